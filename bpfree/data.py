@@ -1,0 +1,396 @@
+"""Named image data sets as tensors that live on the device, and the one way to draw batches from them.
+
+Splits, normalisation and augmentation are those of Spyra and Dzwinel (arXiv 2509.19063 and
+2511.01061): a fixed 50k/10k split for MNIST and a seeded random tenth for validation
+elsewhere, per-channel mean and standard deviation, and for CIFAR a random crop from the
+image padded by reflection plus a random horizontal flip. Because the images are already
+tensors, a batch is one or two index operations; there is no DataLoader and no PIL.
+"""
+
+import functools
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from torch import Tensor
+
+from .errors import InvalidInput, MissingData, choose
+
+StrPath = str | os.PathLike
+KEYS = ("x_train", "y_train", "x_test", "y_test")  # the layout of Keras's npz files
+MAX_CLASSES = 65_536  # larger labels are surely not class numbers, and a head for them would not fit
+
+
+# ---------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop of the reflect-padded image, then a horizontal flip with probability one half.
+
+    An image of H by W pixels has only (2·pad + 1)² crops, twice that with flips. These views are
+    numbered, and a table of pixel indices, made once, says where each takes its pixels from:
+    to augment is to look up, and neither data set nor batch is ever padded.
+
+    pad: pixels added on every side; must be smaller than the image's sides.
+    flip: whether half of the images are mirrored.
+    """
+
+    pad: int = 4
+    flip: bool = True
+
+    @property
+    def views(self) -> int:
+        """How many different views of an image there are."""
+        return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
+
+    def draw(self, n: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
+        """n view numbers, (n,) int64, uniform: view = (flipped·k + top)·k + left, with k = 2·pad + 1."""
+        # Asynchronous, because a blocking copy would make the host wait for the device at every batch.
+        return torch.randint(self.views, (n,), generator=generator).to(device, non_blocking=True)
+
+    def apply(self, images: Tensor, view: Tensor) -> Tensor:
+        """The numbered views of images (B, C, H, W), one each; view: (B,) int64 on the same device."""
+        b, c, h, w = images.shape
+        pixel = _pixel_table(self, h, w, images.device).index_select(0, view)  # (B, H·W)
+        # One pixel index serves all channels of an image.
+        return images.reshape(b, c, h * w).gather(2, pixel[:, None].expand(b, c, h * w)).view(b, c, h, w)
+
+
+@functools.lru_cache(maxsize=8)
+def _pixel_table(augment: Augmentation, h: int, w: int, device: torch.device) -> Tensor:
+    """(views, H·W) int64: for every view and pixel, the flat index of the image's pixel it shows."""
+    if not 0 <= augment.pad < min(h, w):
+        raise InvalidInput(f"pad={augment.pad} does not suit images of {h}x{w}: choose 0 to {min(h, w) - 1}")
+    shift = torch.arange(-augment.pad, augment.pad + 1)[:, None]
+    rows = _reflect(torch.arange(h) + shift, h)  # (k, H), by the crop's top
+    columns = _reflect(torch.arange(w) + shift, w)[None]  # (1, k, W), by the crop's left
+    if augment.flip:
+        columns = torch.cat([columns, columns.flip(2)])  # the flip comes last: it mirrors the crop
+    table = rows[None, :, None, :, None] * w + columns[:, None, :, None, :]  # (flipped, top, left, H, W)
+    return table.reshape(augment.views, h * w).to(device)
+
+
+def _reflect(i: Tensor, n: int) -> Tensor:
+    """Indices outside 0..n-1 mirrored at the border pixel, which is not repeated (numpy's "reflect")."""
+    return (n - 1) - ((n - 1) - i.abs()).abs()
+
+
+def permutation(n: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
+    """A random order of n rows, (n,) int64. Drawn on the CPU, so the order is the same on every device."""
+    return torch.randperm(n, generator=generator).to(device, non_blocking=True)
+
+
+def gather(
+    x: Tensor, index: Tensor, augment: Augmentation | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """The batch x[index], augmented on request.
+
+    x: (N, ...), images (N, C, H, W) if augmented; index: (B,) int64 on x's device;
+    generator: a CPU generator, from which the augmentation draws one view per image.
+    """
+    batch = x.index_select(0, index)
+    if augment is None:
+        return batch
+    return augment.apply(batch, augment.draw(len(index), generator, x.device))
+
+
+def batches(
+    x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator, augment: Augmentation | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of shuffled batches, x (B, ...) and y (B,).
+
+    The generator, of the CPU, gives the order first, then each batch's views. A short last
+    batch is left out, as in the papers' code, unless it is the only one.
+    """
+    if batch_size < 1:
+        raise InvalidInput(f"batch_size={batch_size} is not allowed: choose 1 or more")
+    order = permutation(len(x), generator, x.device)
+    order = order[: max(1, len(x) // batch_size) * batch_size]
+    return ((gather(x, i, augment, generator), y.index_select(0, i)) for i in order.split(batch_size))
+
+
+# ---------------------------------------------------------------- the data set
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Data:
+    """A data set, split and normalised, on one device.
+
+    x_*: (N, C, H, W) float32, (pixel / scale - mean) / std per channel; y_*: (N,) int64 in 0..classes-1.
+    mean, std: per channel, of the pixels after division by their scale (255 for uint8, 16 for digits).
+    sha256: identifies the raw arrays, whichever file they came from.
+    augment: what training does to its images; None, or CIFAR's crop and flip.
+    The test part is only carried here; nothing but the final evaluation should touch it.
+    """
+
+    name: str
+    classes: int
+    x_train: Tensor
+    y_train: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+    augment: Augmentation | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return tuple(self.x_train.shape[1:])
+
+    @property
+    def features(self) -> int:
+        """C·H·W, the width of a flattened image."""
+        return self.x_train[0].numel()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.x_train.device
+
+    def to(self, device: torch.device | str) -> "Data":
+        """The same data on another device; itself if it is there already."""
+        device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors name it
+        if device == self.device:
+            return self
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+    def epoch(self, batch_size: int, generator: torch.Generator, *, augment: bool = True) -> Iterator:
+        """One epoch of shuffled training batches; augmented if the data set is and `augment` is not False."""
+        return batches(self.x_train, self.y_train, batch_size, generator, self.augment if augment else None)
+
+    def __repr__(self) -> str:
+        sizes = f"train={len(self.x_train)}, val={len(self.x_val)}, test={len(self.x_test)}"
+        return f"Data({self.name!r}, classes={self.classes}, shape={self.shape}, {sizes}, {self.device})"
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What is known of a published data set, so that a mislabelled file is recognised."""
+
+    torchvision: str
+    image: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int = 10
+    train: int = 50_000
+    test: int = 10_000
+    validation: int | None = None  # the last so many training images; None: a seeded random tenth
+    augment: Augmentation | None = None
+
+
+# Mean and standard deviation over all training pixels, as torchvision's examples print them.
+# Departure: the paper's code divides CIFAR-10 by (0.2023, 0.1994, 0.2010), a widely copied slip
+# (the mean of the single images' deviations); the deviation of the pixels is the one here.
+_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+_CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+PUBLISHED = {
+    "mnist": _Published("MNIST", (28, 28), (0.1307,), (0.3081,), train=60_000, validation=10_000),
+    "fashion_mnist": _Published("FashionMNIST", (28, 28), (0.2860,), (0.3530,), train=60_000),
+    "cifar10": _Published("CIFAR10", (32, 32, 3), *_CIFAR10, augment=Augmentation()),
+    "cifar100": _Published("CIFAR100", (32, 32, 3), *_CIFAR100, classes=100, augment=Augmentation()),
+}
+NAMES = ("digits", *PUBLISHED)
+
+
+def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, seed: int = 0) -> Data:
+    """Load a data set, on the CPU.
+
+    name: digits (bundled with scikit-learn), mnist, fashion_mnist, cifar10, cifar100, or the path
+        of an .npz file with x_train, y_train, x_test, y_test. Its images are (N, H, W), (N, H, W, C)
+        with C in 1..4, or flat vectors (N, F), which become (N, 1, 1, F); uint8 (divided by 255)
+        or floats, taken as they are; both are normalised by the training images. Labels 0..K-1.
+    root: folder of the named sets: `<root>/<name>.npz`, else torchvision's own files.
+        Default: the environment variable BPFREE_DATA, else the user's cache directory.
+    download: fetch a named set that is not there through torchvision, and keep it as .npz.
+    seed: which random tenth of the training images validates; on MNIST its last 10,000 always do.
+
+    Raises UnknownName, MissingData, or InvalidInput, which names the file and the array.
+    """
+    if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
+        path = Path(name).expanduser()
+        arrays = _checked(_read_npz(path), path)
+        classes = 1 + max(int(arrays[k].max()) for k in ("y_train", "y_test"))
+        if classes < 2:
+            raise InvalidInput(f"{path}: all labels are 0; at least two classes are needed")
+        scale = 255 if arrays["x_train"].dtype == np.uint8 else 1
+        return _assemble(path.name, arrays, classes, scale, _tenth(len(arrays["x_train"]), seed))
+    name = choose("data set (or path of an .npz file)", name, NAMES)
+    if name == "digits":
+        arrays = _checked(_digits(), name)
+        rows = _tenth(len(arrays["x_train"]), seed)
+        return _assemble(name, arrays, 10, 16, rows, ((0.0,), (1.0,)))  # divided by 16, not normalised
+    known = PUBLISHED[name]
+    raw, source = _find(name, data_root(root), download)
+    arrays = _checked(raw, source, name, known)
+    last = known.validation
+    rows = (slice(None, -last), slice(-last, None)) if last else _tenth(known.train, seed)
+    return _assemble(name, arrays, known.classes, 255, rows, (known.mean, known.std), known.augment)
+
+
+def data_root(root: StrPath | None = None) -> Path:
+    """The folder of the named data sets: the argument, else BPFREE_DATA, else the user's cache directory."""
+    root = root or os.environ.get("BPFREE_DATA") or platformdirs.user_cache_dir("bpfree")
+    return Path(root).expanduser()
+
+
+def _tenth(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows for training and validation, drawn as random_split draws them in the paper's code."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
+    validation = max(1, n // 10)
+    return order[:-validation], order[-validation:]
+
+
+def _assemble(name, arrays, classes, scale, rows, constants=None, augment=None) -> Data:
+    """Split the checked arrays, scale and normalise; the constants (mean, std) are measured if not given."""
+    train, val = rows
+    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
+    images = [_as_images(x, scale) for x in (x_train[train], x_train[val], x_test)]
+    labels = [torch.from_numpy(y) for y in (y_train[train], y_train[val], y_test)]
+    if constants is None:  # from the training part alone: neither validation nor test images have a say
+        std, mean = torch.std_mean(images[0], dim=(0, 2, 3), correction=0)
+        std[std == 0] = 1.0  # a constant channel carries nothing; it becomes zero
+        constants = tuple(mean.tolist()), tuple(std.tolist())
+    mean, std = (torch.tensor(c).view(-1, 1, 1) for c in constants)
+    for x in images:
+        x.sub_(mean).div_(std)
+    parts = [tensor for pair in zip(images, labels, strict=True) for tensor in pair]
+    return Data(name, classes, *parts, *constants, _sha256(arrays), augment)
+
+
+def _as_images(x: np.ndarray, scale: float) -> Tensor:
+    """(N, H, W, C) to (N, C, H, W) float32 divided by scale; x itself is left alone."""
+    x = torch.from_numpy(x).permute(0, 3, 1, 2)
+    return torch.empty(x.shape).copy_(x).div_(scale)  # four times as fast as x.to(float32)
+
+
+def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for key in KEYS:
+        digest.update(f"{key} {arrays[key].dtype} {arrays[key].shape} ".encode())
+        digest.update(np.ascontiguousarray(arrays[key]))
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- finding and checking files
+
+
+def _digits() -> dict[str, np.ndarray]:
+    """scikit-learn's 1,797 digits of 8x8 pixels, 0..16; the last 360 are the test set."""
+    from sklearn.datasets import load_digits  # here, because importing it takes a second
+
+    x, y = load_digits(return_X_y=True)
+    x = x.reshape(-1, 8, 8)
+    return {"x_train": x[:-360], "y_train": y[:-360], "x_test": x[-360:], "y_test": y[-360:]}
+
+
+def _find(name: str, root: Path, download: bool) -> tuple[dict[str, np.ndarray], str | Path]:
+    """The raw arrays of a published set and where they came from, for messages."""
+    path = root / f"{name}.npz"
+    if path.exists():
+        return _read_npz(path), path
+    source = f"torchvision's {name} under {root}"
+    try:
+        return _from_torchvision(name, root, download=False), source
+    except Exception as error:
+        if "not found" not in str(error):  # torchvision's words for files that are not there
+            raise InvalidInput(f"cannot read {source} ({error!r}): delete it, use download=True") from error
+    ways = f"put {path} there ({', '.join(KEYS)}), or set BPFREE_DATA or root= to the folder that has it"
+    if not download:
+        raise MissingData(f"no {name} in {root}: {ways}, or use download=True (run_all.py --download)")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        # Downloaded beside the target and renamed: an interrupted download leaves no half file.
+        with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary:
+            arrays = _from_torchvision(name, temporary, download=True)
+            complete = Path(temporary) / path.name
+            np.savez(complete, **arrays)
+            os.replace(complete, path)
+    except Exception as error:  # whatever sockets, archives, checksums or the disk may raise
+        raise MissingData(f"cannot download {name} ({error!r}): check the network, or {ways}") from error
+    return arrays, path
+
+
+def _from_torchvision(name: str, root: str | Path, download: bool) -> dict[str, np.ndarray]:
+    import torchvision  # here, because importing it takes a second and most users have the npz
+
+    dataset = getattr(torchvision.datasets, PUBLISHED[name].torchvision)
+    arrays = {}
+    for split in ("train", "test"):
+        part = dataset(root, train=split == "train", download=download)
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = np.asarray(part.data), np.asarray(part.targets)
+    return arrays
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The four arrays of an npz file; the error names the one that is missing or damaged."""
+    needed = ", ".join(KEYS)
+    if not path.is_file():
+        raise MissingData(f"no file {path}: give the path of an .npz file with {needed}")
+    if not zipfile.is_zipfile(path):  # np.load would take it for a pickle and say so
+        raise InvalidInput(f"{path} is truncated or no npz file: write {needed} with numpy.savez")
+    key, arrays = "it", {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for key in KEYS:
+                if key in archive.files:
+                    arrays[key] = archive[key]
+    except Exception as error:  # zipfile, zlib and numpy's header parser each fail in their own way
+        why = "it holds pickled objects, which are refused" if "allow_pickle" in str(error) else error
+        raise InvalidInput(f"{path}: cannot read {key} ({why}); write {needed} with numpy.savez") from error
+    for key in KEYS:  # a member that numpy did not write comes out as bytes
+        if not isinstance(arrays.get(key), np.ndarray):
+            raise InvalidInput(f"{path}: no array {key}; needed are {needed}, found {archive.files}")
+    return arrays
+
+
+def _checked(arrays: Mapping, source: object, name: str = "", known: _Published | None = None) -> dict:
+    """The arrays in canonical form, x (N, H, W, C) uint8 or float32 and y (N,) int64, or InvalidInput."""
+
+    def need(condition: bool, otherwise: str) -> None:
+        if not condition:
+            raise InvalidInput(f"{source}: {otherwise}")
+
+    out = {}
+    last = (known.classes if known else MAX_CLASSES) - 1
+    for split in ("train", "test"):
+        kx, ky = f"x_{split}", f"y_{split}"
+        x, y = arrays[kx], arrays[ky]
+        if known:
+            shape = (getattr(known, split), *known.image)
+            need(x.dtype == np.uint8, f"{kx} has dtype {x.dtype}; {name} has uint8 pixels")
+            need(x.shape == shape, f"{kx} has shape {x.shape}; {name} has {shape}")
+        real = x.dtype.kind == "f"
+        need(real or x.dtype == np.uint8, f"{kx} has dtype {x.dtype}; allowed are uint8 and floats")
+        fits = x.ndim in (2, 3) or (x.ndim == 4 and x.shape[3] <= 4)
+        need(fits, f"{kx} has shape {x.shape}; allowed are (N, H, W), (N, H, W, C<=4) and (N, F)")
+        need(x.size > 0, f"{kx} is empty, shape {x.shape}; at least one image is needed")
+        if real:
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf and is refused
+                x = x.astype(np.float32, copy=False)
+            bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
+            need(not bad.any(), f"{kx} has NaN or infinite values, first in row {bad.argmax()}; remove them")
+        need(y.dtype.kind in "iu", f"{ky} has dtype {y.dtype}; labels are integers 0 to K-1")
+        need(y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1), f"{ky} has shape {y.shape}; allowed is (N,)")
+        need(len(y) == len(x), f"{ky} has {len(y)} labels but {kx} {len(x)} images; one each is needed")
+        low, high = y.min(), y.max()
+        need(low >= 0 and high <= last, f"{ky} has labels {low} to {high}; allowed are 0 to {last}")
+        out[kx] = x[:, None, :, None] if x.ndim == 2 else x[..., None] if x.ndim == 3 else x
+        out[ky] = y.reshape(-1).astype(np.int64)
+    a, b = out["x_train"], out["x_test"]
+    need(a.shape[1:] == b.shape[1:], f"x_test has images {b.shape[1:]}, but x_train {a.shape[1:]} (H, W, C)")
+    need(a.dtype == b.dtype, f"x_test has dtype {b.dtype}, but x_train {a.dtype}; give both the same")
+    need(len(a) > 1, "x_train has one image; two are needed, one of them for validation")
+    return out

@@ -1,0 +1,54 @@
+"""What bpfree says when something can be put right: one line with the value, what is allowed, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BpfreeError(Exception):
+    """Base of every error a user of bpfree can put right; its message is one line."""
+
+    def __init__(self, message: str):
+        # Reasons quoted from other libraries may run over several lines.
+        super().__init__(" ".join(str(message).splitlines()))
+
+
+class UnknownName(BpfreeError, ValueError):
+    """A name that is not among the allowed ones."""
+
+
+class InvalidInput(BpfreeError, ValueError):
+    """A value, an array or a file whose content cannot be used."""
+
+
+class MissingData(BpfreeError, FileNotFoundError):
+    """A data set that lies nowhere it was looked for."""
+
+
+class TrainingDiverged(BpfreeError, FloatingPointError):
+    """A loss that became NaN or infinite. Attributes: stage (its name), epoch and lr, the learning rate."""
+
+    def __init__(self, stage: str, epoch: int, lr: float):
+        super().__init__(
+            f"the loss is no longer finite in stage {stage!r}, epoch {epoch}, at learning rate {lr:g}: "
+            "lower the learning rate"
+        )
+        self.stage, self.epoch, self.lr = stage, epoch, lr
+
+    def __reduce__(self):
+        # Exceptions are pickled by their message, which is not what this one is made from.
+        return type(self), (self.stage, self.epoch, self.lr)
+
+
+def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
+    """Return `name` if it is one of `allowed`.
+
+    Raises UnknownName otherwise: it says what kind of name was meant, lists the allowed
+    ones and suggests the nearest, whatever its case.
+    """
+    allowed = list(allowed)
+    if isinstance(name, str) and name in allowed:
+        return name
+    by_lower = {a.lower(): a for a in allowed}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
+    raise UnknownName(f"unknown {kind} {name!r}: {hint}allowed are {', '.join(allowed)}")
