@@ -1,0 +1,39 @@
+"""An energy meter that says what it knows: joules per source, measured or estimated, never blurred.
+
+    from bpfree.energy import EnergyMeter
+
+    with EnergyMeter(country="POL") as meter:
+        with meter.window("epoch 1") as epoch:
+            ...
+    print(meter.reading)            # a table: per channel joules, interval, status and why
+    epoch.reading.measured_j        # GPUs, CPU packages and DRAM by their sensors; None if there are none
+    epoch.reading.estimated_j       # CPU seconds times watts: a model, never added to the former
+
+Sources: ``nvml-counter``, ``nvml-power``, ``rapl``, ``estimate``; a source that cannot be read is
+"unavailable" with its reason, and its joules are None, never 0. ``python -m bpfree.energy --check`` lists
+them.
+
+Logic verified; sensors unverified on hardware so far: every rule here is tested against a stub of NVML and
+imitated powercap trees, and no reading has yet been compared with a wattmeter.
+
+Nothing else of bpfree is needed: this folder, psutil, nvidia-ml-py, tabulate, and CodeCarbon for carbon.
+"""
+
+from .carbon import Footprint
+from .check import Check, check
+from .measure import measure, measure_idle
+from .meter import SOURCES, EnergyMeter, Window
+from .reading import EnergyValue, Reading
+
+__all__ = [
+    "SOURCES",
+    "Check",
+    "EnergyMeter",
+    "EnergyValue",
+    "Footprint",
+    "Reading",
+    "Window",
+    "check",
+    "measure",
+    "measure_idle",
+]

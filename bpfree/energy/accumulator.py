@@ -1,0 +1,168 @@
+"""One accumulator per channel; a window is the difference of two of its marks.
+
+Accumulators count in integers (µJ, mJ, ns, half-picojoules), so E[a,b] + E[b,c] = E[a,c] exactly, and
+windows may nest and overlap at no cost. Every read, at a window's edge or by the sampler, advances the same
+accumulator: a counter that wrapped is unwrapped by whoever reads it next, so no poll can come too late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+NS = 1_000_000_000
+WRAP_SLACK_NS = NS  # late kernel updates and scheduling may squeeze up to a second of energy into one read
+
+
+class Mark(NamedTuple):
+    """The state of an accumulator at one instant; two of them make a window.
+
+    ``count`` integrates energy in the channel's unit; ``spread`` bounds what sampling may have missed, in the
+    same unit; ``faults`` counts what the window cannot account for; ``gaps`` counts late samples;
+    ``power_w`` is the power near the mark, or None if unknown.
+    """
+
+    count: int
+    spread: int = 0
+    faults: int = 0
+    gaps: int = 0
+    power_w: float | None = None
+
+
+class Counter:
+    """Unwraps an energy counter that only goes up.
+
+    ``read() -> int`` gives the raw counter in units of ``unit_j`` joules. ``modulus`` is the number of raw
+    values before it wraps to 0, or None if that is unknown; then a backwards step is a fault and not a wrap.
+    ``max_power_w`` tells a wrap from a reset: a step that no such machine could have drawn is a fault too,
+    and so is an interval long enough for the counter to go all the way round.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], int],
+        unit_j: float,
+        modulus: int | None = None,
+        max_power_w: float = 1000.0,
+    ) -> None:
+        self.unit_j = unit_j
+        self._read = read
+        self._modulus = modulus
+        self._max_power_w = max_power_w
+        self._last: int | None = None
+        self._last_ns = 0
+        self._tick: tuple[int, int] | None = None  # (ns, count) at the sampler's last visit
+        self._power_w: float | None = None
+        self.peak_w = 0.0
+        self._blind = False  # the last read failed
+        self.count = 0
+        self.faults = 0
+        self.fault = ""
+
+    def _limit(self, elapsed_ns: int) -> float:
+        """The most counts that can have passed in ``elapsed_ns``."""
+        return self._max_power_w * (elapsed_ns + WRAP_SLACK_NS) / NS / self.unit_j
+
+    def _blame(self, fault: str) -> None:
+        self.faults += 1
+        self.fault = fault
+
+    def advance(self, now_ns: int) -> Mark:
+        """Read the counter at ``now_ns`` and return the new mark."""
+        try:
+            raw = self._read()
+        except Exception as error:  # a sensor may fail in ways of its own; the run it watches goes on
+            self._blame(f"a read failed ({type(error).__name__}: {error})")
+            self._blind = True
+            return self.mark()
+        if self._blind:  # a window that began at the failed read began at a stale count
+            self.faults += 1
+            self._blind = False
+        if self._last is not None:
+            step, elapsed_ns = raw - self._last, now_ns - self._last_ns
+            if self._modulus is None:
+                if step < 0:
+                    self._blame("the counter went backwards (driver reload?)")
+                    step = 0
+            else:
+                if step < 0:
+                    step += self._modulus
+                    if not 0 <= step <= self._limit(elapsed_ns):
+                        self._blame("the counter went backwards by more than a wrap explains (reset?)")
+                        step = 0
+                if self._max_power_w * elapsed_ns / NS / self.unit_j >= self._modulus:
+                    self._blame(
+                        "the counter was not read for so long that it may have wrapped more than once"
+                    )
+            self.count += step
+        self._last, self._last_ns = raw, now_ns
+        return self.mark()
+
+    def tick(self, now_ns: int) -> None:
+        """Called by the sampler after ``advance``: keeps the mean power since its last visit."""
+        if self._tick is not None and now_ns > self._tick[0]:
+            self._power_w = (self.count - self._tick[1]) * self.unit_j * NS / (now_ns - self._tick[0])
+            self.peak_w = max(self.peak_w, self._power_w)
+        self._tick = (now_ns, self.count)
+
+    @property
+    def power_w(self) -> float | None:
+        return self._power_w
+
+    def mark(self) -> Mark:
+        return Mark(self.count, 0, self.faults, 0, self._power_w)
+
+
+class Trapezoid:
+    """Integrates sampled power, in milliwatts, to energy.
+
+    Between samples p_k at t_k:  E = Σ (p_k + p_{k+1})/2 · (t_{k+1} - t_k). In mW and ns the sum is an
+    integer number of half-picojoules. While power is monotone between two samples the trapezoid is off by
+    at most |p_{k+1} - p_k|/2 · (t_{k+1} - t_k); ``spread`` adds these bounds up. A spike between two samples
+    escapes both.
+    """
+
+    unit_j = 0.5e-12
+
+    def __init__(self, read_mw: Callable[[], int], gap_ns: int | None = None) -> None:
+        self._read = read_mw
+        self._gap_ns = gap_ns
+        self._last: int | None = None
+        self._last_ns = 0
+        self._blind = False
+        self.count = self.spread = self.faults = self.gaps = 0
+        self.peak_w = 0.0
+        self.fault = ""
+
+    def advance(self, now_ns: int) -> Mark:
+        """Sample the power at ``now_ns`` and return the new mark."""
+        try:
+            power = self._read()
+        except Exception as error:  # as in Counter.advance
+            self.faults += 1
+            self.fault = f"a read failed ({type(error).__name__}: {error})"
+            self._last = None  # nothing is interpolated across the hole
+            self._blind = True
+            return self.mark()
+        if self._blind:
+            self.faults += 1
+            self._blind = False
+        if self._last is not None:
+            elapsed = now_ns - self._last_ns
+            self.count += (power + self._last) * elapsed
+            self.spread += abs(power - self._last) * elapsed
+            if self._gap_ns is not None and elapsed > self._gap_ns:
+                self.gaps += 1
+        self._last, self._last_ns = power, now_ns
+        self.peak_w = max(self.peak_w, power / 1e3)
+        return self.mark()
+
+    def tick(self, now_ns: int) -> None:
+        """Power is known at every sample: the sampler's visits add nothing."""
+
+    @property
+    def power_w(self) -> float | None:
+        return None if self._last is None else self._last / 1e3
+
+    def mark(self) -> Mark:
+        return Mark(self.count, self.spread, self.faults, self.gaps, self.power_w)

@@ -1,0 +1,52 @@
+"""What the running process tells about CUDA. torch is asked only if somebody else has imported it."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+
+def torch_loaded() -> bool:
+    return "torch" in sys.modules
+
+
+def cuda() -> ModuleType | None:
+    """``torch.cuda`` if torch is imported and has initialised CUDA, else None."""
+    module = getattr(sys.modules.get("torch"), "cuda", None)
+    return module if module is not None and module.is_initialized() else None
+
+
+def _allocated(module: ModuleType) -> list[int]:
+    """Devices with a live allocation. Touching any other would create a context there."""
+    return [i for i in range(module.device_count()) if module.memory_reserved(i) > 0]
+
+
+def synchronise() -> None:
+    """Wait for the work on the devices in use, so that queued kernels fall inside their window."""
+    module = cuda()
+    if module is not None:
+        for index in _allocated(module):
+            module.synchronize(index)
+
+
+def nvml_uuid(uuid: object, prefix: str = "GPU-") -> str:
+    """NVML's spelling of a device's UUID: CUDA and torch leave out the prefix, NVML demands it."""
+    text = str(uuid)
+    return text if text.startswith(("GPU-", "MIG-")) else prefix + text
+
+
+def visible_uuids() -> list[str] | None:
+    """UUIDs of the devices that torch sees, in CUDA's order; None if CUDA is not initialised."""
+    module = cuda()
+    if module is None:
+        return None
+    try:
+        return [nvml_uuid(module.get_device_properties(i).uuid) for i in range(module.device_count())]
+    except AttributeError:  # torch before 2.4 has no uuid
+        return None
+
+
+def used_uuids() -> list[str]:
+    """UUIDs of the devices on which torch holds memory."""
+    module, uuids = cuda(), visible_uuids()
+    return [] if module is None or uuids is None else [uuids[i] for i in _allocated(module)]

@@ -1,0 +1,41 @@
+"""Two shorthands around the meter: a decorator, and the idle baseline."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+from .meter import EnergyMeter
+from .reading import Reading
+
+
+def measure_idle(seconds: float = 10.0, **options: object) -> Reading:
+    """Measure while doing nothing: a baseline for ``EnergyMeter(idle_w=...)``, whose options it takes."""
+    with EnergyMeter(name="idle", **options) as meter:
+        time.sleep(seconds)
+    return meter.reading
+
+
+def measure(
+    function: Callable | None = None, /, *, report: Callable | None = print, **options: object
+) -> Callable:
+    """Decorator: meter every call. The last reading is ``function.reading`` and goes to ``report``.
+
+    ``options`` go to :class:`EnergyMeter`: ``@measure`` or ``@measure(country="POL", report=None)``.
+    """
+    if function is None:
+        return functools.partial(measure, report=report, **options)
+
+    @functools.wraps(function)
+    def metered(*args: object, **kwargs: object) -> object:
+        meter = EnergyMeter(**{"name": function.__qualname__, **options})
+        with meter:
+            result = function(*args, **kwargs)
+        metered.reading = meter.reading
+        if report is not None:
+            report(meter.reading)
+        return result
+
+    metered.reading = None
+    return metered

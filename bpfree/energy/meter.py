@@ -1,0 +1,373 @@
+"""The meter: it finds the sources, takes snapshots at the edges of windows, and runs one sampling thread."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import carbon, cuda, estimate, nvml, rapl
+from .accumulator import NS, Mark
+from .reading import EnergyValue, Reading, settle, unavailable
+from .watch import GpuUse, Watch, contended
+
+if TYPE_CHECKING:
+    import pandas
+
+# In order of trust: of two sources that measure one channel the first is billed, the second is a cross-check.
+SOURCES = (nvml.COUNTER, nvml.POWER, rapl.SOURCE, estimate.SOURCE)
+MAX_HZ = 100.0
+FIRST_VISIT_S = 0.02  # the sampler's first visit waits until start() is long over
+
+
+class Snapshot(NamedTuple):
+    """All accumulators at one edge. ``in_ns`` and ``out_ns`` enclose the time the meter took for it."""
+
+    in_ns: int
+    out_ns: int
+    marks: tuple[Mark, ...]
+    contention: tuple
+    overhead_ns: int
+
+
+class Window:
+    """A named stretch of a meter's time; a context manager. Windows may nest and overlap."""
+
+    def __init__(self, meter: EnergyMeter, name: str) -> None:
+        self._meter = meter
+        self.name = name
+        self._start: Snapshot | None = None
+        self._stop: Snapshot | None = None
+        self._reading: Reading | None = None
+
+    def __enter__(self) -> Window:
+        self._start = self._meter._snapshot(synchronise=True)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._stop = self._meter._snapshot(synchronise=True, failing=kind is not None)
+
+    @property
+    def reading(self) -> Reading:
+        """The window's energy: final once closed; while open, so far and without waiting for CUDA."""
+        if self._start is None:
+            raise RuntimeError(f"Window {self.name!r} was not entered: use it in a with statement")
+        if self._stop is None:
+            return self._meter._read(self.name, self._start, self._meter._snapshot(synchronise=False))
+        if self._reading is None:
+            self._reading = self._meter._read(self.name, self._start, self._stop)
+        return self._reading
+
+    @property
+    def trace(self) -> pandas.DataFrame:
+        """The meter's samples inside this window, with times from its beginning."""
+        if self._start is None:
+            raise RuntimeError(f"Window {self.name!r} was not entered: use it in a with statement")
+        return self._meter._trace(self._start.out_ns, self._stop and self._stop.in_ns)
+
+
+class EnergyMeter:
+    """Measures energy per source over itself and over windows inside it.
+
+        with EnergyMeter(country="POL") as meter:
+            with meter.window("epoch 1") as epoch:
+                ...
+        print(meter.reading, epoch.reading.provenance)
+
+    Args:
+        country: ISO 3166-1 alpha-3 code of the grid, for gCO2e; None for no carbon.
+        sources: which of ``SOURCES`` to use; None for all. One that is missing is reported as unavailable.
+        gpus: NVML indices (nvidia-smi's) or UUIDs; None for the visible GPUs that this process uses.
+        idle_w: idle baseline for net energy: watts of the measured total, watts per channel, or a Reading
+            taken while idle (see :func:`measure_idle`).
+        watts_per_core: for ``estimate``: one number or (low, central, high); None for the documented default.
+        hz: samples per second, 0 for none (then sampled power is known at window edges only).
+        trace: record power, utilisation, clock, temperature and memory at every sample.
+        name: of the meter's own window.
+        powercap: root of the powercap file system.
+
+    Raises ValueError for an unknown country, source, GPU, rate or wattage, and ModuleNotFoundError for a
+    country without CodeCarbon. A meter is used once.
+    """
+
+    def __init__(
+        self,
+        *,
+        country: str | None = None,
+        sources: Sequence[str] | None = None,
+        gpus: Sequence[int | str] | None = None,
+        idle_w: float | Mapping[str, float] | Reading | None = None,
+        watts_per_core: float | Sequence[float] | None = None,
+        hz: float = 5.0,
+        trace: bool = False,
+        name: str = "",
+        powercap: str | Path = rapl.ROOT,
+        _clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        if not 0 <= hz <= MAX_HZ:
+            raise ValueError(f"hz={hz!r}: give samples per second from 0 (none) to {MAX_HZ:g}")
+        if trace and not hz:
+            raise ValueError("trace=True with hz=0: a trace needs samples, give hz above 0")
+        if country is not None:
+            carbon.grid(country)  # a typo should fail before the run, not after it
+        self.name = name
+        self.country = country
+        self.hz = hz
+        self.sources = _known(sources)
+        self._clock = _clock
+        self._idle = _baseline(idle_w)
+        self._lock = threading.Lock()
+        self._overhead_ns = 0
+        self._missing: list[EnergyValue] = []
+        self.ignored: list[tuple[str, str]] = []  # counters left out on purpose, and why
+        self._channels: list = []
+        power = estimate.watts(watts_per_core)  # whatever can be wrong is judged before anything is opened
+        self._times = estimate.ProcessTimes()
+        self._nvml, use = self._discover_gpus(gpus)
+        if rapl.SOURCE in self.sources:
+            found = rapl.discover(Path(powercap))
+            self._channels += found.channels
+            self._missing += found.missing
+            self.ignored += found.ignored
+        if estimate.SOURCE in self.sources:
+            self._channels.append(estimate.EstimateChannel(power, self._times))
+        self._watch = Watch(self._times, self._nvml, use, self._channels, trace)
+        self._use = use
+        self._own = Window(self, name)
+        self._final: Snapshot | None = None
+        self._end = threading.Event()
+        self._sampler_died_ns: int | None = None
+        self._thread: threading.Thread | None = None
+        self._close = weakref.finalize(self, _close_all, self._channels, self._nvml)
+
+    def _discover_gpus(self, gpus: Sequence[int | str] | None) -> tuple[nvml.Nvml | None, GpuUse]:
+        wanted = [s for s in (nvml.COUNTER, nvml.POWER) if s in self.sources]
+        if not wanted:
+            if gpus is not None:
+                raise ValueError(
+                    f"gpus={gpus!r} without an NVML source: add one of {nvml.COUNTER}, {nvml.POWER}"
+                )
+            return None, GpuUse(None, [], False)
+        try:
+            session = nvml.Nvml()
+        except nvml.NvmlUnavailable as error:
+            if gpus is not None:
+                raise ValueError(f"gpus={gpus!r}: {error}") from None
+            self._missing += [unavailable(source, "gpu", str(error)) for source in wanted]
+            return None, GpuUse(None, [], False)
+        if gpus is None:
+            devices, reason = session.visible()
+        else:
+            try:
+                devices, reason = [_named(session, gpu) for gpu in gpus], "gpus=() names none"
+            except ValueError:
+                session.close()
+                raise
+        if not devices:
+            self._missing += [unavailable(source, "gpu", reason) for source in wanted]
+        for device in devices:
+            made = {nvml.COUNTER: session.counter, nvml.POWER: lambda d: session.power(d, self.hz)}
+            for source in wanted:
+                channel = made[source](device)
+                if isinstance(channel, str):
+                    self._missing.append(unavailable(source, device.channel, channel))
+                    continue
+                counter = self._channels[-1] if self._channels else None
+                if source == nvml.POWER and counter is not None and counter.name == channel.name:
+                    counter.companion = len(self._channels)
+                self._channels.append(channel)
+        return session, GpuUse(session, devices, gpus is not None)
+
+    # ---------------------------------------------------------------- life
+
+    def start(self) -> EnergyMeter:
+        """Begin. Raises RuntimeError if the meter was started before."""
+        if self._own._start is not None:
+            raise RuntimeError(
+                "This meter was already started: make a new EnergyMeter for another measurement"
+            )
+        self._times.refresh()
+        self._own.__enter__()
+        if self.hz:
+            self._thread = threading.Thread(target=self._run, name="energy-sampler", daemon=True)
+            self._thread.start()
+        return self
+
+    def stop(self) -> Reading:
+        """End, release the sensors, and return the reading. A second call returns the same."""
+        self._finish(failing=False)
+        return self.reading
+
+    def _finish(self, failing: bool) -> None:
+        if self._own._start is None:
+            raise RuntimeError("This meter was not started: call start() or use it in a with statement")
+        if self._final is not None:
+            return
+        try:
+            self._own.__exit__(RuntimeError if failing else None)
+        finally:  # if CUDA fails at the edge, the sensors are released all the same
+            if self._own._stop is None:
+                self._own.__exit__(RuntimeError)
+            self._final = self._own._stop
+            self._end.set()
+            if self._thread is not None:
+                self._thread.join()
+            self._close()
+
+    def __enter__(self) -> EnergyMeter:
+        return self.start()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._finish(failing=kind is not None)
+
+    # ---------------------------------------------------------------- results
+
+    def window(self, name: str = "") -> Window:
+        """A window of this meter, for a with statement. One still open when the meter stops ends there.
+
+        Raises RuntimeError unless the meter runs.
+        """
+        if self._own._start is None or self._final is not None:
+            state = "was not started" if self._final is None else "has stopped"
+            raise RuntimeError(f"This meter {state}: open window {name!r} between start and stop")
+        return Window(self, name)
+
+    @property
+    def reading(self) -> Reading:
+        """The reading from start to stop, or so far while the meter runs."""
+        if self._own._start is None:
+            raise RuntimeError("This meter was not started: call start() or use it in a with statement")
+        return self._own.reading
+
+    @property
+    def trace(self) -> pandas.DataFrame:
+        """The samples of the whole run, tidy: time_s, channel, quantity, value, unit."""
+        return self._own.trace
+
+    def _trace(self, start_ns: int, stop_ns: int | None) -> pandas.DataFrame:
+        if not self._watch.tracing:
+            raise RuntimeError("Nothing was traced: make the meter with EnergyMeter(trace=True)")
+        return self._watch.frame(start_ns, stop_ns)
+
+    # ---------------------------------------------------------------- edges and samples
+
+    def _snapshot(self, synchronise: bool, failing: bool = False) -> Snapshot:
+        if self._final is not None:
+            return self._final
+        begun = self._clock()
+        if synchronise:
+            # The wait for queued kernels belongs to the window that queued them, and is no overhead of the
+            # meter.
+            with suppress(Exception) if failing else nullcontext():
+                cuda.synchronise()
+            begun = self._clock()
+        with self._lock:
+            marks = tuple(channel.advance(self._clock()) for channel in self._channels)
+            contention = self._watch.contention.mark()
+            self._use.look()
+            ended = self._clock()
+            self._overhead_ns += ended - begun
+            return Snapshot(begun, ended, marks, contention, self._overhead_ns)
+
+    def _sample(self) -> None:
+        """One visit of the sampler."""
+        began = time.thread_time_ns()
+        with self._lock:
+            for channel in self._channels:
+                now = self._clock()
+                channel.advance(now)
+                channel.tick(now)
+        self._watch.visit(self._clock())
+        with self._lock:
+            self._overhead_ns += time.thread_time_ns() - began
+
+    def _run(self) -> None:
+        period = 1 / self.hz
+        due = time.monotonic() + min(period, FIRST_VISIT_S)
+        while not self._end.wait(due - time.monotonic()):
+            try:
+                self._sample()
+            except Exception:  # the run being metered goes on; its readings say that sampling ended
+                self._sampler_died_ns = self._clock()
+                return
+            due = max(due + period, time.monotonic())  # after a stall: go on, do not catch up
+
+    def _read(self, name: str, a: Snapshot, b: Snapshot) -> Reading:
+        elapsed_ns = b.in_ns - a.out_ns
+        seconds = max(elapsed_ns, 0) / NS
+        values = list(self._missing)
+        for index, channel in enumerate(self._channels):
+            companions = None
+            if channel.companion is not None:
+                companions = a.marks[channel.companion], b.marks[channel.companion]
+            value = channel.value(a.marks[index], b.marks[index], seconds, companions)
+            flags = list(value.flags)
+            if channel.kind.startswith("gpu:"):
+                excluded = self._use.exclusion(channel.kind)
+                if excluded is not None:
+                    values.append(unavailable(channel.source, channel.name, excluded))
+                    continue
+                flags += self._use.flags(channel.kind)
+            if contended(channel.kind, a.contention, b.contention, elapsed_ns):
+                flags.append("contention")
+            if self._sampler_died_ns is not None and b.in_ns > self._sampler_died_ns:
+                flags.append("sampler-stopped")
+            net = None
+            if isinstance(self._idle, Mapping) and value.status == "measured" and channel.name in self._idle:
+                net = value.joules - self._idle[channel.name] * seconds
+            values.append(replace(value, flags=tuple(flags), net_joules=net))
+        return Reading(
+            name,
+            seconds,
+            settle(values, SOURCES),
+            self.country,
+            (b.overhead_ns - a.overhead_ns) / NS,
+            None if isinstance(self._idle, Mapping) else self._idle,
+        )
+
+
+def _close_all(channels: Sequence, session: nvml.Nvml | None) -> None:
+    for channel in channels:
+        channel.close()
+    if session is not None:
+        session.close()
+
+
+def _known(sources: Sequence[str] | None) -> tuple[str, ...]:
+    if sources is None:
+        return SOURCES
+    for source in [sources] if isinstance(sources, str) else sources:
+        if source not in SOURCES:
+            near = difflib.get_close_matches(str(source), SOURCES, 1, 0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"Unknown energy source {source!r}: choose from {', '.join(SOURCES)}{hint}")
+    if not sources:
+        raise ValueError(f"sources={sources!r} names none: choose from {', '.join(SOURCES)}")
+    return tuple(s for s in SOURCES if s in sources)
+
+
+def _named(session: nvml.Nvml, gpu: int | str) -> nvml.Device:
+    device = session.resolve(gpu) if isinstance(gpu, str) else session.at(gpu)
+    if device is None:
+        names = ", ".join(f"{d.index} ({d.uuid})" for d in session.devices)
+        raise ValueError(f"Unknown GPU {gpu!r}: NVML sees {names}")
+    return device
+
+
+def _baseline(idle: float | Mapping[str, float] | Reading | None) -> float | dict[str, float] | None:
+    if isinstance(idle, Reading):
+        values = [v for v in idle.values if v.status == "measured" and v.primary]
+        return {v.channel: v.joules / idle.seconds for v in values}
+    if isinstance(idle, Mapping):
+        return dict(idle)
+    if idle is not None and not idle >= 0:
+        raise ValueError(
+            f"idle_w={idle!r}: give watts from 0 upwards, a mapping of channel to watts, or a Reading"
+        )
+    return idle

@@ -1,0 +1,238 @@
+"""NVIDIA GPUs through NVML: the energy counter, sampled power, and the rest of the sensors for traces.
+
+- ``nvml-counter``: nvmlDeviceGetTotalEnergyConsumption, millijoules since the driver was loaded (Volta and
+  newer).
+- ``nvml-power``: the trapezoid of sampled power; NVML_FI_DEV_POWER_INSTANT where the driver has it, otherwise
+  nvmlDeviceGetPowerUsage, which averages over 1 s on Ampere and newer except GA100 (NVML reference).
+
+NVIDIA documents no update period: 0.1 s is an assumption. Yang et al. (2024, "Accurate and Convenient Energy
+Measurements for GPUs", SC24) found that A100 and H100 look at their power for only a quarter of the time: no
+interval here covers that. The tolerance of sampled power, ±5 W, is that of the nvidia-smi manual; for the
+counter none is documented.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from . import cuda
+from .accumulator import NS, Counter, Trapezoid
+from .channel import SensorChannel
+
+COUNTER, POWER = "nvml-counter", "nvml-power"
+UPDATE_PERIOD_S = 0.1
+AVERAGING_S = 1.0
+TOLERANCE_W = 5.0
+GPU_QUANTITIES = (("utilisation", "%"), ("sm_clock", "MHz"), ("temperature", "°C"), ("memory", "B"))
+
+
+class NvmlUnavailable(RuntimeError):
+    """NVML cannot be used here; the message says why."""
+
+
+@dataclass
+class Device:
+    """One physical GPU. ``index`` is NVML's (nvidia-smi's), which need not be CUDA's; ``uuid`` is certain."""
+
+    index: int
+    handle: object
+    uuid: str
+    name: str
+    shared: bool  # MIG splits it: its sensors report the parent, all instances together
+
+    @property
+    def channel(self) -> str:
+        return f"gpu:{self.index}"
+
+
+class Nvml:
+    """An open NVML session. Raises :class:`NvmlUnavailable` without module, library or device."""
+
+    def __init__(self) -> None:
+        try:
+            import pynvml
+        except ImportError:
+            raise NvmlUnavailable("the module pynvml is not installed: pip install nvidia-ml-py") from None
+        self._nvml = pynvml
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise NvmlUnavailable(f"no NVIDIA driver here: {error}") from None
+        count = self._try(pynvml.nvmlDeviceGetCount) or 0
+        self.devices = [device for i in range(count) if (device := self._try(self._device, i))]
+        if not self.devices:
+            self.close()
+            raise NvmlUnavailable(f"the NVIDIA driver answers for none of its {count} GPUs")
+
+    def close(self) -> None:
+        with contextlib.suppress(self._nvml.NVMLError):
+            self._nvml.nvmlShutdown()
+
+    def _device(self, index: int) -> Device:
+        handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+        mode = self._try(self._nvml.nvmlDeviceGetMigMode, handle)
+        uuid, name = self._nvml.nvmlDeviceGetUUID(handle), self._nvml.nvmlDeviceGetName(handle)
+        return Device(index, handle, uuid, name, bool(mode and mode[0]))
+
+    def _try(self, function: Callable, *arguments: object) -> object:
+        """The function's value, or None if this device or driver does not support it."""
+        try:
+            return function(*arguments)
+        except (self._nvml.NVMLError, AttributeError):
+            return None
+
+    # ---------------------------------------------------------------- which devices
+
+    def at(self, index: int) -> Device | None:
+        """The GPU of an NVML index."""
+        return next((d for d in self.devices if d.index == index), None)
+
+    def find(self, uuid: str) -> Device | None:
+        """The physical GPU of a UUID, which may be abbreviated or name a MIG instance of it."""
+        if uuid.startswith("MIG-GPU-"):  # drivers before R470: MIG-<parent>/<gpu instance>/<compute instance>
+            uuid = uuid.removeprefix("MIG-").partition("/")[0]
+        matches = [d for d in self.devices if uuid.startswith("GPU-") and d.uuid.startswith(uuid)]
+        if len(matches) == 1:
+            return matches[0]
+        for device in self.devices:
+            if device.shared and uuid.startswith("MIG-") and uuid in self._instances(device):
+                return device
+        return None
+
+    def _instances(self, device: Device) -> list[str]:
+        found = []
+        for i in range(self._try(self._nvml.nvmlDeviceGetMaxMigDeviceCount, device.handle) or 0):
+            instance = self._try(self._nvml.nvmlDeviceGetMigDeviceHandleByIndex, device.handle, i)
+            if instance is not None:
+                found.append(self._try(self._nvml.nvmlDeviceGetUUID, instance))
+        return found
+
+    def resolve(self, uuid: str) -> Device | None:
+        """A UUID as CUDA and torch spell it, without prefix, of a GPU or of a MIG instance."""
+        return self.find(cuda.nvml_uuid(uuid)) or self.find(cuda.nvml_uuid(uuid.removeprefix("GPU-"), "MIG-"))
+
+    def visible(self) -> tuple[list[Device], str]:
+        """The devices CUDA may use, and why there are none if so.
+
+        CUDA itself knows best. Where it is not initialised, CUDA_VISIBLE_DEVICES is read as CUDA reads it:
+        a list of UUIDs or indices that ends at the first invalid entry. Indices count in CUDA's order,
+        fastest first, and NVML's in PCI order: unless the order is set to PCI_BUS_ID or all GPUs are alike,
+        an index says nothing, and is refused rather than guessed.
+        """
+        uuids = cuda.visible_uuids()
+        if uuids is not None:
+            found = [self.resolve(uuid) for uuid in uuids]
+            return _unique(found), "" if any(found) else "NVML knows none of the devices that torch sees"
+        setting = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if setting is None:
+            return list(self.devices), ""
+        alike = len({d.name for d in self.devices}) == 1
+        ordered = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or alike
+        devices = []
+        for entry in map(str.strip, setting.split(",")):
+            if entry.isdigit():
+                if not ordered:
+                    return [], (
+                        f"CUDA_VISIBLE_DEVICES={setting} counts in CUDA's order, which NVML does not know: "
+                        "set CUDA_DEVICE_ORDER=PCI_BUS_ID or name UUIDs"
+                    )
+                device = self.at(int(entry))
+            else:
+                device = self.find(entry)
+            if device is None:
+                break
+            devices.append(device)
+        return _unique(devices), "" if devices else f"CUDA_VISIBLE_DEVICES={setting!r} shows no GPU"
+
+    def processes(self, device: Device) -> list[int] | None:
+        """Process ids that compute on the device; None where the driver does not tell."""
+        found = self._try(self._nvml.nvmlDeviceGetComputeRunningProcesses, device.handle)
+        return None if found is None else [process.pid for process in found]
+
+    # ---------------------------------------------------------------- sensors
+
+    def counter(self, device: Device) -> SensorChannel | str:
+        """The energy counter's channel, or the reason why there is none."""
+        read = self._nvml.nvmlDeviceGetTotalEnergyConsumption
+        try:
+            read(device.handle)
+        except self._nvml.NVMLError as error:
+            return f"{device.name} has no energy counter ({error}); it needs Volta or newer"
+        # 64 bits of millijoules never wrap: a backwards step can only be a reset.
+        counter = Counter(lambda: read(device.handle), 1e-3)
+        basis = f"energy counter, {device.name} {device.uuid}"
+        return SensorChannel(
+            COUNTER,
+            device.channel,
+            counter,
+            UPDATE_PERIOD_S,
+            basis,
+            flags=_flags(device),
+            kind=device.channel,
+        )
+
+    def power(self, device: Device, hz: float) -> SensorChannel | str:
+        """The sampled power's channel, or the reason why there is none."""
+        read, method, period_s = self._power_reader(device)
+        try:
+            read()
+        except self._nvml.NVMLError as error:
+            return f"{device.name} does not report its power ({error})"
+        gap_ns = int(max(5 / hz, 1.0) * NS) if hz else None
+        rate = f"{hz:g} Hz" if hz else "window edges only"
+        basis = f"{method} power at {rate}, {device.name} {device.uuid}"
+        period_s = max(period_s, 1 / hz if hz else 0.0)
+        return SensorChannel(
+            POWER,
+            device.channel,
+            Trapezoid(read, gap_ns),
+            period_s,
+            basis,
+            tolerance_w=TOLERANCE_W,
+            flags=_flags(device),
+            kind=device.channel,
+        )
+
+    def _power_reader(self, device: Device) -> tuple[Callable[[], int], str, float]:
+        nvml, handle = self._nvml, device.handle
+        field = [nvml.NVML_FI_DEV_POWER_INSTANT]
+
+        def instant() -> int:
+            value = nvml.nvmlDeviceGetFieldValues(handle, field)[0]
+            if value.nvmlReturn != nvml.NVML_SUCCESS:
+                raise nvml.NVMLError(value.nvmlReturn)
+            return value.value.uiVal
+
+        def usage() -> int:
+            return nvml.nvmlDeviceGetPowerUsage(handle)
+
+        if self._try(instant) is not None:
+            return instant, "instant", UPDATE_PERIOD_S
+        architecture = self._try(nvml.nvmlDeviceGetArchitecture, handle)
+        capability = self._try(nvml.nvmlDeviceGetCudaComputeCapability, handle)
+        ga100 = capability is not None and tuple(capability) == (8, 0)
+        if ga100 or (architecture is not None and architecture < nvml.NVML_DEVICE_ARCH_AMPERE):
+            return usage, "instantaneous", UPDATE_PERIOD_S
+        return usage, "1 s average", AVERAGING_S
+
+    def gauges(self, device: Device) -> Sequence[float]:
+        """Utilisation in %, SM clock in MHz, temperature in °C, memory in bytes; NaN where unsupported."""
+        nvml, handle = self._nvml, device.handle
+        utilisation = self._try(nvml.nvmlDeviceGetUtilizationRates, handle)
+        memory = self._try(nvml.nvmlDeviceGetMemoryInfo, handle)
+        clock = self._try(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM)
+        temperature = self._try(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)
+        values = (getattr(utilisation, "gpu", None), clock, temperature, getattr(memory, "used", None))
+        return [math.nan if value is None else float(value) for value in values]
+
+
+def _unique(devices: Iterable[Device | None]) -> list[Device]:
+    return list({d.uuid: d for d in devices if d is not None}.values())
+
+
+def _flags(device: Device) -> tuple[str, ...]:
+    return ("mig-shared",) if device.shared else ()

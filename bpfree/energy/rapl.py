@@ -1,0 +1,163 @@
+"""CPU packages and DRAM through RAPL's energy counters, read from powercap sysfs (Linux).
+
+Layout (Linux, Documentation/power/powercap): zones ``intel-rapl:0`` named "package-0", with subzones
+``intel-rapl:0:0`` named "core", "uncore" or "dram"; each has ``energy_uj`` and wraps after
+``max_energy_range_uj``. AMD uses the same names. What is added and what is not:
+
+- packages are added up; DRAM lies outside the package and is added once; core and uncore lie inside it;
+- "psys" is the whole platform, packages included: never added;
+- ``intel-rapl-mmio`` is a second window onto the same package: used only where the first cannot be read;
+- the dies of one package ("package-0-die-1") may mirror one counter: mirrors are counted once.
+
+The counters advance about every millisecond (Khan et al. 2018, "RAPL in Action"). Intel documents no
+tolerance.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .accumulator import Counter
+from .channel import SensorChannel
+from .reading import EnergyValue, unavailable
+
+SOURCE = "rapl"
+ROOT = Path("/sys/class/powercap")
+UNIT_J = 1e-6
+UPDATE_PERIOD_S = 1e-3
+_PACKAGE = re.compile(r"package-(\d+)(?:-die-(\d+))?$")
+
+
+@dataclass
+class Found:
+    """What a source offers: its channels, what is unavailable and why, and what is left out on purpose."""
+
+    channels: list[SensorChannel] = field(default_factory=list)
+    missing: list[EnergyValue] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Zone:
+    """One powercap zone."""
+
+    path: Path
+    name: str
+    channel: str
+    control: str  # "intel-rapl" or "intel-rapl-mmio"
+
+    def open(self) -> tuple[Callable[[], int], Callable[[], None]]:
+        """A reader of ``energy_uj`` and its closer; the file stays open: a read is one system call."""
+        descriptor = os.open(self.path / "energy_uj", os.O_RDONLY)
+        return (lambda: int(os.pread(descriptor, 32, 0))), (lambda: os.close(descriptor))
+
+    @property
+    def range_uj(self) -> int | None:
+        try:
+            # The counter runs from 0 to the range inclusive, in steps of tens of µJ: the range serves as
+            # modulus.
+            return int((self.path / "max_energy_range_uj").read_text()) or None
+        except (OSError, ValueError):
+            return None
+
+
+def _zones(root: Path) -> list[Zone]:
+    """Every zone below ``root``, nested or flat (sysfs shows both), "intel-rapl" before its mmio twin."""
+    paths = {path.name: path for path in sorted(root.rglob("intel-rapl*:*")) if path.is_dir()}
+    zones: list[Zone] = []
+    labels: dict[str, str] = {}
+    taken: dict[
+        str, str
+    ] = {}  # (control + channel) -> key, to tell two like-named zones of one control apart
+    for key in sorted(paths, key=lambda key: key.split(":")):
+        control, *numbers = key.split(":")
+        try:
+            label = labels[key] = (paths[key] / "name").read_text().strip()
+        except OSError:
+            continue
+        parent = labels.get(":".join([control, *numbers[:-1]]), "")
+        channel = f"cpu:{label}" if _PACKAGE.match(label) else f"{label}:{parent}" if parent else label
+        if taken.setdefault(control + channel, key) != key:
+            channel += f" ({key})"
+        zones.append(Zone(paths[key], label, channel, control))
+    return zones
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, PermissionError):
+        return f"no permission to read {path}: run as root, or let an administrator make it readable"
+    return f"cannot read {path}: {error.__class__.__name__}"
+
+
+def discover(root: Path = ROOT, max_power_w: float = 1000.0) -> Found:
+    """Open the zones that count, once each, and say of every other why it does not."""
+    found = Found()
+    zones = _zones(root)
+    if not zones:
+        reason = (
+            f"no RAPL zones under {root}: not Linux on Intel or AMD, a virtual machine, or no powercap driver"
+        )
+        found.missing.append(unavailable(SOURCE, "cpu", reason))
+        return found
+    opened: dict[str, Callable[[], int]] = {}
+    failed: dict[str, EnergyValue] = {}
+    for zone in zones:  # "intel-rapl" sorts before "intel-rapl-mmio", so the twin comes second
+        if zone.name == "psys":
+            found.ignored.append((zone.channel, "the whole platform, packages included: never added"))
+        elif not (_PACKAGE.match(zone.name) or zone.name == "dram"):
+            found.ignored.append((zone.channel, "part of its package: never added"))
+        elif zone.channel in opened:
+            found.ignored.append(
+                (f"{zone.channel} ({zone.control})", "a second window onto the same counter")
+            )
+        else:
+            try:
+                read, close = zone.open()
+            except OSError as error:
+                failed.setdefault(zone.channel, unavailable(SOURCE, zone.channel, _reason(error, zone.path)))
+                continue
+            try:
+                read()
+            except (OSError, ValueError) as error:
+                close()
+                failed.setdefault(zone.channel, unavailable(SOURCE, zone.channel, _reason(error, zone.path)))
+                continue
+            twin = _mirrored(zone, read, opened)
+            if twin:
+                close()
+                found.ignored.append((zone.channel, f"mirrors the counter of {twin}: counted once"))
+                continue
+            opened[zone.channel] = read
+            failed.pop(zone.channel, None)
+            modulus = zone.range_uj
+            counter = Counter(read, UNIT_J, modulus, max_power_w)
+            basis = "energy counter" + ("" if modulus else ", range unknown: a wrap would be a fault")
+            found.channels.append(
+                SensorChannel(SOURCE, zone.channel, counter, UPDATE_PERIOD_S, basis, close=close)
+            )
+    found.missing += failed.values()
+    return found
+
+
+def _mirrored(zone: Zone, read: Callable[[], int], opened: dict[str, Callable[[], int]]) -> str | None:
+    """The already opened die of the same package whose counter this one mirrors, if any.
+
+    A mirror's value lies between two reads of the original taken just before and after. Two counters of
+    2^32 steps that differ do so only by a freak of chance.
+    """
+    kind, _, label = zone.channel.partition(":")
+    package = _PACKAGE.match(label)
+    if not package or package[2] is None:
+        return None
+    for channel, original in opened.items():
+        other_kind, _, other_label = channel.partition(":")
+        other = _PACKAGE.match(other_label)
+        if other and other_kind == kind and other[1] == package[1]:
+            before, here, after = original(), read(), original()
+            if 0 < before <= here <= after:
+                return channel
+    return None

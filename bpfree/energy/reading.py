@@ -1,0 +1,210 @@
+"""What a window cost: one :class:`EnergyValue` per channel, together a :class:`Reading`.
+
+A channel is one physical thing seen through one source: ``gpu:0`` through ``nvml-counter``,
+``cpu:package-0`` through ``rapl``. Measured and estimated joules are two numbers here, and nothing
+in this module adds the one to the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from .carbon import Footprint, footprint
+
+if TYPE_CHECKING:
+    import pandas
+
+Status = Literal["measured", "estimated", "unavailable"]
+
+
+@dataclass(frozen=True)
+class EnergyValue:
+    """Energy of one channel in one window.
+
+    ``joules`` lies in [``low``, ``high``]: two edges of the sensor's update period times the power there,
+    plus the sensor's tolerance where its maker documents one. All three are None, never 0, when
+    ``status`` is "unavailable"; ``reason`` then says why. ``primary`` is False for a second look at a
+    channel that another source already measures: it is shown and not added. ``net_joules`` is
+    ``joules`` less the idle baseline, if one was given.
+    """
+
+    source: str
+    channel: str
+    status: Status
+    joules: float | None = None
+    low: float | None = None
+    high: float | None = None
+    flags: tuple[str, ...] = ()
+    reason: str = ""
+    basis: str = ""
+    primary: bool = True
+    net_joules: float | None = None
+
+    @property
+    def role(self) -> str:
+        """How the value enters the totals of its reading."""
+        if self.status == "unavailable":
+            return "-"
+        if self.status == "estimated":
+            return "estimate, beside the bill"
+        return "in measured_j" if self.primary else "cross-check, not added"
+
+
+def unavailable(source: str, channel: str, reason: str, flags: Iterable[str] = ()) -> EnergyValue:
+    """A channel that could not be read: its joules are None and its reason is stated."""
+    return EnergyValue(source, channel, "unavailable", flags=tuple(flags), reason=reason)
+
+
+def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[EnergyValue, ...]:
+    """Keep one primary value per channel, the first measured one in the order of ``preference``."""
+    ordered = sorted(values, key=lambda value: preference.index(value.source))
+    billed: set[str] = set()
+    settled = []
+    for value in ordered:
+        primary = value.status == "estimated" or (value.status == "measured" and value.channel not in billed)
+        if value.status == "measured":
+            billed.add(value.channel)
+        settled.append(replace(value, primary=primary))
+    return tuple(settled)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The energy of one window, per channel and in two separate totals.
+
+    ``overhead_s`` is the time the meter itself spent inside the window (its edges and its sampler's
+    CPU time). ``idle_w`` is the idle baseline of the measured total in watts, if one was given.
+    """
+
+    name: str
+    seconds: float
+    values: tuple[EnergyValue, ...]
+    country: str | None = None
+    overhead_s: float = 0.0
+    idle_w: float | None = None
+
+    def _total(self, status: Status, field: str = "joules") -> float | None:
+        joules = [getattr(v, field) for v in self.values if v.status == status and v.primary]
+        return None if not joules or None in joules else sum(joules)
+
+    @property
+    def measured_j(self) -> float | None:
+        """Joules that a sensor counted: GPUs, CPU packages and DRAM. None if nothing was measured."""
+        return self._total("measured")
+
+    @property
+    def estimated_j(self) -> float | None:
+        """Joules of the power model. Never part of ``measured_j``. None if nothing was estimated."""
+        return self._total("estimated")
+
+    @property
+    def net_measured_j(self) -> float | None:
+        """``measured_j`` less the idle baseline; None without a baseline for every measured channel."""
+        if self.idle_w is not None and self.measured_j is not None:
+            return self.measured_j - self.idle_w * self.seconds
+        return self._total("measured", "net_joules")
+
+    @property
+    def provenance(self) -> str:
+        """A short label for captions and tables: which joules these are and where they come from."""
+        sources: dict[str, list[str]] = {}
+        for value in self.values:
+            if value.status == "measured" and value.primary:
+                sources.setdefault(value.source, []).append(value.channel.replace("gpu:", "GPU "))
+        parts = []
+        if sources:
+            parts.append("measured: " + ", ".join(f"{s} ({', '.join(c)})" for s, c in sources.items()))
+        parts += [f"estimated: {v.basis}" for v in self.values if v.status == "estimated"]
+        return "; ".join(parts) or "unavailable: no energy source could be read"
+
+    @cached_property
+    def gco2e(self) -> Footprint | None:
+        """Grams CO2e on the grid of ``country``, looked up when first asked for; None without a country."""
+        return None if self.country is None else footprint(self.measured_j, self.estimated_j, self.country)
+
+    def to_dict(self) -> dict:
+        """Everything, JSON-serialisable."""
+        return {
+            "name": self.name,
+            "seconds": self.seconds,
+            "measured_j": self.measured_j,
+            "estimated_j": self.estimated_j,
+            "net_measured_j": self.net_measured_j,
+            "idle_w": self.idle_w,
+            "provenance": self.provenance,
+            "overhead_s": self.overhead_s,
+            "values": [{**asdict(v), "flags": list(v.flags), "role": v.role} for v in self.values],
+            "gco2e": None if self.gco2e is None else self.gco2e.to_dict(),
+        }
+
+    def to_json(self) -> str:
+        """``to_dict`` as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    def frame(self) -> pandas.DataFrame:
+        """One row per channel, for tables and storage."""
+        import pandas
+
+        rows = [{"window": self.name, "seconds": self.seconds, **asdict(v)} for v in self.values]
+        frame = pandas.DataFrame(rows)
+        frame["flags"] = frame["flags"].map(" ".join)
+        return frame
+
+    def _rows(self) -> list[list[str]]:
+        rows = []
+        for v in self.values:
+            interval = "" if v.low is None else f"{joules(v.low)} to {joules(v.high)}"
+            notes = "; ".join(filter(None, [v.reason or v.basis, *v.flags]))
+            rows.append([v.source, v.channel, v.status, joules(v.joules), interval, v.role, notes])
+        return rows
+
+    def _summary(self) -> list[str]:
+        lines = [
+            f"measured:  {joules(self.measured_j)}"
+            + (
+                ""
+                if self.measured_j is None
+                else f" ({self.measured_j / max(self.seconds, 1e-12):.3g} W mean)"
+            ),
+            f"estimated: {joules(self.estimated_j)} (a power model, not a measurement; not added)",
+        ]
+        if self.net_measured_j is not None:
+            lines.append(f"net of the idle baseline: {joules(self.net_measured_j)} measured")
+        if self.gco2e is not None:
+            lines.append(f"carbon:    {self.gco2e}")
+        return lines
+
+    _HEADER = ("source", "channel", "status", "energy", "interval", "role", "notes")
+
+    def __str__(self) -> str:
+        from tabulate import tabulate
+
+        overhead = f"meter's own overhead {self.overhead_s * 1e3:.2f} ms"
+        title = f"{self.name or 'energy'}: {self.seconds:.3f} s ({overhead})"
+        table = tabulate(
+            self._rows(), headers=self._HEADER, disable_numparse=True, maxcolwidths=[None] * 6 + [52]
+        )
+        return "\n".join([title, table, *self._summary()])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        from tabulate import tabulate
+
+        table = tabulate(self._rows(), headers=self._HEADER, tablefmt="html", disable_numparse=True)
+        title = escape(f"{self.name or 'energy'}: {self.seconds:.3f} s")
+        return f"<p>{title}</p>{table}<p>{'<br>'.join(map(escape, self._summary()))}</p>"
+
+
+def joules(value: float | None) -> str:
+    """An energy for people: four digits and the unit, or a dash where there is none."""
+    if value is None:
+        return "-"
+    for limit, scale, unit in ((1.0, 1e3, "mJ"), (1e3, 1.0, "J"), (1e6, 1e-3, "kJ")):
+        if abs(value) < limit:
+            return f"{value * scale:.4g} {unit}"
+    return f"{value * 1e-6:.4g} MJ"

@@ -1,0 +1,179 @@
+"""What the sampler looks at besides energy: who else is working, which GPUs are ours, and the traces."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import psutil
+
+from . import cuda
+from .accumulator import NS
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .channel import SensorChannel
+    from .estimate import ProcessTimes
+    from .nvml import Device, Nvml
+
+FOREIGN_CORES = 0.5  # foreign CPU load counts as heavy from half a core ...
+FOREIGN_SHARE = 0.1  # ... and a tenth of the machine
+PROCESS_LIST_NS = NS  # how often to ask NVML for process lists
+
+
+class Contention:
+    """How long others used a device, integrated over the sampler's visits."""
+
+    def __init__(self) -> None:
+        self.total_ns: dict[str, int] = defaultdict(int)
+        self.now: dict[str, bool] = defaultdict(bool)
+        self.visits = 0
+
+    def add(self, kind: str, contended: bool, elapsed_ns: int) -> None:
+        self.now[kind] = contended
+        self.total_ns[kind] += elapsed_ns if contended else 0
+
+    def mark(self) -> tuple[int, dict[str, int], dict[str, bool]]:
+        return self.visits, dict(self.total_ns), dict(self.now)
+
+
+def contended(kind: str, a: tuple, b: tuple, elapsed_ns: int) -> bool:
+    """Did others use ``kind`` for a tenth of the window? Between two visits the last one decides."""
+    if a[0] == b[0]:
+        return b[2].get(kind, False)
+    return b[1].get(kind, 0) - a[1].get(kind, 0) >= 0.1 * elapsed_ns > 0
+
+
+class GpuUse:
+    """Which of the visible GPUs this process or its children use.
+
+    Evidence is memory that torch holds there, or one of our process ids in NVML's list. A device once seen
+    in use stays so. Where there is no evidence at all and torch is not in this process, every visible
+    device counts and says that its use is unverified (in containers NVML often hides process ids).
+    """
+
+    def __init__(self, nvml: Nvml | None, devices: Sequence[Device], named: bool) -> None:
+        self._nvml = nvml
+        self.devices = list(devices)
+        self.named = named  # the user named the devices: no evidence needed
+        self.known: set[str] = set()
+
+    def look(self) -> None:
+        """The cheap look, at window edges: what does torch hold?"""
+        if self._nvml is None or self.named or len(self.known) == len(self.devices):
+            return
+        for uuid in cuda.used_uuids():
+            device = self._nvml.resolve(uuid)
+            if device is not None:
+                self.known.add(device.channel)
+
+    def ask(self, ours: set[int]) -> dict[str, bool]:
+        """The dear look, once a second: NVML's process lists. Returns which devices others use."""
+        foreign = {}
+        for device in self.devices:
+            pids = self._nvml.processes(device) if self._nvml else None
+            if pids is None:
+                continue
+            if ours & set(pids):
+                self.known.add(device.channel)
+            others = set(pids) - ours
+            # In a container our own process shows under a foreign id: then one of the others is us.
+            hidden = device.channel in self.known and not ours & set(pids)
+            foreign[device.channel] = len(others) > (1 if hidden else 0)
+        return foreign
+
+    def exclusion(self, channel: str) -> str | None:
+        """Why the device does not belong into a reading, or None if it does."""
+        if self.named or channel in self.known:
+            return None
+        if self.known:
+            return "not in use by this process"
+        if cuda.torch_loaded():
+            return "not in use: torch holds no memory on it (name it with gpus=... to count it all the same)"
+        return None
+
+    def flags(self, channel: str) -> tuple[str, ...]:
+        return () if self.named or channel in self.known else ("use-unverified",)
+
+
+class Watch:
+    """The sampler's eyes."""
+
+    def __init__(
+        self,
+        times: ProcessTimes,
+        nvml: Nvml | None,
+        use: GpuUse,
+        channels: Sequence[SensorChannel],
+        trace: bool,
+    ) -> None:
+        self.contention = Contention()
+        self.use = use
+        self._times = times
+        self._nvml = nvml
+        self._channels = channels
+        self._process = psutil.Process()
+        self._last: tuple[int, float, int] | None = None  # (ns, busy CPU seconds of the machine, our CPU ns)
+        self._asked_ns: int | None = None
+        self._foreign_gpu: dict[str, bool] = {}
+        self._powers = [c for c in channels if c.source in ("nvml-power", "rapl")]
+        self.columns: list[tuple[str, str, str]] = []
+        self.rows: list[tuple[float, ...]] = []
+        self.tracing = trace
+        if trace:
+            from .nvml import GPU_QUANTITIES
+
+            self.columns = [(c.name, "power", "W") for c in self._powers]
+            self.columns += [(d.channel, q, u) for d in use.devices for q, u in GPU_QUANTITIES]
+            self.columns += [("cpu:process", "utilisation", "%"), ("cpu:process", "rss", "B")]
+
+    def visit(self, now_ns: int) -> None:
+        """One look, after the channels were advanced at ``now_ns``."""
+        self._times.refresh()
+        cpu = psutil.cpu_times()
+        busy_s = (
+            cpu.user
+            + cpu.system
+            + getattr(cpu, "nice", 0)
+            + getattr(cpu, "irq", 0)
+            + getattr(cpu, "softirq", 0)
+        )
+        own_ns = self._times.read()
+        own_cores = 0.0
+        if self._last is not None and now_ns > self._last[0]:
+            elapsed_ns = now_ns - self._last[0]
+            own_cores = (own_ns - self._last[2]) / elapsed_ns
+            foreign = (busy_s - self._last[1]) * NS / elapsed_ns - own_cores
+            heavy = foreign > max(FOREIGN_CORES, FOREIGN_SHARE * (psutil.cpu_count() or 1))
+            self.contention.add("cpu", heavy, elapsed_ns)
+            for channel, used in self._foreign_gpu.items():
+                self.contention.add(channel, used, elapsed_ns)
+        self._last = (now_ns, busy_s, own_ns)
+        if self.use.devices and (self._asked_ns is None or now_ns - self._asked_ns >= PROCESS_LIST_NS):
+            self._asked_ns = now_ns
+            self._foreign_gpu = self.use.ask(self._times.pids)
+            self.contention.now.update(self._foreign_gpu)
+        self.contention.visits += 1
+        if self.tracing:
+            self._record(now_ns, own_cores)
+
+    def _record(self, now_ns: int, own_cores: float) -> None:
+        powers = [c.accumulator.power_w for c in self._powers]
+        row = [float("nan") if p is None else p for p in powers]
+        for device in self.use.devices:
+            row += self._nvml.gauges(device)
+        self.rows.append((now_ns, *row, 100 * own_cores, self._process.memory_info().rss))
+
+    def frame(self, start_ns: int, stop_ns: int | None = None) -> pandas.DataFrame:
+        """The samples between two instants, tidy; ``time_s`` counts from ``start_ns``."""
+        import pandas
+
+        rows = [r for r in list(self.rows) if start_ns <= r[0] and (stop_ns is None or r[0] <= stop_ns)]
+        tidy = [
+            ((row[0] - start_ns) / NS, channel, quantity, value, unit)
+            for row in rows
+            for (channel, quantity, unit), value in zip(self.columns, row[1:], strict=True)
+        ]
+        return pandas.DataFrame(tidy, columns=["time_s", "channel", "quantity", "value", "unit"])
