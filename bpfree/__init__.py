@@ -1,0 +1,55 @@
+"""bpfree: train neural networks without backpropagation, and account for what it costs.
+
+data = bpfree.load("fashion_mnist")
+model = bpfree.MLP([784, 1000, 1000], classes=10)
+mf = bpfree.MonoForward(model)
+with bpfree.EnergyMeter() as meter:
+    history = bpfree.train(mf, data, seed=0, meter=meter)
+mf.predict(data.x_test)
+
+record = bpfree.run(bpfree.Experiment("mf", "fashion_mnist", seed=0))
+"""
+
+import importlib
+
+# name -> the module it lives in; imported when first used, so that `bpfree.energy` stays light
+_HOMES = {
+    "load": "data",
+    "Data": "data",
+    "MLP": "models",
+    "CaFoCNN": "models",
+    "ALGORITHMS": "algorithms",
+    "Backprop": "algorithms",
+    "DeepSupervision": "algorithms",
+    "ForwardForward": "algorithms",
+    "CascadedForward": "algorithms",
+    "MonoForward": "algorithms",
+    "train": "training",
+    "Stopping": "training",
+    "History": "history",
+    "EnergyMeter": "energy",
+    "measure": "energy",
+    "Experiment": "experiment",
+    "run": "experiment",
+    "Record": "store",
+    "Store": "store",
+    "records": "store",
+    "gradient_reach": "reach",
+    "BpfreeError": "errors",
+    "TrainingDiverged": "errors",
+    "environment_line": "machine",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bpfree' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

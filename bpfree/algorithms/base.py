@@ -1,0 +1,178 @@
+"""What every training algorithm is: a network, the heads it adds, and an ordered list of stages."""
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Data
+from ..errors import InvalidInput, choose
+from ..models import Blocks
+from ..stages import OPTIMISERS, SCHEDULES, Group, Stage, stream
+from ..training import check_positive
+
+PREDICT_BATCH = 1024
+
+
+class Head(nn.Linear):
+    """A linear read-out of one layer: (B, d_i), or (B, channels, height, width), -> (B, classes)."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return super().forward(a.flatten(1))
+
+
+class Algorithm(nn.Module):
+    """Base of the algorithms. A subclass says its `stages`; everything else has a default here.
+
+    Args:
+        model: the hidden layers to train.
+        lr, weight_decay: of every stage's optimiser, where the algorithm does not set others.
+        batch_size: samples per training step.
+        optimiser: "adam", "adamw" or "sgd" (with `momentum`).
+        epochs: cap of every stage; None leaves it to `bpfree.train`.
+        lr_schedule: of every stage: "constant", or another of `bpfree.training.SCHEDULES`.
+
+    Attributes:
+        name: its name in experiments and tables.
+        presets: {source: options} for the contested choices: "thesis" (Spyra's thesis, arXiv
+            2509.19063), "2026" (the authors' camera-ready), "reference" (the source paper's code).
+        heads: the linear read-outs, named by the layer they read; a head of the same layer starts
+            from the same weights in every algorithm.
+        stages_finished: how many stages have been trained; kept with the weights.
+
+    Raises:
+        InvalidInput: a hyperparameter out of its range.
+    """
+
+    name = "algorithm"
+    presets: Mapping[str, Mapping] = {}
+
+    def __init__(
+        self,
+        model: Blocks,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        batch_size: int = 128,
+        optimiser: str = "adamw",
+        momentum: float = 0.9,
+        epochs: int | None = None,
+        lr_schedule: str = "constant",
+    ):
+        super().__init__()
+        check_range("lr", lr, above=0.0)
+        check_range("weight_decay", weight_decay)
+        check_range("momentum", momentum, below=1.0)
+        check_positive("batch_size", batch_size)
+        check_positive("epochs", epochs)
+        self.model = model
+        self.lr, self.weight_decay, self.batch_size = lr, weight_decay, batch_size
+        self.optimiser, self.momentum = choose("optimiser", optimiser, OPTIMISERS), momentum
+        self.epochs, self.lr_schedule = epochs, choose("lr_schedule", lr_schedule, SCHEDULES)
+        self.heads = nn.ModuleDict()
+        self.register_buffer("stages_finished", torch.tensor(0))
+
+    @classmethod
+    def options(cls) -> dict[str, object]:
+        """Every keyword option of the constructor and its default."""
+        return {
+            name: parameter.default
+            for base in reversed(cls.__mro__)
+            if issubclass(base, Algorithm)
+            for name, parameter in inspect.signature(base.__init__).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+
+    @classmethod
+    def from_preset(cls, model: Blocks, preset: str, **options) -> "Algorithm":
+        """This algorithm with the contested choices of a source; `options` override them."""
+        choose(f"preset of {cls.name}", preset, cls.presets)
+        return cls(model, **{**cls.presets[preset], **options})
+
+    def stages(self) -> list[Stage]:
+        """The stages, in the order in which they are trained."""
+        raise NotImplementedError
+
+    def stage(
+        self, name: str, parameters: Iterable[nn.Parameter], losses, readout, prefix=(), *, layer: int
+    ) -> Stage:
+        """A stage with this algorithm's own optimiser settings.
+
+        `layer` is the one it is read out at: stages of two algorithms that are read out at the same
+        layer see the same batches.
+        """
+        return Stage(
+            name=name,
+            stream=f"layer {layer}",
+            losses=losses,
+            groups=[Group(list(parameters), self.lr, self.weight_decay)],
+            readout=readout,
+            prefix=prefix,
+            optimiser=self.optimiser,
+            momentum=self.momentum,
+            epochs=self.epochs,
+            schedule=self.lr_schedule,
+        )
+
+    def prepare(self, data: Data) -> None:
+        """Takes from `data` what the algorithm must know of them before it trains; by default nothing."""
+
+    def initialise(self, seed: int) -> None:
+        """Every parameter afresh from the stream (seed, parameter name); running statistics reset."""
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.reset_running_stats()
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                start = torch.empty(parameter.shape)  # drawn on the CPU, so that every device starts alike
+                self.initialise_parameter(name, start, stream(seed, name))
+                parameter.copy_(start)
+                parameter.grad = None
+        self.stages_finished.zero_()
+
+    def initialise_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
+        """Weights U(±1/√fan_in), which is Kaiming-uniform with a = √5; biases 0; scales 1 (Spyra's code)."""
+        if value.ndim > 1:
+            bound = value[0].numel() ** -0.5
+            value.uniform_(-bound, bound, generator=generator)
+        else:
+            value.fill_(0.0 if name.endswith("bias") else 1.0)
+
+    def finished(self) -> Stage:
+        """The deepest finished stage. Raises InvalidInput before the first."""
+        if not self.stages_finished:
+            raise InvalidInput(f"{self.name} has not been trained: call bpfree.train(algorithm, data) first")
+        return self.stages()[int(self.stages_finished) - 1]
+
+    def readouts(self, x: Tensor) -> dict[str, Tensor]:
+        """Class scores (B, classes) of one batch of images by every way this algorithm can predict.
+
+        The first is the one that `predict` uses: the read-out of the deepest finished stage.
+        """
+        stage = self.finished()
+        for module in stage.prefix:
+            x = module(x)
+        return {"last": stage.readout(x)}
+
+    @torch.no_grad()
+    def predict_all(self, x: Tensor) -> dict[str, Tensor]:
+        """`predict` by every read-out: {name of the read-out: (N, classes)}."""
+        self.eval()
+        parts = [self.readouts(part.to(self.stages_finished.device)) for part in x.split(PREDICT_BATCH)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Class scores, (N, classes), of normalised images (N, C, H, W); argmax(1) is the class."""
+        return next(iter(self.predict_all(x).values()))
+
+
+def check_range(name: str, value: float, *, above: float | None = None, below: float = math.inf) -> None:
+    """Raises InvalidInput unless value is a number with above < value < below (above=None: 0 <= value)."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and (value > above if above is not None else value >= 0) and value < below:
+        return
+    low = f"greater than {above:g}" if above is not None else "0 or more"
+    high = f" and less than {below:g}" if below < math.inf else " and finite"
+    raise InvalidInput(f"{name}={value!r}: use a number {low}{high}")

@@ -1,0 +1,162 @@
+"""Mono-Forward: every layer learns from its own read-out through one projection matrix."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..errors import InvalidInput, choose
+from ..models import Blocks
+from ..stages import Stage
+from .base import Algorithm, Head, check_range
+
+
+class MonoForward(Algorithm):
+    """Mono-Forward (Gong et al., arXiv 2501.09238; Spyra, arXiv 2509.19063).
+
+    Layer i has a projection matrix M_i (classes × d_i) without bias, and learns from the
+    cross-entropy of its own class scores, its goodness:
+
+        a_i = block_i(a_{i-1}),  G_i = M_i a_i,  L_i = CE(G_i, y)
+
+    The gradient of L_i reaches W_i, b_i and M_i and stops at a_{i-1}. Two switches make the four
+    corners of the ablation, {detached or not} × {sequential or simultaneous}:
+
+        schedule        detach   what moves on what
+        sequential      True     stage i: (W_i, M_i) on L_i, fed by the frozen layers 1..i-1   (`mf`)
+        sequential      False    stage i: (W_1..W_i, M_i) on L_i
+        simultaneous    True     every batch: (W_i, M_i) on L_i for i = 1..L      (`mf_interleaved`)
+        simultaneous    False    every batch: everything on L_L + λ Σ_{i<L} L_i         (`mf_joint`)
+
+    Args:
+        model, **common: see `Algorithm`.
+        schedule: "sequential" or "simultaneous".
+        detach: whether the gradient stops at the layer's input.
+        predict_by: the read-out of `predict`: "last" is G_L, "sum" is Σ_{i=1..L} G_i (Gong's FF-style
+            prediction). Sequential stages are validated by their own G_i either way.
+        aux_weight: λ of the undetached simultaneous loss. Detached losses do not mix, so that there it
+            has nothing to weigh and must be 1.
+        input_projection: also train M_0 on the pixels, first. It feeds nothing: it is multinomial
+            logistic regression. Off by default (the camera-ready trains it, the thesis did not).
+    """
+
+    name = "mf"
+    presets = {
+        "thesis": {"optimiser": "adam"},
+        "2026": {"optimiser": "adam", "input_projection": True},
+        "reference": {
+            "optimiser": "adam",
+            "schedule": "simultaneous",
+            "predict_by": "sum",
+            "lr_schedule": "step",
+            "epochs": 200,
+        },
+    }
+    names = {
+        ("sequential", True): "mf",
+        ("sequential", False): "mf_sequential_joint",
+        ("simultaneous", True): "mf_interleaved",
+        ("simultaneous", False): "mf_joint",
+    }
+
+    def __init__(
+        self,
+        model: Blocks,
+        *,
+        schedule: str = "sequential",
+        detach: bool = True,
+        predict_by: str = "last",
+        aux_weight: float = 1.0,
+        input_projection: bool = False,
+        **common,
+    ):
+        super().__init__(model, **common)
+        self.schedule = choose("schedule", schedule, ("sequential", "simultaneous"))
+        self.predict_by = choose("predict_by", predict_by, ("last", "sum"))
+        self.detach = detach
+        self.name = self.names[schedule, bool(detach)]
+        check_range("aux_weight", aux_weight)
+        if aux_weight != 1.0 and self.name != "mf_joint":
+            raise InvalidInput(
+                f"aux_weight={aux_weight}: {self.name} has one loss per layer and no λ; leave it at 1"
+            )
+        self.aux_weight = aux_weight
+        self.depth = len(model.blocks)
+        widths = [model.inputs, *model.features]
+        for i in range(0 if input_projection else 1, len(widths)):
+            self.heads[str(i)] = Head(widths[i], model.classes, bias=False)  # M_i
+
+    # -- training
+
+    def stages(self) -> list[Stage]:
+        if self.schedule == "simultaneous":
+            return [
+                self.stage(
+                    "network",
+                    self.parameters(),
+                    self.simultaneous_losses,
+                    self.simultaneous_readout,
+                    layer=self.depth,
+                )
+            ]
+        return [self.sequential_stage(int(i)) for i in sorted(self.heads, key=int)]
+
+    def sequential_stage(self, i: int) -> Stage:
+        """Stage i: L_i moves M_i and W_i, or without detaching everything from W_1 up."""
+        blocks, project = list(self.model.blocks), self.heads[str(i)]
+        if self.detach:
+            prefix, trained = blocks[: max(i - 1, 0)], blocks[max(i - 1, 0) : i]  # M_0 has no block
+        else:
+            prefix, trained = [], blocks[:i]
+
+        def readout(a: Tensor) -> Tensor:
+            for block in trained:
+                a = block(a)
+            return project(a)  # G_i
+
+        def losses(a: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+            yield cross_entropy(readout(a), labels)  # L_i; a_{i-1} comes from the frozen prefix
+
+        parameters = [p for module in (*trained, project) for p in module.parameters()]
+        return self.stage(f"layer {i}", parameters, losses, readout, prefix, layer=i)
+
+    def simultaneous_losses(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        total = 0.0
+        for i, goodness in self.goodnesses(x, detach=self.detach):
+            loss = cross_entropy(goodness, labels)  # L_i
+            if self.detach:
+                yield loss  # its graph is freed before the next layer's is built
+            else:
+                total = total + (loss if i == self.depth else self.aux_weight * loss)
+        if not self.detach:
+            yield total
+
+    def goodnesses(self, x: Tensor, *, detach: bool = False) -> Iterator[tuple[int, Tensor]]:
+        """(i, G_i) layer by layer, M_0's first if it is there."""
+        if "0" in self.heads:
+            yield 0, self.heads["0"](x)
+        a = x
+        for i, block in enumerate(self.model.blocks, start=1):
+            a = block(a.detach() if detach else a)
+            yield i, self.heads[str(i)](a)
+
+    # -- prediction
+
+    def simultaneous_readout(self, x: Tensor) -> Tensor:
+        return self.combine({i: g for i, g in self.goodnesses(x) if i > 0})[self.predict_by]
+
+    def readouts(self, x: Tensor) -> dict[str, Tensor]:
+        """ "last" (G_L), "sum" (Σ_{i≥1} G_i) and each "layer i", of the layers trained so far."""
+        self.finished()  # refuses an untrained network
+        trained = sorted(map(int, self.heads))
+        if self.schedule == "sequential":
+            trained = trained[: int(self.stages_finished)]
+        goodness = {i: g for i, g in self.goodnesses(x) if i in trained}
+        both = self.combine({i: g for i, g in goodness.items() if i > 0} or goodness)
+        ordered = {self.predict_by: both[self.predict_by], **both}
+        return ordered | {f"layer {i}": g for i, g in goodness.items()}
+
+    @staticmethod
+    def combine(goodness: dict[int, Tensor]) -> dict[str, Tensor]:
+        return {"last": goodness[max(goodness)], "sum": sum(goodness.values())}

@@ -1,0 +1,88 @@
+"""What a stage can solve in one pass over the data: least squares, and the statistics of BatchNorm.
+
+Sums run in float64, because a sum over the pixels of a whole data set loses digits in float32.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidInput
+
+TILE = 1024  # columns of HᵀH that are updated at a time
+
+
+class NormalEquations:
+    """Ridge regression of one-hot labels on features: min_P ‖HP − Y‖²/N + ridge·‖P‖².
+
+    The solution obeys (HᵀH + N·ridge·I) P = HᵀY. Only HᵀH (d×d) and HᵀY (d×classes) are kept, never H.
+
+    Args:
+        classes: columns of Y.
+        bias: append a constant 1 to every row of H; its weight is not penalised.
+        ridge: per sample, so that it means the same for every size of the data.
+    """
+
+    def __init__(self, classes: int, *, bias: bool, ridge: float):
+        self.classes, self.bias, self.ridge = classes, bias, ridge
+        self.count, self.gram, self.moment = 0, None, None
+
+    @torch.no_grad()
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """One batch. features: (B, ...), flattened here; labels: (B,)."""
+        h = doubled(features.flatten(1))
+        if self.bias:
+            h = torch.cat([h, h.new_ones(len(h), 1)], dim=1)
+        y = nn.functional.one_hot(labels.to(h.device), self.classes).to(h.dtype)
+        if self.gram is None:
+            self.gram = h.new_zeros(h.shape[1], h.shape[1])
+            self.moment = h.new_zeros(h.shape[1], self.classes)
+        for i in range(0, h.shape[1], TILE):  # HᵀH, which is symmetric: its lower tiles are enough
+            self.gram[i:, i : i + TILE].addmm_(h[:, i:].T, h[:, i : i + TILE])
+        self.moment.addmm_(h.T, y)  # HᵀY
+        self.count += len(h)
+
+    @torch.no_grad()
+    def solve(self, head: nn.Linear) -> None:
+        """Put Pᵀ (classes × d) into the head and let go of the sums. Raises InvalidInput if there is no P."""
+        penalised = self.gram.diagonal()[: head.in_features]
+        penalised += self.count * self.ridge
+        factor, failed = torch.linalg.cholesky_ex(self.gram)  # reads the lower triangle only
+        if failed:
+            raise InvalidInput(
+                f"ridge={self.ridge:g}: the features are linearly dependent, so that least squares has no "
+                "single solution; use a larger ridge, such as 1e-3"
+            )
+        p = torch.cholesky_solve(self.moment, factor).T.to(head.weight.dtype)
+        head.weight.copy_(p[:, : head.in_features])
+        if self.bias:
+            head.bias.copy_(p[:, -1])
+        self.count, self.gram, self.moment = 0, None, None
+
+
+class ChannelMoments:
+    """Mean and variance of every channel over a whole data set, for a BatchNorm in eval mode."""
+
+    def __init__(self):
+        self.count, self.total, self.squares = 0, 0.0, 0.0
+
+    @torch.no_grad()
+    def add(self, x: Tensor) -> None:
+        """One batch, (B, channels, ...)."""
+        x = doubled(x).contiguous()  # one order of summation, whatever layout the features come in
+        others = [axis for axis in range(x.ndim) if axis != 1]
+        self.count += x.numel() // x.shape[1]
+        self.total = self.total + x.sum(others)
+        self.squares = self.squares + x.square().sum(others)
+
+    @torch.no_grad()
+    def solve(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        """Set the running statistics: what train mode would compute on all data as one batch."""
+        mean = self.total / self.count
+        variance = (self.squares / self.count - mean.square()).clamp(min=0)  # E[x²] − E[x]²
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """float64, on the same device or, where that has none (MPS), on the CPU."""
+    return (x.cpu() if x.device.type == "mps" else x).double()

@@ -1,0 +1,71 @@
+"""What a training run did, epoch by epoch: the outcome and, apart from it, the cost."""
+
+from dataclasses import dataclass, field
+
+OUTCOME = ("stage", "epoch", "lr", "train_loss", "val_loss", "val_accuracy", "samples")
+REGIONS = ("prefix", "train", "val")
+COST = tuple(f"{region}_{unit}" for region in REGIONS for unit in ("s", "measured_j", "estimated_j"))
+
+
+@dataclass
+class StageHistory:
+    """One stage.
+
+    Attributes:
+        name: the stage's name.
+        rows: one dict per epoch with the columns of `History.frame`.
+        prefix: how its inputs came: "images", "cached in memory", "cached on disk", "recomputed".
+        ended: "patience", "cap" or "solved".
+        restored: the epoch whose weights were kept, counted from 1.
+    """
+
+    name: str
+    rows: list[dict] = field(default_factory=list)
+    prefix: str = "images"
+    ended: str = ""
+    restored: int = 0
+
+
+@dataclass
+class History:
+    """All stages of one training run; what `bpfree.train` returns.
+
+    Attributes:
+        algorithm, seed: which run this was.
+        stages: in the order of training.
+        provenance: how the joules were obtained; None without a meter.
+    """
+
+    algorithm: str
+    seed: int
+    stages: list[StageHistory] = field(default_factory=list)
+    provenance: str | None = None
+
+    def frame(self):
+        """One row per stage and epoch, as a pandas DataFrame.
+
+        Columns: stage, epoch, lr, train_loss, val_loss (cross-entropy), val_accuracy (%), samples seen;
+        then `prefix_`, `train_` and `val_` seconds (`_s`), measured (`_measured_j`) and estimated
+        (`_estimated_j`) joules; NaN where there is no such value. A cached prefix is paid in the
+        first epoch's row.
+        """
+        import pandas as pd
+
+        rows = [row for stage in self.stages for row in stage.rows]
+        return pd.DataFrame(rows, columns=[*OUTCOME, *COST]).astype({c: float for c in COST})
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained, patience included, summed over stages."""
+        return sum(len(stage.rows) for stage in self.stages)
+
+    def total(self, unit: str = "s", regions: tuple[str, ...] = REGIONS) -> float | None:
+        """Seconds ("s") or joules ("measured_j", "estimated_j") of the regions; None if never recorded."""
+        amounts = [
+            row[key]
+            for stage in self.stages
+            for row in stage.rows
+            for key in (f"{r}_{unit}" for r in regions)
+            if key in row
+        ]
+        return sum(amounts) if amounts else None

@@ -1,0 +1,195 @@
+"""A frozen prefix needs computing only once.
+
+The stage loop reads its batches from a `Source`. Where a stage is fed by frozen blocks, their output
+on the training and validation images is computed once and kept (`PrefixCache`), so that the stage's
+epochs cost its own work only; with augmented images, or on request, it is recomputed batch by batch.
+Both give the same bits, because a prefix is always applied to batches of the same size: the rounding
+of a matrix product may depend on the number of its rows, not on their order.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from .clock import Clock
+from .data import Data, batches
+from .errors import InvalidInput
+
+log = logging.getLogger("bpfree")
+VALIDATION_BATCH = 1024
+SHARE_OF_FREE_MEMORY = 0.5
+
+
+class PrefixCache:
+    """Outputs of the frozen prefix, extended from stage to stage as the prefix grows.
+
+    Args:
+        data: images and labels, on the training device.
+        batch_size: of training.
+        mode: "auto", True or False, as in `bpfree.train`.
+        autocast: the context that forward passes run in.
+        budget: bytes that may be held in memory; default half of what is free.
+
+    Raises:
+        InvalidInput: an unknown mode, or True with augmented inputs.
+    """
+
+    def __init__(
+        self, data: Data, batch_size: int, device, mode: bool | str, autocast, budget: int | None = None
+    ):
+        if mode not in ("auto", True, False):
+            raise InvalidInput(f"cache={mode!r}: use 'auto', True or False")
+        if mode is True and data.augment is not None:
+            raise InvalidInput(
+                f"cache=True, but the images of {data.name!r} are augmented, so their features change every "
+                "epoch: use cache='auto' or cache=False, or data without augmentation"
+            )
+        self.data, self.device, self.autocast, self.budget = data, device, autocast, budget
+        self.batch_size = min(batch_size, len(data.x_train))
+        self.enabled = mode is not False and data.augment is None
+        self._clear()
+
+    def __enter__(self) -> "PrefixCache":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.modules: tuple[nn.Module, ...] = ()
+        self.train, self.val, self.kind = self.data.x_train, self.data.x_val, "images"
+
+    def source(self, stage, clock: Clock) -> "Source":
+        """What `stage` reads its batches from; fills the cache if that is how its prefix is served."""
+        prefix = tuple(stage.prefix)
+        for module in prefix:
+            module.eval()
+        moving = {id(p) for group in stage.groups for p in group.parameters}
+        if any(id(p) in moving for module in self.modules for p in module.parameters()):
+            self._clear()  # a later stage moves what was frozen: its old output is stale
+        if prefix and self.enabled:
+            if prefix[: len(self.modules)] != self.modules:
+                self._clear()
+            self._extend(prefix)
+            return Source(self, self.train, self.val, (), clock, self.kind)
+        if prefix:
+            note = "prefix recomputed: " + ("inputs are augmented" if self.data.augment else "cache=False")
+            log.info("stage %s: %s", stage.name, note)
+            return Source(self, self.data.x_train, self.data.x_val, prefix, clock, "recomputed", note)
+        return Source(self, self.data.x_train, self.data.x_val, (), clock, "images")
+
+    @torch.no_grad()
+    def _extend(self, prefix: tuple[nn.Module, ...]) -> None:
+        """Apply the modules that are new since the last stage to what is cached."""
+        new = prefix[len(self.modules) :]
+        if not new:
+            return
+        self.kind = "cached in memory"  # unless a part of it exceeds the budget
+        self.train = self._fill(self.train, new, self.batch_size)
+        self.val = self._fill(self.val, new, VALIDATION_BATCH)
+        self.modules = prefix
+
+    def _fill(self, x: Tensor, modules: Sequence[nn.Module], batch_size: int) -> Tensor:
+        out = None
+        for rows, fresh in windows(len(x), batch_size):
+            with self.autocast:
+                h = apply(modules, x[rows].to(self.device))
+            if out is None:
+                out = self._allocate((len(x), *h.shape[1:]), h.dtype)
+            out[rows.start + fresh : rows.stop] = h[fresh:]
+        return out
+
+    def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = torch.Size(shape).numel()
+        budget = SHARE_OF_FREE_MEMORY * free_memory(self.device) if self.budget is None else self.budget
+        if size * dtype.itemsize <= budget:
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        self.kind = "cached on disk"
+        log.info(
+            "prefix of %d bytes exceeds the memory budget of %d: cached on disk",
+            size * dtype.itemsize,
+            budget,
+        )
+        return mapped(size, dtype).view(shape)
+
+
+class Source:
+    """The batches of one stage: its inputs and labels, whether cached or computed as they come.
+
+    Attributes:
+        size, val_size: samples to train on and to validate on.
+        batch_size, batches: of a shuffled epoch; a short last batch is left out.
+        kind: "images", "cached in memory", "cached on disk" or "recomputed".
+        note: why a prefix is recomputed, for the progress bar.
+    """
+
+    def __init__(self, cache: PrefixCache, train, val, prefix, clock: Clock, kind: str, note: str = ""):
+        self.cache, self.train, self.val, self.prefix, self.clock = cache, train, val, prefix, clock
+        self.kind, self.note = kind, note
+        self.labels = cache.data.y_train.to(train.device)  # the cache may lie on another device
+        self.size, self.val_size = len(train), len(val)
+        self.batch_size = cache.batch_size
+        self.batches = self.size // self.batch_size
+
+    def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches in an order drawn from `generator`, which also draws their augmentation."""
+        augment = self.cache.data.augment
+        for x, labels in batches(self.train, self.labels, self.batch_size, generator, augment=augment):
+            yield self._features(x), labels.to(self.cache.device)
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every training sample once, unaugmented."""
+        for rows, fresh in windows(self.size, self.batch_size):
+            inputs = self._features(self.train[rows])
+            yield inputs[fresh:], self.cache.data.y_train[rows][fresh:]
+
+    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows, fresh in windows(self.val_size, VALIDATION_BATCH):
+            yield self._features(self.val[rows])[fresh:], self.cache.data.y_val[rows][fresh:]
+
+    def _features(self, x: Tensor) -> Tensor:
+        x = x.to(self.cache.device)
+        if not self.prefix:
+            return x
+        with self.clock.prefix_work(), torch.no_grad(), self.cache.autocast:
+            return apply(self.prefix, x)
+
+
+def windows(n: int, size: int) -> Iterator[tuple[slice, int]]:
+    """Slices of equal length that cover 0..n-1 in order, and how many rows of each came before.
+
+    The last one reaches back into its neighbour instead of being short, so that a prefix always sees
+    batches of one size.
+    """
+    size = min(size, n)
+    for start in range(0, n, size):
+        begin = min(start, n - size)
+        yield slice(begin, begin + size), start - begin
+
+
+def apply(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def mapped(size: int, dtype: torch.dtype) -> Tensor:
+    """A tensor in a file without a name: the system frees it with the tensor, even after a crash."""
+    with tempfile.NamedTemporaryFile(prefix="bpfree-cache-", delete=False) as file:
+        path = Path(file.name)
+    try:
+        return torch.from_file(str(path), shared=True, size=size, dtype=dtype)
+    finally:
+        path.unlink()

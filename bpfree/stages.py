@@ -1,0 +1,126 @@
+"""What a stage is, and one step of it."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .errors import choose
+
+OPTIMISERS = ("adam", "adamw", "sgd")
+
+
+def cooldown(epoch: int, cap: int, shift: int = 0) -> float:
+    """Constant, then linearly down in the second half: 2(1 + E − e)/E for e > E/2, e counted from 0.
+
+    Loewe's Forward-Forward code; its last epoch has 4/E. With shift=1 Spyra's, which counts from 1.
+    """
+    e = epoch - 1 + shift
+    return 2.0 * (1 + cap - e) / cap if e > cap // 2 else 1.0
+
+
+#: name -> (epoch counted from 1, cap) -> factor on the rate
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "constant": lambda epoch, cap: 1.0,
+    "step": lambda epoch, cap: 0.1 ** ((epoch - 1) // 20),  # Gong's Mono-Forward code
+    "cooldown": cooldown,
+    "cooldown_thesis": lambda epoch, cap: cooldown(epoch, cap, shift=1),
+}
+MADE_FOR_THE_CAP = ("cooldown", "cooldown_thesis")  # early stopping may not cut these short
+
+
+@dataclass
+class Group:
+    """Parameters that move together, with their own rate and decay."""
+
+    parameters: Sequence[nn.Parameter]
+    lr: float
+    weight_decay: float = 0.0
+
+
+@dataclass
+class Stage:
+    """One step of a training algorithm.
+
+    A stage is either descended (it has `losses` and `groups`) or solved (it has `accumulate` and
+    `solve`: one pass over the training data in order, no optimiser, no stopping).
+
+    Attributes:
+        name: what progress bars, histories and errors call it.
+        losses: `losses(inputs, labels, generator)` yields scalar losses one by one; the loop runs
+            backward on each as it comes, so the graph of one is freed before the next is built.
+            inputs: (B, ...) what the prefix puts out; labels: (B,); chance comes from `generator`.
+        groups: the parameters that may move; all others are frozen while the stage lasts.
+        readout: inputs (B, ...) -> class scores (B, classes); validates the stage. None: unvalidated.
+        prefix: frozen modules, in order, that turn an image into this stage's input (in eval mode).
+        optimiser: "adam", "adamw" or "sgd".
+        momentum: of "sgd".
+        epochs: this stage's own cap; the smaller of it and `train(max_epochs=...)` counts.
+        schedule: a name in `SCHEDULES`: the factor on every group's rate. Under a cooldown, which is made
+            for the whole cap, early stopping does not cut the stage short.
+        stream: names the random stream of its batches; stages of two algorithms with the same one see
+            the same batches. Default: the stage's name.
+        accumulate, solve: of a solved stage.
+    """
+
+    name: str
+    losses: Callable[[Tensor, Tensor, torch.Generator], Iterator[Tensor]] | None = None
+    groups: Sequence[Group] = ()
+    readout: Callable[[Tensor], Tensor] | None = None
+    prefix: Sequence[nn.Module] = ()
+    optimiser: str = "adamw"
+    momentum: float = 0.9
+    epochs: int | None = None
+    schedule: str = "constant"
+    stream: str = ""
+    accumulate: Callable[[Tensor, Tensor], None] | None = None
+    solve: Callable[[], None] | None = None
+
+
+def step(
+    stage: Stage,
+    optimiser: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    autocast: AbstractContextManager | None = None,
+) -> Tensor:
+    """One update: backward on each loss as the stage yields it, then one optimiser step.
+
+    Returns the sum of the losses, detached, on the device (so that nothing waits for it).
+    """
+    autocast = autocast or nullcontext()
+    losses = stage.losses(inputs, labels, generator)
+    total = None
+    while True:
+        with autocast:  # forward only: the backward pass runs outside autocast, as torch advises
+            loss = next(losses, None)
+        if loss is None:
+            break
+        loss.backward()
+        total = loss.detach() if total is None else total + loss.detach()
+        del loss  # else this graph would live until the next one is built
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return total
+
+
+def make_optimiser(stage: Stage) -> torch.optim.Optimizer:
+    """The stage's optimiser over its groups, fused where the device has the kernel."""
+    kind = choose("optimiser", stage.optimiser, OPTIMISERS)
+    groups = [
+        {"params": list(g.parameters), "lr": g.lr, "weight_decay": g.weight_decay} for g in stage.groups
+    ]
+    fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
+    if kind == "sgd":
+        return torch.optim.SGD(groups, momentum=stage.momentum, fused=fused)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](groups, fused=fused)
+
+
+def stream(*key, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by the hash of `key`, such as (seed, parameter name)."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little", signed=True))

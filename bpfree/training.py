@@ -1,0 +1,329 @@
+"""Stages, and the one loop that trains them all.
+
+A training algorithm is an ordered list of stages. A stage says which parameters may move, which
+losses move them, which read-out validates it, and which frozen prefix of the network feeds it.
+Everything else is here and is shared: batches, optimiser, stopping, restoring the best weights,
+the prefix cache, timing and metering, progress. So no algorithm has a fast path that another
+could not have had.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .clock import Clock
+from .data import Data
+from .errors import InvalidInput, TrainingDiverged, choose
+from .history import History, StageHistory
+from .prefix import PrefixCache, Source
+from .progress import Progress
+from .stages import MADE_FOR_THE_CAP, SCHEDULES, Stage, make_optimiser, step, stream
+
+DEFAULT_CAP = 100  # epochs per stage where nobody says otherwise
+PRECISIONS = ("fp32", "bf16")
+METRICS = ("val_accuracy", "val_loss")
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a stage ends and which epoch's weights it keeps.
+
+    Training stops `patience` epochs after the last epoch that improved `metric` by more than
+    `min_delta`; None never stops early. Kept are the weights and buffers of the earliest best
+    epoch by `restore` ("best": by `metric` itself) or those of the "last".
+    """
+
+    metric: str = "val_accuracy"
+    patience: int | None = 20
+    min_delta: float = 0.0
+    restore: str = "best"
+
+    def __post_init__(self):
+        choose("stopping metric", self.metric, METRICS)
+        choose("restore rule", self.restore, ("best", "last", *METRICS))
+        if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
+            raise InvalidInput(
+                f"patience={self.patience!r}: use a positive integer, or None to never stop early"
+            )
+
+
+def train(
+    algorithm,
+    data: Data,
+    *,
+    seed: int = 0,
+    max_epochs: int | None = None,
+    stopping: Stopping | None = None,
+    cache: bool | str = "auto",
+    precision: str = "fp32",
+    meter=None,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+    on_epoch: Callable[[nn.Module, Stage, dict], None] | None = None,
+) -> History:
+    """Train `algorithm` on `data`, stage by stage, from freshly initialised parameters.
+
+    Args:
+        algorithm: a `bpfree.algorithms` object; it is moved to `device` and trained in place.
+        data: from `bpfree.load`; only its training and validation parts are read.
+        seed: every parameter starts from (seed, its name); every epoch is shuffled by
+            (seed, stage, epoch). Same seed, machine, versions and threads: bit-identical results.
+        max_epochs: cap on the epochs of every stage (default: the stage's own, or 100).
+        stopping: the rule for every stage; default: validation accuracy, patience 20, best restored.
+        cache: "auto" computes a frozen prefix once per stage and keeps its output in memory, or on
+            disk beyond half of the free memory, and recomputes it for augmented inputs; True insists
+            on caching; False recomputes for every batch. Cached and recomputed are bit-identical.
+        precision: "fp32", or "bf16" for autocast.
+        meter: a running `bpfree.EnergyMeter`; each stage's and epoch's joules are recorded from it.
+        progress: show a bar over stages and one over batches (off with the variable TQDM_DISABLE=1).
+        device: default CUDA, else MPS, else CPU.
+        on_epoch: called as on_epoch(algorithm, stage, row) after every epoch of a descended stage, outside
+            the timed regions; row is the epoch's in the history.
+
+    Returns:
+        History: one row per stage and epoch, with losses, accuracies, seconds and joules.
+
+    Raises:
+        InvalidInput: data that do not fit the network, an unknown precision, cache or device.
+        TrainingDiverged: a loss became NaN or infinite; says stage, epoch and learning rate.
+    """
+    choose("precision", precision, PRECISIONS)
+    check_positive("max_epochs", max_epochs)
+    device = pick_device(device)
+    check_fit(algorithm, data)
+    algorithm.to(device)
+    algorithm.initialise(seed)
+    algorithm.prepare(data)
+    run = _Run(
+        algorithm=algorithm,
+        data=data.to(device),
+        device=device,
+        max_epochs=max_epochs,
+        stopping=stopping or Stopping(),
+        autocast=torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext(),
+        clock=Clock(device, meter),
+        history=History(algorithm.name, seed),
+        on_epoch=on_epoch or (lambda algorithm, stage, row: None),
+    )
+    try:
+        run.stages(cache, progress)
+    except TrainingDiverged as error:
+        error.history = run.history  # what was trained until then is not lost
+        raise
+    finally:
+        run.history.provenance = run.clock.provenance
+        algorithm.eval()
+        for parameter in algorithm.parameters():
+            parameter.requires_grad_(True)
+    return run.history
+
+
+@dataclass
+class _Run:
+    """One call of `train`: what its stages share."""
+
+    algorithm: nn.Module
+    data: Data
+    device: torch.device
+    max_epochs: int | None
+    stopping: Stopping
+    autocast: AbstractContextManager
+    clock: Clock
+    history: History
+    on_epoch: Callable[[nn.Module, Stage, dict], None]
+
+    def stages(self, cache: bool | str, progress: bool) -> None:
+        algorithm, stages = self.algorithm, self.algorithm.stages()
+        with (
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+            PrefixCache(self.data, algorithm.batch_size, self.device, cache, self.autocast) as prefixes,
+            Progress(algorithm.name, len(stages), enabled=progress) as bars,
+        ):
+            for number, stage in enumerate(stages, start=1):
+                freeze_all_but(algorithm, stage)
+                log = StageHistory(stage.name)
+                self.history.stages.append(log)
+                first = {"stage": stage.name, "epoch": 1}
+                bars.stage(stage.name)
+                with self.clock.region(first, "prefix"):
+                    source = prefixes.source(stage, self.clock)
+                log.prefix = source.kind
+                bars.note(source.note)
+                if stage.losses is None:
+                    self.solve(stage, source, log, first)
+                else:
+                    self.descend(stage, source, log, first, bars)
+                for parameter in algorithm.parameters():
+                    parameter.grad = None  # a finished stage keeps no gradients
+                algorithm.stages_finished.fill_(number)
+                bars.stage_done()
+
+    def descend(self, stage: Stage, source: Source, log: StageHistory, first: dict, bars: Progress) -> None:
+        """Epochs of gradient steps until the rule says stop; then the best weights are put back."""
+        cap = min(c for c in (stage.epochs, self.max_epochs, math.inf) if c is not None)
+        cap = DEFAULT_CAP if cap == math.inf else cap
+        patience = None if stage.schedule in MADE_FOR_THE_CAP else self.stopping.patience
+        optimiser = make_optimiser(stage)
+        watch = Best(self.stopping.metric, self.stopping.min_delta)
+        keep = Snapshot(self.algorithm, stage, self.stopping)
+        log.ended = "cap"
+        for epoch in range(1, cap + 1):
+            for group, settings in zip(optimiser.param_groups, stage.groups, strict=True):
+                group["lr"] = settings.lr * SCHEDULES[stage.schedule](epoch, cap)
+            row = first if epoch == 1 else {"stage": stage.name, "epoch": epoch}
+            row["lr"] = optimiser.param_groups[0]["lr"]
+            self.epoch(stage, source, optimiser, row, bars, cap)
+            if stage.readout is not None:
+                self.validate(stage, source, row)
+            log.rows.append(row)
+            if not (math.isfinite(row["train_loss"]) and math.isfinite(row.get("val_loss", 0.0))):
+                raise TrainingDiverged(stage.name, epoch, row["lr"])
+            keep.offer(row)
+            bars.epoch(row)
+            self.on_epoch(self.algorithm, stage, row)
+            watch.improved(row)
+            if patience is not None and epoch - watch.epoch >= patience:
+                log.ended = "patience"
+                break
+        log.restored = keep.restore(last=epoch)
+
+    def epoch(self, stage, source, optimiser, row: dict, bars: Progress, cap: int) -> None:
+        """One shuffled pass over the training data; order and chance are this stage's and epoch's own."""
+        key = (self.history.seed, stage.stream or stage.name, row["epoch"])
+        order, chance = stream(*key, "order"), stream(*key, "losses", device=self.device)
+        self.algorithm.train()
+        for module in stage.prefix:
+            module.eval()
+        with self.clock.region(row, "train"):
+            total = torch.zeros((), device=self.device)
+            for inputs, labels in source.shuffled(order):
+                total += step(stage, optimiser, inputs, labels, chance, self.autocast)
+                bars.batch(row["epoch"], cap, source.batches)
+            row["train_loss"] = total.item() / source.batches
+        row["samples"] = source.batches * source.batch_size
+
+    def solve(self, stage: Stage, source: Source, log: StageHistory, row: dict) -> None:
+        """A stage without descent: one pass in order, then the solution; metered like an epoch."""
+        self.algorithm.eval()
+        with self.clock.region(row, "train"), torch.no_grad():
+            for inputs, labels in source.in_order():
+                with self.autocast:
+                    stage.accumulate(inputs, labels)
+            stage.solve()
+        row["samples"] = source.size
+        if stage.readout is not None:
+            self.validate(stage, source, row)
+        log.rows.append(row)
+        log.ended, log.restored = "solved", 1
+
+    @torch.no_grad()
+    def validate(self, stage: Stage, source: Source, row: dict) -> None:
+        """Cross-entropy and accuracy (%) of the stage's read-out on the validation data."""
+        self.algorithm.eval()
+        with self.clock.region(row, "val"):
+            loss = correct = 0.0
+            for inputs, labels in source.validation():
+                with self.autocast:
+                    scores = stage.readout(inputs)
+                loss += nn.functional.cross_entropy(scores.float(), labels, reduction="sum")
+                correct += (scores.argmax(1) == labels).sum()
+            row["val_loss"] = loss.item() / source.val_size
+            row["val_accuracy"] = 100.0 * correct.item() / source.val_size
+
+
+class Best:
+    """The earliest best epoch so far by one metric."""
+
+    def __init__(self, metric: str, min_delta: float = 0.0):
+        self.metric, self.min_delta = metric, min_delta
+        self.sign = 1.0 if metric == "val_accuracy" else -1.0
+        self.value, self.epoch = -math.inf, 0
+
+    def improved(self, row: dict) -> bool:
+        if self.metric not in row:  # an unvalidated stage: its latest epoch counts as its best
+            self.epoch = row["epoch"]
+            return True
+        value = self.sign * row[self.metric]
+        if value <= self.value + self.min_delta:
+            return False
+        self.value, self.epoch = value, row["epoch"]
+        return True
+
+
+class Snapshot:
+    """The weights and buffers of the earliest best epoch, to be put back when the stage ends."""
+
+    def __init__(self, algorithm: nn.Module, stage: Stage, stopping: Stopping):
+        self.best = Best(stopping.metric if stopping.restore == "best" else stopping.restore)
+        self.live = [p for group in stage.groups for p in group.parameters] + list(algorithm.buffers())
+        self.kept: list[Tensor] = []
+        self.enabled = stopping.restore != "last"
+
+    @torch.no_grad()
+    def offer(self, row: dict) -> None:
+        """Keeps the current weights if this epoch is the best so far."""
+        if not (self.enabled and self.best.improved(row)):
+            return
+        if not self.kept:
+            self.kept = [tensor.clone() for tensor in self.live]
+        else:
+            torch._foreach_copy_(self.kept, self.live)
+
+    @torch.no_grad()
+    def restore(self, last: int) -> int:
+        """Puts the best weights back (or leaves the last ones); returns the epoch they come from."""
+        if not self.enabled:
+            return last
+        torch._foreach_copy_(self.live, self.kept)
+        return self.best.epoch
+
+
+def freeze_all_but(algorithm: nn.Module, stage: Stage) -> None:
+    """Only the stage's groups may receive gradients; checks that its prefix is not among them."""
+    moving = {id(p) for g in stage.groups for p in g.parameters}
+    frozen = {id(p) for module in stage.prefix for p in module.parameters()}
+    if moving & frozen:
+        raise InvalidInput(
+            f"stage {stage.name!r} moves parameters of its own frozen prefix: take them from one"
+        )
+    for parameter in algorithm.parameters():
+        parameter.requires_grad_(id(parameter) in moving)
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or CUDA, MPS, CPU in that order. Raises InvalidInput if it is not there."""
+    if device is None or device == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(kind)
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(
+            f"device {str(device)!r} cannot be used ({reason}): use 'cpu', 'cuda' or 'mps'"
+        ) from None
+    return device
+
+
+def check_fit(algorithm, data: Data) -> None:
+    model = algorithm.model
+    if model.inputs != data.features:
+        raise InvalidInput(
+            f"the network takes {model.inputs} inputs but an image of {data.name!r} has {data.features} "
+            f"numbers: build it with an input of {data.features}"
+        )
+    if model.classes != data.classes:
+        raise InvalidInput(
+            f"the network has {model.classes} classes but {data.name!r} has {data.classes}: "
+            f"build it with classes={data.classes}"
+        )
+
+
+def check_positive(name: str, value: int | None) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InvalidInput(f"{name}={value!r}: use a positive integer")

@@ -1,0 +1,87 @@
+"""What several test modules share: small data, the arms by name, and comparisons to the last bit."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+
+from bpfree.algorithms import ALGORITHMS, Algorithm
+from bpfree.data import Data
+from bpfree.history import OUTCOME, History
+from bpfree.models import MLP
+
+ARMS = ("bp", "bp_ds", "mf", "mf_interleaved", "mf_joint", "mf_sequential_joint")
+
+
+def toy(n=70, val=30, test=20, shape=(1, 3, 4), classes=3, seed=0, **changes) -> Data:
+    """Overlapping Gaussian clouds, one a class: learnable, but not separable."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, *shape, generator=generator)
+    parts = {}
+    for split, count in (("train", n), ("val", val), ("test", test)):
+        y = torch.arange(count) % classes
+        parts[f"x_{split}"] = centres[y] + 1.5 * torch.randn(count, *shape, generator=generator)
+        parts[f"y_{split}"] = y
+    channels = shape[0]
+    constants = {"mean": (0.0,) * channels, "std": (1.0,) * channels, "sha256": "0" * 64}
+    return Data(**{"name": "toy", "classes": classes, **parts, **constants, **changes})
+
+
+def arm(name: str, widths=(12, 8, 7, 6), classes=3, **options) -> Algorithm:
+    """An arm of the study on a small MLP."""
+    cls, choices = ALGORITHMS[name]
+    return cls(MLP(list(widths), classes=classes), **{"batch_size": 16, **choices, **options})
+
+
+def weights(algorithm: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers as they are now."""
+    return {name: value.detach().clone() for name, value in algorithm.state_dict().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    """Whether two sets of weights agree in names and in every bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def outcome(history: History, *without: str) -> list[dict]:
+    """What was computed, epoch by epoch, without what it cost."""
+    return [
+        {key: row[key] for key in OUTCOME if key not in without} for s in history.stages for row in s.rows
+    ]
+
+
+class ScriptedMeter:
+    """A meter whose windows report one reading after the other, from a list or for ever the same."""
+
+    def __init__(self, *readings: tuple[float | None, float | None]):
+        self.readings = list(readings)
+        self.names: list[str] = []
+
+    @contextmanager
+    def window(self, name: str):
+        self.names.append(name)
+        opened = SimpleNamespace()
+        yield opened
+        measured, estimated = self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+        opened.reading = SimpleNamespace(measured_j=measured, estimated_j=estimated, provenance="scripted")
+
+
+def losses_of(stage, x, y, seed=0) -> list[torch.Tensor]:
+    """The losses of a stage, all alive at once, which the training loop never has them."""
+    return list(stage.losses(x, y, torch.Generator().manual_seed(seed)))
+
+
+def central_differences(loss, parameter: torch.Tensor, h: float = 1e-6) -> torch.Tensor:
+    """∂loss/∂parameter, entry by entry: (loss(θ + h) − loss(θ − h)) / 2h; the parameter must be float64."""
+    gradient = torch.empty_like(parameter)
+    flat, out = parameter.data.view(-1), gradient.view(-1)
+    for k in range(len(flat)):
+        value = flat[k].item()
+        sides = []
+        for shifted in (value + h, value - h):
+            flat[k] = shifted
+            with torch.no_grad():
+                sides.append(loss())
+        flat[k] = value
+        out[k] = (sides[0] - sides[1]) / (2 * h)
+    return gradient

@@ -1,0 +1,112 @@
+"""Regions of seconds and joules add up, and prefix work goes to its own account."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import ScriptedMeter, arm, toy
+
+from bpfree.clock import Clock
+from bpfree.training import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def hand(monkeypatch):
+    """The clock's time, moved by hand: `hand.now += 2.0`."""
+    moved = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("bpfree.clock.time", SimpleNamespace(perf_counter=lambda: moved.now))
+    return moved
+
+
+def test_a_region_adds_its_seconds_and_joules_to_the_row(hand):
+    row, clock = {}, Clock(CPU, ScriptedMeter((6.0, 8.0), (1.0, 2.0)))
+    for seconds in (2.0, 3.0):
+        with clock.region(row, "train"):
+            hand.now += seconds
+        hand.now += 50.0  # outside any region
+    assert row == {"train_s": 5.0, "train_measured_j": 7.0, "train_estimated_j": 10.0}
+    assert clock.provenance == "scripted"
+    assert clock.meter.names == ["train", "train"]
+
+
+def test_prefix_work_is_moved_with_its_share_of_the_joules(hand):
+    row, clock = {"prefix_s": 0.5}, Clock(CPU, ScriptedMeter((40.0, 80.0)))
+    with clock.region(row, "train"):
+        hand.now += 5.0
+        for _ in range(3):
+            with clock.prefix_work():
+                hand.now += 1.0
+    # 8 seconds in all, 3 of them in the prefix
+    expected = {"train_s": 5.0, "train_measured_j": 25.0, "train_estimated_j": 50.0}
+    expected |= {"prefix_s": 3.5, "prefix_measured_j": 15.0, "prefix_estimated_j": 30.0}
+    assert row == pytest.approx(expected)
+
+
+def test_prefix_work_of_one_region_is_not_charged_to_the_next(hand):
+    row, clock = {}, Clock(CPU)
+    with clock.region(row, "train"), clock.prefix_work():
+        hand.now += 1.0
+    with clock.region(row, "val"):
+        hand.now += 2.0
+    assert row == {"train_s": 0.0, "prefix_s": 1.0, "val_s": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("meter", "keys"),
+    [
+        (None, {"val_s"}),
+        (ScriptedMeter((None, 3.0)), {"val_s", "val_estimated_j"}),
+        (ScriptedMeter((3.0, None)), {"val_s", "val_measured_j"}),
+    ],
+)
+def test_joules_that_nobody_read_are_absent_and_not_zero(meter, keys):
+    row = {}
+    with Clock(CPU, meter).region(row, "val"):
+        pass
+    assert row.keys() == keys
+
+
+def test_every_epoch_has_its_regions_and_the_totals_are_their_sums():
+    # Three stages: each opens a window for its prefix and two an epoch.
+    meter = ScriptedMeter((2.0, 4.0))
+    history = train(arm("mf"), toy(), max_epochs=2, meter=meter, progress=False)
+    assert meter.names == 3 * ["prefix", "train", "val", "train", "val"]
+    assert history.provenance == "scripted"
+    assert history.total("measured_j") == pytest.approx(15 * 2.0)
+    assert history.total("estimated_j") == pytest.approx(15 * 4.0)
+    assert history.total("measured_j", ("val",)) == pytest.approx(6 * 2.0)
+    frame = history.frame()
+    assert history.total("s") == pytest.approx(frame[["prefix_s", "train_s", "val_s"]].sum().sum())
+    # A cached prefix is paid once, in the stage's first row.
+    assert frame["prefix_s"].notna().tolist() == 3 * [True, False]
+
+
+def test_a_recomputed_prefix_is_paid_in_every_epoch():
+    meter = ScriptedMeter((2.0, 4.0))
+    history = train(arm("mf"), toy(), max_epochs=2, cache=False, meter=meter, progress=False)
+    frame = history.frame()
+    assert (frame.loc[frame["stage"] != "layer 1", ["prefix_s", "prefix_measured_j"]] > 0).all(axis=None)
+    assert history.total("measured_j") == pytest.approx(15 * 2.0)  # moved, not added
+    assert history.total("measured_j", ("train",)) < 6 * 2.0
+
+
+def test_without_a_meter_there_are_seconds_and_no_joules():
+    history = train(arm("bp"), toy(), max_epochs=1, progress=False)
+    assert history.total("s") > 0
+    assert history.total("measured_j") is None
+    assert history.provenance is None
+    assert history.frame()["train_measured_j"].isna().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_cuda_prefix_work_is_timed_by_the_device():
+    device = torch.device("cuda")
+    row, clock, x = {}, Clock(device), torch.randn(4096, 4096, device=device)
+    with clock.region(row, "train"):
+        with clock.prefix_work():
+            for _ in range(20):
+                x = x @ x.sign() / 4096
+        x.sum()
+    assert row["prefix_s"] > 0.5 * (row["prefix_s"] + row["train_s"])
