@@ -1,0 +1,254 @@
+"""Tidy records in, figures out. Nothing here trains; only `draw_gallery` reads files.
+
+One look for all: a colour and a marker per algorithm (`labels`), units on every axis, and the
+provenance of every joule printed in the picture.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from .labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
+
+STYLE = {
+    "figure.dpi": 110,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.hashsalt": "bpfree",  # the same figure is the same bytes
+    "svg.fonttype": "none",
+}
+WIDTH = 7.2  # inches: a text column
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook; pyplot is not involved, so nothing is left open."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def _figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) -> tuple[Figure, np.ndarray]:
+    with mpl.rc_context(STYLE):
+        figure = Picture(figsize=(WIDTH, height), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def images(x: Tensor, labels: Tensor, *, per_class: int = 5) -> Figure:
+    """The first images of the first ten classes, a class per column. x: (N, C, H, W); labels: (N,)."""
+    classes = sorted(set(labels.tolist()))[:10]
+    first = torch.stack([x[labels == c][:per_class] for c in classes], dim=1)
+    return pictures([("", row) for row in first], titles=classes)
+
+
+def pictures(rows: Sequence[tuple[str, Tensor]], titles: Sequence[object] = ()) -> Figure:
+    """Rows of images on one scale: (name of the row, images (n, C, H, W)); a title per column."""
+    columns = max(len(x) for _, x in rows)
+    figure, axes = _figure(columns=columns, rows=len(rows), height=WIDTH * len(rows) / columns + 0.25)
+    low, high = min(x.min().item() for _, x in rows), max(x.max().item() for _, x in rows)
+    for line, (name, x) in zip(axes, rows, strict=True):
+        line[0].text(-0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+        for ax in line:
+            ax.axis("off")
+        for ax, image in zip(line, x, strict=False):
+            ax.imshow(((image - low) / (high - low)).permute(1, 2, 0).cpu().numpy(), cmap="gray")
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title(str(title), fontsize=9)
+    return figure
+
+
+def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
+    """Validation loss (or accuracy) against passes over the data and against seconds, by algorithm.
+
+    epochs: as `bpfree.store.epochs` gives it, of one data set. A line per run; the marker is the epoch whose
+    weights a stage kept. A sequential algorithm's line starts anew with every stage, because each stage has
+    a read-out of its own.
+    """
+    figure, (axes,) = _figure(columns=2, sharey=True)
+    title = {"val_loss": "validation cross-entropy (nats)", "val_accuracy": "validation accuracy (%)"}[metric]
+    for ax, x, label in zip(axes, ("pass", "elapsed_s"), ("passes over the data", "seconds"), strict=True):
+        for name in _present(epochs):
+            runs = epochs[epochs["algorithm"] == name]
+            for _, part in runs.groupby(["seed", "stage"], sort=False):
+                ax.plot(part[x], part[metric], color=COLOURS[name], lw=1, alpha=0.55)
+            kept = runs[runs["kept"]]
+            ax.plot(kept[x], kept[metric], MARKERS[name], color=COLOURS[name], ms=5, label=LABELS[name])
+        ax.set_xlabel(label)
+    axes[0].set_ylabel(title)
+    axes[0].legend()
+    if metric == "val_loss":
+        axes[0].set_yscale("log")
+    figure.suptitle(_title(epochs), fontsize=9)
+    return figure
+
+
+def bill(records: pd.DataFrame) -> Figure:
+    """What each algorithm reached and what it cost: test accuracy, seconds, joules; one point per run.
+
+    records: as `bpfree.records` gives it, of one data set and one machine.
+    """
+    finished = records[records["status"] == "finished"]
+    measured = (finished["metric"] == "total_measured_j").any()
+    energy = "total_measured_j" if measured else "total_estimated_j"
+    panels = {"test_accuracy": "test accuracy (%)", "total_s": "time (s)", energy: "energy (J)"}
+    figure, (axes,) = _figure(columns=3, height=2.4)
+    present = _present(finished)
+    for ax, (metric, label) in zip(axes, panels.items(), strict=True):
+        for position, name in enumerate(present):
+            values = finished.loc[(finished["metric"] == metric) & (finished["algorithm"] == name), "value"]
+            ax.bar(position, values.mean(), color=COLOURS[name], alpha=0.35, width=0.6)
+            ax.plot([position] * len(values), values, MARKERS[name], color=COLOURS[name], ms=5)
+        ax.set_xticks(range(len(present)), [LABELS[name] for name in present])
+        ax.grid(visible=False, axis="x")
+        ax.set_title(label, fontsize=9)
+        if metric == "test_accuracy":  # differences of a point matter, and a bar from 0 would hide them
+            values = finished.loc[finished["metric"] == metric, "value"]
+            margin = max(values.max() - values.min(), 1.0)
+            ax.set_ylim(values.min() - margin, values.max() + margin)
+    provenance = ", ".join(finished.loc[finished["metric"] == energy, "provenance"].dropna().unique())
+    figure.supxlabel(f"energy {provenance}", fontsize=7)
+    figure.suptitle(_title(finished), fontsize=9)
+    return figure
+
+
+def goodness(frame: pd.DataFrame) -> Figure:
+    """Histograms of goodness over its threshold, positive against negative, per layer and moment.
+
+    frame: columns layer, moment ("before", "after"), kind ("positive", "negative") and goodness, which is
+    g/θ: a layer that has learned puts positive data above 1 and negative data below.
+    """
+    import seaborn as sns
+
+    layers, moments = frame["layer"].unique(), frame["moment"].unique()
+    figure, axes = _figure(columns=len(layers), rows=len(moments), height=1.7 * len(moments))
+    palette = {"positive": "#0072B2", "negative": "#D55E00"}
+    for line, moment in zip(axes, moments, strict=True):
+        for ax, layer in zip(line, layers, strict=True):
+            part = frame[(frame["layer"] == layer) & (frame["moment"] == moment)]
+            sns.histplot(
+                part,
+                x="goodness",
+                hue="kind",
+                palette=palette,
+                bins=40,
+                element="step",
+                ax=ax,
+                legend=ax is axes[0, 0],
+            )
+            ax.axvline(1.0, color="black", lw=0.8, ls="--")
+            ax.set_title(f"layer {layer}, {moment} training", fontsize=9)
+            ax.set_xlabel("goodness / threshold")
+            ax.set_ylabel("images")
+    return figure
+
+
+def readouts(records: pd.DataFrame) -> Figure:
+    """Test accuracy of every read-out of every algorithm; one point per run.
+
+    records: as `bpfree.records` gives it, of one data set.
+    """
+    pattern = r"test_accuracy\[(.+)\]"
+    rows = records[records["metric"].str.fullmatch(pattern)]
+    rows = rows.assign(readout=rows["metric"].str.extract(pattern, expand=False))
+    names = list(rows["readout"].unique())
+    present = _present(rows)
+    figure, ((ax,),) = _figure(height=2.6)
+    for k, name in enumerate(present):
+        part = rows[rows["algorithm"] == name]
+        x = [names.index(r) + 0.7 * ((k + 0.5) / len(present) - 0.5) for r in part["readout"]]
+        ax.plot(x, part["value"], MARKERS[name], color=COLOURS[name], ms=5, alpha=0.8, label=LABELS[name])
+    ax.set_xticks(range(len(names)), names)
+    ax.set_ylabel("test accuracy (%)")
+    ax.legend(fontsize=8)
+    ax.set_title(_title(records), fontsize=9)
+    return figure
+
+
+def alignment(frame: pd.DataFrame) -> Figure:
+    """The angle between DFA's signal and the true gradient, per block, over the epochs of training.
+
+    frame: columns epoch, block, degrees. The dashed line is chance.
+    """
+    figure, ((ax,),) = _figure(height=2.4)
+    for marker, (block, part) in zip("osv^", frame.groupby("block"), strict=False):
+        ax.plot(part["epoch"], part["degrees"], f"-{marker}", ms=4, lw=1, label=block)
+    ax.axhline(90.0, color="black", lw=0.8, ls="--")
+    ax.set_xlabel("epochs of training the blocks")
+    ax.set_ylabel("angle (degrees)")
+    ax.legend()
+    return figure
+
+
+def reach(table: pd.DataFrame, title: str) -> Figure:
+    """Which loss reaches which parameter: filled where the gradient is not zero.
+
+    table: as `bpfree.gradient_reach` gives it.
+    """
+    figure, ((ax,),) = _figure(height=0.9 + 0.32 * len(table))
+    for i, (_, row) in enumerate(table.iterrows()):
+        for j, norm in enumerate(row):
+            colour = "#0072B2" if norm > 0 else "white"
+            ax.add_patch(
+                Rectangle((j - 0.45, i - 0.4), 0.9, 0.8, facecolor=colour, edgecolor="#888888", lw=0.6)
+            )
+    short = [_symbol(name) for name in table.columns]
+    ax.set_xticks(range(len(short)), short)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.set_xlim(-0.6, len(short) - 0.4)
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set_title(title, fontsize=9)
+    return figure
+
+
+def _symbol(parameter: str) -> str:
+    """A parameter's name in the notation of the chapters: model.blocks.0.linear.weight is W_1."""
+    letter = "b" if parameter.endswith("bias") else "M" if parameter.startswith("heads") else "W"
+    place = parameter.split(".")[1] if letter == "M" else str(int(parameter.split(".")[2]) + 1)
+    return f"${letter}_{{{place}}}$" if place.isdigit() else place
+
+
+def _present(frame: pd.DataFrame) -> list[str]:
+    return [name for name in ORDER if name in set(frame["algorithm"])]
+
+
+def _title(frame: pd.DataFrame) -> str:
+    arms = frame[["data", "architecture", "protocol"]].drop_duplicates()
+    seeds = frame["seed"].nunique()
+    where = "; ".join(f"{DATASETS.get(d, d)} {a}, protocol {p}" for d, a, p in arms.values)
+    return f"{where}; {seeds} seed{'s' if seeds > 1 else ''}"
+
+
+#: The gallery: name of the figure -> how it is drawn from `figures/data/<name>.csv`.
+GALLERY = {
+    "mf_learning_curves": learning_curves,
+}
+
+
+def draw_gallery(folder: Path) -> list[Path]:
+    """Redraws every figure of the gallery from the committed records in `folder`/data, without training.
+
+    The same records give the same bytes. Returns the paths written.
+    """
+    written = []
+    for name, draw in GALLERY.items():
+        path = Path(folder) / f"{name}.svg"
+        with mpl.rc_context(STYLE):
+            draw(pd.read_csv(path.parent / "data" / f"{name}.csv")).savefig(path, metadata={"Date": None})
+        written.append(path)
+    return written

@@ -1,0 +1,66 @@
+"""What a cost was measured on: hardware, threads and versions."""
+
+import functools
+import hashlib
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """Revision of the checkout this package runs from, with "+" if it was changed; None if there is none."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None
+
+
+def cpu_name() -> str:
+    """The processor's marketing name, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine(device: torch.device | str = "cpu") -> dict:
+    """The machine as plain values: `id` names the hardware, threads and versions that costs depend on."""
+    device = torch.device(device)
+    hardware = {
+        "cpu": cpu_name(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    digest = hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()
+    return {"id": digest[:12], **hardware, "bpfree": metadata.version("bpfree"), "git": git_revision()}
+
+
+def environment_line() -> str:
+    """One line for the end of a notebook: versions and hardware."""
+    m = machine("cuda" if torch.cuda.is_available() else "cpu")
+    where = m["accelerator"] or f"{m['cpu']}, cores {m['cores']}, threads {m['threads']}"
+    return f"bpfree {m['bpfree']}, torch {m['torch']}, Python {m['python']} on {m['system']}; {where}"

@@ -1,0 +1,235 @@
+"""Records on disk: content-addressed, written whole or not at all, read back as one tidy table."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from .errors import InvalidInput
+from .history import REGIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+FORMAT = 1  # of the files below; raised when a reader of the old form could not read the new one
+UNITS = {"accuracy": "%", "loss": "nats", "epochs": "epochs", "samples": "samples", "s": "s", "j": "J"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run: its outcome and, apart from it, what it cost on the machine that ran it.
+
+    Attributes:
+        key: the hash of the resolved experiment.
+        experiment: the resolved experiment as plain values.
+        status: "finished", or "failed" with `error`.
+        metrics: the outcome: `test_accuracy` (%), `test_loss`, the same by every other read-out
+            (`test_accuracy[sum]`), and `epochs` and `samples` trained.
+        history: one row per stage and epoch: losses, accuracies, rate.
+        cost: totals: `train_s`, `val_s`, `prefix_s`, `total_s`, and `..._measured_j`, `..._estimated_j`.
+        epoch_cost: seconds and joules of every epoch.
+        stages: per stage how its inputs came, how it ended, and the epoch that was restored.
+        machine: where it ran; costs of different machines must not be pooled.
+        provenance: how the joules were obtained.
+        error: why it failed; None if it did not.
+        folder: where it lies; None if it was not stored.
+    """
+
+    key: str
+    experiment: dict
+    status: str
+    metrics: dict
+    history: "pd.DataFrame"
+    cost: dict
+    epoch_cost: "pd.DataFrame"
+    stages: list[dict]
+    machine: dict
+    provenance: str | None = None
+    error: dict | None = None
+    folder: Path | None = None
+
+    def weights(self) -> "dict[str, Tensor]":
+        """The trained parameters and buffers by name. Raises InvalidInput if none were stored."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.folder / "weights.safetensors" if self.folder else None
+        if path is None or not path.exists():
+            stored = f"remove {self.folder} and run it again" if self.folder else "run it"
+            raise InvalidInput(f"record {self.key[:12]} has no weights: {stored} with keep_weights=True")
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InvalidInput(
+                f"{path} cannot be read ({error}): remove {self.folder} and run again"
+            ) from None
+
+
+class Store:
+    """A folder of records, one folder per key.
+
+    Args:
+        root: default `BPFREE_STORE`, else the user's data folder.
+    """
+
+    def __init__(self, root: str | os.PathLike | None = None):
+        root = root or os.environ.get("BPFREE_STORE") or platformdirs.user_data_path("bpfree") / "records"
+        self.root = Path(root).expanduser()
+
+    def __contains__(self, key: str) -> bool:
+        return (self.folder(key) / "record.json").exists()
+
+    def folder(self, key: str) -> Path:
+        return self.root / key[:2] / key
+
+    def __iter__(self) -> Iterator[str]:
+        """Every stored key, in a fixed order."""
+        for path in sorted(self.root.glob("??/*/record.json")):
+            yield path.parent.name
+
+    def write(self, record: Record, weights: "dict[str, Tensor] | None" = None) -> Record:
+        """Stores a record under its key; an earlier one of the same key stays as it is.
+
+        All files are written into a folder of another name, which is then renamed: a reader finds
+        a whole record or none.
+        """
+        target = self.folder(record.key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.root))
+        try:
+            record.history.to_parquet(draft / "history.parquet", index=False)
+            record.epoch_cost.to_parquet(draft / "cost.parquet", index=False)
+            if weights is not None:
+                from safetensors.torch import save_file
+
+                save_file(
+                    {name: w.detach().cpu().contiguous() for name, w in weights.items()},
+                    draft / "weights.safetensors",
+                )
+            scalars = {
+                name: getattr(record, name)
+                for name in (
+                    "key",
+                    "experiment",
+                    "status",
+                    "metrics",
+                    "cost",
+                    "stages",
+                    "machine",
+                    "provenance",
+                    "error",
+                )
+            }
+            (draft / "record.json").write_text(
+                json.dumps({"format": FORMAT, **scalars}, indent=1, allow_nan=True)
+            )
+            try:
+                os.rename(draft, target)
+            except OSError:
+                if record.key not in self:  # anything but "another process stored the same run first"
+                    raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return self.read(record.key)
+
+    def read(self, key: str) -> Record:
+        """The record of a key. Raises InvalidInput if there is none or its files cannot be read."""
+        import pandas as pd
+
+        folder = self.folder(key)
+        if key not in self:
+            raise InvalidInput(f"no record {key[:12]} in {self.root}: run the experiment first")
+        try:
+            scalars = json.loads((folder / "record.json").read_text())
+            if scalars.pop("format") != FORMAT:
+                raise InvalidInput(
+                    f"{folder} was written by another version: use another store, or remove it"
+                )
+            return Record(
+                **scalars,
+                history=pd.read_parquet(folder / "history.parquet"),
+                epoch_cost=pd.read_parquet(folder / "cost.parquet"),
+                folder=folder,
+            )
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            if isinstance(error, InvalidInput):
+                raise
+            raise InvalidInput(f"{folder} cannot be read ({error}): remove it and run again") from None
+
+
+FIELDS = ("algorithm", "data", "architecture", "seed", "protocol", "preset", "precision", "device")
+COLUMNS = ("key", *FIELDS, "status", "metric", "value", "unit", "provenance", "machine")
+
+
+def records(store: Store | str | os.PathLike | None = None) -> "pd.DataFrame":
+    """All records of a store as one tidy table; see `tidy`."""
+    store = store if isinstance(store, Store) else Store(store)
+    return tidy(store.read(key) for key in store)
+
+
+def tidy(records: Iterable[Record]) -> "pd.DataFrame":
+    """A row per run and metric.
+
+    Columns: key, algorithm, data, architecture, seed, protocol, preset, precision, device, status, then
+    metric, value, unit, provenance (of energies: how they were obtained) and machine (its id; costs of
+    different machines must not be pooled). Failed runs have a row with the metric "failed".
+    """
+    import pandas as pd
+
+    return pd.DataFrame([row for record in records for row in _rows(record)], columns=COLUMNS)
+
+
+def epochs(records: Iterable[Record]) -> "pd.DataFrame":
+    """A row per run, stage and epoch: the history beside its cost.
+
+    Columns: those of `tidy` that say which run it is, `History.frame`'s, and then `pass` (epochs since the
+    run began), `elapsed_s` (seconds since then, by the end of the epoch: prefix, training and validation)
+    and `kept` (whether this epoch's weights are the ones that the stage kept).
+    """
+    import pandas as pd
+
+    frames = []
+    for record in records:
+        frame = record.history.merge(record.epoch_cost, on=["stage", "epoch"])
+        restored = {stage["name"]: stage["restored"] for stage in record.stages}
+        frame = frame.assign(
+            **{"pass": range(1, len(frame) + 1)},
+            elapsed_s=frame[[f"{region}_s" for region in REGIONS]].fillna(0.0).sum(axis=1).cumsum(),
+            kept=frame["epoch"] == frame["stage"].map(restored),
+            provenance=record.provenance,
+            machine=record.machine["id"],
+        )
+        for position, name in enumerate(FIELDS):
+            frame.insert(position, name, record.experiment[name])
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _rows(record: Record) -> Iterator[dict]:
+    fixed = {"key": record.key, **{name: record.experiment[name] for name in FIELDS}, "status": record.status}
+    for metric, value in record.metrics.items():
+        yield {**fixed, "metric": metric, "value": value, "unit": unit(metric)}
+    for metric, value in record.cost.items():
+        provenance = record.provenance if metric.endswith("_j") else "wall clock"
+        yield {
+            **fixed,
+            "metric": metric,
+            "value": value,
+            "unit": unit(metric),
+            "provenance": provenance,
+            "machine": record.machine["id"],
+        }
+    if record.status == "failed":
+        yield {**fixed, "metric": "failed", "value": 1.0, "unit": ""}
+
+
+def unit(metric: str) -> str:
+    """The unit of a metric, from the last word of its name."""
+    return UNITS.get(metric.partition("[")[0].rpartition("_")[2], "")

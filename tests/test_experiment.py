@@ -1,0 +1,387 @@
+"""Experiments: names are checked at once, keys are the content, and what was run is not run again."""
+
+import json
+from dataclasses import FrozenInstanceError, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import ARMS, same
+from sklearn.metrics import accuracy_score, log_loss
+
+import bpfree
+from bpfree import experiment as module
+from bpfree.algorithms import ALGORITHMS, Algorithm
+from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
+from bpfree.experiment import Experiment, build, build_model, key_of, parse_architecture, run, trained
+from bpfree.machine import environment_line, machine
+from bpfree.models import MLP, CaFoCNN
+from bpfree.published import hyperparameters
+from bpfree.store import Store, records
+from bpfree.study import PROFILES
+from bpfree.training import Stopping, train
+
+SMALL = {"data": "digits", "architecture": "2x8", "max_epochs": 2, "device": "cpu"}
+STUB = SimpleNamespace(sha256="0" * 64, features=64, classes=10, shape=(1, 8, 8), name="digits")
+
+
+def small(algorithm="mf", **changes) -> Experiment:
+    return Experiment(algorithm, **{**SMALL, **changes})
+
+
+def key(experiment: Experiment, data=STUB) -> str:
+    return key_of(experiment.resolve(data))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return bpfree.load("digits", seed=0)
+
+
+@pytest.fixture(scope="module")
+def record(store):
+    """One run of Mono-Forward on the digits, two epochs a stage."""
+    return run(small(), store, progress=False)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(module, "train", refuse)
+
+
+# ---------------------------------------------------------------- the value
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"algorithm": "mf_interleavd"}, ("unknown algorithm", "did you mean 'mf_interleaved'", "bp, bp_ds")),
+        ({"data": "fashion-mnist"}, ("unknown data set", "did you mean 'fashion_mnist'", "digits, mnist")),
+        ({"protocol": "converge"}, ("unknown protocol", "did you mean 'convergence'")),
+        ({"preset": "thesys"}, ("unknown preset of mf", "did you mean 'thesis'", "2026, reference")),
+        ({"precision": "bf-16"}, ("unknown precision", "did you mean 'bf16'")),
+        ({"options": {"scedule": "sequential"}}, ("unknown option of mf", "did you mean 'schedule'")),
+        (
+            {"hyperparameters": {"learning_rate": 1}},
+            ("unknown option of mf 'learning_rate'", "lr, weight_decay"),
+        ),
+        ({"architecture": "2 by 8"}, ("architecture '2 by 8'", "'2x1000'", "'1000-500'", "'cnn'")),
+        ({"architecture": "0x8"}, ("architecture '0x8'",)),
+        ({"max_epochs": 0}, ("max_epochs=0",)),
+        ({"seed": -1}, ("seed=-1", "integer of 0 or more")),
+        ({"seed": 1.0}, ("seed=1.0",)),
+        ({"protocol": "published"}, ("no stopping rule for mf on digits 2x8",)),
+    ],
+)
+def test_names_and_values_that_cannot_be_are_refused_at_once(changes, says):
+    with pytest.raises((UnknownName, InvalidInput)) as raised:
+        Experiment(**{"algorithm": "mf", **SMALL, **changes})
+    assert all(word in str(raised.value) for word in says)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_experiment_is_a_frozen_value():
+    one, two = small(options={"predict_by": "sum"}), small(options={"predict_by": "sum"})
+    assert one == two
+    assert hash(one) == hash(two)
+    assert len({one, two, small()}) == 2
+    with pytest.raises(FrozenInstanceError):
+        one.seed = 3
+
+
+def test_the_key_is_the_content_and_not_its_spelling():
+    first, second = {"lr": 0.1, "weight_decay": 0.2}, {"weight_decay": 0.2, "lr": 0.1}
+    same_runs = [
+        (small(hyperparameters=first), small(hyperparameters=second)),
+        (small(hyperparameters=first), small(options=first)),
+        (small(), small(options={"predict_by": "last"})),  # a default, spelled out
+        (Experiment("mf", device="cpu"), Experiment("mf", architecture="2x256", device="cpu")),
+        (
+            Experiment("mf", device="cpu"),
+            Experiment("mf", max_epochs=100, device="cpu"),
+        ),  # the protocol's cap
+    ]
+    for one, two in same_runs:
+        assert key(one) == key(two)
+    assert len(key(small())) == 64
+    assert key_of(json.loads(json.dumps(small().resolve(STUB)))) == key(small())  # plain values only
+
+
+def test_the_key_changes_with_everything_that_decides_the_outcome(monkeypatch):
+    changes = [
+        {},
+        {"algorithm": "mf_interleaved"},
+        {"algorithm": "bp"},
+        {"seed": 1},
+        {"architecture": "2x9"},
+        {"architecture": "8-8-8"},
+        {"preset": "thesis"},
+        {"options": {"predict_by": "sum"}},
+        {"hyperparameters": {"lr": 0.5}},
+        {"hyperparameters": {"batch_size": 64}},
+        {"max_epochs": 3},
+        {"precision": "bf16"},
+        {"cache": False},
+    ]
+    keys = [key(small(**change)) for change in changes]
+    keys.append(key(small(), SimpleNamespace(sha256="1" * 64)))  # the same name, other pixels
+    monkeypatch.setattr(module, "TRAINING_VERSION", module.TRAINING_VERSION + 1)
+    keys.append(key(small()))
+    assert len(set(keys)) == len(changes) + 2
+
+
+def test_the_protocol_is_part_of_the_key():
+    common = {"algorithm": "mf", "data": "fashion_mnist", "device": "cpu"}
+    protocols = [
+        Experiment(protocol=protocol, **common).resolve(STUB) for protocol in ("published", "convergence")
+    ]
+    assert key_of(protocols[0]) != key_of(protocols[1])
+    assert protocols[0]["options"]["epochs"] == 12
+    assert protocols[0]["max_epochs"] is None
+    assert (protocols[1]["options"]["epochs"], protocols[1]["max_epochs"]) == (None, 100)
+
+
+def test_choices_take_precedence_from_the_general_to_the_particular():
+    options = Experiment("mf", "fashion_mnist", preset="2026", device="cpu").resolve(STUB)["options"]
+    assert options["input_projection"] is True  # the preset's choice over the default
+    assert options["optimiser"] == "adam"
+    published = dict(
+        hyperparameters(source="2026", algorithm="mf", data="fashion_mnist")[["parameter", "value"]].values
+    )
+    assert options["lr"] == published["lr"]  # published over the preset
+    own = Experiment(
+        "mf", "fashion_mnist", preset="2026", hyperparameters={"lr": 0.5}, options={"input_projection": False}
+    )
+    assert own.resolve(STUB)["options"]["lr"] == 0.5
+    assert own.resolve(STUB)["options"]["input_projection"] is False
+    # What makes the arm what it is stands above its preset.
+    reference = Experiment("mf", preset="reference", device="cpu").resolve(STUB)["options"]
+    assert (reference["schedule"], reference["lr_schedule"]) == ("sequential", "step")
+
+
+def test_architectures_are_the_papers_unless_given():
+    chosen = {
+        ("mf", "digits"): "2x256",
+        ("mf", "fashion_mnist"): "2x1000",
+        ("bp", "cifar10"): "3x2000",
+        ("cafo_rand", "mnist"): "cnn",
+        ("mf", "mine.npz"): "2x1000",
+    }
+    for (algorithm, data), architecture in chosen.items():
+        assert Experiment(algorithm, data).resolved_architecture == architecture
+    assert parse_architecture("3x20") == ("mlp", [20, 20, 20])
+    assert parse_architecture("30-20") == ("mlp", [30, 20])
+    assert parse_architecture("7") == ("mlp", [7])
+    assert parse_architecture("cnn") == ("cnn", [])
+    assert parse_architecture("cnn-8-16") == ("cnn", [8, 16])
+    assert build_model("cnn-8-16", STUB).features == [8 * 4 * 4, 16 * 2 * 2]
+    mlp = build_model("30-20", STUB)
+    assert isinstance(mlp, MLP)
+    assert (mlp.inputs, mlp.features, mlp.classes) == (64, [30, 20], 10)
+    assert isinstance(build_model("cnn", STUB), CaFoCNN)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_arm_can_be_built_and_says_what_it_is(name):
+    architecture = "cnn" if name.startswith("cafo") else "2x8"
+    resolved = Experiment(name, device="cpu", architecture=architecture).resolve(STUB)
+    algorithm = build(resolved, STUB)
+    assert isinstance(algorithm, Algorithm)
+    assert algorithm.stages()
+    assert name.startswith(algorithm.name)
+    assert name not in ARMS or algorithm.name == name  # one class, several arms: each has its own name
+
+
+def test_every_published_arm_can_be_built_under_its_own_protocol():
+    table = hyperparameters(source="thesis")
+    table = table[table["parameter"].str.startswith("stopping.") & table["algorithm"].isin(ALGORITHMS)]
+    arms = sorted({tuple(row) for row in table[["algorithm", "data", "architecture"]].values})
+    assert len(arms) >= 12
+    shapes = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
+    for algorithm, data, architecture in arms:
+        shape = shapes.get(data, (1, 28, 28))
+        stub = SimpleNamespace(
+            sha256="0" * 64,
+            shape=shape,
+            features=int(np.prod(shape)),
+            classes=100 if data == "cifar100" else 10,
+        )
+        resolved = Experiment(algorithm, data, architecture=architecture, protocol="published").resolve(stub)
+        with torch.device("meta"):  # shapes only
+            build(resolved, stub)
+        Stopping(**resolved["stopping"])
+
+
+def test_profiles_ask_for_what_exists():
+    assert set(PROFILES) == {"quick", "laptop", "paper"}
+    for profile in PROFILES.values():
+        for data in profile.datasets:
+            Experiment("mf", data, seed=profile.seeds[0], max_epochs=profile.max_epochs)
+    assert PROFILES["quick"].datasets == ("digits",)  # offline
+    assert PROFILES["paper"].max_epochs is None
+
+
+# ---------------------------------------------------------------- running it
+
+
+def test_a_run_is_recorded_with_outcome_cost_and_machine(record, store):
+    assert record.status == "finished"
+    assert record.key in store
+    assert record.metrics["epochs"] == 4
+    assert record.metrics["samples"] == record.history["samples"].sum() == 4 * 1280  # 1294 in batches of 128
+    assert record.history["stage"].tolist() == ["layer 1", "layer 1", "layer 2", "layer 2"]
+    assert [s["prefix"] for s in record.stages] == ["images", "cached in memory"]
+    kept = record.stages[1]["restored"]
+    assert record.metrics["val_accuracy"] == record.history["val_accuracy"][1 + kept]
+    total = sum(record.cost[f"{region}_s"] for region in ("prefix", "train", "val"))
+    assert record.cost["total_s"] == pytest.approx(total)
+    assert record.epoch_cost["train_s"].sum() == pytest.approx(record.cost["train_s"])
+    assert record.machine["threads"] == torch.get_num_threads()
+    assert record.experiment["data_sha256"] == bpfree.load("digits").sha256
+    assert "estimated" in record.provenance or "measured" in record.provenance
+
+
+def test_test_metrics_are_those_of_an_independent_computation(record, digits):
+    algorithm = trained(record, digits)
+    scores = algorithm.predict_all(digits.x_test)
+    for name, s in {"": scores["last"], "[last]": scores["last"], "[sum]": scores["sum"]}.items():
+        accuracy = 100 * accuracy_score(digits.y_test, s.argmax(1))
+        assert record.metrics[f"test_accuracy{name}"] == pytest.approx(accuracy, rel=1e-12)
+        loss = log_loss(digits.y_test, s.double().softmax(1))
+        assert record.metrics[f"test_loss{name}"] == pytest.approx(loss, rel=1e-5)
+    assert record.metrics["test_accuracy[layer 1]"] != record.metrics["test_accuracy[layer 2]"]
+
+
+def test_the_stored_weights_are_the_trained_ones(record, digits):
+    algorithm = build(record.experiment, digits)
+    train(algorithm, digits, seed=0, max_epochs=2, device="cpu", progress=False)
+    assert same(algorithm.state_dict(), record.weights())
+    again = trained(record, digits)
+    assert not again.training
+    assert torch.equal(again.predict(digits.x_test), algorithm.predict(digits.x_test))
+
+
+def test_the_second_run_reads_what_the_first_has_stored(record, store, no_training):
+    again = run(small(), store, progress=False)
+    assert (again.key, again.metrics, again.cost) == (record.key, record.metrics, record.cost)
+    run(small(options={"predict_by": "last"}), str(store.root))  # the same, spelled otherwise
+    with pytest.raises(AssertionError, match="trained again"):
+        run(small(seed=1), store)
+
+
+def test_another_training_version_is_another_run(record, store, monkeypatch, no_training):
+    monkeypatch.setattr(module, "TRAINING_VERSION", module.TRAINING_VERSION + 1)
+    with pytest.raises(AssertionError, match="trained again"):
+        run(small(), store)
+
+
+def test_test_data_cannot_influence_training(record, digits, tmp_path, monkeypatch):
+    poisoned = replace(digits, x_test=torch.full_like(digits.x_test, float("nan")))
+    monkeypatch.setattr(module, "_load", lambda *_: poisoned)
+    other = run(small(), tmp_path, progress=False)
+    assert other.key == record.key
+    assert same(other.weights(), record.weights())
+    assert other.history.equals(record.history)
+    assert other.metrics["test_loss"] != record.metrics["test_loss"]  # it is read in the end
+
+
+def test_test_data_are_read_once_and_after_training(digits, tmp_path, monkeypatch):
+    events = []
+    plain_train, plain_predict = module.train, Algorithm.predict_all
+    monkeypatch.setattr(module, "_load", lambda *_: digits)
+    monkeypatch.setattr(module, "train", lambda *a, **k: (plain_train(*a, **k), events.append("trained"))[0])
+
+    def predict_all(self, x):
+        events.append("test data" if x is digits.x_test else "other data")
+        return plain_predict(self, x)
+
+    monkeypatch.setattr(Algorithm, "predict_all", predict_all)
+    run(small("bp", max_epochs=1), tmp_path, progress=False)
+    assert events == ["trained", "test data"]
+
+
+def test_a_run_that_diverges_is_kept_as_failed_and_not_tried_again(tmp_path, monkeypatch):
+    diverging = small("bp", options={"optimiser": "sgd"}, hyperparameters={"lr": 1e30})
+    with pytest.raises(TrainingDiverged) as raised:
+        run(diverging, tmp_path, progress=False)
+    (stored,) = Store(tmp_path)
+    record = Store(tmp_path).read(stored)
+    assert record.status == "failed"
+    assert record.error == {"stage": "network", "epoch": 1, "lr": 1e30}
+    assert record.metrics == {}
+    assert len(record.history) == 1  # nothing is lost: what was trained until then
+    assert record.cost["train_s"] > 0
+    table = records(tmp_path).set_index("metric")
+    assert table.loc["failed", "value"] == 1.0
+    assert set(table["status"]) == {"failed"}
+    with pytest.raises(InvalidInput, match="has no weights"):
+        record.weights()
+
+    def refuse(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(module, "train", refuse)
+    with pytest.raises(TrainingDiverged) as again:
+        run(diverging, tmp_path, progress=False)
+    assert str(again.value) == str(raised.value)
+
+
+def test_an_interrupted_run_stores_nothing(tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(small(), tmp_path, progress=False)
+    assert list(Store(tmp_path)) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_are_left_out_on_request_and_then_said_to_be_missing(tmp_path, digits):
+    record = run(small("bp", max_epochs=1), tmp_path, progress=False, keep_weights=False)
+    with pytest.raises(InvalidInput, match="keep_weights=True"):
+        trained(record, digits)
+
+
+def test_a_users_own_data_are_known_by_their_content(tmp_path):
+    rng = np.random.default_rng(0)
+    path, x, y = tmp_path / "mine.npz", rng.random((60, 6)), np.arange(60) % 3
+    experiment = Experiment("bp", str(path), architecture="1x4", max_epochs=1, device="cpu")
+    keys = []
+    for images in (x, x, x + 1):
+        np.savez(path, x_train=images, y_train=y, x_test=images, y_test=y)
+        module._load.cache_clear()
+        keys.append(run(experiment, tmp_path / "store", progress=False).key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_the_machine_is_known_by_what_costs_depend_on(monkeypatch):
+    here = machine("cpu")
+    json.dumps(here)
+    assert (here["torch"], here["threads"]) == (torch.__version__, torch.get_num_threads())
+    assert (here["device"], here["accelerator"]) == ("cpu", None)
+    assert machine("cpu") == here
+    monkeypatch.setattr(torch, "get_num_threads", lambda: here["threads"] + 1)
+    assert machine("cpu")["id"] != here["id"]
+    monkeypatch.undo()
+    monkeypatch.setattr("bpfree.machine.git_revision", lambda: "another revision")
+    assert machine("cpu")["id"] == here["id"]  # the code is not the machine
+
+
+def test_the_line_under_a_notebook_names_versions_and_hardware():
+    line = environment_line()
+    assert "\n" not in line
+    assert torch.__version__ in line
+    assert "Python" in line

@@ -1,0 +1,270 @@
+"""Records on disk: whole or not there, read back as they were, and one tidy table of them."""
+
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from bpfree.errors import InvalidInput
+from bpfree.history import COST
+from bpfree.store import COLUMNS, FORMAT, Record, Store, epochs, records, unit
+
+KEY = "ab" + 62 * "0"
+OTHER = "cd" + 62 * "1"
+WEIGHTS = {"w": torch.arange(6.0).view(2, 3).T, "finished": torch.tensor(2)}  # transposed: not contiguous
+
+
+def record(key=KEY, **changes) -> Record:
+    fields = {
+        "key": key,
+        "experiment": {
+            "algorithm": "mf",
+            "data": "digits",
+            "architecture": "2x8",
+            "seed": 0,
+            "protocol": "convergence",
+            "preset": None,
+            "precision": "fp32",
+            "device": "cpu",
+            "options": {"lr": 0.1},
+        },
+        "status": "finished",
+        "metrics": {
+            "test_accuracy": 90.5,
+            "test_accuracy[sum]": 91.0,
+            "test_loss": 0.3,
+            "epochs": 3,
+            "samples": 9,
+        },
+        "history": pd.DataFrame(
+            {
+                "stage": ["layer 1", "layer 1", "layer 2"],
+                "epoch": [1, 2, 1],
+                "val_loss": [0.5, 0.4, float("nan")],
+            }
+        ),
+        "cost": {"train_s": 1.5, "train_measured_j": 3.0, "total_estimated_j": 4.0},
+        "epoch_cost": pd.DataFrame(
+            {
+                "stage": ["layer 1", "layer 1", "layer 2"],
+                "epoch": [1, 2, 1],
+                **{c: [1.0, 2.0, 4.0] for c in COST},
+            }
+        ),
+        "stages": [
+            {"name": "layer 1", "prefix": "images", "ended": "cap", "restored": 1},
+            {"name": "layer 2", "prefix": "cached in memory", "ended": "cap", "restored": 1},
+        ],
+        "machine": {"id": "0123456789ab", "cpu": "a processor"},
+        "provenance": "measured: a sensor",
+    }
+    return Record(**{**fields, **changes})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "not" / "there" / "yet")
+
+
+def test_what_is_written_is_what_is_read(store):
+    assert KEY not in store
+    assert list(store) == []
+    written = store.write(record(), WEIGHTS)
+    assert KEY in store
+    assert list(store) == [KEY]
+    for back in (written, store.read(KEY), Store(str(store.root)).read(KEY)):
+        for name, value in vars(record()).items():
+            if isinstance(value, pd.DataFrame):
+                pd.testing.assert_frame_equal(getattr(back, name), value)
+            elif name != "folder":
+                assert getattr(back, name) == value
+        assert back.folder == store.folder(KEY)
+        weights = back.weights()
+        assert weights.keys() == WEIGHTS.keys()
+        assert all(torch.equal(weights[name], WEIGHTS[name]) for name in weights)
+        assert all(weights[name].dtype == WEIGHTS[name].dtype for name in weights)
+
+
+def test_the_root_is_the_argument_or_the_variable_or_the_users_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("BPFREE_STORE", str(tmp_path / "variable"))
+    assert Store().root == tmp_path / "variable"
+    assert Store(tmp_path).root == tmp_path
+    monkeypatch.delenv("BPFREE_STORE")
+    assert Store().root.parts[-2:] == ("bpfree", "records")
+    assert Store("~/x").root == Path.home() / "x"
+
+
+@pytest.mark.parametrize(
+    ("breaks", "errors"),
+    [
+        ("history", (ValueError, TypeError)),  # what the library that fails raises
+        ("weights", (NotImplementedError, RuntimeError)),
+        ("scalars", TypeError),
+        ("rename", OSError),
+    ],
+)
+def test_a_record_that_fails_to_be_written_leaves_nothing(store, breaks, errors, monkeypatch):
+    store.write(record(OTHER))
+    changes, weights = {}, WEIGHTS
+    if breaks == "history":
+        changes["history"] = pd.DataFrame({"mixed": [1, "one"]})
+    elif breaks == "weights":
+        weights = {"w": torch.zeros(2, device="meta")}
+    elif breaks == "scalars":
+        changes["metrics"] = {"test_accuracy": object()}
+    else:
+
+        def full(*_):
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(errors):
+        store.write(record(**changes), weights)
+    assert KEY not in store
+    assert list(store) == [OTHER]
+    assert not [p for p in store.root.rglob("*") if p.name.startswith(".writing") or KEY in p.name]
+    monkeypatch.undo()
+    assert store.write(record()).metrics == record().metrics
+
+
+def test_nothing_is_visible_before_everything_is_written(store, monkeypatch):
+    """At the moment of renaming, the draft is whole and the key is not there."""
+    seen, rename = [], os.rename
+
+    def watch(draft, target):
+        seen.append((KEY in store, list(store), sorted(os.listdir(draft))))
+        rename(draft, target)
+
+    monkeypatch.setattr(os, "rename", watch)
+    store.write(record(), WEIGHTS)
+    files = ["cost.parquet", "history.parquet", "record.json", "weights.safetensors"]
+    assert seen == [(False, [], files)]
+
+
+def test_of_two_writers_of_one_key_the_first_stays(store):
+    first = store.write(record(metrics={"test_accuracy": 1.0}))
+    second = store.write(record(metrics={"test_accuracy": 2.0}), WEIGHTS)
+    assert first.metrics == second.metrics == {"test_accuracy": 1.0}
+    assert not (store.folder(KEY) / "weights.safetensors").exists()
+    assert [p.name for p in store.root.iterdir()] == ["ab"]  # no draft is left
+
+
+def test_writers_at_the_same_time_agree(store):
+    barrier, results = threading.Barrier(6), []
+
+    def write(value):
+        barrier.wait()
+        results.append(store.write(record(metrics={"test_accuracy": float(value)})).metrics)
+
+    threads = [threading.Thread(target=write, args=(value,)) for value in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 6
+    assert all(metrics == store.read(KEY).metrics for metrics in results)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("record.json", b'{"format": 1, "key'),
+        ("record.json", b"[]"),
+        ("record.json", b"\xff\xfe"),
+        ("record.json", json.dumps({"format": FORMAT, "colour": "red"}).encode()),
+        ("history.parquet", b"PAR1"),
+        ("cost.parquet", None),
+    ],
+)
+def test_an_unreadable_record_is_a_one_line_error_that_names_it(store, file, content):
+    path = store.write(record()).folder / file
+    path.unlink() if content is None else path.write_bytes(content)
+    for read in (lambda: store.read(KEY), lambda: records(store)):
+        with pytest.raises(InvalidInput) as raised:
+            read()
+        assert str(store.folder(KEY)) in str(raised.value)
+        assert "remove it and run again" in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_unreadable_weights_are_a_one_line_error_too(store):
+    written = store.write(record(), WEIGHTS)
+    (written.folder / "weights.safetensors").write_bytes(b"short")
+    with pytest.raises(InvalidInput, match=r"weights\.safetensors cannot be read") as raised:
+        written.weights()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_record_of_another_format_says_so(store):
+    path = store.write(record()).folder / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + 1}))
+    with pytest.raises(InvalidInput, match="written by another version: use another store"):
+        store.read(KEY)
+
+
+def test_what_is_not_there_is_said_to_be_missing(store):
+    with pytest.raises(InvalidInput, match=r"no record abababababab in .* run the experiment first"):
+        store.read("ab" * 32)
+    for without in (record(), store.write(record())):
+        with pytest.raises(InvalidInput, match="record ab0000000000 has no weights"):
+            without.weights()
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_the_table_is_tidy_with_units_and_provenance(store):
+    store.write(record())
+    store.write(record(OTHER, metrics={}, cost={"train_s": 1.0}, status="failed", error={"stage": "layer 1"}))
+    table = records(store)
+    assert table.columns.tolist() == list(COLUMNS)
+    assert len(table) == 5 + 3 + 1 + 1
+    assert not table.duplicated(["key", "metric"]).any()
+    mine = table[table["key"] == KEY].set_index("metric")
+    assert mine["value"].to_dict() == {**record().metrics, **record().cost}
+    units = {"test_accuracy": "%", "test_accuracy[sum]": "%", "test_loss": "nats", "epochs": "epochs"}
+    units |= {"samples": "samples", "train_s": "s", "train_measured_j": "J", "total_estimated_j": "J"}
+    assert mine["unit"].to_dict() == units
+    assert mine.loc["train_measured_j", "provenance"] == "measured: a sensor"
+    assert mine.loc["train_s", "provenance"] == "wall clock"
+    outcomes, costs = list(record().metrics), list(record().cost)
+    assert mine.loc[outcomes, "provenance"].isna().all()
+    assert (mine.loc[costs, "machine"] == "0123456789ab").all()
+    assert mine.loc[outcomes, "machine"].isna().all()  # an outcome is not the machine's
+    assert (mine["algorithm"] == "mf").all()
+    failed = table[table["key"] == OTHER]
+    assert set(failed["metric"]) == {"train_s", "failed"}
+    assert set(failed["status"]) == {"failed"}
+
+
+def test_an_empty_store_is_an_empty_table_of_the_same_columns(store):
+    assert records(store).empty
+    assert records(store).columns.tolist() == list(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"), [("val_s", "s"), ("prefix_estimated_j", "J"), ("failed", "")]
+)
+def test_a_unit_is_the_last_word_of_the_metric(metric, expected):
+    assert unit(metric) == expected
+
+
+def test_the_epochs_of_records_are_the_history_beside_its_cost():
+    second = record(OTHER, experiment={**record().experiment, "seed": 1})
+    frame = epochs([record(), second])
+    assert frame["seed"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert frame["pass"].tolist() == 2 * [1, 2, 3]
+    assert frame["elapsed_s"].tolist() == 2 * [3.0, 9.0, 21.0]  # three regions an epoch, summed up
+    assert frame["kept"].tolist() == 2 * [True, False, True]
+    assert frame["val_loss"].tolist()[:2] == [0.5, 0.4]
+    assert set(frame["machine"]) == {"0123456789ab"}
+
+
+def test_a_region_that_was_not_recorded_takes_no_time():
+    cost = record().epoch_cost.assign(prefix_s=[1.0, None, 4.0])
+    assert epochs([replace(record(), epoch_cost=cost)])["elapsed_s"].tolist() == [3.0, 7.0, 19.0]
