@@ -1,0 +1,188 @@
+"""The chapters as a batch: notebooks with declared parameters, executed by this interpreter."""
+
+import logging
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from tqdm import tqdm
+from traitlets import default
+
+from .errors import InvalidInput
+
+# ---------------------------------------------------------------- chapters and their parameters
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A notebook with one cell tagged `parameters`; its first cell is the title and then the question.
+
+    question: the paragraph below the title, Markdown.
+    parameters: name -> papermill's account of it: inferred_type_name, default (as source text), help.
+    """
+
+    path: Path
+    title: str
+    question: str
+    parameters: dict[str, dict] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def parse(self, name: str, text: str) -> object:
+        """The value that the text, as typed by the user, means for this parameter: YAML of the declared type.
+
+        Raises InvalidInput if it is of another type.
+        """
+        kind = self.parameters[name]["inferred_type_name"].partition("[")[0]
+        if kind == "str":
+            return text
+        try:
+            value = yaml.safe_load(text)
+            if kind == "float" and not isinstance(value, bool):
+                value = float(value)  # YAML 1.1 takes 1e-3 for a string
+        except (yaml.YAMLError, TypeError, ValueError):
+            value = text
+        if kind != "None" and type(value).__name__ != kind:  # "None" is what papermill calls undeclared
+            raise InvalidInput(f"parameter {name} of {self.name} takes a value of type {kind}, not {text!r}")
+        return value
+
+
+def find_chapters(folder: Path) -> list[Chapter]:
+    """A folder's notebooks NN_*.ipynb in order. Raises InvalidInput if there is none or one is broken."""
+    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not paths:
+        raise InvalidInput(f"no chapters NN_*.ipynb in {folder}: run this from a complete checkout")
+    chapters = []
+    for path in paths:
+        try:
+            first = nbformat.read(path, as_version=4).cells[0].source
+            parameters = papermill.inspect_notebook(path)
+        except Exception as error:  # json, nbformat and papermill each have their own
+            raise InvalidInput(f"{path} is no readable notebook ({error}): restore it") from error
+        heading, _, text = first.partition("\n")
+        question = text.strip().partition("\n\n")[0]
+        chapters.append(Chapter(path, heading.lstrip("# ").strip(), question, parameters))
+    return chapters
+
+
+# ---------------------------------------------------------------- execution
+
+logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would log, ChapterFailed says
+
+
+class OwnPython(AsyncKernelManager):
+    """Starts kernels with the interpreter that runs this batch, whatever kernelspecs a user has installed."""
+
+    @default("kernel_spec_manager")
+    def _only_own(self) -> KernelSpecManager:
+        # No folders to search: what is left is ipykernel's own description of sys.executable.
+        return KernelSpecManager(kernel_dirs=[], parent=self.parent)
+
+
+class Bars:
+    """A bar over chapters and one over the cells of the running one; on a terminal only.
+
+    Its methods named on_* are nbclient's hooks; `number` and `cell` are the code cell that runs.
+    """
+
+    def __init__(self, chapters: int):
+        look = {
+            "leave": False,
+            "bar_format": "{desc:<40.40} {n_fmt}/{total_fmt} |{bar:40}| {elapsed}",
+            # Said outright, because TQDM_DISABLE is set for the kernels.
+            "disable": not sys.stderr.isatty(),
+        }
+        self._chapters, self._cells = tqdm(total=chapters, **look), tqdm(total=0, **look)
+        self.number, self.cell = 0, None
+
+    def begin(self, name: str) -> None:
+        self._chapters.set_description_str(name)
+        self._cells.set_description_str("starting the kernel", refresh=False)
+        self._cells.reset(total=0)
+        self.number, self.cell = 0, None
+
+    def end(self, line: str) -> None:
+        tqdm.write(line)  # above the bars
+        sys.stdout.flush()
+        self._chapters.update()
+
+    def write(self, line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        self._cells.close()
+        self._chapters.close()
+
+    def on_notebook_start(self, notebook) -> None:
+        self._headings, heading = [], ""
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                heading = (re.findall(r"^#+ +(.+)", cell.source, re.MULTILINE) or [heading])[-1]
+            self._headings.append(heading)
+        self._cells.reset(sum(c.cell_type == "code" and bool(c.source.strip()) for c in notebook.cells))
+
+    def on_cell_execute(self, cell, cell_index) -> None:
+        self.number, self.cell = self.number + 1, cell
+        self._cells.set_description_str(self._headings[cell_index])
+
+    def on_cell_executed(self, cell, cell_index, execute_reply) -> None:
+        self._cells.update()
+
+
+class ChapterFailed(Exception):
+    """A cell raised, or the kernel died: the message names the cell, its first line and the error's last."""
+
+    def __init__(self, number: int, source: str, error: str, traceback: list[str]):
+        first = (source.strip().splitlines() or [""])[0]
+        super().__init__(f"cell [{number}] `{first}`: {error}")
+        self.traceback = traceback
+
+
+def execute(chapter: Chapter, values: dict, target: Path, cwd: Path, bars: Bars) -> None:
+    """Execute a chapter with these parameter values into the notebook `target`, saved after every cell.
+
+    Raises ChapterFailed; what was executed until then stands in `target`.
+    """
+    try:
+        papermill.execute_notebook(
+            chapter.path.resolve(),
+            target.resolve(),
+            parameters=values,
+            cwd=cwd,
+            progress_bar=False,
+            kernel_name="python3",
+            kernel_manager_class=OwnPython,
+            # Else every kernel warns on the terminal that it talks to us without encryption, and logs Ctrl-C.
+            extra_arguments=["--log-level=CRITICAL"],
+            coalesce_streams=True,
+            on_notebook_start=bars.on_notebook_start,
+            on_cell_execute=bars.on_cell_execute,
+            on_cell_executed=bars.on_cell_executed,
+        )
+    except papermill.PapermillExecutionError as error:
+        message = f"{error.ename}: {(error.evalue.strip().splitlines() or [''])[-1]}"
+        raise ChapterFailed(bars.number, error.source, message, error.traceback) from error
+    except RuntimeError as error:  # nbclient's DeadKernelError, or a kernel that did not start
+        raise ChapterFailed(bars.number, bars.cell.source if bars.cell else "", str(error), []) from error
+
+
+def refresh_outputs(source: Path, executed: Path) -> None:
+    """Put the outputs of an executed notebook into the one it came from, and nothing else that would vary.
+
+    The executed notebook must have the same cells, that is, no injected parameters.
+    """
+    notebook, done = (nbformat.read(path, as_version=4) for path in (source, executed))
+    for cell, ran in zip(notebook.cells, done.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    nbformat.write(notebook, source)

@@ -1,0 +1,246 @@
+"""Execute the chapters in order.
+
+Trained runs are read from the store, so the same command goes on where an earlier one stopped.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from bpfree.errors import BpfreeError, InvalidInput, choose
+
+ROOT = Path(__file__).resolve().parent
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInput(f"{message} (--help lists the options)")
+
+
+def parser() -> Parser:
+    p = Parser(prog="run_all.py", description=__doc__, allow_abbrev=False)
+    p.add_argument("--profile", default="quick", help="quick (default), laptop or paper")
+    p.add_argument("--only", nargs="+", metavar="CHAPTER", help="only these, by number or name: 03 01")
+    p.add_argument(
+        "--datasets", nargs="+", metavar="NAME", help="instead of the profile's: names or .npz files"
+    )
+    p.add_argument("--seeds", nargs="+", metavar="SEED", help="instead of the profile's: 0 1 2")
+    p.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set another parameter, in every chapter that has it; repeatable",
+    )
+    p.add_argument("--keep-going", action="store_true", help="go on after a chapter has failed")
+    p.add_argument("--download", action="store_true", help="fetch data sets that are not there")
+    p.add_argument(
+        "--output", type=Path, metavar="DIR", help="instead of results/; a folder per profile is made in it"
+    )
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+    p.add_argument("--list", action="store_true", help="print the chapters and their parameters; run nothing")
+    p.add_argument(
+        "--figures-only", action="store_true", help="redraw figures/ from its records; run nothing"
+    )
+    p.add_argument(
+        "--update-notebooks",
+        action="store_true",
+        help="run, and put the outputs into notebooks/ (quick only)",
+    )
+    return p
+
+
+def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") -> int:
+    """Exit status: 0, 1 if a chapter failed, 2 for a wrong command, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        p = parser()
+        args = p.parse_args(argv)
+        refuse_contradictions(p, args)
+        if args.figures_only:
+            return draw_figures()
+        return run(args, notebooks)
+    except BpfreeError as error:
+        if "--debug" in argv:
+            raise
+        print(f"run_all.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("run_all.py: interrupted", file=sys.stderr)
+        return 130
+
+
+def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
+    """An option that another one would make mean nothing is an error."""
+    flag = {a.dest: a.option_strings[0] for a in p._actions}
+    given = {k for k, v in vars(args).items() if v != p.get_default(k)} - {"debug"}
+    for mode, allowed in {
+        "figures_only": set(),
+        "list": {"profile", "only", "datasets", "seeds", "parameters"},
+        "update_notebooks": {"only", "keep_going", "output"},  # what is committed is the quick profile's
+    }.items():
+        others = given - {mode} - allowed
+        if mode in given and others:
+            which = " and ".join(sorted(flag[o] for o in others))
+            raise InvalidInput(f"{flag[mode]} cannot be combined with {which}: leave one out")
+
+
+def draw_figures() -> int:
+    from bpfree.figures import draw_gallery
+
+    for path in draw_gallery(ROOT / "figures"):
+        print(path)
+    return 0
+
+
+# ---------------------------------------------------------------- what is to be run, checked before it is
+
+
+def choose_chapters(chapters: list, only: list[str] | None) -> list:
+    """Those asked for, by number or name, in the order of the book; all of them if none was named."""
+    if only is None:
+        return chapters
+    by_number = {c.name[:2]: c.name for c in chapters}
+    names = {choose("chapter", by_number.get(o.zfill(2), o), [c.name for c in chapters]) for o in only}
+    return [c for c in chapters if c.name in names]
+
+
+def common_values(args: argparse.Namespace) -> dict:
+    """The parameters that have options of their own, as far as they were given."""
+    values = {"profile": args.profile}
+    if args.datasets is not None:
+        # A path is the user's, seen from the folder of this command and not of the kernel's.
+        paths = {d: str(Path(d).expanduser().resolve()) for d in args.datasets if d.endswith(".npz")}
+        values["datasets"] = list(dict.fromkeys(paths.get(d, d) for d in args.datasets))
+    if args.seeds is not None:
+        bad = [s for s in args.seeds if not (s.isascii() and s.isdigit())]
+        if bad:
+            raise InvalidInput(f"--seeds {bad[0]!r} is no seed: give integers from 0, such as 0 1 2")
+        values["seeds"] = list(dict.fromkeys(map(int, args.seeds)))  # a seed given twice is one run, not two
+    return values
+
+
+def chapter_values(chapters: list, common: dict, extra: list[tuple[str, str]]) -> list[dict]:
+    """For each chapter the values of the parameters it declares. What none of them declares is an error."""
+    declared = list(dict.fromkeys(name for c in chapters for name in c.parameters))
+    for name, _ in extra:
+        if name in ("profile", "datasets", "seeds"):
+            raise InvalidInput(f"-p {name} is not for this parameter: use --{name}")
+        choose("parameter", name, declared)
+    for name in common.keys() - {"profile"}:
+        if name not in declared:
+            raise InvalidInput(
+                f"--{name} means nothing to {', '.join(c.name for c in chapters)}: leave it out"
+            )
+    return [
+        {k: v for k, v in common.items() if k in c.parameters}
+        | {k: c.parse(k, text) for k, text in extra if k in c.parameters}
+        for c in chapters
+    ]
+
+
+def check_data(names: list[str], *, present: bool, download: bool) -> None:
+    """Check the names and, if `present`, load each once: a broken one should not come out after an hour."""
+    names = [name for name in names if name != "digits"]  # bundled, and sound
+    if not names:
+        return
+    from bpfree.data import PUBLISHED, load  # here, because torch takes seconds to import
+
+    for name in names:
+        if not name.endswith(".npz"):
+            choose("data set (or path of an .npz file)", name, ["digits", *PUBLISHED])
+    for name in names if present else ():
+        load(name, download=download)
+
+
+def print_list(chapters: list, values: list[dict]) -> None:
+    for chapter, own in zip(chapters, values, strict=True):
+        print(f"{chapter.name}: {chapter.title}")
+        for name, p in chapter.parameters.items():
+            value = repr(own[name]) if name in own else p["default"]
+            print(f"    {name} = {value}" + (f"  # {p['help']}" if p["help"] else ""))
+
+
+# ---------------------------------------------------------------- the batch
+
+
+def run(args: argparse.Namespace, notebooks: Path) -> int:
+    from bpfree.study import PROFILES
+
+    profile = PROFILES[choose("profile", args.profile, PROFILES)]
+    common = common_values(args)
+    from bpfree import batch  # here, because papermill takes a second or two to import
+    from bpfree.pages import Pages
+
+    every = batch.find_chapters(notebooks)
+    chapters = choose_chapters(every, args.only)
+    values = chapter_values(chapters, common, args.parameters)
+    check_data(common.get("datasets", profile.datasets), present=not args.list, download=args.download)
+    if args.list:
+        print_list(chapters, values)
+        return 0
+    if args.update_notebooks:
+        values = [{} for _ in chapters]
+
+    output = (args.output or ROOT / "results").resolve() / args.profile
+    pages = Pages(output, args.profile, every)
+    os.environ["TQDM_DISABLE"] = "1"  # for the kernels: a bar has no place in a page
+    os.environ.pop("MPLBACKEND", None)  # else they would not draw into the page
+    begin = time.perf_counter()
+    finished, failed = [], []
+    bars = batch.Bars(len(chapters))
+    try:
+        for chapter, own in zip(chapters, values, strict=True):
+            bars.begin(chapter.name)
+            failure = run_chapter(chapter, own, pages, bars, debug=args.debug)
+            (failed if failure else finished).append(chapter.name)
+            if failure and not args.keep_going:
+                break
+            if not failure and args.update_notebooks:
+                batch.refresh_outputs(chapter.path, pages.notebook(chapter))
+    except KeyboardInterrupt:
+        bars.close()
+        print(
+            f"run_all.py: interrupted in {chapter.name}; finished: {', '.join(finished) or 'none'}. "
+            "The same command goes on: what was trained is read from the store.",
+            file=sys.stderr,
+        )
+        return 130
+    finally:
+        bars.close()
+        here = Path.cwd()
+        print(f"index: {pages.index.relative_to(here) if pages.index.is_relative_to(here) else pages.index}")
+        print(f"total: {time.perf_counter() - begin:.1f} s")
+    return 1 if failed else 0
+
+
+def run_chapter(chapter, values: dict, pages, bars, *, debug: bool) -> Exception | None:
+    """Execute one chapter, write its pages however it ends, and say how; returns the failure, if any."""
+    from bpfree.batch import ChapterFailed, execute
+
+    pages.begin(chapter)
+    start = time.perf_counter()
+    status, failure = "unfinished", None
+    try:
+        execute(chapter, values, pages.notebook(chapter), ROOT, bars)
+        status = "ok"
+    except ChapterFailed as error:
+        status, failure = "failed", error
+    finally:
+        seconds = time.perf_counter() - start
+        pages.end(chapter, status, seconds, str(failure or ""))
+        bars.end(f"{chapter.name}: {status}, {seconds:.1f} s")
+    if failure:
+        if debug:
+            bars.write("\n".join(failure.traceback))
+        bars.write(f"run_all.py: {chapter.name} failed in {failure}")
+    return failure
+
+
+if __name__ == "__main__":
+    sys.exit(main())
