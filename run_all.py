@@ -91,7 +91,7 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
 
 
 def draw_figures() -> int:
-    from bpfree.figures import draw_gallery
+    from bpfree.gallery import draw_gallery
 
     for path in draw_gallery(ROOT / "figures"):
         print(path)

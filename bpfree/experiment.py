@@ -17,7 +17,7 @@ from .errors import InvalidInput, TrainingDiverged, choose
 from .history import COST, OUTCOME, REGIONS, History
 from .machine import machine
 from .models import MLP, Blocks, CaFoCNN
-from .protocols import rule
+from .protocols import Rule, rule
 from .store import Record, Store
 from .training import PRECISIONS, check_positive, pick_device, train
 
@@ -33,6 +33,12 @@ ARCHITECTURES = {
     "cifar100": {"ff": "3x2000", "cafo": "cnn", "": "3x2000"},
 }
 OWN_DATA = {"ff": "2x1000", "cafo": "cnn", "": "2x1000"}
+
+#: The smallest networks, on which an experiment's options are tried before anything is loaded.
+STAND_IN = {
+    "mlp": lambda: MLP([100, 1, 1], classes=2),
+    "cnn": lambda: CaFoCNN((1, 8, 8), classes=2, channels=(1, 1, 1)),
+}
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,13 @@ class Experiment:
     cache: bool | str = "auto"
 
     def __post_init__(self):
-        cls, _ = ALGORITHMS[choose("algorithm", self.algorithm, ALGORITHMS)]
-        if not str(self.data).endswith(".npz"):
+        cls, arm = ALGORITHMS[choose("algorithm", self.algorithm, ALGORITHMS)]
+        object.__setattr__(self, "data", str(self.data))
+        if not self.data.endswith(".npz"):
             choose("data set (or path of an .npz file)", self.data, NAMES)
         choose("precision", self.precision, PRECISIONS)
+        if self.cache not in ("auto", True, False):
+            raise InvalidInput(f"cache={self.cache!r}: use 'auto', True or False")
         check_positive("max_epochs", self.max_epochs)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise InvalidInput(f"seed={self.seed!r}: use an integer of 0 or more")
@@ -85,8 +94,16 @@ class Experiment:
             choose(f"option of {self.algorithm}", name, cls.options())
         if self.preset is not None:
             choose(f"preset of {self.algorithm}", self.preset, cls.presets)
-        parse_architecture(self.resolved_architecture)
-        rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
+        chosen = rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
+        options = self.resolved_options(chosen)
+        for name, value in arm.items():
+            if options[name] != value:
+                raise InvalidInput(
+                    f"{name}={options[name]!r} contradicts {self.algorithm!r}, which is {name}={value!r}: "
+                    "leave it out, or choose another algorithm"
+                )
+        family, _ = parse_architecture(self.resolved_architecture)
+        cls(STAND_IN[family](), **options)  # refuses values out of their range
 
     def __hash__(self):
         return hash(
@@ -114,15 +131,10 @@ class Experiment:
             hyperparameters=shared,
         )
 
-    def resolve(self, data: Data) -> dict:
-        """Everything that decides the outcome, as plain values: presets filled in, the data by their hash.
-
-        The order of precedence: the algorithm's defaults, the preset's contested choices, what makes the
-        arm what it is, published hyperparameters, this experiment's own.
-        """
+    def resolved_options(self, chosen: Rule) -> dict:
+        """The algorithm's keyword options under a protocol's rule."""
         cls, arm = ALGORITHMS[self.algorithm]
-        chosen = rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
-        options = {
+        return {
             **cls.options(),
             **(cls.presets.get(chosen.preset, {}) if chosen.preset else {}),
             **arm,
@@ -130,6 +142,15 @@ class Experiment:
             **self.options,
             **self.hyperparameters,
         }
+
+    def resolve(self, data: Data) -> dict:
+        """Everything that decides the outcome, as plain values: presets filled in, the data by their hash.
+
+        The order of precedence: the algorithm's defaults, the preset's contested choices, what makes the
+        arm what it is, published hyperparameters, this experiment's own.
+        """
+        chosen = rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
+        options = self.resolved_options(chosen)
         caps = [cap for cap in (self.max_epochs, chosen.max_epochs) if cap is not None]
         return {
             "algorithm": self.algorithm,

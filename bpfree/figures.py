@@ -1,4 +1,4 @@
-"""Tidy records in, figures out. Nothing here trains; only `draw_gallery` reads files.
+"""Tidy records in, figures out. Nothing here trains or reads files.
 
 One look for all: a colour and a marker per algorithm (`labels`), units on every axis, and the
 provenance of every joule printed in the picture.
@@ -6,7 +6,6 @@ provenance of every joule printed in the picture.
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -232,23 +231,3 @@ def _title(frame: pd.DataFrame) -> str:
     seeds = frame["seed"].nunique()
     where = "; ".join(f"{DATASETS.get(d, d)} {a}, protocol {p}" for d, a, p in arms.values)
     return f"{where}; {seeds} seed{'s' if seeds > 1 else ''}"
-
-
-#: The gallery: name of the figure -> how it is drawn from `figures/data/<name>.csv`.
-GALLERY = {
-    "mf_learning_curves": learning_curves,
-}
-
-
-def draw_gallery(folder: Path) -> list[Path]:
-    """Redraws every figure of the gallery from the committed records in `folder`/data, without training.
-
-    The same records give the same bytes. Returns the paths written.
-    """
-    written = []
-    for name, draw in GALLERY.items():
-        path = Path(folder) / f"{name}.svg"
-        with mpl.rc_context(STYLE):
-            draw(pd.read_csv(path.parent / "data" / f"{name}.csv")).savefig(path, metadata={"Date": None})
-        written.append(path)
-    return written

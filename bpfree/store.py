@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,8 @@ class Store:
         """
         target = self.folder(record.key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.root))
+        draft = self.root / f".writing-{uuid.uuid4().hex}"
+        draft.mkdir()  # not mkdtemp, whose folders nobody else may read: stores are shared
         try:
             record.history.to_parquet(draft / "history.parquet", index=False)
             record.epoch_cost.to_parquet(draft / "cost.parquet", index=False)
@@ -209,6 +210,8 @@ def epochs(records: Iterable[Record]) -> "pd.DataFrame":
         for position, name in enumerate(FIELDS):
             frame.insert(position, name, record.experiment[name])
         frames.append(frame)
+    if not frames:
+        raise InvalidInput("no records to show: run an experiment first")
     return pd.concat(frames, ignore_index=True)
 
 

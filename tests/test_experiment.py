@@ -113,6 +113,9 @@ def test_the_key_is_the_content_and_not_its_spelling():
     for one, two in same_runs:
         assert key(one) == key(two)
     assert len(key(small())) == 64
+    assert key_of({"seed": 0, "options": {"a": 1, "b": 2}}) == key_of(
+        {"options": {"b": 2, "a": 1}, "seed": 0}
+    )
     assert key_of(json.loads(json.dumps(small().resolve(STUB)))) == key(small())  # plain values only
 
 

@@ -297,6 +297,14 @@ def test_the_prefix_is_in_eval_mode_even_while_the_rest_trains():
     assert set(modes) == {(False, True)}
 
 
+def test_filling_the_cache_moves_no_statistics_even_of_a_network_in_train_mode():
+    model = CaFoCNN((1, 8, 8), classes=3, channels=(4, 4)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with cache_of(toy(shape=(1, 8, 8))) as cache:
+        cache.source(stage_of(list(model.blocks)), Clock(CPU))
+    assert same(before, model.state_dict())
+
+
 def test_a_prefix_on_disk_of_bf16_reads_back_as_bf16():
     data, blocks = toy(), blocks_of(12, 33)
     bf16 = torch.autocast("cpu", torch.bfloat16)

@@ -390,7 +390,7 @@ def test_download_is_asked_for_before_anything_runs(chapters, monkeypatch):
 def test_figures_only_draws_the_gallery(monkeypatch, chapters):
     drawn = []
     gallery = SimpleNamespace(draw_gallery=lambda folder: drawn.append(folder) or [folder / "a.svg"])
-    monkeypatch.setitem(sys.modules, "bpfree.figures", gallery)
+    monkeypatch.setitem(sys.modules, "bpfree.gallery", gallery)
     result = run("--figures-only", notebooks=chapters)
     assert result.status == 0
     assert drawn == [ROOT / "figures"]

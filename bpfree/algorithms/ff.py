@@ -52,8 +52,8 @@ class ForwardForward(Algorithm):
         peer_weight, peer_momentum: λ and the momentum of r; Loewe's 0.03 and 0.9.
         relu_gradient: "true", or "full": pass the gradient through silent units too, as Loewe's and Spyra's
             code does. ∂g/∂a = 2a is 0 there, so it changes the peer term only.
-        passes: 1: the positive and negative rows of a batch pass a layer together; 2: one after the other,
-            which halves what autograd keeps and costs time.
+        passes: 2: the positive and then the negative rows of a batch pass a layer; 1: both together, which
+            saves time but doubles what autograd keeps: more than backpropagation on up to three layers.
         predict_by: "goodness" or "softmax".
         read: the layers that are read out: "upper", all but the first as Hinton does, or "all". A network
             of one layer reads that one.
@@ -91,7 +91,7 @@ class ForwardForward(Algorithm):
         peer_weight: float = 0.03,
         peer_momentum: float = 0.9,
         relu_gradient: str = "true",
-        passes: int = 1,
+        passes: int = 2,
         predict_by: str = "goodness",
         read: str = "upper",
         head_lr: float = 1e-2,

@@ -30,9 +30,7 @@ def hybrids(images: Tensor, generator: torch.Generator) -> Tensor:
     images = images if images.ndim == 4 else images.reshape(b, 1, 1, -1)
     m = masks(b, *images.shape[2:], generator, images.device)
     order = torch.randperm(b, generator=generator, device=images.device)
-    partner = torch.empty_like(order).scatter_(
-        0, order, order.roll(1)
-    )  # one cycle: nobody is its own partner
+    partner = torch.empty_like(order).scatter_(0, order, order.roll(1))  # one cycle: never one's own partner
     return torch.where(m, images, images[partner]).reshape(shape)
 
 

@@ -58,7 +58,7 @@ def main() -> None:
     for optimiser in ("adamw", "sgd"):
         for label, choices in (
             ("", {}),
-            (", two passes", {"passes": 2}),
+            (", one pass", {"passes": 1}),
             (", head", {"predict_by": "softmax"}),
         ):
             turns = in_turns(

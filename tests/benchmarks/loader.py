@@ -124,15 +124,19 @@ def against_the_loader(repeats: int = 3):
 
 
 def bare(widths: list[int], layers: range, optimiser, classes: int = 10):
-    """The matrix products of one step on the given layers and their head, and the fused optimiser step."""
+    """The matrix products of one step on the given layers and their head, and the fused optimiser step.
+
+    Layers below the given ones are a frozen prefix, which augmented images need computing anew: one
+    product each.
+    """
     x = [torch.randn(BATCH, d) for d in widths]
     w = [torch.randn(d_out, d_in) for d_in, d_out in pairwise(widths)]
     grads = [torch.randn(BATCH, d) for d in widths]
     head, score = torch.randn(classes, widths[layers[-1] + 1]), torch.randn(BATCH, classes)
 
     def run():
-        for i in layers:
-            torch.mm(x[i], w[i].t())  # a_i W_iᵀ
+        for i in range(layers.stop):
+            torch.mm(x[i], w[i].t())  # a_i W_iᵀ, of the prefix too
         torch.mm(x[layers[-1] + 1], head.t())
         torch.mm(score.t(), x[layers[-1] + 1])  # ∂head
         torch.mm(score, head)

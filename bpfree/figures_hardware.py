@@ -1,0 +1,243 @@
+"""Figures of chapter 06: bytes, operations, the roofline, and resources over time."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+from scipy.optimize import nnls
+
+from .figures import _figure
+from .labels import COLOURS, LABELS, MARKERS, ORDER
+
+MIB = 2**20
+PARTS = {  # Okabe and Ito's colours again, here for what is held
+    "parameters": "#0072B2",
+    "buffers": "#56B4E9",
+    "gradients": "#D55E00",
+    "state": "#E69F00",
+    "graph": "#009E73",
+}
+PART_LABELS = {"state": "optimiser state", "graph": "kept for backward"}
+GROUP_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#BBBBBB")
+METRICS = {
+    "step_s": ("ms to update every layer once", 1e3),
+    "saved_bytes": ("MiB kept for backward", 1 / MIB),
+    "flops": ("MFLOP per sample", 1e-6),
+}
+SWEEPS = {"depth": "hidden layers", "width": "units a layer", "batch": "batch size"}
+#: The powers of x in each sweep's law: a layer more costs a layer's work; weights grow as width squared.
+LAWS = {"depth": (0, 1), "width": (0, 1, 2), "batch": (0, 1)}
+QUANTITIES = {  # of a trace, in the order of the panels: (label, factor)
+    "utilisation": ("utilisation (%)", 1.0),
+    "sm_clock": ("clock (MHz)", 1.0),
+    "temperature": ("temperature (°C)", 1.0),
+    "memory": ("memory in use (MiB)", 1 / MIB),
+    "rss": ("resident memory (MiB)", 1 / MIB),
+    "power": ("power (W)", 1.0),
+}
+
+
+def memory(accounts: pd.DataFrame) -> Figure:
+    """What every stage holds: stacked parts, with a mark at the most that is ever held at one time.
+
+    accounts: `hardware.account` of several algorithms, with the columns algorithm and stage.
+    """
+    rows = accounts.assign(order=accounts["algorithm"].map(ORDER.index)).sort_values("order", kind="stable")
+    figure, ((ax,),) = _figure(height=1.0 + 0.3 * len(rows))
+    left = np.zeros(len(rows))
+    for part, colour in PARTS.items():
+        width = rows[part].to_numpy() / MIB
+        if width.max() > 0.002 * rows["peak"].max() / MIB:
+            ax.barh(
+                range(len(rows)),
+                width,
+                left=left,
+                color=colour,
+                label=PART_LABELS.get(part, part),
+                height=0.65,
+            )
+        left += width
+    ax.plot(rows["peak"] / MIB, range(len(rows)), "|", color="black", ms=14, mew=2, label="peak")
+    ax.set_yticks(range(len(rows)), [_stage(row) for _, row in rows.iterrows()])
+    ax.invert_yaxis()
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel("MiB")
+    ax.legend(ncols=3, fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def operations(table: pd.DataFrame) -> Figure:
+    """Operations per training sample: as the papers count them, and exactly. Above a bar, its ratio to BP's.
+
+    table: columns algorithm, paper (FLOPs), forward and backward (FLOPs, all stages once).
+    """
+    figure, (axes,) = _figure(columns=2, height=2.6, sharey=True)
+    exact = table["forward"] + table["backward"]
+    base = table["algorithm"].tolist().index("bp")
+    x = range(len(table))
+    axes[0].bar(x, table["paper"] / 1e6, color="#BBBBBB", width=0.65)
+    axes[1].bar(x, table["forward"] / 1e6, color="#0072B2", width=0.65, label="forward")
+    axes[1].bar(
+        x,
+        table["backward"] / 1e6,
+        bottom=table["forward"] / 1e6,
+        color="#D55E00",
+        width=0.65,
+        label="backward",
+    )
+    for ax, values, title in zip(
+        axes, (table["paper"], exact), ("the papers' convention", "counted"), strict=True
+    ):
+        for i, value in enumerate(values):
+            text = f"{value / values.iloc[base]:.2f}"
+            ax.annotate(text, (i, value / 1e6), ha="center", va="bottom", fontsize=8)
+        ax.set_xticks(x, [LABELS[name] for name in table["algorithm"]], rotation=30, ha="right")
+        ax.grid(visible=False, axis="x")
+        ax.set_title(title, fontsize=9)
+    axes[0].set_ylabel("MFLOP per sample")
+    axes[1].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def scaling(frame: pd.DataFrame) -> Figure:
+    """Points and fitted laws: a row of panels per metric, a column per sweep.
+
+    frame: columns sweep ("depth", "width" or "batch"), these three, algorithm, metric (see `METRICS`), value;
+        as tests/benchmarks/scaling.py writes it. The laws are polynomials with coefficients of 0 or more,
+        fitted to the relative error (`law`).
+    """
+    sweeps = [s for s in SWEEPS if s in set(frame["sweep"])]
+    metrics = [m for m in METRICS if m in set(frame["metric"])]
+    figure, axes = _figure(columns=len(sweeps), rows=len(metrics), height=0.4 + 2.1 * len(metrics))
+    present = [name for name in ORDER if name in set(frame["algorithm"])]
+    for row, metric in zip(axes, metrics, strict=True):
+        title, factor = METRICS[metric]
+        for ax, sweep in zip(row, sweeps, strict=True):
+            for name in present:
+                mine = (frame["sweep"] == sweep) & (frame["metric"] == metric) & (frame["algorithm"] == name)
+                points = frame[mine].sort_values(sweep)
+                x, y = points[sweep].to_numpy(float), factor * points["value"].to_numpy(float)
+                smooth = np.geomspace(x.min(), x.max(), 60)
+                ax.plot(smooth, law(x, y, LAWS[sweep])(smooth), color=COLOURS[name], lw=1)
+                ax.plot(x, y, MARKERS[name], color=COLOURS[name], ms=4.5, mfc="none")
+            logarithmic(ax)
+            ax.set_xticks(sorted(set(frame.loc[frame["sweep"] == sweep, sweep])))
+            ax.set_xlabel(SWEEPS[sweep])
+        row[0].set_ylabel(title)
+    handles = [
+        Line2D([], [], color=COLOURS[n], marker=MARKERS[n], mfc="none", lw=1, label=LABELS[n])
+        for n in present
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False)
+    return figure
+
+
+def logarithmic(ax) -> None:
+    """Both axes, labelled at 1, 2 and 5 of every decade, so that a short one has labels, too."""
+    ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+
+
+def law(x: np.ndarray, y: np.ndarray, powers: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    """The polynomial in these powers, with coefficients of 0 or more, of least squared relative error."""
+    basis = np.stack([x**p for p in powers], axis=1)
+    coefficients, _ = nnls(basis / y[:, None], np.ones(len(y)))
+    return lambda at: np.stack([at**p for p in powers], axis=-1) @ coefficients
+
+
+def roofline(roof, placed: pd.DataFrame) -> Figure:
+    """Every stage's step under the roof of this machine: achieved rate against operations per byte.
+
+    roof: as `hardware.roofline` gives it; placed: `hardware.place` of several algorithms, with the column
+        algorithm.
+    """
+    figure, ((ax,),) = _figure(height=3.0)
+    ridge = roof.flops_per_s / roof.bytes_per_s
+    x = np.geomspace(
+        min(placed["intensity"].min(), ridge) / 3, max(placed["intensity"].max(), ridge) * 3, 100
+    )
+    ax.plot(x, [roof.limit(i) / 1e9 for i in x], color="#555555", lw=1.5)
+    for name, stages in placed.groupby("algorithm", sort=False):
+        ax.plot(
+            stages["intensity"],
+            stages["rate"] / 1e9,
+            MARKERS[name],
+            color=COLOURS[name],
+            ms=6,
+            label=LABELS[name],
+        )
+    ax.annotate(
+        "memory", (x[0], roof.limit(x[0]) / 1e9), xytext=(4, 10), textcoords="offset points", fontsize=8
+    )
+    ax.annotate(
+        "multiplication",
+        (x[-1], roof.flops_per_s / 1e9),
+        xytext=(-4, 4),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+    )
+    logarithmic(ax)
+    ax.set(xlabel="operations per byte moved", ylabel="GFLOP per second")
+    ax.legend(fontsize=8, frameon=False, loc="lower right")
+    threads = f"{roof.threads} thread{'s' if roof.threads > 1 else ''}"
+    ax.set_title(f"float32 on {roof.device}" + (f", {threads}" if roof.device == "cpu" else ""), fontsize=9)
+    return figure
+
+
+def step(profiles: pd.DataFrame) -> Figure:
+    """Where the milliseconds of one step go, a bar per stage.
+
+    profiles: `hardware.profile_step` of several algorithms, with the column algorithm.
+    """
+    bars = profiles.pivot_table(index=["algorithm", "stage"], columns="group", values="ms", sort=False)
+    figure, ((ax,),) = _figure(height=1.1 + 0.3 * len(bars))
+    left = np.zeros(len(bars))
+    for group, colour in zip(profiles["group"].drop_duplicates(), GROUP_COLOURS, strict=True):
+        ax.barh(range(len(bars)), bars[group], left=left, color=colour, label=group, height=0.65)
+        left += bars[group].to_numpy()
+    ax.set_yticks(range(len(bars)), [_stage({"algorithm": a, "stage": s}) for a, s in bars.index])
+    ax.invert_yaxis()
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel("ms of a step")
+    ax.legend(ncols=3, fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def resources(traces: pd.DataFrame) -> Figure:
+    """Utilisation, memory and, where there is a GPU, its clock and temperature over a training run.
+
+    traces: `hardware.resources` of several algorithms. A row of panels per channel and quantity, a column
+    per algorithm; dotted lines part the stages.
+    """
+    names = [n for n in ORDER if n in set(traces["algorithm"])]
+    found = traces.dropna(subset="value")[["channel", "quantity"]].drop_duplicates()
+    panels = [(c, q) for q in QUANTITIES for c in found.loc[found["quantity"] == q, "channel"]]
+    figure, axes = _figure(
+        columns=len(names), rows=len(panels), height=0.4 + 1.3 * len(panels), sharex="col", sharey="row"
+    )
+    for row, (channel, quantity) in zip(axes, panels, strict=True):
+        label, factor = QUANTITIES[quantity]
+        mine = traces[(traces["channel"] == channel) & (traces["quantity"] == quantity)]
+        for ax, name in zip(row, names, strict=True):
+            run = mine[mine["algorithm"] == name]
+            ax.plot(run["time_s"], factor * run["value"], color=COLOURS[name], lw=1)
+            for begin in run.groupby("stage", sort=False)["time_s"].min().iloc[1:]:
+                ax.axvline(begin, color="#888888", lw=0.7, ls=":")
+        row[0].set_ylabel(f"{channel}\n{label}", fontsize=8)
+    for ax, name in zip(axes[0], names, strict=True):
+        ax.set_title(LABELS[name], fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel("s")
+    return figure
+
+
+def _stage(row) -> str:
+    label = LABELS[row["algorithm"]]
+    return label if row["stage"] == "network" else f"{label}, {row['stage']}"

@@ -1,0 +1,36 @@
+"""What the hardware does: exact operations and bytes of each algorithm, and where the time of a step goes.
+
+    flops(algorithm, data)          floating-point operations of a training pass and of a prediction
+    saved_bytes(algorithm, (x, y))  bytes that autograd keeps for the backward pass, by stage
+    account(algorithm, data)        these and parameters, gradients, optimiser state; cache and copies apart
+    measured(algorithm, data)       the peaks that the machine itself reports
+    roofline(device)                how fast this machine multiplies and copies
+    place(algorithm, data, roof)    each stage's step against that
+    profile_step(algorithm, data)   where the milliseconds of one step go
+    resources(algorithm, data, m)   a training run under a tracing meter, as a tidy frame
+
+The first three are counted on a real step and need no particular hardware. None of them changes the
+algorithm that it is given.
+"""
+
+from .flops import flops, paper_flops
+from .memory import account, measured, saved_bytes
+from .rehearsal import stand_in
+from .roofline import Roofline, place, roofline, shapes
+from .timing import profile_step, resources, step_seconds
+
+__all__ = [
+    "Roofline",
+    "account",
+    "flops",
+    "measured",
+    "paper_flops",
+    "place",
+    "profile_step",
+    "resources",
+    "roofline",
+    "saved_bytes",
+    "shapes",
+    "stand_in",
+    "step_seconds",
+]

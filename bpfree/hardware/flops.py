@@ -1,0 +1,155 @@
+"""Floating-point operations of one training pass, by stage, and of one prediction.
+
+Matrix products and convolutions, the bulk, are counted by torch's own counter while one real step runs
+(a multiplication and an addition are two operations). What that counter does not see is added by formula
+and listed apart: the optimiser, elementwise work, and the solver of a solved stage.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ..data import Data
+from ..prefix import VALIDATION_BATCH, apply, windows
+from ..stages import Stage
+from .kernels import Kernels, counter
+from .rehearsal import Rehearsal, batch_of, rehearse
+
+# Operations per parameter and step; a square root or a division counts as one.
+# Adam: m ← β₁m + (1−β₁)g is 3, v ← β₂v + (1−β₂)g² is 4, θ ← θ − η m/(√v/c + ε) is 6.
+# Decay: g + λθ is 2 (Adam, SGD); AdamW scales θ by 1 − ηλ, which is 1.
+OPTIMISER = {"adam": 13, "adamw": 13, "sgd": 2}
+DECAY = {"adam": 2, "adamw": 1, "sgd": 2}
+GLOBAL = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint")  # whose losses reach below their own layer
+
+
+def flops(algorithm: nn.Module, data: Data) -> pd.DataFrame:
+    """Operations of one pass over the training data, by stage and part, and of one prediction.
+
+    Returns:
+        A row per stage and part, with these columns.
+
+        part: "forward" and "backward" (the losses), "optimiser", "elementwise"; of a solved stage "forward"
+            (the sums) and "solve"; "prefix, recomputed" and "prefix, cached" (one or the other; augmented
+            data cannot be cached); "validation" (the read-out, without prefix); "prediction" last.
+        obtained: "counted" (matrix products and convolutions) or "formula".
+        when: "pass" (every epoch again), "once" (per stage), or "prediction".
+        samples: images that it is done for; per_sample: operations for one of them; flops: for all.
+
+        The optimiser works once a step whatever the batch holds; per sample is its share.
+
+    Raises:
+        InvalidInput: data that do not fit the network; least squares that has no solution on one batch.
+    """
+    x, labels = batch_of(algorithm, data)
+    size, passes = len(x), Passes(data, len(x))
+    rows = []
+    for turn in rehearse(algorithm, x, labels):
+        work = solved_work if turn.stage.losses is None else descended_work
+        parts = [*work(turn, passes), *shared_work(turn, passes, cacheable=data.augment is None)]
+        rows += [(turn.stage.name, *part) for part in parts]
+    twin = turn.algorithm
+    twin.stages_finished.fill_(len(twin.stages()))
+    rows.append(("all", "prediction", "counted", "prediction", 1, count(twin.predict, x) / size))
+    frame = pd.DataFrame(rows, columns=["stage", "part", "obtained", "when", "samples", "per_sample"])
+    return frame.assign(flops=frame["samples"] * frame["per_sample"])
+
+
+class Passes:
+    """How many images each part of a stage is done for.
+
+    Attributes:
+        trained: a shuffled epoch's; a short last batch is left out.
+        ordered: a solved stage's.
+        filled, validated: what the cache holds for training and validation. Both are computed in windows of
+            one size, the last of which reaches back, so that a few images may count twice.
+    """
+
+    def __init__(self, data: Data, batch_size: int):
+        self.trained = len(data.x_train) // batch_size * batch_size
+        self.ordered, self.val = len(data.x_train), len(data.x_val)
+        self.filled = in_windows(self.ordered, batch_size)
+        self.validated = in_windows(self.val, VALIDATION_BATCH)
+
+
+def descended_work(turn: Rehearsal, passes: Passes) -> Iterator[tuple]:
+    """A step's forward and backward passes, elementwise work and optimiser."""
+    size, images = len(turn.labels), passes.trained
+    watch = Kernels()
+    forward = count(turn.forward)
+    with watch:
+        both = count(turn.step)
+    yield "forward", "counted", "pass", images, forward / size
+    yield "backward", "counted", "pass", images, (both - forward) / size
+    yield "elementwise", "formula", "pass", images, watch.elementwise / size
+    yield "optimiser", "formula", "pass", images, optimiser_flops(turn.stage) / size
+
+
+def solved_work(turn: Rehearsal, passes: Passes) -> Iterator[tuple]:
+    """The sums over all images, and the solution."""
+    size, images = len(turn.labels), passes.ordered
+    watch = Kernels()
+    with watch:
+        sums = count(turn.accumulate)
+    yield "forward", "formula", "pass", images, sums / size
+    yield "elementwise", "formula", "pass", images, watch.elementwise / size
+    yield "solve", "formula", "once", 1, count(turn.stage.solve)
+
+
+@torch.no_grad()
+def shared_work(turn: Rehearsal, passes: Passes, *, cacheable: bool) -> Iterator[tuple]:
+    """The frozen prefix, either way, and the read-out on the validation images."""
+    stage, size = turn.stage, len(turn.labels)
+    if stage.prefix:
+        training = passes.filled if stage.losses is None else passes.trained
+        images = training + (passes.validated if stage.readout is not None else 0)
+        whole = count(apply, stage.prefix, turn.images)
+        yield "prefix, recomputed", "counted", "pass", images, whole / size
+        if cacheable:
+            new = count(apply, turn.fresh, turn.below)
+            yield "prefix, cached", "counted", "once", passes.filled + passes.validated, new / size
+    if stage.readout is not None:
+        yield "validation", "counted", "pass", passes.val, count(stage.readout, turn.inputs) / size
+
+
+def count(function: Callable, *arguments) -> int:
+    """Operations of the matrix products and convolutions inside."""
+    with counter() as counted:
+        function(*arguments)
+    return counted.get_total_flops()
+
+
+def in_windows(n: int, size: int) -> int:
+    return sum(rows.stop - rows.start for rows, _ in windows(n, size))
+
+
+def optimiser_flops(stage: Stage) -> int:
+    """Of one step, by the formulas above."""
+    per_parameter = OPTIMISER[stage.optimiser]
+    if stage.optimiser == "sgd" and stage.momentum:
+        per_parameter += 2  # v ← μv + g
+    return sum(
+        (per_parameter + (DECAY[stage.optimiser] if group.weight_decay else 0))
+        * sum(p.numel() for p in group.parameters)
+        for group in stage.groups
+    )
+
+
+@torch.no_grad()
+def paper_flops(algorithm: nn.Module, data: Data) -> int:
+    """Operations per sample as the papers count them (arXiv 2509.19063 and 2511.01061).
+
+    One forward pass of one sample, for training; three where one loss reaches every layer (the papers say so
+    of backpropagation; undetached Mono-Forward counts likewise here). Mono-Forward is counted with an output
+    head that it does not use and without its projection matrices; Forward-Forward with one pass, of the two
+    or more that it makes; Cascaded-Forward without its predictors.
+    """
+    model = algorithm.model
+    image = data.x_train[:1].to(algorithm.stages_finished.device)
+    forward = count(copy.deepcopy(model).eval(), image)
+    if not algorithm.name.startswith(("ff", "cafo")):
+        forward += 2 * model.features[-1] * model.classes
+    return forward * (3 if algorithm.name in GLOBAL else 1)

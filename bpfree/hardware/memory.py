@@ -1,0 +1,228 @@
+"""The memory account: what training holds, by stage, exactly on any machine; and what the machine says."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+
+import pandas as pd
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..data import Data
+from .kernels import tensors
+from .rehearsal import Rehearsal, batch_of, deterministic, rehearse
+
+
+def saved_bytes(algorithm: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, int]:
+    """The most that autograd keeps for the backward pass at any one time, in bytes, by stage.
+
+    Counted on one real step through saved-tensor hooks, which also see when a tensor is let go of: so of
+    losses that come one by one only the living graph counts. A storage that several tensors share counts
+    once; parameters and buffers, which are there anyway, do not. The batch itself does, where it is kept.
+
+    Args:
+        algorithm: trained or not; it is left as it is.
+        batch: images (B, C, H, W) and classes (B,).
+    """
+    return {turn.stage.name: ledger_of(turn).graph_peak for turn in rehearse(algorithm, *batch)}
+
+
+def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
+    """What the training of each stage holds, in bytes, on a batch of the algorithm's size.
+
+    Returns:
+        A row per stage, indexed by its name.
+
+        parameters, buffers: of the whole network; all of them are there in every stage.
+        gradients: when all of the stage's have come.
+        state: the optimiser's, or the sums of a solved stage.
+        graph: as `saved_bytes`.
+        peak: the most there ever is of these together. It is below their sum, because the graph goes while
+            the gradients come.
+
+        Apart, and not in the peak: cache (the prefix's output on training and validation images; 0 where
+        the data are augmented and it is recomputed) and best (the copy of the best weights so far).
+
+        Not counted: the gradients of activations and the workspace of kernels, which come and go within
+        a kernel or two, and the data set.
+    """
+    rows = {}
+    for turn in rehearse(algorithm, *batch_of(algorithm, data)):
+        stage, twin = turn.stage, turn.algorithm
+        ledger = ledger_of(turn)
+        permanent = {"parameters": size_of(twin.parameters()), "buffers": size_of(twin.buffers())}
+        cached = stage.prefix and data.augment is None
+        images = len(data.x_train) + len(data.x_val)
+        moving = [p for group in stage.groups for p in group.parameters]
+        rows[stage.name] = {
+            **permanent,
+            "gradients": ledger.gradients_peak,
+            "state": ledger.state,
+            "graph": ledger.graph_peak,
+            "peak": sum(permanent.values()) + ledger.state + ledger.peak,
+            "cache": size_of([turn.inputs]) // len(turn.inputs) * images if cached else 0,
+            "best": size_of(moving) + size_of(twin.buffers()) if moving else 0,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
+
+
+def measured(algorithm: nn.Module, data: Data) -> pd.DataFrame:
+    """Peaks that the machine reports for one step of each stage, in bytes.
+
+    Returns:
+        A row per stage. On CUDA:
+
+        allocated: torch.cuda.max_memory_allocated above what was there before: the account, and what it
+            does not count.
+        device: all that is in use on the device, as NVML and nvidia-smi report it, and as the papers quote.
+        context: of that, what is not this process's tensors and their allocator's reserve: the CUDA
+            context, and other processes.
+
+        Elsewhere:
+
+        rss: the resident memory of this process: Python, its libraries, the data set, and the network.
+    """
+    device = algorithm.stages_finished.device
+    x, labels = batch_of(algorithm, data)
+    before, rows = 0, {}
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    with deterministic():
+        for turn in rehearse(algorithm, x, labels):
+            if device.type == "cuda":
+                turn.step(turn.step())  # the second step has the optimiser's state from the beginning
+                torch.cuda.synchronize(device)
+                free, total = torch.cuda.mem_get_info(device)
+                rows[turn.stage.name] = {
+                    "allocated": torch.cuda.max_memory_allocated(device) - before,
+                    "device": total - free,
+                    "context": total - free - torch.cuda.memory_reserved(device),
+                }
+                torch.cuda.reset_peak_memory_stats(device)
+            else:
+                process, seen = psutil.Process(), []
+                ledger_of(turn, lambda p=process, s=seen: s.append(p.memory_info().rss))
+                rows[turn.stage.name] = {"rss": max(seen)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
+
+
+class Ledger:
+    """Bytes of graph and gradients that are alive during a step, and the most there ever were.
+
+    Args:
+        permanent: tensors that are there anyway and do not count.
+        look: called at every entry.
+    """
+
+    def __init__(self, permanent: Iterable[Tensor], look: Callable[[], object] = lambda: None):
+        self.permanent = {pointer(t) for t in permanent}
+        self.look = look
+        self.held: dict[int, int] = {}  # storage -> how many saved tensors lie in it
+        self.arrived: set[int] = set()  # parameters that have their gradient
+        self.graph = self.gradients = self.state = 0
+        self.graph_peak = self.gradients_peak = self.peak = 0
+
+    def pack(self, tensor: Tensor) -> "Tensor | Held":
+        """Autograd saves a tensor; what is returned lives as long as autograd wants it."""
+        key, size = pointer(tensor), tensor.untyped_storage().nbytes()
+        if key in self.permanent:
+            return tensor
+        if key not in self.held:
+            self.held[key] = 0
+            self.graph += size
+        self.held[key] += 1
+        held = Held(tensor)
+        weakref.finalize(held, self.release, key, size)
+        self.enter()
+        return held
+
+    def release(self, key: int, size: int) -> None:
+        self.held[key] -= 1
+        if not self.held[key]:
+            del self.held[key]
+            self.graph -= size
+
+    @staticmethod
+    def unpack(held: "Tensor | Held") -> Tensor:
+        return held.tensor if isinstance(held, Held) else held
+
+    def gradient(self, parameter: Tensor) -> None:
+        """A gradient has come, or was added to."""
+        if id(parameter) not in self.arrived:
+            self.arrived.add(id(parameter))
+            self.gradients += size_of([parameter.grad])
+        self.enter()
+
+    def enter(self) -> None:
+        self.graph_peak = max(self.graph_peak, self.graph)
+        self.gradients_peak = max(self.gradients_peak, self.gradients)
+        self.peak = max(self.peak, self.graph + self.gradients)
+        self.look()
+
+    @contextmanager
+    def watching(self, algorithm: nn.Module):
+        self.gradients = size_of(p.grad for p in algorithm.parameters() if p.grad is not None)
+        hooks = [
+            p.register_post_accumulate_grad_hook(self.gradient)
+            for p in algorithm.parameters()
+            if p.requires_grad
+        ]
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack):
+                yield self
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+class Held:
+    """A tensor in autograd's keeping."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
+def ledger_of(turn: Rehearsal, look: Callable[[], object] = lambda: None) -> Ledger:
+    """The ledger of one step of a stage."""
+    ledger = Ledger([*turn.algorithm.parameters(), *turn.algorithm.buffers()], look)
+    if turn.stage.losses is None:
+        with Survivors() as sums:
+            turn.accumulate()
+        ledger.state = sums.bytes(apart_from=ledger.permanent | {pointer(turn.inputs), pointer(turn.labels)})
+    else:
+        with ledger.watching(turn.algorithm):
+            optimiser = turn.step()
+        ledger.state = size_of(tensors(optimiser.state_dict()["state"]))
+    ledger.enter()
+    return ledger
+
+
+class Survivors(TorchDispatchMode):
+    """Remembers every tensor that is made, without keeping it: what is left afterwards was meant to stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.made: list[weakref.ref] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.made += [weakref.ref(t) for t in tensors(out)]
+        return out
+
+    def bytes(self, apart_from: set[int]) -> int:
+        alive = [t for t in (ref() for ref in self.made) if t is not None]
+        return sum(
+            {pointer(t): t.untyped_storage().nbytes() for t in alive if pointer(t) not in apart_from}.values()
+        )
+
+
+def pointer(tensor: Tensor) -> int:
+    """Which storage a tensor lies in."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def size_of(some: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in some)

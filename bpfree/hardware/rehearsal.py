@@ -1,0 +1,136 @@
+"""Every stage of an algorithm, set up as training would have it, for one real step on one batch."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..data import PUBLISHED, Data
+from ..errors import InvalidInput, choose
+from ..prefix import apply
+from ..stages import Stage, make_optimiser, step, stream
+from ..training import freeze_all_but
+
+
+@dataclass
+class Rehearsal:
+    """One stage, ready for its step.
+
+    Attributes:
+        algorithm: a copy of the user's, with everything frozen but this stage's groups.
+        stage: the copy's.
+        images, labels: the batch, (B, C, H, W) and (B,).
+        inputs: what the prefix makes of it, (B, ...).
+        fresh: the part of the prefix that an earlier stage's cache does not hold yet.
+        below: what that part is applied to.
+    """
+
+    algorithm: nn.Module
+    stage: Stage
+    images: Tensor
+    labels: Tensor
+    inputs: Tensor
+    fresh: Sequence[nn.Module]
+    below: Tensor
+
+    def step(self, optimiser: torch.optim.Optimizer | None = None) -> torch.optim.Optimizer:
+        """One update by the training loop's own step, or a solved stage's pass. Returns the optimiser."""
+        if self.stage.losses is None:
+            self.accumulate()
+            self.stage.solve()
+            return optimiser
+        optimiser = optimiser or make_optimiser(self.stage)
+        step(self.stage, optimiser, self.inputs, self.labels, self.chance())
+        return optimiser
+
+    @torch.no_grad()
+    def accumulate(self) -> None:
+        self.stage.accumulate(self.inputs, self.labels)
+
+    @torch.no_grad()
+    def forward(self) -> None:
+        """The losses without their backward passes."""
+        for _ in self.stage.losses(self.inputs, self.labels, self.chance()):
+            pass
+
+    def chance(self) -> torch.Generator:
+        return stream("rehearsal", device=self.inputs.device)
+
+
+def rehearse(algorithm: nn.Module, x: Tensor, labels: Tensor) -> Iterator[Rehearsal]:
+    """The stages in order, each on what its frozen prefix makes of the batch; `algorithm` is left as it is.
+
+    Args:
+        algorithm: trained or not: what is counted does not depend on the values of the weights.
+        x, labels: images (B, C, H, W) and classes (B,).
+
+    Raises:
+        InvalidInput: images of another size than the network takes.
+    """
+    if x[0].numel() != algorithm.model.inputs:
+        raise InvalidInput(
+            f"the images have {x[0].numel()} numbers, but the network takes {algorithm.model.inputs}: "
+            "use data of its size"
+        )
+    twin = copy.deepcopy(algorithm)
+    twin.zero_grad(set_to_none=True)
+    device = twin.stages_finished.device
+    x, labels = x.to(device, copy=True), labels.to(device, copy=True)  # a slice would keep its whole data set
+    cached, kept = (), x  # the modules that a prefix cache has applied by now, and their output
+    for stage in twin.stages():
+        freeze_all_but(twin, stage)
+        twin.train(stage.losses is not None)
+        prefix = tuple(stage.prefix)
+        for module in prefix:
+            module.eval()
+        if prefix and prefix[: len(cached)] != cached:
+            cached, kept = (), x  # another network below: as PrefixCache does, begin from the images
+        fresh, below = (prefix[len(cached) :], kept) if prefix else ((), x)
+        with torch.no_grad():
+            inputs = apply(fresh, below)
+        if prefix:
+            cached, kept = prefix, inputs
+        yield Rehearsal(twin, stage, x, labels, inputs, fresh, below)
+        twin.zero_grad(set_to_none=True)  # a finished stage keeps no gradients
+
+
+def batch_of(algorithm: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
+    """The first training batch, unaugmented: costs depend on shapes, not on values."""
+    size = min(algorithm.batch_size, len(data.x_train))
+    return data.x_train[:size], data.y_train[:size]
+
+
+def stand_in(name: str, *, augmented: bool = True) -> Data:
+    """Data of the published set's sizes that need no download and no memory: every image is black.
+
+    For exact costs, which depend on shapes only; nothing can be learned from them.
+
+    Args:
+        name: mnist, fashion_mnist, cifar10 or cifar100.
+        augmented: whether CIFAR is augmented, as in the papers; its prefixes cannot be cached then.
+
+    Raises:
+        UnknownName: another name.
+    """
+    known = PUBLISHED[choose("published data set", name, PUBLISHED)]
+    height, width, *channels = known.image
+    image = torch.zeros(1, *(channels or [1]), height, width)
+    parts = {}
+    validation = known.validation or known.train // 10
+    for split, n in (("train", known.train - validation), ("val", validation), ("test", known.test)):
+        parts[f"x_{split}"] = image.expand(n, *image.shape[1:])
+        parts[f"y_{split}"] = torch.arange(n) % known.classes
+    data = Data(
+        name, known.classes, **parts, mean=known.mean, std=known.std, sha256="", augment=known.augment
+    )
+    return data if augmented else replace(data, augment=None)
+
+
+def deterministic():
+    """Convolutions as training runs them; nothing to say where there is no cuDNN."""
+    if not torch.backends.cudnn.is_available():
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)

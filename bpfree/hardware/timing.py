@@ -1,0 +1,158 @@
+"""Where the time goes: seconds of a step, milliseconds by kind of kernel, and resources over a whole run."""
+
+import os
+import statistics
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from ..clock import Clock
+from ..data import Data
+from ..prefix import PrefixCache
+from ..stages import stream
+from ..training import train
+from .kernels import Kernels, group_of
+from .rehearsal import Rehearsal, batch_of, deterministic, rehearse
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr, past Python
+
+REST = "Python, autograd, waiting"
+GROUPS = ("matrix products", "optimiser", "elementwise", "copies and fills", "batches", REST)
+
+
+def step_seconds(algorithm: nn.Module, data: Data, *, seconds: float = 0.2) -> dict[str, float]:
+    """Median seconds of one step of every stage, by stage: the training loop's own step, batch at hand.
+
+    Takes about `seconds` a stage, at the present number of threads. A solved stage's "step" is its sums over
+    one batch and its solution.
+    """
+    with deterministic():
+        return {t.stage.name: timed(t, seconds) for t in rehearse(algorithm, *batch_of(algorithm, data))}
+
+
+def timed(turn: Rehearsal, seconds: float) -> float:
+    optimiser = turn.step()  # makes the optimiser's state
+    return median_seconds(lambda: turn.step(optimiser), turn.images.device, seconds)
+
+
+def median_seconds(call: Callable, device: torch.device, seconds: float = 0.2, blocks: int = 5) -> float:
+    """Median over blocks of calls, about `seconds` in all; the device is synchronised around a block."""
+    clock = Clock(device)
+
+    def block(calls: int) -> float:
+        row = {}
+        with clock.region(row, "block"):
+            for _ in range(calls):
+                call()
+        return row["block_s"] / calls
+
+    block(1)  # warms up
+    calls = max(1, int(seconds / blocks / block(1)))
+    return statistics.median(block(calls) for _ in range(blocks))
+
+
+def profile_step(algorithm: nn.Module, data: Data, *, steps: int = 10) -> pd.DataFrame:
+    """Where the milliseconds of one training step go, by stage and group of kernels.
+
+    Returns:
+        A row per descended stage and group: `ms` of a step and its `share` of the whole. Kernels are timed
+        by torch's profiler. "batches" is drawing and augmenting a batch and, where the prefix cannot be
+        cached, computing it. The last group is what remains of the step's wall clock, taken without the
+        profiler: the interpreter, autograd's own work, launching and waiting.
+    """
+    device = algorithm.stages_finished.device
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    drawing = batch_seconds(algorithm, data, steps)
+    rows = []
+    with deterministic():
+        for turn in rehearse(algorithm, *batch_of(algorithm, data)):
+            if turn.stage.losses is None:
+                continue
+            with Kernels() as watch:
+                optimiser = turn.step()
+            wall = timed(turn, steps * 0.01)
+            with profile(activities=activities) as run:
+                for _ in range(steps):
+                    turn.step(optimiser)
+            ms = kernel_ms(run, watch.names, steps, on_gpu)
+            ms[REST] = max(0.0, 1e3 * wall - sum(ms.values()))
+            ms["batches"] = 1e3 * drawing[turn.stage.name]
+            rows += [(turn.stage.name, group, t, t / sum(ms.values())) for group, t in ms.items()]
+    return pd.DataFrame(rows, columns=["stage", "group", "ms", "share"])
+
+
+def kernel_ms(run: profile, kernels: set[str], steps: int, on_gpu: bool) -> dict[str, float]:
+    """Milliseconds of every group in a step: medians over the profiled steps, which are all alike."""
+    found = [(e.time_range.start, e, topmost(e, kernels)) for e in run.events()]
+    found = sorted((entry for entry in found if entry[2] is not None), key=lambda entry: entry[0])
+    spent = {group: [0.0] * steps for group in GROUPS}
+    for number, (_, event, kernel) in enumerate(found):
+        microseconds = event.device_time_total if on_gpu else event.cpu_time_total
+        spent[group_of(kernel)][number * steps // len(found)] += microseconds / 1e3
+    return {group: statistics.median(values) for group, values in spent.items()}
+
+
+def topmost(event, kernels: set[str]) -> str | None:
+    """The kernel that an event is, unless it runs inside another one, whose time includes it."""
+    name = event.name.partition("::")[2]
+    if name not in kernels:
+        return None
+    parent = event.cpu_parent
+    while parent is not None:
+        if parent.name.partition("::")[2] in kernels:
+            return None
+        parent = parent.cpu_parent
+    return name
+
+
+def batch_seconds(algorithm: nn.Module, data: Data, batches: int) -> dict[str, float]:
+    """Seconds of drawing one batch, by stage, from the training loop's own source."""
+    size, device = batch_of(algorithm, data)[0].shape[0], algorithm.stages_finished.device
+    few = {
+        k: getattr(data, k)[: batches * size].to(device, copy=True)
+        for k in ("x_train", "y_train", "x_val", "y_val")
+    }
+    seconds = {}
+    with PrefixCache(replace(data, **few), size, device, "auto", nullcontext()) as cache:
+        for stage in algorithm.stages():
+            source, row = cache.source(stage, Clock(device)), {}
+            with Clock(device).region(row, "draw"):
+                for _ in source.shuffled(stream("batches")):
+                    pass
+            seconds[stage.name] = row["draw_s"] / source.batches
+    return seconds
+
+
+def resources(algorithm: nn.Module, data: Data, meter, **options) -> pd.DataFrame:
+    """Train under a tracing meter: what the machine did meanwhile, as a tidy frame.
+
+    Args:
+        meter: a running `EnergyMeter(trace=True)`.
+        **options: of `bpfree.train`.
+
+    Returns:
+        The samples of `meter.trace` inside this run, times from its beginning (time_s, channel, quantity,
+        value, unit), with the algorithm's name and the stage (by its share of the run's time, which leaves
+        out what the loop does between stages).
+    """
+    with meter.window(algorithm.name) as window:
+        history = train(algorithm, data, meter=meter, **options)
+    trace = window.trace
+    frame = history.frame()
+    spent = (
+        frame[["prefix_s", "train_s", "val_s"]]
+        .fillna(0.0)
+        .sum(axis=1)
+        .groupby(frame["stage"], sort=False)
+        .sum()
+    )
+    ends = spent.cumsum() * (window.reading.seconds / spent.sum())
+    place = np.searchsorted(ends.to_numpy(), trace["time_s"]).clip(max=len(ends) - 1)
+    return trace.assign(algorithm=algorithm.name, stage=ends.index.to_numpy()[place])
