@@ -1,10 +1,14 @@
 """Tidy records in, tables out. Nothing here trains or reads files."""
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
 from .energy.carbon import footprint
 from .labels import DATASETS, LABELS, ORDER
-from .store import Record
+
+if TYPE_CHECKING:
+    from .store import Record
 
 ARM = ["data", "architecture", "protocol", "algorithm"]
 
@@ -46,7 +50,7 @@ def summary(records: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="_order").reset_index(drop=True)
 
 
-def bill(record: Record, country: str) -> pd.DataFrame:
+def bill(record: "Record", country: str) -> pd.DataFrame:
     """What one run reached and what it cost, with how each number was obtained.
 
     country: whose grid the carbon is of, as a three-letter ISO code.
