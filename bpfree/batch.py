@@ -170,6 +170,10 @@ def execute(chapter: Chapter, values: dict, target: Path, cwd: Path, bars: Bars)
     except papermill.PapermillExecutionError as error:
         message = f"{error.ename}: {(error.evalue.strip().splitlines() or [''])[-1]}"
         raise ChapterFailed(bars.number, error.source, message, error.traceback) from error
+    except KeyboardInterrupt:
+        # Nobody will ask the interrupted cell's task for its result, of which asyncio would complain.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
     except RuntimeError as error:  # nbclient's DeadKernelError, or a kernel that did not start
         raise ChapterFailed(bars.number, bars.cell.source if bars.cell else "", str(error), []) from error
 
