@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HandMeter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ import bpfree.energy
 from bpfree.energy import EnergyMeter, EnergyValue, Reading, Window, measure, measure_idle
 from bpfree.energy.reading import joules, settle
 from bpfree.energy.watch import contended
+from conftest import HandMeter
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,10 +10,10 @@ import sys
 import types
 
 import pytest
-from conftest import LOST, NO_COUNTER, NO_GAUGES, NO_INSTANT, NO_POWER, HandMeter
 from scipy.integrate import quad
 
 from bpfree.energy import EnergyMeter, cuda, nvml
+from conftest import LOST, NO_COUNTER, NO_GAUGES, NO_INSTANT, NO_POWER, HandMeter
 
 
 def power(shape: str, base: float, amplitude: float, period: float, phase: float):

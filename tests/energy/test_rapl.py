@@ -7,9 +7,9 @@ import os
 import shutil
 
 import pytest
-from conftest import HandMeter
 
 from bpfree.energy import rapl
+from conftest import HandMeter
 
 RANGE = 262_143_328_850
 
