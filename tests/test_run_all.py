@@ -238,6 +238,8 @@ def test_interrupt_leaves_a_usable_index(tmp_path):
     batch = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path, "--output", tmp_path],
         cwd=ROOT,
+        # A shell's background job ignores Ctrl-C, and would hand that down to the batch.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
