@@ -1,0 +1,109 @@
+"""The best hyperparameters that tuning has found, and which study found them.
+
+`tuned.csv` in this package holds what is shipped, `<store>/tuned.csv` what was tuned here. Of an arm
+(algorithm, data, architecture) that is in both, the store's rows count, and all of them: two searches are
+never mixed. An arm's rows are a whole recipe: what was searched, and what the search had fixed.
+"""
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from .errors import InvalidInput
+from .published import _value
+from .store import Store
+
+ARM = ["algorithm", "data", "architecture"]
+#: The study's name and number of trials, its cap on the epochs of every stage (none: the protocol's), seed,
+#: protocol, the best trial's val_accuracy (%), this package's revision and the machine's id.
+PROVENANCE = ["study", "trials", "epochs", "seed", "protocol", "val_accuracy", "revision", "machine"]
+COLUMNS = [*ARM, "parameter", "value", *PROVENANCE]
+SHIPPED = Path(__file__).with_name("tuned.csv")
+
+
+def store_path() -> Path:
+    """Where this machine's tuned settings lie: `tuned.csv` in the default store."""
+    return Store().root / "tuned.csv"
+
+
+def table() -> pd.DataFrame:
+    """Every tuned setting, one a row: `COLUMNS`, with values as numbers, strings or None.
+
+    Raises InvalidInput for a file that cannot be read.
+    """
+    shipped, own = _read(SHIPPED), _read(store_path())
+    replaced = pd.MultiIndex.from_frame(shipped[ARM]).isin(pd.MultiIndex.from_frame(own[ARM]))
+    rows = pd.concat([shipped[~replaced], own], ignore_index=True)
+    for column in ("value", "trials", "epochs", "seed", "val_accuracy"):
+        rows[column] = pd.Series([_value(text) for text in rows[column]], dtype=object)
+    return rows.astype({"val_accuracy": float})
+
+
+def settings(algorithm: str, data: str, architecture: str) -> dict:
+    """The tuned hyperparameters of an arm, {parameter: value}; empty if it was never tuned."""
+    rows = table()
+    rows = rows[(rows[ARM] == [algorithm, data, architecture]).all(axis=1)]
+    return dict(zip(rows["parameter"], rows["value"], strict=True))
+
+
+def write(
+    algorithm: str,
+    data: str,
+    architecture: str,
+    values: Mapping[str, object],
+    path: str | os.PathLike | None = None,
+    **provenance,
+) -> Path:
+    """Puts the settings of an arm into `path` (default: the store's file), in place of any it had there.
+
+    provenance: the columns in `PROVENANCE`; those left out stay empty. Two processes may write at once.
+    Returns the path. Raises InvalidInput if the file cannot be read or written.
+    """
+    from filelock import FileLock
+
+    path = Path(path) if path is not None else store_path()
+    fixed = dict(zip(ARM, (algorithm, data, architecture), strict=True)) | provenance
+    rows = [{**fixed, "parameter": name, "value": value} for name, value in values.items()]
+    new = pd.DataFrame(rows, columns=COLUMNS, dtype=object).map(_text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            old = _read(path)
+            others = old[(old[ARM] != [algorithm, data, architecture]).any(axis=1)]
+            text = io.StringIO()
+            pd.concat([others, new]).to_csv(text, index=False, lineterminator="\n")
+            _replace(path, text.getvalue())
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written ({error}): give another path") from None
+    return path
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """The rows as text; none where there is no file."""
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS, dtype=str)
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        missing = [column for column in COLUMNS if column not in rows]
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} cannot be read ({error}): remove it and tune again") from None
+    if missing:
+        raise InvalidInput(f"{path} has no column {', '.join(missing)}: remove it and tune again")
+    return rows[COLUMNS]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside the target and rename: a reader finds the old file or the new one, whole."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as draft:
+        draft.write(text)
+    os.chmod(draft.name, 0o644)  # not the 0600 of temporary files: stores are shared
+    os.replace(draft.name, path)
+
+
+def _text(value: object) -> str:
+    """What `published` reads back as the same value."""
+    return "none" if value is None or value != value else str(value)
