@@ -1,0 +1,250 @@
+"""Statistics against scipy and statsmodels, on data of known verdict, and on the published contrasts."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from bpfree import stats
+from bpfree.errors import InvalidInput, UnknownName
+from bpfree.store import COLUMNS
+
+rng = np.random.default_rng(7)
+
+
+def shaped(n: int, mean: float, sd: float) -> np.ndarray:
+    """n values with exactly this mean and sample standard deviation."""
+    z = np.random.default_rng(n).normal(size=n)
+    return mean + sd * (z - z.mean()) / z.std(ddof=1)
+
+
+def tidy(values: dict, metric: str = "test_accuracy", **changes) -> pd.DataFrame:
+    """Records with {(algorithm, protocol): values of seeds 0, 1, ...}."""
+    fixed = {"data": "mnist", "architecture": "2x1000", "status": "finished", "metric": metric, **changes}
+    rows = [
+        {**fixed, "algorithm": algorithm, "protocol": protocol, "seed": seed, "value": value}
+        for (algorithm, protocol), series in values.items()
+        for seed, value in enumerate(series)
+    ]
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+# -- a mean and its interval
+
+
+def test_summary_has_the_sample_standard_deviation():
+    values = [98.1, 98.4, 97.9, 98.3]
+    found = stats.summary(values)
+    assert (found.n, found.mean) == (4, pytest.approx(98.175))
+    assert found.sd == pytest.approx(np.std(values, ddof=1))
+    assert found.low < found.mean < found.high
+
+
+def test_interval_is_scipys_bca_seeded_and_blind_to_order():
+    values = rng.exponential(size=25)
+    reference = scipy.stats.bootstrap(
+        (np.sort(values),),
+        np.mean,
+        n_resamples=stats.RESAMPLES,
+        method="BCa",
+        random_state=np.random.default_rng(stats.SEED),
+    ).confidence_interval
+    assert stats.interval(values) == pytest.approx(tuple(reference), rel=1e-12)
+    assert stats.interval(values) == stats.interval(values[::-1])
+    low, high = stats.interval(values)
+    assert high - values.mean() > values.mean() - low  # skewed to the right, as a t interval is not
+
+
+@pytest.mark.parametrize(("n", "at_least", "at_most"), [(40, 0.90, 0.99), (3, 0.60, 0.85)])
+def test_interval_covers_the_mean_as_its_docstring_says(monkeypatch, n, at_least, at_most):
+    monkeypatch.setattr(stats, "RESAMPLES", 499)
+    draws = np.random.default_rng(3).normal(5.0, 2.0, size=(300, n))
+    held = [low <= 5.0 <= high for low, high in map(stats.interval, draws)]
+    assert at_least <= np.mean(held) <= at_most
+
+
+def test_values_without_an_interval():
+    assert all(math.isnan(x) for x in stats.interval([1.0, 2.0]))
+    assert stats.interval([0.3] * 5) == (pytest.approx(0.3), pytest.approx(0.3))
+    one = stats.summary([4.0])
+    assert (one.n, one.mean) == (1, 4.0)
+    assert math.isnan(one.sd)
+    assert stats.summary([0.1 + 0.2, 0.3, 0.3]).sd == 0.0  # rounding is not a spread
+    low, high = stats.interval([1.0, 1.0, 1.0, 2.0])  # ties
+    assert 1.0 <= low < 1.25 < high <= 2.0
+    with pytest.raises(InvalidInput, match="at least one"):
+        stats.summary([])
+    with pytest.raises(InvalidInput, match="finite"):
+        stats.summary([1.0, math.nan])
+
+
+# -- tests
+
+
+def test_p_values_are_scipys_and_statsmodels():
+    a, b = rng.normal(98.0, 0.3, 12), rng.normal(97.9, 0.3, 12)
+    assert stats.ttest(a - b) == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue, rel=1e-9)
+    for margin in (0.1, 0.25, 0.6):
+        reference = ttost_paired(a, b, -margin, margin)[0]
+        assert stats.tost(a - b, margin) == pytest.approx(reference, rel=1e-9)
+    p = [0.04, 0.01, math.nan, 0.03, 0.6]
+    known = [0.04, 0.01, 0.03, 0.6]
+    corrected = stats.holm(p)
+    assert np.delete(corrected, 2) == pytest.approx(multipletests(known, method="holm")[1])
+    assert corrected[1] == pytest.approx(4 * 0.01)
+    assert math.isnan(corrected[2])
+    assert len(stats.holm([])) == 0
+
+
+@pytest.mark.parametrize("differences", [[0.3], [0.3, 0.3, 0.3], [0.0] * 4, [0.1 + 0.2, 0.3]])
+def test_no_spread_no_test(differences):
+    assert math.isnan(stats.ttest(differences))
+    assert math.isnan(stats.tost(differences))
+    assert stats.verdict(stats.ttest(differences), stats.tost(differences)) == "INCONCLUSIVE"
+
+
+def test_margin_must_be_positive():
+    with pytest.raises(InvalidInput, match="margin=0"):
+        stats.tost([0.1, 0.2], margin=0)
+
+
+def test_pairs_are_by_seed_and_only_of_seeds_that_both_have():
+    a = pd.Series([1.0, 2.0, 3.0], index=[2, 0, 1])
+    b = pd.Series([10.0, 20.0, 30.0], index=[0, 1, 5])
+    assert stats.paired(a, b).to_dict() == {0: -8.0, 1: -17.0}
+    with pytest.raises(InvalidInput, match="seed 0"):
+        stats.paired(pd.Series([1.0, 2.0], index=[0, 0]), b)
+
+
+# -- verdicts
+
+
+@pytest.mark.parametrize(
+    ("n", "mean", "sd", "said"),
+    [
+        (20, 0.0, 0.2, "EQUIVALENT"),
+        (20, 3.9, 0.5, "DIFFERENT"),
+        (3, 0.1, 0.6, "INCONCLUSIVE"),  # three seeds show neither
+        (3, 0.0, 0.05, "EQUIVALENT"),
+        (20, 0.251, 0.28, "DIFFERENT"),
+        (400, 0.1, 0.2, "EQUIVALENT"),  # a real difference (p < 1e-20), and too small to matter
+    ],
+)
+def test_constructed_differences_have_their_verdict(n, mean, sd, said):
+    differences = shaped(n, mean, sd)
+    assert stats.verdict(stats.ttest(differences), stats.tost(differences)) == said
+
+
+# CP025_mf_v19 (camera-ready), numbers.json, preregistered contrasts of accuracy in pp, own convergence:
+# mean difference, 95 % interval, n, verdict.
+CP025 = [
+    (-1.653, -1.8515, -1.453, 20, "DIFFERENT"),  # CIFAR-10 3x2000: BP-DS - BP
+    (3.903, 3.684, 4.107, 20, "DIFFERENT"),  # MF - BP
+    (1.46, 1.192, 1.721, 20, "DIFFERENT"),  # MF-Joint - BP-DS
+    (5.556, 5.372, 5.745, 20, "DIFFERENT"),  # MF - BP-DS
+    (4.096, 3.904, 4.288, 20, "DIFFERENT"),  # MF - MF-Joint
+    (-1.064, -1.2645, -0.867, 20, "DIFFERENT"),  # CIFAR-100 3x2000, in the same order
+    (5.04, 4.814, 5.2425, 20, "DIFFERENT"),
+    (2.9235, 2.709, 3.1395, 20, "DIFFERENT"),
+    (6.104, 5.883, 6.3195, 20, "DIFFERENT"),
+    (3.1805, 3.0275, 3.341, 20, "DIFFERENT"),
+    (0.0434, -0.0365, 0.1228, 122, "EQUIVALENT"),  # Fashion-MNIST 2x1000
+    (0.0463, -0.0535, 0.1473, 48, "EQUIVALENT"),
+    (-0.081, -0.2155, 0.0695, 20, "EQUIVALENT"),
+    (-0.0567, -0.1702, 0.0554, 48, "EQUIVALENT"),
+    (0.1095, -0.002, 0.2185, 20, "EQUIVALENT"),
+    (0.0713, -0.0192, 0.163, 60, "EQUIVALENT"),  # MNIST 2x1000
+    (0.251, 0.131, 0.3815, 20, "DIFFERENT"),
+    (0.0655, -0.0455, 0.176, 20, "EQUIVALENT"),
+    (0.114, -0.0145, 0.234, 20, "EQUIVALENT"),
+    (0.0485, -0.072, 0.146, 20, "EQUIVALENT"),
+]
+
+
+def test_the_rule_gives_the_published_verdicts():
+    # The single runs were not printed. Their spread follows from the interval: it is that of the mean.
+    z = scipy.stats.norm.ppf(0.975)
+    runs = [shaped(n, mean, (high - low) / 2 / z * math.sqrt(n)) for mean, low, high, n, _ in CP025]
+    p = stats.holm([stats.ttest(differences) for differences in runs])
+    said = [stats.verdict(a, stats.tost(differences)) for a, differences in zip(p, runs, strict=True)]
+    assert said == [row[-1] for row in CP025]
+    # In none of them do both tests speak, so that the published verdicts do not say which goes first.
+    assert not [
+        1 for a, differences in zip(p, runs, strict=True) if a < 0.05 and stats.tost(differences) < 0.05
+    ]
+
+
+# -- the table
+
+
+def test_contrasts_are_the_tests_of_the_paired_differences():
+    bp, mf = shaped(10, 98.0, 0.2), shaped(10, 98.0, 0.2)[::-1] + 0.4
+    ff = shaped(10, 97.0, 0.3)[::-1]
+    records = tidy({("mf", "convergence"): mf, ("ff", "convergence"): ff, ("bp", "convergence"): bp})
+    records = pd.concat([records, tidy({("mf", "convergence"): [0.0]}, metric="test_loss")])
+    found = stats.contrasts(records)
+    assert list(found.columns) == list(stats.COLUMNS)
+    assert found["algorithm"].tolist() == ["mf", "ff"]  # in the order of all tables
+    row, raw = found.iloc[0], [scipy.stats.ttest_rel(x, bp).pvalue for x in (mf, ff)]
+    assert (row["n"], row["baseline"]) == (10, "bp")
+    assert row["difference"] == pytest.approx((mf - bp).mean())
+    assert row["sd"] == pytest.approx((mf - bp).std(ddof=1))
+    assert (row["low"], row["high"]) == pytest.approx(stats.interval(mf - bp))
+    assert found["p"].tolist() == pytest.approx(raw)
+    assert found["p_holm"].tolist() == pytest.approx(multipletests(raw, method="holm")[1])
+    assert row["p_tost"] == pytest.approx(ttost_paired(mf, bp, -0.25, 0.25)[0])
+    shuffled = records.sample(frac=1.0, random_state=1)
+    pd.testing.assert_frame_equal(stats.contrasts(shuffled), found)
+
+
+def test_the_verdict_is_of_the_corrected_p():
+    zero = np.zeros(8)
+    almost = shaped(8, 1.0, 1.1)  # p = 0.037: alone different, among three not
+    assert 0.02 < stats.ttest(almost) < 0.05
+    alone = {("bp", "convergence"): zero, ("mf", "convergence"): almost}
+    assert stats.contrasts(tidy(alone))["verdict"].tolist() == ["DIFFERENT"]
+    others = {(name, "convergence"): shaped(8, 0.9, 1.2) for name in ("ff", "bp_ds")}
+    assert stats.contrasts(tidy(alone | others))["verdict"].tolist() == ["INCONCLUSIVE"] * 3
+
+
+def test_failed_runs_and_missing_partners_are_left_out():
+    records = tidy({("bp", "convergence"): [1.0, 2.0, 3.0], ("mf", "convergence"): [2.0, 3.5, 4.1]})
+    failed = tidy({("mf", "convergence"): [None] * 4}, status="failed", metric="failed")
+    elsewhere = tidy({("mf", "convergence"): [2.0, 3.0]}, architecture="3x1000")
+    found = stats.contrasts(pd.concat([records, failed, elsewhere]))
+    assert found[["architecture", "n"]].values.tolist() == [["2x1000", 3]]
+
+
+def test_one_pair_is_inconclusive():
+    found = stats.contrasts(tidy({("bp", "convergence"): [98.0], ("mf", "convergence"): [98.5]})).iloc[0]
+    assert (found["n"], found["difference"], found["verdict"]) == (1, 0.5, "INCONCLUSIVE")
+    assert found[["sd", "low", "high", "p", "p_holm", "p_tost"]].isna().all()
+
+
+def test_the_baseline_may_live_under_another_protocol():
+    values = {
+        ("bp", "convergence"): [1.0, 2.0, 3.0],
+        ("mf", "convergence"): [1.5, 2.0, 3.1],
+        ("mf", "matched"): [2.0, 3.5, 4.1],
+    }
+    assert stats.contrasts(tidy(values))["protocol"].tolist() == ["convergence"]
+    found = stats.contrasts(tidy(values), baseline_protocol="convergence").set_index("protocol")
+    assert found.loc["matched", "difference"] == pytest.approx(1.2)
+    values["bp", "matched"] = [2.0, 3.0, 4.0]  # its own protocol's goes first
+    found = stats.contrasts(tidy(values), baseline_protocol="convergence").set_index("protocol")
+    assert found.loc["matched", "difference"] == pytest.approx(0.2)
+
+
+def test_what_cannot_be_contrasted_says_why():
+    with pytest.raises(InvalidInput, match="no finished run of 'bp'"):
+        stats.contrasts(tidy({("mf", "convergence"): [1.0]}))
+    twice = tidy({("bp", "convergence"): [1.0, 2.0], ("mf", "convergence"): [1.0, 2.0]})
+    with pytest.raises(InvalidInput, match="mf against bp on mnist 2x1000, convergence: several values"):
+        stats.contrasts(pd.concat([twice, twice]))
+    with pytest.raises(UnknownName, match="algorithm"):
+        stats.contrasts(twice, baseline="backprop")
+    assert stats.contrasts(tidy({("bp", "convergence"): [1.0]})).empty
