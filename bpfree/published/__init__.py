@@ -5,6 +5,11 @@ code, arXiv 2509.19063; "2026": the authors' later report and tuned values, roun
 algorithm, data and architecture in this package's names, parameter (an option of the algorithm, or
 `stopping.*`) and value. Settings that the authors' code never read (Forward-Forward's `threshold`, the
 early stopping of Fashion-MNIST's CaFo-Rand) are left out, so that the rows say what ran.
+
+`results.csv`, one printed number a row, see `results`. In this package's names wherever it has the thing:
+data sets, networks, algorithms, protocols ("legacy" is published, "A" convergence_loss and "B" matched). One
+unit a metric: energies were printed in Wh, operations in GFLOP, Hinton's, Zhao's and others' accuracies as
+errors; the rest is as printed. Where papers contradict each other, or themselves, both numbers are here.
 """
 
 import ast
@@ -13,11 +18,70 @@ from importlib import resources
 
 import pandas as pd
 
+from ..errors import choose
+
+#: Who printed a number, by the short name in the column `source`. Only "thesis", "readme", "2026" and
+#: "2026-reports" are of the study that this package implements.
+SOURCES = {
+    "thesis": "Spyra, arXiv 2509.19063 (tables of the thesis)",
+    "readme": "Spyra, README of the public code",
+    "2026": "Spyra and Dzwinel, arXiv 2511.01061 (camera-ready CP025, 2026)",
+    "2026-reports": "Spyra and Dzwinel, reports beside the camera-ready",
+    "gong": "Gong et al., arXiv 2501.09238 v1 (by a secondary source, not verified)",
+    "gong-v2": "Gong et al., arXiv 2501.09238 v2 (abstract and a leaderboard, not verified)",
+    "gong-abdulla": "Gong and Abdulla, FF decomposition (the authors' repository)",
+    "zhao": "Zhao et al., arXiv 2303.09728 (their code's comments, and as the thesis quotes it)",
+    "hinton": "Hinton, arXiv 2212.13345 (by secondary transcriptions)",
+    "loewe": "Löwe, README of the PyTorch Forward-Forward",
+    "mpezeshki": "Pezeshki, README of the PyTorch Forward-Forward",
+    "cwcomp": "CwComp (abstract)",
+    "asge": "ASGE, arXiv 2509.12394 (abstract)",
+    "trifecta": "The Trifecta, arXiv 2311.18130 (abstract)",
+    "distance-forward": "Distance-Forward (abstract)",
+    "scff": "SCFF (abstract)",
+    "dtg-ff": "DTG-FF, arXiv 2606.06539 (abstract)",
+}
+
 
 @functools.cache
 def _table(name: str) -> pd.DataFrame:
-    with (resources.files(__name__) / f"{name}.csv").open() as file:
+    with (resources.files(__name__) / f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
+def results(**where: object) -> pd.DataFrame:
+    """The published results, filtered by column: `results(source="thesis", algorithm=["bp", "mf"])`.
+
+    Columns:
+        source: a name in `SOURCES`.
+        protocol: one of `bpfree.protocols`, or the authors' own words for theirs.
+        data, architecture, algorithm: in this package's names; other names are of things that it does not
+            have ("some MLP": not said which; "all": several together; "any": whichever algorithm).
+        variant: what sets it apart from the source's usual arm ("with M_0", "cache on host"); "" if nothing.
+        baseline: the algorithm that a difference, change or ratio is against; "" if it is none.
+        metric: test_accuracy, epochs, total_s, total_j, co2e_g, power_w, sample_flop (of one sample, by the
+            papers' convention), memory_nvml_mib (the whole device), memory_allocator_mib, utilisation, ...
+            and, against the baseline, `..._difference` (with `..._low` and `..._high`, 95 %), `..._change`
+            and `..._percent` (%), `..._ratio`, and verdict.
+        mean, sd, unit, n: n counts runs; sd and n are NA where none was given.
+        verdict: EQUIVALENT or DIFFERENT where that is the metric, whose mean is then NaN.
+        origin: where exactly it stands, in the words it was found under.
+
+    Raises UnknownName for a column that there is not.
+    """
+    table = _results()
+    for column, wanted in where.items():
+        choose("column of the published results", column, table.columns)
+        table = table[table[column].isin([wanted] if isinstance(wanted, str | int) else list(wanted))]
+    return table.reset_index(drop=True)
+
+
+@functools.cache
+def _results() -> pd.DataFrame:
+    table = _table("results").copy()
+    for column in ("mean", "sd"):
+        table[column] = pd.to_numeric(table[column])
+    return table.assign(n=pd.to_numeric(table["n"]).astype("Int64"))
 
 
 def hyperparameters(**where: str) -> pd.DataFrame:
