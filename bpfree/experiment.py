@@ -4,41 +4,26 @@ import functools
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from torch import nn
 
+from . import hardware
 from .algorithms import ALGORITHMS, Algorithm
+from .architectures import STAND_IN, build_model, default_architecture, parse_architecture
 from .data import NAMES, Data, load
 from .energy import EnergyMeter
 from .errors import InvalidInput, TrainingDiverged, choose
 from .history import COST, OUTCOME, REGIONS, History
 from .machine import machine
-from .models import MLP, Blocks, CaFoCNN
-from .protocols import Rule, rule
+from .protocols import REFERENCE, TUNED, Rule, rule
+from .stopping import Budget, Stopping
 from .store import Record, Store
 from .training import PRECISIONS, check_positive, pick_device, train
 
 #: Raised by hand whenever a change alters what training computes: records of another version are not reused.
 TRAINING_VERSION = 1
-
-#: The paper's networks, by family of algorithms: for Forward-Forward, for Cascaded-Forward, and for the rest.
-ARCHITECTURES = {
-    "digits": {"ff": "2x256", "cafo": "cnn-16-32-64", "": "2x256"},
-    "mnist": {"ff": "3x1000", "cafo": "cnn", "": "2x1000"},
-    "fashion_mnist": {"ff": "4x2000", "cafo": "cnn", "": "2x1000"},
-    "cifar10": {"ff": "3x2000", "cafo": "cnn", "": "3x2000"},
-    "cifar100": {"ff": "3x2000", "cafo": "cnn", "": "3x2000"},
-}
-OWN_DATA = {"ff": "2x1000", "cafo": "cnn", "": "2x1000"}
-
-#: The smallest networks, on which an experiment's options are tried before anything is loaded.
-STAND_IN = {
-    "mlp": lambda: MLP([100, 1, 1], classes=2),
-    "cnn": lambda: CaFoCNN((1, 8, 8), classes=2, channels=(1, 1, 1)),
-}
 
 
 @dataclass(frozen=True)
@@ -93,9 +78,8 @@ class Experiment:
         for name in [*self.options, *self.hyperparameters]:
             choose(f"option of {self.algorithm}", name, cls.options())
         if self.preset is not None:
-            choose(f"preset of {self.algorithm}", self.preset, cls.presets)
-        chosen = rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
-        options = self.resolved_options(chosen)
+            choose(f"preset of {self.algorithm}", self.preset, [*cls.presets, TUNED])
+        options = self.resolved_options(self.rule())
         for name, value in arm.items():
             if options[name] != value:
                 raise InvalidInput(
@@ -115,21 +99,31 @@ class Experiment:
         """The architecture, the paper's if none was given."""
         if self.architecture is not None:
             return self.architecture
-        networks = ARCHITECTURES.get(self.data, OWN_DATA)
-        family = self.algorithm.partition("_")[0]
-        return networks.get(family, networks[""])
+        return default_architecture(self.algorithm, self.data)
 
     def against(self, algorithm: str = "bp") -> "Experiment":
         """Another algorithm on the same network, data, seed and protocol, with the settings both have."""
-        known = ALGORITHMS[choose("algorithm", algorithm, ALGORITHMS)][0].options()
+        cls, _ = ALGORITHMS[choose("algorithm", algorithm, ALGORITHMS)]
+        known = cls.options()
         shared = {k: v for k, v in self.hyperparameters.items() if k in known}
         return replace(
             self,
             algorithm=algorithm,
             architecture=self.resolved_architecture,
+            preset=self.preset if self.preset in (*cls.presets, TUNED) else None,
             options={},
             hyperparameters=shared,
         )
+
+    def reference(self) -> "Experiment | None":
+        """The run whose cost is this one's budget, if it has one: the same seed's BP under `convergence`."""
+        if self.rule().budget is None:
+            return None
+        return replace(self.against(REFERENCE), protocol="convergence")
+
+    def rule(self) -> Rule:
+        """What the protocol says of this arm."""
+        return rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
 
     def resolved_options(self, chosen: Rule) -> dict:
         """The algorithm's keyword options under a protocol's rule."""
@@ -143,13 +137,19 @@ class Experiment:
             **self.hyperparameters,
         }
 
-    def resolve(self, data: Data) -> dict:
+    def resolve(self, data: Data, budget: Budget | None = None) -> dict:
         """Everything that decides the outcome, as plain values: presets filled in, the data by their hash.
 
         The order of precedence: the algorithm's defaults, the preset's contested choices, what makes the
-        arm what it is, published hyperparameters, this experiment's own.
+        arm what it is, published or tuned hyperparameters, this experiment's own.
+
+        budget: what `reference()` left to spend, under a protocol that has one.
         """
-        chosen = rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
+        chosen = self.rule()
+        if (chosen.budget is None) != (budget is None):
+            raise InvalidInput(
+                f"protocol {self.protocol!r} trains on a budget that another run sets: use bpfree.run"
+            )
         options = self.resolved_options(chosen)
         caps = [cap for cap in (self.max_epochs, chosen.max_epochs) if cap is not None]
         return {
@@ -164,6 +164,7 @@ class Experiment:
             "options": options,
             "stopping": asdict(chosen.stopping),
             "max_epochs": min(caps, default=None),
+            "budget": asdict(budget) if budget else None,
             "precision": self.precision,
             "device": pick_device(self.device).type,
             "cache": self.cache,
@@ -187,8 +188,12 @@ def run(
         MissingData, InvalidInput: the data are not there, or do not fit.
     """
     store = store if isinstance(store, Store) else Store(store)
+    reference = experiment.reference()
+    budget = None
+    if reference is not None:
+        budget = spent(run(reference, store, progress=progress), experiment.rule().budget)
     data = _load(experiment.data, experiment.seed)
-    resolved = experiment.resolve(data)
+    resolved = experiment.resolve(data, budget)
     key = key_of(resolved)
     if key in store:
         record = store.read(key)
@@ -200,26 +205,49 @@ def run(
     return record
 
 
-def _train(resolved: dict, key: str, data: Data, progress: bool) -> tuple[Algorithm, Record]:
-    """Train as resolved; divergence is an outcome, too."""
-    from .training import Stopping
+def spent(record: Record, kind: str) -> Budget:
+    """What a run took, as a budget: "passes", or "energy": joules, or seconds if none were measured."""
+    if kind == "passes":
+        return Budget("passes", record.metrics["epochs"])
+    unit = "measured_j" if "total_measured_j" in record.cost else "s"
+    return Budget(unit, record.cost[f"total_{unit}"])
 
+
+def fit(
+    experiment: Experiment, data: Data, *, progress: bool = True, meter=None, on_epoch=None
+) -> tuple[Algorithm, History]:
+    """Train as the experiment says, on `data`, and store nothing. Test data are not read.
+
+    Raises:
+        TrainingDiverged: as from `bpfree.train`; its attribute `history` holds what was trained until then.
+        InvalidInput: the data do not fit, or the protocol needs a budget.
+    """
+    return _fit(experiment.resolve(data), data, progress=progress, meter=meter, on_epoch=on_epoch)
+
+
+def _fit(resolved: dict, data: Data, **how) -> tuple[Algorithm, History]:
     algorithm = build(resolved, data)
-    error = None
-    with EnergyMeter() as meter:
+    history = train(
+        algorithm,
+        data,
+        seed=resolved["seed"],
+        max_epochs=resolved["max_epochs"],
+        stopping=Stopping(**resolved["stopping"]),
+        budget=Budget(**resolved["budget"]) if resolved["budget"] else None,
+        cache=resolved["cache"],
+        precision=resolved["precision"],
+        device=resolved["device"],
+        **how,
+    )
+    return algorithm, history
+
+
+def _train(resolved: dict, key: str, data: Data, progress: bool) -> tuple[Algorithm | None, Record]:
+    """Train as resolved, under a tracing meter; divergence is an outcome, too."""
+    algorithm = error = None
+    with EnergyMeter(trace=True) as meter:
         try:
-            history = train(
-                algorithm,
-                data,
-                seed=resolved["seed"],
-                max_epochs=resolved["max_epochs"],
-                stopping=Stopping(**resolved["stopping"]),
-                cache=resolved["cache"],
-                precision=resolved["precision"],
-                meter=meter,
-                progress=progress,
-                device=resolved["device"],
-            )
+            algorithm, history = _fit(resolved, data, meter=meter, progress=progress)
         except TrainingDiverged as diverged:
             history = diverged.history
             error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
@@ -230,8 +258,9 @@ def _train(resolved: dict, key: str, data: Data, progress: bool) -> tuple[Algori
         status="failed" if error else "finished",
         metrics={} if error else outcome(algorithm, history, data),
         history=frame[list(OUTCOME)],
-        cost=totals(history),
+        cost={**totals(history), **({} if error else hardware.bill(algorithm, data, history))},
         epoch_cost=frame[["stage", "epoch", *COST]],
+        trace=history.staged(meter.trace, meter.reading.seconds),
         stages=[
             {"name": s.name, "prefix": s.prefix, "ended": s.ended, "restored": s.restored}
             for s in history.stages
@@ -283,31 +312,6 @@ def trained(record: Record, data: Data) -> Algorithm:
     algorithm = build(record.experiment, data)
     algorithm.load_state_dict(record.weights())
     return algorithm.eval()
-
-
-def build_model(architecture: str, data: Data) -> Blocks:
-    """The network named by `architecture`, sized for the data. Raises InvalidInput for no such name."""
-    family, numbers = parse_architecture(architecture)
-    if family == "cnn":
-        return CaFoCNN(data.shape, classes=data.classes, **({"channels": numbers} if numbers else {}))
-    return MLP([data.features, *numbers], classes=data.classes)
-
-
-def parse_architecture(architecture: str) -> tuple[str, list[int]]:
-    """("mlp", hidden widths) or ("cnn", channels; none for CaFo's own). Raises InvalidInput for neither."""
-    name = str(architecture)
-    if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name):
-        return "mlp", [int(match[2])] * int(match[1])
-    if match := re.fullmatch(r"(cnn(?=-|$)-?)?([1-9]\d*(?:-[1-9]\d*)*)?", name):
-        numbers = [int(n) for n in (match[2] or "").split("-") if n]
-        if match[1]:
-            return "cnn", numbers
-        if numbers:
-            return "mlp", numbers
-    raise InvalidInput(
-        f"architecture {architecture!r}: use layers x width as in '2x1000', widths as in '1000-500', "
-        "'cnn', or a cnn's channels as in 'cnn-16-32-64'"
-    )
 
 
 def key_of(resolved: dict) -> str:

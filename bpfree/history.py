@@ -15,7 +15,7 @@ class StageHistory:
         name: the stage's name.
         rows: one dict per epoch with the columns of `History.frame`.
         prefix: how its inputs came: "images", "cached in memory", "cached on disk", "recomputed".
-        ended: "patience", "cap" or "solved".
+        ended: "patience", "cap", "budget" or "solved".
         restored: the epoch whose weights were kept, counted from 1.
     """
 
@@ -53,6 +53,21 @@ class History:
 
         rows = [row for stage in self.stages for row in stage.rows]
         return pd.DataFrame(rows, columns=[*OUTCOME, *COST]).astype({c: float for c in COST})
+
+    def staged(self, trace, seconds: float):
+        """A trace of the whole run, `time_s` from its beginning, with the stage that each sample fell into.
+
+        A stage has its share of the run's `seconds`, which leaves out what the loop does between stages.
+        """
+        import numpy as np
+
+        spent = [
+            sum(row.get(f"{region}_s", 0.0) for row in stage.rows for region in REGIONS)
+            for stage in self.stages
+        ]
+        ends = np.cumsum(spent) * (seconds / sum(spent))
+        place = np.searchsorted(ends, trace["time_s"]).clip(max=len(ends) - 1)
+        return trace.assign(stage=np.array([stage.name for stage in self.stages])[place])
 
     @property
     def epochs(self) -> int:

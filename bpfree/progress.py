@@ -33,6 +33,7 @@ class Progress:
     def batch(self, epoch: int, cap: int, batches: int) -> None:
         if self._inner is None:
             self._inner = tqdm(total=cap * batches, unit="batch", leave=False, **self._off)
+        self._inner.total = cap * batches  # foreseen anew after every epoch, where a budget is spent
         self._inner.update()
         if self._inner.n % batches == 1 or batches == 1:
             self._inner.set_description(f"{self._name}, epoch {epoch}/{cap}", refresh=False)

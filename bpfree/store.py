@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-FORMAT = 1  # of the files below; raised when a reader of the old form could not read the new one
-UNITS = {"accuracy": "%", "loss": "nats", "epochs": "epochs", "samples": "samples", "s": "s", "j": "J"}
+FORMAT = 2  # of the files below; raised when a reader of the old form could not read the new one
+UNITS = {
+    "accuracy": "%",
+    "loss": "nats",
+    "epochs": "epochs",
+    "samples": "samples",
+    "s": "s",
+    "j": "J",
+    "flop": "FLOP",
+    "bytes": "B",
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,11 @@ class Record:
         metrics: the outcome: `test_accuracy` (%), `test_loss`, the same by every other read-out
             (`test_accuracy[sum]`), and `epochs` and `samples` trained.
         history: one row per stage and epoch: losses, accuracies, rate.
-        cost: totals: `train_s`, `val_s`, `prefix_s`, `total_s`, and `..._measured_j`, `..._estimated_j`.
+        cost: totals: `train_s`, `val_s`, `prefix_s`, `total_s`, `..._measured_j`, `..._estimated_j` and
+            `..._flop`; and the most bytes that a stage holds (`memory_bytes`) and keeps for the backward pass
+            (`graph_bytes`), as `hardware.account` counts them.
         epoch_cost: seconds and joules of every epoch.
+        trace: what the machine did meanwhile: time_s, channel, quantity, value, unit, stage.
         stages: per stage how its inputs came, how it ended, and the epoch that was restored.
         machine: where it ran; costs of different machines must not be pooled.
         provenance: how the joules were obtained.
@@ -49,6 +61,7 @@ class Record:
     history: "pd.DataFrame"
     cost: dict
     epoch_cost: "pd.DataFrame"
+    trace: "pd.DataFrame"
     stages: list[dict]
     machine: dict
     provenance: str | None = None
@@ -107,6 +120,7 @@ class Store:
         try:
             record.history.to_parquet(draft / "history.parquet", index=False)
             record.epoch_cost.to_parquet(draft / "cost.parquet", index=False)
+            record.trace.to_parquet(draft / "trace.parquet", index=False)
             if weights is not None:
                 from safetensors.torch import save_file
 
@@ -157,6 +171,7 @@ class Store:
                 **scalars,
                 history=pd.read_parquet(folder / "history.parquet"),
                 epoch_cost=pd.read_parquet(folder / "cost.parquet"),
+                trace=pd.read_parquet(folder / "trace.parquet"),
                 folder=folder,
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -165,7 +180,10 @@ class Store:
             raise InvalidInput(f"{folder} cannot be read ({error}): remove it and run again") from None
 
 
-FIELDS = ("algorithm", "data", "architecture", "seed", "protocol", "preset", "precision", "device")
+FIELDS = (
+    *("algorithm", "data", "architecture", "seed", "protocol", "preset", "max_epochs"),
+    *("precision", "device"),
+)
 COLUMNS = ("key", *FIELDS, "status", "metric", "value", "unit", "provenance", "machine")
 
 
@@ -178,7 +196,8 @@ def records(store: Store | str | os.PathLike | None = None) -> "pd.DataFrame":
 def tidy(records: Iterable[Record]) -> "pd.DataFrame":
     """A row per run and metric.
 
-    Columns: key, algorithm, data, architecture, seed, protocol, preset, precision, device, status, then
+    Columns: key, algorithm, data, architecture, seed, protocol, preset, max_epochs (the cap on every stage),
+    precision, device, status, then
     metric, value, unit, provenance (of energies: how they were obtained) and machine (its id; costs of
     different machines must not be pooled). Failed runs have a row with the metric "failed".
     """
@@ -207,12 +226,31 @@ def epochs(records: Iterable[Record]) -> "pd.DataFrame":
             provenance=record.provenance,
             machine=record.machine["id"],
         )
-        for position, name in enumerate(FIELDS):
-            frame.insert(position, name, record.experiment[name])
-        frames.append(frame)
+        frames.append(_named(frame, record))
     if not frames:
         raise InvalidInput("no records to show: run an experiment first")
     return pd.concat(frames, ignore_index=True)
+
+
+def traces(records: Iterable[Record]) -> "pd.DataFrame":
+    """What the machine did during each run: a row per sample and quantity.
+
+    Columns: those of `tidy` that say which run it is and on which machine, then time_s (since the run began),
+    channel ("process", "gpu:0"), quantity, value, unit and stage.
+    """
+    import pandas as pd
+
+    frames = [_named(r.trace.assign(machine=r.machine["id"]), r) for r in records]
+    if not frames:
+        raise InvalidInput("no records to show: run an experiment first")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _named(frame: "pd.DataFrame", record: Record) -> "pd.DataFrame":
+    """With columns in front that say which run it is."""
+    for position, name in enumerate(FIELDS):
+        frame.insert(position, name, record.experiment[name])
+    return frame
 
 
 def _rows(record: Record) -> Iterator[dict]:
@@ -220,7 +258,7 @@ def _rows(record: Record) -> Iterator[dict]:
     for metric, value in record.metrics.items():
         yield {**fixed, "metric": metric, "value": value, "unit": unit(metric)}
     for metric, value in record.cost.items():
-        provenance = record.provenance if metric.endswith("_j") else "wall clock"
+        provenance = {"J": record.provenance, "s": "wall clock"}.get(unit(metric), "counted")
         yield {
             **fixed,
             "metric": metric,

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .clock import Clock
 from .data import Data
@@ -22,33 +22,9 @@ from .history import History, StageHistory
 from .prefix import PrefixCache, Source
 from .progress import Progress
 from .stages import MADE_FOR_THE_CAP, SCHEDULES, Stage, make_optimiser, step, stream
+from .stopping import Best, Budget, Length, Lengths, Snapshot, Stopping
 
-DEFAULT_CAP = 100  # epochs per stage where nobody says otherwise
 PRECISIONS = ("fp32", "bf16")
-METRICS = ("val_accuracy", "val_loss")
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """When a stage ends and which epoch's weights it keeps.
-
-    Training stops `patience` epochs after the last epoch that improved `metric` by more than
-    `min_delta`; None never stops early. Kept are the weights and buffers of the earliest best
-    epoch by `restore` ("best": by `metric` itself) or those of the "last".
-    """
-
-    metric: str = "val_accuracy"
-    patience: int | None = 20
-    min_delta: float = 0.0
-    restore: str = "best"
-
-    def __post_init__(self):
-        choose("stopping metric", self.metric, METRICS)
-        choose("restore rule", self.restore, ("best", "last", *METRICS))
-        if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
-            raise InvalidInput(
-                f"patience={self.patience!r}: use a positive integer, or None to never stop early"
-            )
 
 
 def train(
@@ -58,6 +34,7 @@ def train(
     seed: int = 0,
     max_epochs: int | None = None,
     stopping: Stopping | None = None,
+    budget: Budget | None = None,
     cache: bool | str = "auto",
     precision: str = "fp32",
     meter=None,
@@ -74,6 +51,7 @@ def train(
             (seed, stage, epoch). Same seed, machine, versions and threads: bit-identical results.
         max_epochs: cap on the epochs of every stage (default: the stage's own, or 100).
         stopping: the rule for every stage; default: validation accuracy, patience 20, best restored.
+        budget: what all stages may spend together; with one, no stage stops early. Default: none.
         cache: "auto" computes a frozen prefix once per stage and keeps its output in memory, or on
             disk beyond half of the free memory, and recomputes it for augmented inputs; True insists
             on caching; False recomputes for every batch. Cached and recomputed are bit-identical.
@@ -88,7 +66,8 @@ def train(
         History: one row per stage and epoch, with losses, accuracies, seconds and joules.
 
     Raises:
-        InvalidInput: data that do not fit the network, an unknown precision, cache or device.
+        InvalidInput: data that do not fit the network, an unknown precision, cache or device; a budget in
+            joules where the meter measures none.
         TrainingDiverged: a loss became NaN or infinite; says stage, epoch and learning rate.
     """
     choose("precision", precision, PRECISIONS)
@@ -104,6 +83,7 @@ def train(
         device=device,
         max_epochs=max_epochs,
         stopping=stopping or Stopping(),
+        budget=budget,
         autocast=torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext(),
         clock=Clock(device, meter),
         history=History(algorithm.name, seed),
@@ -131,6 +111,7 @@ class _Run:
     device: torch.device
     max_epochs: int | None
     stopping: Stopping
+    budget: Budget | None
     autocast: AbstractContextManager
     clock: Clock
     history: History
@@ -138,6 +119,7 @@ class _Run:
 
     def stages(self, cache: bool | str, progress: bool) -> None:
         algorithm, stages = self.algorithm, self.algorithm.stages()
+        lengths = Lengths(stages, self.max_epochs, self.budget)
         with (
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
             PrefixCache(self.data, algorithm.batch_size, self.device, cache, self.autocast) as prefixes,
@@ -156,22 +138,23 @@ class _Run:
                 if stage.losses is None:
                     self.solve(stage, source, log, first)
                 else:
-                    self.descend(stage, source, log, first, bars)
+                    self.descend(stage, source, log, first, bars, lengths.next(stage, self.history))
                 for parameter in algorithm.parameters():
                     parameter.grad = None  # a finished stage keeps no gradients
                 algorithm.stages_finished.fill_(number)
                 bars.stage_done()
 
-    def descend(self, stage: Stage, source: Source, log: StageHistory, first: dict, bars: Progress) -> None:
+    def descend(
+        self, stage: Stage, source: Source, log: StageHistory, first: dict, bars: Progress, length: Length
+    ) -> None:
         """Epochs of gradient steps until the rule says stop; then the best weights are put back."""
-        cap = min(c for c in (stage.epochs, self.max_epochs, math.inf) if c is not None)
-        cap = DEFAULT_CAP if cap == math.inf else cap
-        patience = None if stage.schedule in MADE_FOR_THE_CAP else self.stopping.patience
+        patience = None if self.budget or stage.schedule in MADE_FOR_THE_CAP else self.stopping.patience
         optimiser = make_optimiser(stage)
         watch = Best(self.stopping.metric, self.stopping.min_delta)
         keep = Snapshot(self.algorithm, stage, self.stopping)
-        log.ended = "cap"
-        for epoch in range(1, cap + 1):
+        epoch = 0
+        while epoch < (cap := length.cap(log.rows)):
+            epoch += 1
             for group, settings in zip(optimiser.param_groups, stage.groups, strict=True):
                 group["lr"] = settings.lr * SCHEDULES[stage.schedule](epoch, cap)
             row = first if epoch == 1 else {"stage": stage.name, "epoch": epoch}
@@ -189,6 +172,7 @@ class _Run:
             if patience is not None and epoch - watch.epoch >= patience:
                 log.ended = "patience"
                 break
+        log.ended = log.ended or length.ended_by(epoch)
         log.restored = keep.restore(last=epoch)
 
     def epoch(self, stage, source, optimiser, row: dict, bars: Progress, cap: int) -> None:
@@ -233,53 +217,6 @@ class _Run:
                 correct += (scores.argmax(1) == labels).sum()
             row["val_loss"] = loss.item() / source.val_size
             row["val_accuracy"] = 100.0 * correct.item() / source.val_size
-
-
-class Best:
-    """The earliest best epoch so far by one metric."""
-
-    def __init__(self, metric: str, min_delta: float = 0.0):
-        self.metric, self.min_delta = metric, min_delta
-        self.sign = 1.0 if metric == "val_accuracy" else -1.0
-        self.value, self.epoch = -math.inf, 0
-
-    def improved(self, row: dict) -> bool:
-        if self.metric not in row:  # an unvalidated stage: its latest epoch counts as its best
-            self.epoch = row["epoch"]
-            return True
-        value = self.sign * row[self.metric]
-        if value <= self.value + self.min_delta:
-            return False
-        self.value, self.epoch = value, row["epoch"]
-        return True
-
-
-class Snapshot:
-    """The weights and buffers of the earliest best epoch, to be put back when the stage ends."""
-
-    def __init__(self, algorithm: nn.Module, stage: Stage, stopping: Stopping):
-        self.best = Best(stopping.metric if stopping.restore == "best" else stopping.restore)
-        self.live = [p for group in stage.groups for p in group.parameters] + list(algorithm.buffers())
-        self.kept: list[Tensor] = []
-        self.enabled = stopping.restore != "last"
-
-    @torch.no_grad()
-    def offer(self, row: dict) -> None:
-        """Keeps the current weights if this epoch is the best so far."""
-        if not (self.enabled and self.best.improved(row)):
-            return
-        if not self.kept:
-            self.kept = [tensor.clone() for tensor in self.live]
-        else:
-            torch._foreach_copy_(self.kept, self.live)
-
-    @torch.no_grad()
-    def restore(self, last: int) -> int:
-        """Puts the best weights back (or leaves the last ones); returns the epoch they come from."""
-        if not self.enabled:
-            return last
-        torch._foreach_copy_(self.live, self.kept)
-        return self.best.epoch
 
 
 def freeze_all_but(algorithm: nn.Module, stage: Stage) -> None:

@@ -18,6 +18,7 @@ from bpfree.experiment import Experiment, build, build_model, key_of, parse_arch
 from bpfree.machine import environment_line, machine
 from bpfree.models import MLP, CaFoCNN
 from bpfree.published import hyperparameters
+from bpfree.stopping import Budget
 from bpfree.store import Store, records
 from bpfree.study import PROFILES
 from bpfree.training import Stopping, train
@@ -309,7 +310,92 @@ def test_test_data_are_read_once_and_after_training(digits, tmp_path, monkeypatc
 
     monkeypatch.setattr(Algorithm, "predict_all", predict_all)
     run(small("bp", max_epochs=1), tmp_path, progress=False)
-    assert events == ["trained", "test data"]
+    assert events[:2] == ["trained", "test data"]
+    assert events.count("test data") == 1  # operations are counted on a training batch
+
+
+# ---------------------------------------------------------------- protocols with a budget
+
+
+@pytest.mark.parametrize("algorithm", ["mf", "mf_joint", "ff"])
+def test_matched_has_the_passes_that_bp_took_under_convergence(algorithm, store):
+    matched = small(algorithm, protocol="matched", max_epochs=5)
+    record = run(matched, store, progress=False)
+    reference = run(matched.reference(), store, progress=False)
+    assert (reference.experiment["algorithm"], reference.experiment["protocol"]) == ("bp", "convergence")
+    assert reference.metrics["epochs"] == 5
+    assert record.experiment["budget"] == {"unit": "passes", "amount": 5}
+    assert [s["ended"] for s in record.stages] == ["budget" if algorithm == "mf" else "cap"] * len(
+        record.stages
+    )
+    assert record.metrics["epochs"] == {"mf": 6}.get(algorithm, 5)  # two stages of three
+
+
+def test_bp_under_its_own_budget_is_bp(store):
+    matched = small("bp", protocol="matched", max_epochs=3)
+    one, two = (run(e, store, progress=False) for e in (matched, matched.reference()))
+    assert one.key != two.key
+    assert same(one.weights(), two.weights())
+
+
+def test_equal_energy_has_the_seconds_or_the_joules_that_bp_spent(store, monkeypatch):
+    record = run(small(protocol="equal_energy", max_epochs=50), store, progress=False)
+    reference = run(small("bp", max_epochs=50), store, progress=False)
+    assert record.experiment["budget"] == {"unit": "s", "amount": reference.cost["total_s"]}
+    spent = record.epoch_cost[["prefix_s", "train_s", "val_s"]].fillna(0.0).sum(axis=1)
+    assert record.cost["total_s"] == pytest.approx(reference.cost["total_s"], abs=spent.max())
+    metered = replace(reference, cost={**reference.cost, "total_measured_j": 12.5})
+    assert module.spent(metered, "energy") == Budget("measured_j", 12.5)
+
+
+def test_a_budget_is_part_of_the_content(store):
+    data = bpfree.load("digits", seed=0)
+    matched = small(protocol="matched")
+    keys = {key_of(matched.resolve(data, Budget("passes", n))) for n in (4, 5)}
+    assert len(keys) == 2
+    for experiment, budget in ((matched, None), (small(), Budget("passes", 4))):
+        with pytest.raises(InvalidInput, match=r"use bpfree\.run"):
+            experiment.resolve(data, budget)
+
+
+def test_the_reference_has_the_presets_that_bp_has():
+    assert small(protocol="matched", preset="2026").reference().preset == "2026"
+    assert small("mf_interleaved", protocol="matched", preset="reference").reference().preset is None
+    assert small().reference() is None
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+
+def test_fit_trains_the_same_and_leaves_the_test_data_alone(record, digits):
+    unseen = replace(digits, x_test=None, y_test=None)
+    algorithm, history = module.fit(small(), unseen, progress=False)
+    assert same(algorithm.state_dict(), record.weights())
+    assert history.epochs == record.metrics["epochs"]
+
+
+def test_a_record_knows_its_operations_its_bytes_and_what_the_machine_did(record, digits):
+    """Mono-Forward 64-8-8, two epochs a stage, by hand: see tests/test_hardware.py for the parts."""
+    images, val = len(digits.x_train) // 128 * 128, len(digits.x_val)
+    first, second, head = 2 * 64 * 8, 2 * 8 * 8, 2 * 8 * 10
+    products = 2 * images * (2 * first + second * 2 + 2 * 3 * head)
+    extras = record.cost["train_flop"] / products - 1  # elementwise and optimiser, by formula
+    assert 0 < extras < 0.5
+    assert record.cost["val_flop"] == 2 * val * (first + second + 2 * head)
+    filled = [-(-len(digits.x_train) // 128) * 128, val]
+    assert record.cost["prefix_flop"] == sum(filled) * first  # once, since it is cached
+    parts = ("prefix_flop", "train_flop", "val_flop")
+    assert record.cost["total_flop"] == sum(record.cost[part] for part in parts)
+    assert 0 < record.cost["graph_bytes"] < record.cost["memory_bytes"]
+    assert list(record.trace.columns) == ["time_s", "channel", "quantity", "value", "unit", "stage"]
+    assert set(record.trace["stage"]) <= {"layer 1", "layer 2"}
+    assert len(record.trace)
+
+
+def test_a_recomputed_prefix_is_paid_in_every_epoch(store, record):
+    again = run(small(cache=False), store, progress=False)
+    assert again.cost["train_flop"] == record.cost["train_flop"]
+    assert again.cost["prefix_flop"] == pytest.approx(2 * record.cost["prefix_flop"], rel=0.15)
 
 
 def test_a_run_that_diverges_is_kept_as_failed_and_not_tried_again(tmp_path, monkeypatch):

@@ -398,7 +398,7 @@ def test_resources_are_the_meters_samples_with_the_stages_in_order():
     algorithm = network("mf")
     with EnergyMeter(trace=True, hz=100, sources=["estimate"]) as meter:
         trace = hardware.resources(algorithm, DATA, meter, max_epochs=40, progress=False)
-    assert list(trace.columns) == ["time_s", "channel", "quantity", "value", "unit", "algorithm", "stage"]
+    assert list(trace.columns) == ["time_s", "channel", "quantity", "value", "unit", "stage", "algorithm"]
     assert {"utilisation", "rss"} <= set(trace["quantity"])
     assert set(trace["algorithm"]) == {"mf"}
     order = trace.sort_values("time_s")["stage"].drop_duplicates().to_list()

@@ -6,6 +6,7 @@ from importlib import resources
 
 import pytest
 
+from bpfree import tuned
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.protocols import rule
 from bpfree.training import Stopping
@@ -68,6 +69,41 @@ def test_a_preset_says_whose_settings_and_whose_choices():
     found = rule("convergence", "mf_joint", "fashion_mnist", "2x1000", "2026")
     assert (found.preset, found.source) == ("2026", "2026")
     assert found.hyperparameters["aux_weight"] == pytest.approx(0.07, abs=1e-4)  # section 4 of the report
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "data", "architecture", "metric"),
+    [
+        ("mf", "fashion_mnist", "2x1000", "val_loss"),
+        ("bp", "mnist", "3x1000", "val_loss"),
+        ("cafo_dfa", "cifar10", "cnn", "val_loss"),
+        ("ff", "mnist", "3x1000", "val_accuracy"),
+        ("ff_sgd", "mnist", "3x1000", "val_accuracy"),
+    ],
+)
+def test_the_camera_readys_rule_is_by_loss_but_for_forward_forward(algorithm, data, architecture, metric):
+    found = rule("convergence_loss", algorithm, data, architecture)
+    assert found.stopping == Stopping(metric, 20, 0.0, "best")
+    assert (found.max_epochs, found.preset, found.budget) == (100, "2026", None)
+    assert rule("convergence_loss", algorithm, data, architecture, "thesis").preset == "thesis"
+
+
+@pytest.mark.parametrize(("protocol", "budget"), [("matched", "passes"), ("equal_energy", "energy")])
+def test_a_budget_replaces_stopping_and_nothing_else(protocol, budget):
+    found, plain = (rule(p, "mf", "fashion_mnist", "2x1000") for p in (protocol, "convergence"))
+    assert found.stopping == Stopping("val_accuracy", None)
+    assert (found.max_epochs, found.budget) == (None, budget)
+    assert (found.hyperparameters, found.preset) == (plain.hyperparameters, plain.preset)
+
+
+def test_tuned_settings_come_from_tuning_with_this_packages_choices(monkeypatch):
+    monkeypatch.setattr(tuned, "settings", lambda algorithm, data, architecture: {"lr": 0.25, "epochs": 3})
+    found = rule("convergence", "mf", "digits", "2x256", "tuned")
+    assert (found.preset, found.source) == ("tuned", "tuned")
+    assert found.hyperparameters == {"lr": 0.25}  # how long is the protocol's to say
+    monkeypatch.setattr(tuned, "settings", lambda **_: {})
+    with pytest.raises(InvalidInput, match=r"mf on digits 2x256 has not been tuned: run bpfree\.tuning"):
+        rule("convergence", "mf", "digits", "2x256", "tuned")
 
 
 @pytest.mark.parametrize(

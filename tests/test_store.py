@@ -12,7 +12,7 @@ import torch
 
 from bpfree.errors import InvalidInput
 from bpfree.history import COST
-from bpfree.store import COLUMNS, FORMAT, Record, Store, epochs, records, unit
+from bpfree.store import COLUMNS, FORMAT, Record, Store, epochs, records, traces, unit
 
 KEY = "ab" + 62 * "0"
 OTHER = "cd" + 62 * "1"
@@ -29,6 +29,7 @@ def record(key=KEY, **changes) -> Record:
             "seed": 0,
             "protocol": "convergence",
             "preset": None,
+            "max_epochs": 2,
             "precision": "fp32",
             "device": "cpu",
             "options": {"lr": 0.1},
@@ -48,12 +49,22 @@ def record(key=KEY, **changes) -> Record:
                 "val_loss": [0.5, 0.4, float("nan")],
             }
         ),
-        "cost": {"train_s": 1.5, "train_measured_j": 3.0, "total_estimated_j": 4.0},
+        "cost": {"train_s": 1.5, "train_measured_j": 3.0, "total_estimated_j": 4.0, "graph_bytes": 8.0},
         "epoch_cost": pd.DataFrame(
             {
                 "stage": ["layer 1", "layer 1", "layer 2"],
                 "epoch": [1, 2, 1],
                 **{c: [1.0, 2.0, 4.0] for c in COST},
+            }
+        ),
+        "trace": pd.DataFrame(
+            {
+                "time_s": [0.1, 0.3],
+                "channel": "process",
+                "quantity": "rss",
+                "value": [1.0, 2.0],
+                "unit": "B",
+                "stage": ["layer 1", "layer 2"],
             }
         ),
         "stages": [
@@ -142,7 +153,7 @@ def test_nothing_is_visible_before_everything_is_written(store, monkeypatch):
 
     monkeypatch.setattr(os, "rename", watch)
     store.write(record(), WEIGHTS)
-    files = ["cost.parquet", "history.parquet", "record.json", "weights.safetensors"]
+    files = ["cost.parquet", "history.parquet", "record.json", "trace.parquet", "weights.safetensors"]
     assert seen == [(False, [], files)]
 
 
@@ -179,6 +190,7 @@ def test_writers_at_the_same_time_agree(store):
         ("record.json", json.dumps({"format": FORMAT, "colour": "red"}).encode()),
         ("history.parquet", b"PAR1"),
         ("cost.parquet", None),
+        ("trace.parquet", b""),
     ],
 )
 def test_an_unreadable_record_is_a_one_line_error_that_names_it(store, file, content):
@@ -223,15 +235,17 @@ def test_the_table_is_tidy_with_units_and_provenance(store):
     store.write(record(OTHER, metrics={}, cost={"train_s": 1.0}, status="failed", error={"stage": "layer 1"}))
     table = records(store)
     assert table.columns.tolist() == list(COLUMNS)
-    assert len(table) == 5 + 3 + 1 + 1
+    assert len(table) == 5 + 4 + 1 + 1
     assert not table.duplicated(["key", "metric"]).any()
     mine = table[table["key"] == KEY].set_index("metric")
     assert mine["value"].to_dict() == {**record().metrics, **record().cost}
     units = {"test_accuracy": "%", "test_accuracy[sum]": "%", "test_loss": "nats", "epochs": "epochs"}
     units |= {"samples": "samples", "train_s": "s", "train_measured_j": "J", "total_estimated_j": "J"}
+    units |= {"graph_bytes": "B"}
     assert mine["unit"].to_dict() == units
     assert mine.loc["train_measured_j", "provenance"] == "measured: a sensor"
     assert mine.loc["train_s", "provenance"] == "wall clock"
+    assert mine.loc["graph_bytes", "provenance"] == "counted"
     outcomes, costs = list(record().metrics), list(record().cost)
     assert mine.loc[outcomes, "provenance"].isna().all()
     assert (mine.loc[costs, "machine"] == "0123456789ab").all()
@@ -248,7 +262,8 @@ def test_an_empty_store_is_an_empty_table_of_the_same_columns(store):
 
 
 @pytest.mark.parametrize(
-    ("metric", "expected"), [("val_s", "s"), ("prefix_estimated_j", "J"), ("failed", "")]
+    ("metric", "expected"),
+    [("val_s", "s"), ("prefix_estimated_j", "J"), ("total_flop", "FLOP"), ("failed", "")],
 )
 def test_a_unit_is_the_last_word_of_the_metric(metric, expected):
     assert unit(metric) == expected
@@ -263,6 +278,17 @@ def test_the_epochs_of_records_are_the_history_beside_its_cost():
     assert frame["kept"].tolist() == 2 * [True, False, True]
     assert frame["val_loss"].tolist()[:2] == [0.5, 0.4]
     assert set(frame["machine"]) == {"0123456789ab"}
+
+
+def test_the_traces_of_records_say_which_run_they_are_of():
+    second = record(OTHER, experiment={**record().experiment, "seed": 1})
+    frame = traces([record(), second])
+    assert frame["seed"].tolist() == [0, 0, 1, 1]
+    assert frame["value"].tolist() == [1.0, 2.0, 1.0, 2.0]
+    assert frame["stage"].tolist() == 2 * ["layer 1", "layer 2"]
+    assert set(frame["machine"]) == {"0123456789ab"}
+    with pytest.raises(InvalidInput, match="run an experiment first"):
+        traces([])
 
 
 def test_a_region_that_was_not_recorded_takes_no_time():

@@ -8,11 +8,13 @@
     place(algorithm, data, roof)    each stage's step against that
     profile_step(algorithm, data)   where the milliseconds of one step go
     resources(algorithm, data, m)   a training run under a tracing meter, as a tidy frame
+    bill(algorithm, data, history)  operations and bytes of a whole run
 
-The first three are counted on a real step and need no particular hardware. None of them changes the
-algorithm that it is given.
+The first three and the last are counted on a real step and need no particular hardware. None of them changes
+the algorithm that it is given.
 """
 
+from .bill import bill
 from .flops import flops, paper_flops
 from .memory import account, measured, saved_bytes
 from .rehearsal import stand_in
@@ -22,6 +24,7 @@ from .timing import profile_step, resources, step_seconds
 __all__ = [
     "Roofline",
     "account",
+    "bill",
     "flops",
     "measured",
     "paper_flops",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -144,15 +143,4 @@ def resources(algorithm: nn.Module, data: Data, meter, **options) -> pd.DataFram
     """
     with meter.window(algorithm.name) as window:
         history = train(algorithm, data, meter=meter, **options)
-    trace = window.trace
-    frame = history.frame()
-    spent = (
-        frame[["prefix_s", "train_s", "val_s"]]
-        .fillna(0.0)
-        .sum(axis=1)
-        .groupby(frame["stage"], sort=False)
-        .sum()
-    )
-    ends = spent.cumsum() * (window.reading.seconds / spent.sum())
-    place = np.searchsorted(ends.to_numpy(), trace["time_s"]).clip(max=len(ends) - 1)
-    return trace.assign(algorithm=algorithm.name, stage=ends.index.to_numpy()[place])
+    return history.staged(window.trace, window.reading.seconds).assign(algorithm=algorithm.name)

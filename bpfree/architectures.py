@@ -1,0 +1,54 @@
+"""Networks by name: the paper's for every algorithm and data set, and how a name is read."""
+
+import re
+
+from .data import Data
+from .errors import InvalidInput
+from .models import MLP, Blocks, CaFoCNN
+
+#: The paper's networks, by family of algorithms: for Forward-Forward, for Cascaded-Forward, and for the rest.
+ARCHITECTURES = {
+    "digits": {"ff": "2x256", "cafo": "cnn-16-32-64", "": "2x256"},
+    "mnist": {"ff": "3x1000", "cafo": "cnn", "": "2x1000"},
+    "fashion_mnist": {"ff": "4x2000", "cafo": "cnn", "": "2x1000"},
+    "cifar10": {"ff": "3x2000", "cafo": "cnn", "": "3x2000"},
+    "cifar100": {"ff": "3x2000", "cafo": "cnn", "": "3x2000"},
+}
+OWN_DATA = {"ff": "2x1000", "cafo": "cnn", "": "2x1000"}
+
+#: The smallest networks, on which an experiment's options are tried before anything is loaded.
+STAND_IN = {
+    "mlp": lambda: MLP([100, 1, 1], classes=2),
+    "cnn": lambda: CaFoCNN((1, 8, 8), classes=2, channels=(1, 1, 1)),
+}
+
+
+def default_architecture(algorithm: str, data: str) -> str:
+    """The paper's network for this algorithm and data set."""
+    networks = ARCHITECTURES.get(data, OWN_DATA)
+    return networks.get(algorithm.partition("_")[0], networks[""])
+
+
+def build_model(architecture: str, data: Data) -> Blocks:
+    """The network named by `architecture`, sized for the data. Raises InvalidInput for no such name."""
+    family, numbers = parse_architecture(architecture)
+    if family == "cnn":
+        return CaFoCNN(data.shape, classes=data.classes, **({"channels": numbers} if numbers else {}))
+    return MLP([data.features, *numbers], classes=data.classes)
+
+
+def parse_architecture(architecture: str) -> tuple[str, list[int]]:
+    """("mlp", hidden widths) or ("cnn", channels; none for CaFo's own). Raises InvalidInput for neither."""
+    name = str(architecture)
+    if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name):
+        return "mlp", [int(match[2])] * int(match[1])
+    if match := re.fullmatch(r"(cnn(?=-|$)-?)?([1-9]\d*(?:-[1-9]\d*)*)?", name):
+        numbers = [int(n) for n in (match[2] or "").split("-") if n]
+        if match[1]:
+            return "cnn", numbers
+        if numbers:
+            return "mlp", numbers
+    raise InvalidInput(
+        f"architecture {architecture!r}: use layers x width as in '2x1000', widths as in '1000-500', "
+        "'cnn', or a cnn's channels as in 'cnn-16-32-64'"
+    )

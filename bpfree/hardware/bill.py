@@ -1,0 +1,34 @@
+"""What a training run cost in operations and bytes: counted, so the same on any machine."""
+
+from torch import nn
+
+from ..data import Data
+from ..history import History
+from .flops import flops
+from .memory import account
+
+REGION = {"validation": "val", "prefix, cached": "prefix", "prefix, recomputed": "prefix"}  # others: "train"
+
+
+def bill(algorithm: nn.Module, data: Data, history: History) -> dict[str, float]:
+    """Operations of the whole run by region, as the history has seconds, and the most bytes of any stage.
+
+    Returns:
+        `prefix_flop`, `train_flop`, `val_flop` and `total_flop`: every epoch as it was trained, the prefix as
+        it was served. `memory_bytes` and `graph_bytes`: the largest `peak` and `graph` of `account`'s stages.
+    """
+    epochs = {stage.name: len(stage.rows) for stage in history.stages}
+    served = {s.name: "prefix, " + s.prefix.partition(" ")[0] for s in history.stages}  # "cached in memory"
+    spent = dict.fromkeys(("prefix_flop", "train_flop", "val_flop"), 0.0)
+    for row in flops(algorithm, data).itertuples():
+        if row.when == "prediction" or (row.part.startswith("prefix") and row.part != served[row.stage]):
+            continue
+        times = epochs[row.stage] if row.when == "pass" else 1
+        spent[REGION.get(row.part, "train") + "_flop"] += times * row.flops
+    held = account(algorithm, data)
+    return {
+        **spent,
+        "total_flop": sum(spent.values()),
+        "memory_bytes": float(held["peak"].max()),
+        "graph_bytes": float(held["graph"].max()),
+    }
