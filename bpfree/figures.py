@@ -4,18 +4,24 @@ One look for all: a colour and a marker per algorithm (`labels`), units on every
 provenance of every joule printed in the picture.
 """
 
+import functools
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from torch import Tensor
 
-from .labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
+from .errors import InvalidInput
+from .labels import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STYLE = {
     "figure.dpi": 110,
@@ -29,6 +35,10 @@ STYLE = {
     "svg.fonttype": "none",
 }
 WIDTH = 7.2  # inches: a text column
+SMALL = 7  # points: the smallest print in any figure
+
+#: A panel shows one of these at a time: costs of different machines are not pooled, nor are protocols.
+FACET = ("data", "architecture", "protocol", "preset", "precision", "machine")
 
 
 class Picture(Figure):
@@ -46,14 +56,98 @@ def _figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) -> 
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def images(x: Tensor, labels: Tensor, *, per_class: int = 5) -> Figure:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """The one look, whether a notebook or the gallery draws."""
+
+    @functools.wraps(draw)
+    def drawn(*args, **options) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **options)
+
+    return drawn
+
+
+def require(frame: pd.DataFrame, what: str) -> None:
+    """Raises InvalidInput if there is nothing to draw."""
+    if frame.empty:
+        raise InvalidInput(f"no {what} to draw: run the experiments first, and pass their records")
+
+
+def facets(frame: pd.DataFrame, by: Sequence[str] = FACET) -> list[tuple[str, pd.DataFrame]]:
+    """(title, rows) of every arm that needs a panel of its own, data sets in their usual order.
+
+    by: what a panel has one of. Columns that the frame lacks are taken as one value.
+    """
+    keys = [c for c in by if c in frame]
+    parts = [part for _, part in frame.groupby(keys, sort=False, dropna=False)]
+    parts.sort(key=lambda part: _place(part, keys))
+    titles = [_title(part) for part in parts]
+    if "machine" in keys:  # the last resort to tell two panels apart
+        twice = {title for title in titles if titles.count(title) > 1}
+        machines = [f", machine {part['machine'].iloc[0]}" for part in parts]
+        titles = [t + m if t in twice else t for t, m in zip(titles, machines, strict=True)]
+    return list(zip(titles, parts, strict=True))
+
+
+def caption(figure: Figure, *sentences: str) -> None:
+    """What a reader must know, below the figure in small print, in lines of about the same length."""
+    text = "; ".join(filter(None, sentences))
+    lines = -(-len(text) // 125)
+    figure.supxlabel(textwrap.fill(text, len(text) // max(lines, 1) + 10), fontsize=SMALL, color="#444444")
+
+
+def key(figure: Figure, names: Iterable[str], *, line: bool = True, marker: bool = True, extra=()) -> None:
+    """The legend above the panels: how each algorithm looks."""
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=COLOURS[name],
+            ls=LINES[name] if line else "none",
+            marker=MARKERS[name] if marker else "none",
+            ms=5,
+            lw=1.3,
+            label=LABELS[name],
+        )
+        for name in names
+    ]
+    handles += extra
+    columns = _columns([handle.get_label() for handle in handles])
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        fontsize=8,
+        handlelength=2.6,
+        columnspacing=1.5,
+    )
+
+
+def joules(records: pd.DataFrame) -> tuple[str, str]:
+    """("measured" or "estimated", how they were obtained), of the energies of some runs.
+
+    Measured only if all of them were: a model's joules and a sensor's are never put on one axis.
+    """
+    total = records[records["metric"].str.startswith("total_")]
+    runs = total["key"].nunique()
+    measured = total.loc[total["metric"] == "total_measured_j", "key"].nunique() == runs > 0
+    kind = "measured" if measured else "estimated"
+    how = total.loc[total["metric"] == f"total_{kind}_j", "provenance"].dropna().unique()
+    return kind, ", ".join(sorted(how))
+
+
+@styled
+def images(x: "Tensor", labels: "Tensor", *, per_class: int = 5) -> Figure:
     """The first images of the first ten classes, a class per column. x: (N, C, H, W); labels: (N,)."""
+    import torch
+
     classes = sorted(set(labels.tolist()))[:10]
     first = torch.stack([x[labels == c][:per_class] for c in classes], dim=1)
     return pictures([("", row) for row in first], titles=classes)
 
 
-def pictures(rows: Sequence[tuple[str, Tensor]], titles: Sequence[object] = ()) -> Figure:
+@styled
+def pictures(rows: "Sequence[tuple[str, Tensor]]", titles: Sequence[object] = ()) -> Figure:
     """Rows of images on one scale: (name of the row, images (n, C, H, W)); a title per column."""
     columns = max(len(x) for _, x in rows)
     figure, axes = _figure(columns=columns, rows=len(rows), height=WIDTH * len(rows) / columns + 0.25)
@@ -69,6 +163,7 @@ def pictures(rows: Sequence[tuple[str, Tensor]], titles: Sequence[object] = ()) 
     return figure
 
 
+@styled
 def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     """Validation loss (or accuracy) against passes over the data and against seconds, by algorithm.
 
@@ -82,7 +177,7 @@ def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
         for name in _present(epochs):
             runs = epochs[epochs["algorithm"] == name]
             for _, part in runs.groupby(["seed", "stage"], sort=False):
-                ax.plot(part[x], part[metric], color=COLOURS[name], lw=1, alpha=0.55)
+                ax.plot(part[x], part[metric], color=COLOURS[name], ls=LINES[name], lw=1, alpha=0.6)
             kept = runs[runs["kept"]]
             ax.plot(kept[x], kept[metric], MARKERS[name], color=COLOURS[name], ms=5, label=LABELS[name])
         ax.set_xlabel(label)
@@ -94,15 +189,17 @@ def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     return figure
 
 
+@styled
 def bill(records: pd.DataFrame) -> Figure:
     """What each algorithm reached and what it cost: test accuracy, seconds, joules; one point per run.
 
     records: as `bpfree.records` gives it, of one data set and one machine.
     """
     finished = records[records["status"] == "finished"]
-    measured = (finished["metric"] == "total_measured_j").any()
-    energy = "total_measured_j" if measured else "total_estimated_j"
-    panels = {"test_accuracy": "test accuracy (%)", "total_s": "time (s)", energy: "energy (J)"}
+    require(finished, "finished runs")
+    kind, provenance = joules(finished)
+    energy = f"total_{kind}_j"
+    panels = {"test_accuracy": "test accuracy (%)", "total_s": "time (s)", energy: f"energy (J, {kind})"}
     figure, (axes,) = _figure(columns=3, height=2.4)
     present = _present(finished)
     for ax, (metric, label) in zip(axes, panels.items(), strict=True):
@@ -117,12 +214,12 @@ def bill(records: pd.DataFrame) -> Figure:
             values = finished.loc[finished["metric"] == metric, "value"]
             margin = max(values.max() - values.min(), 1.0)
             ax.set_ylim(values.min() - margin, values.max() + margin)
-    provenance = ", ".join(finished.loc[finished["metric"] == energy, "provenance"].dropna().unique())
-    figure.supxlabel(f"energy {provenance}", fontsize=7)
+    caption(figure, f"energy {provenance}")
     figure.suptitle(_title(finished), fontsize=9)
     return figure
 
 
+@styled
 def goodness(frame: pd.DataFrame) -> Figure:
     """Histograms of goodness over its threshold, positive against negative, per layer and moment.
 
@@ -154,6 +251,7 @@ def goodness(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def readouts(records: pd.DataFrame) -> Figure:
     """Test accuracy of every read-out of every algorithm; one point per run.
 
@@ -176,6 +274,7 @@ def readouts(records: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def alignment(frame: pd.DataFrame) -> Figure:
     """The angle between DFA's signal and the true gradient, per block, over the epochs of training.
 
@@ -191,6 +290,7 @@ def alignment(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def reach(table: pd.DataFrame, title: str) -> Figure:
     """Which loss reaches which parameter: filled where the gradient is not zero.
 
@@ -215,6 +315,16 @@ def reach(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def _columns(labels: Sequence[str]) -> int:
+    """The most columns, filled one after the other, in which a legend in 8 points fits into the text."""
+    for columns in range(min(len(labels), 6), 1, -1):
+        rows = -(-len(labels) // columns)
+        widest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+        if sum(5.0 * letters + 42 for letters in widest) < 72 * WIDTH:  # points: text, then line and gap
+            return columns
+    return 1
+
+
 def _symbol(parameter: str) -> str:
     """A parameter's name in the notation of the chapters: model.blocks.0.linear.weight is W_1."""
     letter = "b" if parameter.endswith("bias") else "M" if parameter.startswith("heads") else "W"
@@ -226,8 +336,23 @@ def _present(frame: pd.DataFrame) -> list[str]:
     return [name for name in ORDER if name in set(frame["algorithm"])]
 
 
+def _place(frame: pd.DataFrame, keys: Sequence[str]) -> tuple:
+    """Where a facet stands among the others."""
+    first, known = frame.iloc[0], list(DATASETS)
+    data = first["data"]
+    rest = [str(first[c]) for c in keys if c != "data"]
+    return known.index(data) if data in known else len(known), data, *rest
+
+
 def _title(frame: pd.DataFrame) -> str:
-    arms = frame[["data", "architecture", "protocol"]].drop_duplicates()
+    """Data, networks, protocol and seeds; preset and precision where they are not the usual ones."""
+    names = []
+    for (data, protocol), arms in frame.groupby(["data", "protocol"], sort=False):
+        networks = ", ".join(arms["architecture"].drop_duplicates())
+        names.append(f"{DATASETS.get(data, data)} {networks}, protocol {protocol}")
+    title = "; ".join(names)
+    for column, usual in (("preset", None), ("precision", "fp32")):
+        found = sorted(set(frame[column].dropna().astype(str)) - {usual}) if column in frame else []
+        title += f", {column} {' and '.join(found)}" if found else ""
     seeds = frame["seed"].nunique()
-    where = "; ".join(f"{DATASETS.get(d, d)} {a}, protocol {p}" for d, a, p in arms.values)
-    return f"{where}; {seeds} seed{'s' if seeds > 1 else ''}"
+    return f"{title}; {seeds} seed{'s' if seeds > 1 else ''}"

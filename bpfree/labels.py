@@ -1,4 +1,4 @@
-"""The names, colours and markers under which algorithms and data sets appear in tables and figures."""
+"""The names, colours, markers and lines under which algorithms and data sets appear in tables and figures."""
 
 LABELS = {
     "bp": "BP",
@@ -21,7 +21,8 @@ DATASETS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
-# Okabe and Ito's palette, which colour-blind readers can tell apart; markers repeat the distinction in print.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which white paper
+# swallows; markers repeat the distinction in print, and dashes do within each family.
 COLOURS = {
     "bp": "#000000",
     "bp_ds": "#999999",
@@ -32,7 +33,20 @@ COLOURS = {
     "ff": "#009E73",
     "ff_sgd": "#66C2A5",
     "cafo_rand": "#E69F00",
-    "cafo_rand_mse": "#F0E442",
+    "cafo_rand_mse": "#7F7000",
     "cafo_dfa": "#882255",
 }
 MARKERS = dict(zip(ORDER, "osvXDP^<>p*", strict=True))
+LINES = {
+    "bp": "-",
+    "bp_ds": (0, (1, 1)),
+    "mf_joint": (0, (6, 1.5, 1, 1.5)),
+    "mf_sequential_joint": (0, (4, 1, 1, 1, 1, 1)),
+    "mf_interleaved": (0, (2, 1)),
+    "mf": (0, (5, 1.5)),
+    "ff": (0, (5, 1.5)),
+    "ff_sgd": (0, (1, 1)),
+    "cafo_rand": (0, (5, 1.5)),
+    "cafo_rand_mse": (0, (1, 1)),
+    "cafo_dfa": (0, (6, 1.5, 1, 1.5)),
+}

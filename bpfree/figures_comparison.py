@@ -1,0 +1,283 @@
+"""Figures that compare algorithms: accuracy against energy, the ladder, energy as passes × joules a pass."""
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from .errors import InvalidInput
+from .figures import SMALL, _figure, _present, caption, facets, joules, key, require, styled
+from .labels import COLOURS, LABELS, MARKERS, ORDER
+
+#: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
+LADDER = {
+    "bp": "one loss, at the output",
+    "bp_ds": "+ a head and a loss at every layer",
+    "mf_joint": "no output layer, read out by the last head",
+    "mf_sequential_joint": "MF-Joint, one stage after the other",
+    "mf_interleaved": "MF-Joint, detached between layers",
+    "mf": "detached, one stage after the other",
+}
+CORNER = "mf_sequential_joint"  # beside the ladder: it and `mf_interleaved` each change one thing of MF-Joint
+BUDGETED = ("matched", "equal_energy")  # protocols that share out what BP spent under "convergence"
+FILLS = ("none", "left", "top")  # of the marks of published sources, in their order
+
+
+def finished(records: pd.DataFrame) -> pd.DataFrame:
+    """The runs that finished, every row with its run's machine. Raises InvalidInput if there are none."""
+    rows = records[records["status"] == "finished"]
+    require(rows, "finished runs")
+    machines = rows.dropna(subset="machine").drop_duplicates("key").set_index("key")["machine"]
+    return rows.assign(machine=rows["key"].map(machines))
+
+
+def with_baseline(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
+    """With BP's runs under "convergence" where a protocol shares out their budget and has none of its own."""
+    lent = [records]
+    arm = ["data", "architecture"]
+    for protocol in BUDGETED:
+        needy = records[records["protocol"] == protocol]
+        lenders = records[(records["algorithm"] == baseline) & (records["protocol"] == "convergence")]
+        own = set(map(tuple, needy.loc[needy["algorithm"] == baseline, arm].values))
+        wanted = set(map(tuple, needy[arm].values)) - own
+        taken = lenders[[place in wanted for place in map(tuple, lenders[arm].values)]]
+        lent.append(taken.assign(protocol=protocol))
+    return pd.concat(lent, ignore_index=True)
+
+
+def per_run(records: pd.DataFrame) -> pd.DataFrame:
+    """A row per run: algorithm, seed, and its metrics as columns."""
+    return records.pivot(index=["algorithm", "architecture", "seed", "key"], columns="metric", values="value")
+
+
+@styled
+def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
+    """Everything in one picture: test accuracy against the energy of the whole run, a panel per data set.
+
+    Args:
+        records: as `bpfree.records` gives it. A filled mark is an arm's mean over seeds, its bars the sample
+            standard deviations. A panel holds all networks of its data set; BP's marks say which is which.
+        published: as `bpfree.published.results` gives it: open marks, a filling per source and protocol.
+            Those joules are of the authors' machines.
+    """
+    runs = finished(records)
+    panels = facets(runs, ("data", "protocol", "preset", "precision", "machine"))
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = _figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
+    notes, sources = [], {}
+    for ax, (title, part) in zip(axes.flat, panels, strict=False):
+        kind, how = joules(part)
+        notes.append(f"filled marks: energy {how}")
+        table = per_run(part[part["metric"].isin(["test_accuracy", f"total_{kind}_j"])])
+        for (name, network), arm in table.groupby(level=["algorithm", "architecture"], sort=False):
+            point = _mark(ax, name, arm[f"total_{kind}_j"], arm["test_accuracy"])
+            if name == "bp" and part["architecture"].nunique() > 1:
+                ax.annotate(
+                    network, point, xytext=(6, -3), textcoords="offset points", fontsize=SMALL, va="top"
+                )
+        if published is not None:
+            _draw_published(ax, published[published["data"] == part["data"].iloc[0]], sources)
+        ax.set_xscale("log")
+        ax.set_xlabel(f"energy of training (J, {kind})")
+        ax.set_ylabel("test accuracy (%)")
+        ax.set_title(textwrap.fill(title, 100 // columns), loc="left", fontsize=8)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    extra = [
+        Line2D(
+            [], [], color="#555555", ls="none", marker="o", ms=6, fillstyle=fill, label=f"printed: {source}"
+        )
+        for source, fill in sources.items()
+    ]
+    key(figure, _present(runs), line=False, extra=extra)
+    caption(
+        figure,
+        *dict.fromkeys(notes),
+        "means and sample standard deviations over seeds",
+        "printed numbers: of the authors' machines, as they measured" if sources else "",
+    )
+    return figure
+
+
+def _mark(ax, name: str, x: pd.Series, y: pd.Series) -> tuple[float, float]:
+    """An arm's mean, with its sample standard deviations if it has several seeds."""
+    bars = {"xerr": x.std(ddof=1), "yerr": y.std(ddof=1)} if len(x) > 1 else {}
+    look = {"color": COLOURS[name], "ms": 6.5, "mec": "white", "mew": 0.4, "elinewidth": 0.8}
+    ax.errorbar(x.mean(), y.mean(), fmt=MARKERS[name], **bars, **look)
+    return x.mean(), y.mean()
+
+
+def _draw_published(ax, rows: pd.DataFrame, sources: dict[str, str]) -> None:
+    """Open marks where a source printed both numbers of an arm; `sources` gives each source its filling."""
+    rows = rows[rows["metric"].isin(["test_accuracy", "total_j"]) & rows["algorithm"].isin(ORDER)]
+    arms = ["source", "protocol", "architecture", "algorithm", "variant"]
+    table = rows.pivot_table(index=arms, columns="metric", values="mean").reindex(
+        columns=["test_accuracy", "total_j"]
+    )
+    for (source, protocol, _, name, _), arm in table.dropna().iterrows():
+        fill = sources.setdefault(f"{source}, {protocol}", FILLS[len(sources) % len(FILLS)])
+        look = {"color": COLOURS[name], "fillstyle": fill, "mew": 0.9, "ms": 6, "alpha": 0.9, "zorder": 1.5}
+        ax.plot(arm["total_j"], arm["test_accuracy"], MARKERS[name], **look)
+
+
+@styled
+def ladder(records: pd.DataFrame) -> Figure:
+    """From BP to Mono-Forward, one change a rung: accuracy, and what each change costs or saves.
+
+    records: as `bpfree.records` gives it, of the algorithms in `LADDER`. Left: a point per seed, a line at
+        their mean. Right: a bar from the cost of the rung before to this rung's (means over seeds), with the
+        factor; points are seeds. MF sequential without detaching stands beside the ladder (hatched), and both
+        it and MF interleaved start from MF-Joint.
+    """
+    runs = with_baseline(finished(records[records["algorithm"].isin(LADDER)]))
+    parts = [(t, p) for t, p in facets(runs) if p["algorithm"].nunique() > 1]
+    require(runs if parts else runs.iloc[:0], "rungs of one ladder")
+    figure, axes = _figure(
+        columns=3, rows=len(parts), height=0.55 + 2.75 * len(parts), width_ratios=(1, 1, 1), sharey="row"
+    )
+    notes = []
+    for line, (title, part) in zip(axes, parts, strict=True):
+        kind, how = joules(part)
+        notes.append(f"energy {how}")
+        table = per_run(part)
+        rungs = [name for name in LADDER if name in set(part["algorithm"])]
+        _rungs(line[0], table["test_accuracy"], rungs)
+        _waterfall(line[1], table[f"total_{kind}_j"], rungs)
+        _waterfall(line[2], table["total_s"], rungs)
+        line[0].set_xlabel("test accuracy (%)")
+        line[1].set_xlabel(f"energy (J, {kind})")
+        line[2].set_xlabel("time (s)")
+        labels = [f"{LABELS[name]}\n{LADDER[name]}" for name in rungs]
+        line[0].set_yticks(range(len(rungs)), labels, fontsize=SMALL)
+        line[0].invert_yaxis()
+        line[0].set_title(title, loc="left", fontsize=9, x=-0.9)
+        for ax in line:
+            ax.grid(visible=False, axis="y")
+    caption(
+        figure,
+        "a point is a seed, bars lead from rung to rung by means over seeds, with their ratio",
+        "hatched: beside the ladder",
+        *dict.fromkeys(notes),
+        "training, validation and prefix work; wall clock",
+    )
+    return figure
+
+
+def _rungs(ax, values: pd.Series, rungs: list[str]) -> None:
+    for place, name in enumerate(rungs):
+        seeds = values[name].to_numpy()
+        ax.plot([seeds.mean()] * 2, [place - 0.3, place + 0.3], color=COLOURS[name], lw=2, alpha=0.5)
+        ax.plot(seeds, [place] * len(seeds), MARKERS[name], color=COLOURS[name], ms=5, alpha=0.8)
+
+
+def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
+    means = {name: values[name].mean() for name in rungs}
+    before = None  # the rung that a bar leads from
+    for place, name in enumerate(rungs):
+        start = means[before] if before else 0.0
+        hatch = "////" if name == CORNER else None
+        ax.barh(
+            place,
+            means[name] - start,
+            left=start,
+            height=0.55,
+            color=COLOURS[name],
+            alpha=0.45,
+            hatch=hatch,
+            ec=COLOURS[name],
+            lw=0.8,
+        )
+        ax.plot(
+            values[name], [place] * len(values[name]), MARKERS[name], color=COLOURS[name], ms=3.5, alpha=0.8
+        )
+        if before:
+            ax.plot([start] * 2, [rungs.index(before) + 0.3, place + 0.3], color="#888888", lw=0.6, ls=":")
+            text = f"×{means[name] / start:.2f}"
+            right = max(means[name], start, values[name].max())
+            ax.annotate(
+                text, (right, place), xytext=(5, 0), textcoords="offset points", fontsize=SMALL, va="center"
+            )
+        before = before if name == CORNER and before else name
+    ax.set_xlim(0, 1.25 * max(values.max(), *means.values()))
+
+
+@styled
+def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
+    """Energy as passes over the data × joules of a pass, as ratios to the baseline's, on a logarithmic axis.
+
+    records: as `bpfree.records` gives it. Means over seeds; training and prefix work, without validation.
+        On this axis lengths add up: the upper bar is the ratio of passes, the lower one goes on from its end
+        by the ratio of joules per pass, and where that ends, at the mark, is the ratio of energies.
+    """
+    runs = with_baseline(finished(records), baseline)
+    parts = [(t, p, factors(p, baseline)) for t, p in facets(runs) if baseline in set(p["algorithm"])]
+    parts = [(title, part, table) for title, part, table in parts if len(table)]
+    if not parts:
+        raise InvalidInput(f"no algorithm beside a {baseline!r} of its network to draw: run both")
+    heights = [len(table) + 0.6 for *_, table in parts]
+    figure, axes = _figure(
+        rows=len(parts), height=0.7 + 0.36 * sum(heights), sharex=True, height_ratios=heights
+    )
+    notes = []
+    for ax, (title, part, table) in zip(axes[:, 0], parts, strict=True):
+        notes.append(f"energy {joules(part)[1]}")
+        for place, (name, row) in enumerate(table.iterrows()):
+            look = {"height": 0.3, "ec": "black", "lw": 0.5}
+            passes, energy = row["passes"], row["energy"]
+            ax.barh(place - 0.17, passes - 1, left=1, color="#0072B2", **look)
+            ax.barh(place + 0.17, energy - passes, left=passes, color="#E69F00", hatch="////", **look)
+            ax.plot(
+                [energy], [place], MARKERS[name], color=COLOURS[name], ms=7, mec="white", mew=0.5, zorder=3
+            )
+            ax.annotate(
+                f"{_three(passes)} × {_three(row['per_pass'])} = {_three(energy)}",
+                (1.01, place),
+                xycoords=("axes fraction", "data"),
+                fontsize=8,
+                va="center",
+            )
+        ax.set_yticks(range(len(table)), [LABELS[name] for name in table.index], fontsize=8)
+        ax.set_ylim(len(table) - 0.4, -0.6)
+        ax.grid(visible=False, axis="y")
+        ax.axvline(1.0, color="black", lw=0.8)
+        ax.set_title(title, loc="left", fontsize=9)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
+    axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
+    axes[-1, 0].set_xlabel(f"ratio to {LABELS[baseline]} (× 1)")
+    figure.legend(
+        handles=[
+            Rectangle((0, 0), 1, 1, fc="#0072B2", ec="black", lw=0.5, label="passes over the data"),
+            Rectangle((0, 0), 1, 1, fc="#E69F00", ec="black", lw=0.5, hatch="////", label="joules of a pass"),
+            Line2D([], [], color="black", marker="o", ls="none", ms=6, label="energy: their product"),
+        ],
+        loc="outside upper center",
+        ncols=3,
+        fontsize=8,
+    )
+    caption(figure, "means over seeds; training and prefix work, without validation", *dict.fromkeys(notes))
+    return figure
+
+
+def _three(ratio: float) -> str:
+    """Three figures, the last zeros included."""
+    return f"{ratio:#.3g}".rstrip(".")
+
+
+def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
+    """By algorithm: passes, per_pass and energy as ratios to the baseline's means, of one facet."""
+    kind, _ = joules(runs)
+    mean = per_run(runs).groupby(level="algorithm").mean()
+    spent = mean[[f"train_{kind}_j", f"prefix_{kind}_j"]].fillna(0.0).sum(axis=1)
+    passes = mean["samples"] / mean["samples"][baseline]
+    energy = spent / spent[baseline]
+    table = pd.DataFrame({"passes": passes, "per_pass": energy / passes, "energy": energy})
+    return table.loc[[n for n in ORDER if n in table.index and n != baseline]]

@@ -1,0 +1,159 @@
+"""Figures of learning: accuracy and loss against seconds, and Mono-Forward, stage after stage."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .figures import _figure, _present, caption, facets, key, require, styled
+from .labels import COLOURS, LINES, MARKERS
+
+METRICS = {
+    "val_accuracy": "validation accuracy (%)",
+    "val_loss": "validation\ncross-entropy (nats)",
+    "train_loss": "training loss (nats)",
+}
+CLOCKS = {"pass": "passes over the data", "elapsed_s": "seconds"}
+POINTS = 100  # of the common grid of seconds
+
+
+@styled
+def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accuracy", "train_loss")) -> Figure:
+    """What was reached by when: a row of panels per data set and network, a column per metric.
+
+    epochs: as `bpfree.store.epochs` gives it. A line per run and stage; the marker is the epoch whose weights
+    the stage kept. A stage without epochs (a solved read-out) is a marker alone.
+    """
+    require(epochs, "epochs")
+    rows = facets(epochs)
+    figure, axes = _figure(columns=len(metrics), rows=len(rows), height=0.75 + 2.1 * len(rows))
+    for line, (title, part) in zip(axes, rows, strict=True):
+        for ax, metric in zip(line, metrics, strict=True):
+            for name in _present(part):
+                runs = part[part["algorithm"] == name].dropna(subset=metric)
+                look = {"color": COLOURS[name], "zorder": 2 + (name != "bp")}
+                for _, stage in runs.groupby(["seed", "stage"], sort=False):
+                    ax.plot(stage["elapsed_s"], stage[metric], ls=LINES[name], lw=1, alpha=0.75, **look)
+                kept = runs[runs["kept"]]
+                ax.plot(kept["elapsed_s"], kept[metric], MARKERS[name], ms=6, mec="white", mew=0.4, **look)
+            ax.set_ylabel(METRICS[metric])
+            ax.set_xlabel("seconds")
+            if metric.endswith("loss"):
+                ax.set_yscale("log")
+        line[0].set_title(title, loc="left", fontsize=9)
+    key(figure, _present(epochs))
+    own = "training loss: each algorithm's own, Forward-Forward's summed over its layers: not one scale"
+    caption(
+        figure,
+        "a line per seed and stage, a marker where a stage's weights were kept",
+        "seconds of training, validation and prefix work",
+        own if "train_loss" in metrics and len(_present(epochs)) > 1 else "",
+        _clock(epochs),
+    )
+    return figure
+
+
+@styled
+def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
+    """Mean over seeds, with a band of ± one sample standard deviation, against passes and against seconds.
+
+    epochs: as `bpfree.store.epochs` gives it. Stages follow one another, each with its own read-out. Within
+    a stage the runs are aligned on its start, which is drawn at the mean of their starts; the mean is drawn
+    as far as every seed still trains, so that no point of it is of other seeds than the next. Behind it,
+    thin, is every run as it was.
+    """
+    require(epochs, "epochs")
+    rows = facets(epochs)
+    figure, axes = _figure(columns=2, rows=len(rows), height=0.75 + 2.3 * len(rows), sharey="row")
+    for line, (title, part) in zip(axes, rows, strict=True):
+        for ax, clock in zip(line, CLOCKS, strict=True):
+            for name in _present(part):
+                runs = part[part["algorithm"] == name]
+                for _, stage in runs.groupby(["seed", "stage"], sort=False):
+                    ax.plot(stage[clock], stage[metric], color=COLOURS[name], lw=0.5, alpha=0.35)
+                _draw_mean(ax, name, list(aligned(runs, clock, metric)))
+            ax.set_xlabel(CLOCKS[clock])
+            if metric.endswith("loss"):
+                ax.set_yscale("log")
+        line[0].set_ylabel(METRICS[metric])
+        line[0].set_title(title, loc="left", fontsize=9)
+    key(figure, _present(epochs))
+    caption(
+        figure,
+        "thick: mean over seeds as far as all of them train, each stage from the mean of its starts",
+        "band: ± sample standard deviation" if epochs["seed"].nunique() > 1 else "one seed: no band",
+        "thin: the runs",
+        "dotted: a stage begins",
+        _clock(epochs),
+    )
+    return figure
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A stage's mean over seeds: its name, where it begins, and at `x` the mean and sample SD of n seeds."""
+
+    stage: str
+    begin: float
+    x: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    n: int
+
+
+def aligned(runs: pd.DataFrame, clock: str, metric: str = "val_loss") -> Iterator[Mean]:
+    """The stages of several seeds of one algorithm, each aligned on its start, on a common grid.
+
+    clock: "pass", where the grid is the epochs that all seeds trained, or "elapsed_s", where it is the
+    seconds that all seeds trained, and values between the ends of epochs are interpolated. SD is NaN for
+    one seed.
+    """
+    seeds = [run.sort_values("pass") for _, run in runs.groupby("seed")]
+    for name in seeds[0]["stage"].drop_duplicates():
+        begins, times, values = [], [], []
+        for run in seeds:
+            stage = run[run["stage"] == name].dropna(subset=metric)
+            if stage.empty:
+                continue
+            before = run.loc[run["pass"] < stage["pass"].iloc[0], clock]
+            begins.append(before.max() if len(before) else 0.0)
+            times.append(stage[clock].to_numpy(float) - begins[-1])
+            values.append(stage[metric].to_numpy(float))
+        if not begins:
+            continue  # a stage that nobody validates
+        first, last = max(t[0] for t in times), min(t[-1] for t in times)
+        if first > last:
+            continue  # one seed was done before another's first epoch: no time at which all trained
+        grid = np.arange(first, last + 1) if clock == "pass" else np.linspace(first, last, POINTS)
+        table = np.stack([np.interp(grid, t, v) for t, v in zip(times, values, strict=True)])
+        sd = table.std(axis=0, ddof=1) if len(table) > 1 else np.full(len(grid), np.nan)
+        begin = float(np.mean(begins))
+        yield Mean(name, begin, begin + grid, table.mean(axis=0), sd, len(table))
+
+
+def _draw_mean(ax, name: str, stages: list[Mean]) -> None:
+    for number, stage in enumerate(stages):
+        ax.plot(stage.x, stage.mean, color=COLOURS[name], ls=LINES[name], lw=1.8)
+        ax.plot(stage.x[-1:], stage.mean[-1:], MARKERS[name], color=COLOURS[name], ms=5)
+        # A logarithmic axis has no place for a band that reaches 0: there it ends a little above.
+        low = np.maximum(stage.mean - stage.sd, 0.2 * stage.mean)
+        ax.fill_between(stage.x, low, stage.mean + stage.sd, color=COLOURS[name], alpha=0.2, lw=0)
+        if number:
+            ax.axvline(stage.begin, color="#888888", lw=0.7, ls=":")
+            ax.annotate(
+                stage.stage,
+                (stage.begin, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -2),
+                textcoords="offset points",
+                fontsize=7,
+                color="#555555",
+                va="top",
+            )
+
+
+def _clock(epochs: pd.DataFrame) -> str:
+    devices = sorted(set(epochs["device"])) if "device" in epochs else []
+    return f"wall clock on {' and '.join(devices)}" if devices else "wall clock"

@@ -1,0 +1,90 @@
+"""The forest of contrasts: how far each algorithm is from BP, and whether that is a difference."""
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .figures import SMALL, _figure, caption, require, styled
+from .labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
+
+ROW = 0.27  # inches of a contrast
+VERDICT_COLOURS = {"EQUIVALENT": "#007A5A", "DIFFERENT": "#B04A00", "INCONCLUSIVE": "#666666"}
+
+
+@styled
+def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
+    """Differences of test accuracy to the baseline with their intervals, and the verdict in words.
+
+    Args:
+        contrasts: as `bpfree.stats.contrasts` gives it. A panel per data set, network and protocol.
+        margin: the equivalence margin that its verdicts were made with, in points; the shaded band.
+
+    The axis is linear within twice the margin and logarithmic beyond it where a difference is much larger.
+    """
+    require(contrasts, "contrasts")
+    groups = [part for _, part in contrasts.groupby(["data", "architecture", "protocol"], sort=False)]
+    groups.sort(key=_place)
+    columns = 1 if len(groups) < 3 else 2
+    lines = [groups[i : i + columns] for i in range(0, len(groups), columns)]
+    heights = [max(map(len, line)) + 1.4 for line in lines]
+    figure, axes = _figure(
+        columns=columns, rows=len(lines), height=0.6 + ROW * sum(heights), sharex=True, height_ratios=heights
+    )
+    for k, part in enumerate(groups):
+        _draw_group(axes.flat[k], part, margin, lines=max(map(len, lines[k // columns])))
+    for ax in axes.flat[len(groups) :]:
+        ax.set_visible(False)
+    far = np.nanmax(np.abs(contrasts[["difference", "low", "high"]].to_numpy(float)))
+    if far > 40 * margin:
+        axes[0, 0].set_xscale("symlog", linthresh=2 * margin)
+        decades = [10.0**k for k in range(-1, 3) if 2 * margin <= 10.0**k < far]
+        axes[0, 0].set_xticks([*(-d for d in reversed(decades)), 0.0, *decades])
+        axes[0, 0].xaxis.set_major_formatter("{x:g}")
+    axes[0, 0].set_xlim(-1.15 * max(far, margin), 1.15 * max(far, margin))
+    for ax in axes.flat[max(0, len(groups) - columns) : len(groups)]:  # the lowest of each column
+        ax.set_xlabel("difference of test accuracy (points)")
+        ax.tick_params(labelbottom=True)
+    baselines = " and ".join(LABELS[name] for name in contrasts["baseline"].unique())
+    n = sorted({contrasts["n"].min(), contrasts["n"].max()})
+    caption(
+        figure,
+        f"against {baselines}, paired by seed, n = {' to '.join(map(str, n))}",
+        "mark and bar: mean difference and its 95 % bootstrap interval",
+        f"shaded: the margin of ±{margin:g} points",
+        "DIFFERENT by paired t-test (Holm), EQUIVALENT by two one-sided t-tests, INCONCLUSIVE by neither",
+    )
+    return figure
+
+
+def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
+    part = part.sort_values("algorithm", key=lambda names: names.map(ORDER.index))
+    ax.axvspan(-margin, margin, color="#56B4E9", alpha=0.25, lw=0)
+    ax.axvline(0.0, color="black", lw=0.8)
+    for place, row in enumerate(part.itertuples()):
+        name = row.algorithm
+        if np.isfinite(row.low) and np.isfinite(row.high):
+            ax.plot([row.low, row.high], [place] * 2, color=COLOURS[name], lw=1.5)
+        ax.plot([row.difference], [place], MARKERS[name], color=COLOURS[name], ms=6, mec="white", mew=0.4)
+        ax.annotate(
+            row.verdict,
+            (1.02, place),
+            xycoords=("axes fraction", "data"),
+            fontsize=SMALL,
+            va="center",
+            color=VERDICT_COLOURS.get(row.verdict, "black"),
+        )
+    names = [textwrap.fill(LABELS[name], 18) for name in part["algorithm"]]
+    ax.set_yticks(range(len(part)), names, fontsize=8, linespacing=0.9)
+    ax.set_ylim(lines - 0.4, -0.6)  # as tall as its neighbour's
+    ax.grid(visible=False, axis="y")
+    first = part.iloc[0]
+    title = f"{DATASETS.get(first['data'], first['data'])} {first['architecture']}, {first['protocol']}"
+    ax.set_title(title, loc="left", fontsize=9)
+
+
+def _place(part: pd.DataFrame) -> tuple:
+    first, known = part.iloc[0], list(DATASETS)
+    place = known.index(first["data"]) if first["data"] in known else len(known)
+    return place, first["data"], first["architecture"], first["protocol"]

@@ -1,0 +1,116 @@
+"""Figures of what the machine did meanwhile: memory, clock, utilisation and temperature over time."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .errors import InvalidInput
+from .figures import _figure, _present, caption, facets, key, require, styled
+from .figures_hardware import QUANTITIES
+from .labels import COLOURS, LINES, MARKERS
+
+PROCESS = "cpu:process"
+#: What a GPU's sensor would say -> what the process's own account says in its place; None: nothing does.
+STAND_INS = {
+    "memory": ("rss", "resident memory of the process, Python and its libraries included"),
+    "utilisation": ("utilisation", "processor time of the process, 100 % a core"),
+    "sm_clock": ("utilisation", "processor time of the process, 100 % a core, for the clock"),
+    "temperature": (None, "nothing for the temperature"),
+    "power": (None, "nothing for the power"),
+}
+FEW = 40  # samples of a run: fewer are drawn one by one, so that a line does not pretend to more
+
+
+@styled
+def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool = False) -> Figure:
+    """Quantities over a run, algorithms on top of each other: a row per data set and network, a column each.
+
+    Args:
+        traces: as `bpfree.store.traces` gives it. Of several seeds the lowest is drawn.
+        quantities: names in `STAND_INS`. Where no GPU was sampled, the process's own account stands in and
+            the caption says so; what has no stand-in has no panel.
+        stages: mark where the stages of a sequential algorithm begin.
+
+    Raises InvalidInput if nothing of them was sampled.
+    """
+    require(traces, "traces")
+    first = traces.groupby([c for c in traces if c in ("algorithm", "data", "architecture", "protocol")])
+    traces = traces[traces["seed"] == first["seed"].transform("min")].dropna(subset="value")
+    parts = facets(traces)
+    columns, missing = [], []
+    for quantity in quantities:
+        series = [_series(part, quantity) for _, part in parts]
+        missing += [what for _, _, what in series if what]
+        if any(len(rows) for rows, _, _ in series):
+            columns.append(series)
+    if not columns:
+        raise InvalidInput(
+            f"nothing of {', '.join(quantities)} was sampled, nor what stands in: draw another"
+        )
+    figure, axes = _figure(columns=len(columns), rows=len(parts), height=0.75 + 2.1 * len(parts))
+    for i, (title, part) in enumerate(parts):
+        for ax, series in zip(axes[i], columns, strict=True):
+            rows, label, _ = series[i]
+            for name in _present(rows):
+                _draw_run(ax, name, rows[rows["algorithm"] == name], stages)
+            ax.set_ylabel(label)
+            ax.set_xlabel("seconds since the run began")
+            ax.set_xlim(left=0)
+            ax.margins(y=0.2 if stages else 0.05)  # room for the stages' names
+        axes[i][0].set_title(
+            title.replace("; 1 seed", f"; seed {part['seed'].iloc[0]}"), loc="left", fontsize=9
+        )
+    key(figure, _present(traces), marker=False)
+    caption(
+        figure,
+        f"no GPU, in its place: {', '.join(dict.fromkeys(missing))}" if missing else "",
+        "dotted: a stage begins" if stages else "",
+    )
+    return figure
+
+
+def memory_and_clock(traces: pd.DataFrame) -> Figure:
+    """Memory and the GPU's clock over time; see `over_time`."""
+    return over_time(traces, ("memory", "sm_clock"))
+
+
+def utilisation_and_temperature(traces: pd.DataFrame) -> Figure:
+    """Utilisation and temperature over time; see `over_time`."""
+    return over_time(traces, ("utilisation", "temperature"))
+
+
+def memory_steps(traces: pd.DataFrame) -> Figure:
+    """Memory over time, with the stages of a sequential algorithm marked; see `over_time`."""
+    return over_time(traces, ("memory",), stages=True)
+
+
+def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
+    """(rows of the quantity or of its stand-in, in the axis's unit; the axis's label; what to say of it)."""
+    gpu = part["channel"].str.startswith("gpu") & (part["quantity"] == quantity)
+    what = ""
+    if gpu.any():
+        rows = part[gpu]
+    else:
+        quantity, what = STAND_INS[quantity]
+        if quantity is None:
+            return part.iloc[:0], "", what
+        rows = part[(part["channel"] == PROCESS) & (part["quantity"] == quantity)]
+        if quantity == "utilisation":  # the first sample has no time before it to be a share of
+            rows = rows[rows.groupby("algorithm").cumcount() > 0]
+    label, factor = QUANTITIES[quantity]
+    where = "GPU" if gpu.any() else "process"
+    return rows.assign(value=factor * rows["value"]), f"{where}:\n{label}", what
+
+
+def _draw_run(ax, name: str, run: pd.DataFrame, stages: bool) -> None:
+    for _, line in run.groupby("channel", sort=False):
+        few = {"marker": MARKERS[name], "ms": 3.5} if len(line) < FEW else {}
+        ax.plot(line["time_s"], line["value"], color=COLOURS[name], ls=LINES[name], lw=1.2, **few)
+    begins = run.groupby("stage", sort=False)["time_s"].min().sort_values()
+    if not stages or len(begins) < 2:
+        return
+    for stage, begin in begins.items():
+        ax.axvline(begin, color=COLOURS[name], lw=0.7, ls=":")
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (3, -2)}
+        ax.annotate(stage, (begin, 1.0), fontsize=7, color=COLOURS[name], va="top", **place)
