@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from .figures import _figure, _present, _title
 from .labels import COLOURS, LABELS, MARKERS
+from .landscape import overview
 
 LOSS = "validation cross-entropy (nats)"
 STEP = "step (1: as long as the weights)"
@@ -81,25 +82,16 @@ def sharpness(evidence: pd.DataFrame) -> Figure:
 
     A grey line joins the runs of one seed.
     """
+    runs = overview(evidence)
+    names = _present(runs)
     figure, (axes,) = _figure(columns=3, height=2.6)
-    eigenvalues = evidence[(evidence["kind"] == "sharpness") & (evidence["split"] == "train")]
-    fits = evidence[evidence["kind"] == "gap"].pivot_table(
-        index=["algorithm", "seed"], columns="split", values=["loss", "accuracy"]
-    )
-    gap = pd.DataFrame(
-        {
-            "loss": fits["loss", "val"] - fits["loss", "train"],
-            "error": fits["accuracy", "train"] - fits["accuracy", "val"],
-        }
-    ).reset_index()
-    panels = (
-        (eigenvalues, "eigenvalue", "largest Hessian eigenvalue"),
-        (gap, "loss", "validation − training loss (nats)"),
-        (gap, "error", "validation − training error (pp)"),
-    )
-    for ax, (frame, column, title) in zip(axes, panels, strict=True):
-        names = _present(frame)
-        wide = frame.pivot_table(index="seed", columns="algorithm", values=column)[names]
+    panels = {
+        "eigenvalue": "largest Hessian eigenvalue",
+        "loss_gap": "validation − training loss (nats)",
+        "error_gap": "validation − training error (pp)",
+    }
+    for ax, (column, title) in zip(axes, panels.items(), strict=True):
+        wide = runs.pivot(index="seed", columns="algorithm", values=column)[names]
         ax.plot(range(len(names)), wide.T, color="#BBBBBB", lw=0.8, zorder=1)
         for position, name in enumerate(names):
             ax.plot([position] * len(wide), wide[name], MARKERS[name], color=COLOURS[name], ms=6)
@@ -109,5 +101,5 @@ def sharpness(evidence: pd.DataFrame) -> Figure:
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
         ax.set_title(title, fontsize=9)
         ax.grid(visible=False, axis="x")
-    figure.suptitle(_title(eigenvalues), fontsize=9)
+    figure.suptitle(_title(runs), fontsize=9)
     return figure

@@ -13,7 +13,7 @@ eigenvalue does (Dinh et al. 2017, arXiv 1703.04933; `rescaled` shows it).
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from .algorithms.base import PREDICT_BATCH, Algorithm
 from .data import Data, load
+from .eigenvalue import largest_eigenvalue
 from .errors import InvalidInput, choose
 from .experiment import trained
 from .models import MLP
@@ -253,43 +254,13 @@ def sharpness(
 ) -> pd.DataFrame:
     """The largest eigenvalue of the Hessian of the loss, in one row.
 
-    Columns: split; samples; eigenvalue (nats per squared unit of weight); residual: ‖Hv - λv‖/|λ|, below
-    which relative distance of λ the Hessian surely has an eigenvalue; iterations.
+    Columns: split, samples, eigenvalue (nats per squared unit of weight), and residual and iterations as in
+    `largest_eigenvalue`. A seeded start and whole splits: the same every time.
     """
     here = surface(algorithm, data, split, samples)
     start = _flat([torch.randn(v.shape, generator=stream(0, role)).to(v) for role, v in here.point.items()])
     found = largest_eigenvalue(here.hessian_times, start, tolerance, max_iterations)
     return pd.DataFrame([{"split": split, "samples": len(here.y), **found}])
-
-
-def largest_eigenvalue(
-    times: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-3, max_iterations: int = 200
-) -> dict[str, float]:
-    """The largest, not the largest in magnitude, eigenvalue of a symmetric matrix H, by power iteration.
-
-    Power iteration finds the eigenvalue of largest magnitude. If that is negative, or two of opposite
-    sign compete so that it does not settle, it is repeated on H + ρI with ρ that magnitude: there the
-    largest eigenvalue has the largest magnitude.
-
-    times: v -> H·v; start: (n,). Returns eigenvalue, residual (as in `sharpness`) and iterations.
-    """
-    done, shift = 0, 0.0
-    for _ in range(2):
-        v = start / start.norm()
-        for _ in range(max_iterations):
-            hv, done = times(v), done + 1
-            value = (v @ hv).item()
-            residual = (hv - value * v).norm().item() / max(abs(value), 1e-30)
-            shifted = hv + shift * v
-            length = shifted.norm().item()
-            if residual <= tolerance or length == 0.0:
-                break
-            v = shifted / length
-        # A residual this small: no competitor of the other sign, at most a near tie that does not matter.
-        if shift or length == 0.0 or (value > 0 and residual < 0.1):
-            break
-        shift = length
-    return {"eigenvalue": value, "residual": residual, "iterations": done}
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
@@ -379,3 +350,31 @@ def evidence(
     if not tables:
         raise InvalidInput("no records to look around: run an experiment first")
     return pd.DataFrame([row for table in tables for row in table.to_dict("records")], columns=COLUMNS)
+
+
+def overview(evidence: pd.DataFrame) -> pd.DataFrame:
+    """One row per run of `evidence`: what its pictures show, as numbers.
+
+    Columns: those that say which run it is; loss (nats) and accuracy (%) on validation images; rise: what a
+    step to either end of the slices adds to that loss, mean over directions; eigenvalue: on training images;
+    loss_gap (nats) and error_gap (percentage points): validation minus training.
+    """
+    rows = []
+    runs = evidence[evidence["kind"] != "line"].groupby(list(FIELDS), dropna=False, sort=False)
+    for which, run in runs:
+        by_split = {kind: part.set_index("split") for kind, part in run.groupby("kind")}
+        train, val = by_split["gap"].loc["train"], by_split["gap"].loc["val"]
+        mean = by_split["slice"].groupby("x")["loss"].mean()
+        ends = mean[mean.index.map(abs) == mean.index.map(abs).max()]
+        rows.append(
+            {
+                **dict(zip(FIELDS, which, strict=True)),
+                "loss": val["loss"],
+                "accuracy": val["accuracy"],
+                "rise": ends.mean() - mean[0.0],
+                "eigenvalue": by_split["sharpness"].loc["train", "eigenvalue"],
+                "loss_gap": val["loss"] - train["loss"],
+                "error_gap": train["accuracy"] - val["accuracy"],
+            }
+        )
+    return pd.DataFrame(rows)

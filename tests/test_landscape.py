@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 import bpfree
 from bpfree import experiment, landscape, store
 from bpfree.algorithms import Backprop
+from bpfree.eigenvalue import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.models import CaFoCNN
 
@@ -244,12 +245,12 @@ def test_the_largest_eigenvalue_is_the_largest_and_not_the_largest_in_magnitude(
     q, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
     matrix = q @ torch.diag(torch.tensor(spectrum, dtype=torch.float64)) @ q.T
     start = torch.randn(3, generator=generator, dtype=torch.float64)
-    found = landscape.largest_eigenvalue(lambda v: matrix @ v, start, 1e-5, 500)
+    found = largest_eigenvalue(lambda v: matrix @ v, start, 1e-5, 500)
     assert found["eigenvalue"] == pytest.approx(max(spectrum), rel=1e-3)
 
 
 def test_no_curvature_at_all():
-    assert landscape.largest_eigenvalue(torch.zeros_like, torch.ones(4))["eigenvalue"] == 0.0
+    assert largest_eigenvalue(torch.zeros_like, torch.ones(4))["eigenvalue"] == 0.0
 
 
 def test_sharpness_is_the_same_every_time(mf):
@@ -309,6 +310,27 @@ def test_evidence_is_what_the_functions_say(runs):
     assert line["loss"].tolist() == landscape.between(bp, mf, data, samples=50)["loss"].tolist()
     curved = mine[(mine["kind"] == "sharpness") & (mine["algorithm"] == "bp") & (mine["split"] == "val")]
     assert curved["eigenvalue"].item() == landscape.sharpness(bp, data, "val", 50)["eigenvalue"][0]
+
+
+def test_overview_says_what_the_evidence_says(runs):
+    found = landscape.evidence(runs, directions=2, samples=50)
+    over = landscape.overview(found)
+    assert list(zip(over["algorithm"], over["seed"], strict=True)) == [
+        ("mf", 0),
+        ("bp", 0),
+        ("mf", 1),
+        ("bp", 1),
+    ]
+    data = bpfree.load("digits", seed=0)
+    algorithm, row = experiment.trained(runs[0], data), over.iloc[0]
+    train, val = landscape.gap(algorithm, data, 50).to_dict("records")
+    assert (row["loss"], row["accuracy"]) == (val["loss"], val["accuracy"])
+    assert row["loss_gap"] == val["loss"] - train["loss"]
+    assert row["error_gap"] == train["accuracy"] - val["accuracy"]
+    assert row["eigenvalue"] == landscape.sharpness(algorithm, data, "train", 50)["eigenvalue"][0]
+    draws = [landscape.direction(algorithm, data, k) for k in range(2)]
+    ends = [landscape.along(algorithm, data, draw, (-1.0, 1.0), samples=50)["loss"].mean() for draw in draws]
+    assert row["rise"] == pytest.approx(sum(ends) / 2 - val["loss"])
 
 
 def test_no_evidence_without_records():
