@@ -1,4 +1,4 @@
-"""The published settings and results: what the loader returns is what was printed, in this package's names."""
+"""The published settings and results: what the loader returns is what was printed, in bpfree's names."""
 
 import csv
 import math

@@ -1,0 +1,161 @@
+"""What the papers printed beside what was run here, number by number.
+
+`beside(records)` has a row for every published one, whatever its kind: an accuracy, a cost, a difference
+against a baseline, an end of an interval, a verdict. Where ours is not the same quantity (a device's memory
+beside an exact account of tensors), `ours_is` says so and no difference is taken.
+"""
+
+import math
+
+import pandas as pd
+
+from . import published
+from .labels import LABELS
+from .ours import ACCOUNT, Number, Ours, paper_flop, verdicts
+
+#: Published protocol -> ours to set beside it, the first that was run.
+OUR_PROTOCOLS = {
+    "published": ("published", "convergence"),
+    "convergence_loss": ("convergence_loss", "convergence"),
+    "matched": ("matched",),
+}
+OTHERS = ("convergence", "published")  # beside other authors' protocols
+#: Source -> the preset of ours that takes its definitions.
+PRESETS = {"thesis": "thesis", "readme": "thesis", "2026": "2026"}
+#: Variants that are our preset's usual arm: the thesis's Mono-Forward had no M_0.
+USUAL = {("2026-reports", "without M_0"): "thesis"}
+SUFFIXES = ("difference_low", "difference_high", "difference", "change", "percent", "ratio")
+FIXED = ["source", "protocol", "data", "architecture", "algorithm", "variant", "baseline", "metric", "unit"]
+COLUMNS = [
+    *FIXED,
+    *("published", "published_sd", "published_n", "ours", "ours_sd", "ours_n", "difference", "ratio"),
+    *("our_protocol", "our_preset", "ours_is", "machine", "published_verdict", "our_verdict"),
+]
+
+
+def beside(
+    records: pd.DataFrame,
+    *,
+    our_protocol: str | None = None,
+    traces: pd.DataFrame | None = None,
+    country: str = "POL",
+    **where: object,
+) -> pd.DataFrame:
+    """A row per published result, with ours next to it.
+
+    Args:
+        records: as `bpfree.records` gives it; one run per arm and seed. A column `variant` may name runs of
+            a published variant ("cache on host").
+        our_protocol: which of ours; None: the one that the published number is of or, where that was not
+            run, "convergence".
+        traces: as `bpfree.store.traces` gives it, for utilisation and memory as the device reports them.
+        country: whose grid our carbon is of.
+        **where: which published results, as in `published.results`.
+
+    Returns: the columns of `published.results` that say which number it is, then
+
+        published, published_sd, published_n: what was printed.
+        ours, ours_sd, ours_n: mean, sample standard deviation and number of seeds; NaN where there is none.
+            Comparisons are of seeds that both arms have: a change or ratio is of the means over those.
+        difference, ratio: ours - published, and for amounts ours / published; NaN for unlike quantities.
+        our_protocol, our_preset: what ours ran under.
+        ours_is: how ours was obtained ("measured: ...", "estimated: ...", "exact account of tensors",
+            "wall clock"), or why there is none ("not run").
+        machine: of our costs, which are never pooled: a cost measured on several has a row for each.
+        published_verdict, our_verdict: ours by paired t-tests with Holm's correction over the contrasts that
+            the source printed together, and TOST.
+
+    Raises InvalidInput if an arm has two runs of one seed on one machine.
+    """
+    ours = Ours(records, traces, country)
+    table = published.results(**where)
+    judged = _verdicts(ours, table, our_protocol)
+    rows = []
+    for place, row in enumerate(table.to_dict("records")):
+        arm, partner = _arms(ours, row, our_protocol)
+        numbers = [judged[place]] if place in judged else _numbers(ours, row, arm, partner, our_protocol)
+        for number in numbers:
+            known = not math.isnan(number.mean)
+            ran = number.n and len(arm)
+            like = known and not (row["metric"].startswith("memory_nvml") and number.what == ACCOUNT)
+            amount = like and not row["metric"].endswith(SUFFIXES[:-1])
+            rows.append(
+                {
+                    **{column: row[column] for column in FIXED},
+                    "published": row["mean"],
+                    "published_sd": row["sd"],
+                    "published_n": row["n"],
+                    "ours": number.mean,
+                    "ours_sd": number.sd,
+                    "ours_n": number.n,
+                    "difference": number.mean - row["mean"] if like else math.nan,
+                    "ratio": number.mean / row["mean"] if amount and row["mean"] else math.nan,
+                    "our_protocol": arm["protocol"].iat[0] if ran else "",
+                    "our_preset": arm["preset"].iat[0] if ran else "",
+                    "ours_is": number.what,
+                    "machine": number.machine,
+                    "published_verdict": row["verdict"],
+                    "our_verdict": number.verdict,
+                }
+            )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def protocols_for(published_protocol: str, our_protocol: str | None = None) -> tuple[str, ...]:
+    """Ours to look for beside a published protocol, in order."""
+    return (our_protocol,) if our_protocol else OUR_PROTOCOLS.get(published_protocol, OTHERS)
+
+
+def _arms(ours: Ours, row: dict, our_protocol: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Our runs of a published row's algorithm, and of its baseline under the same protocol."""
+    protocols = protocols_for(row["protocol"], our_protocol)
+    preset, variant = PRESETS.get(row["source"]), row["variant"]
+    if (row["source"], variant) in USUAL:
+        preset, variant = USUAL[row["source"], variant], ""
+    presets = (preset, "") if preset else ("",)
+    place = (row["data"], row["architecture"])
+    arm = ours.arm(*place, row["algorithm"], protocols, presets, variant)
+    if not row["baseline"]:
+        return arm, arm.iloc[:0]
+    if len(arm):
+        protocols, presets = (arm["protocol"].iloc[0],), (arm["preset"].iloc[0], *presets)
+    return arm, ours.arm(*place, row["baseline"], protocols, presets)
+
+
+def _numbers(
+    ours: Ours, row: dict, arm: pd.DataFrame, partner: pd.DataFrame, our_protocol: str | None
+) -> list[Number]:
+    """Our numbers for one published row: one, or one for each machine."""
+    metric = row["metric"]
+    if row["algorithm"] not in LABELS and row["algorithm"] != "any":
+        return [Number(what="not an algorithm of this package")]
+    if metric == "sample_flop":
+        flop = paper_flop(row["algorithm"], row["data"], row["architecture"])
+        return [Number(flop, what="counted by the papers' convention")]
+    if metric == "weights":  # the convention counts the output head and no M_i; an operation pair per weight
+        return [Number(paper_flop("mf", row["data"], row["architecture"]) / 2, what="counted")]
+    if metric == "test_accuracy_sd":
+        return [ours.pooled_sd(protocols_for(row["protocol"], our_protocol))]
+    how = next((suffix for suffix in SUFFIXES if row["baseline"] and metric.endswith("_" + suffix)), None)
+    if how is None:
+        return ours.number(metric, arm)
+    if how in ("difference_low", "difference_high"):
+        outcome, end = metric.removesuffix("_" + how), how.rpartition("_")[2]
+        return [ours.interval(outcome, end, arm, partner)]
+    return ours.comparison(metric.removesuffix("_" + how), how, arm, partner)
+
+
+def _verdicts(ours: Ours, table: pd.DataFrame, our_protocol: str | None) -> dict[int, Number]:
+    """Ours for the rows that are verdicts; a family is what one source printed under one protocol."""
+    found = {}
+    rows = table[table["metric"] == "verdict"]
+    for _, family in rows.groupby(["source", "protocol"], sort=False):
+        differences = []
+        for row in family.to_dict("records"):
+            arm, partner = _arms(ours, row, our_protocol)
+            known = len(arm) and len(partner)
+            differences.append(
+                ours.differences("test_accuracy", arm, partner) if known else pd.Series(dtype=float)
+            )
+        found.update(zip(family.index, verdicts(differences), strict=True))
+    return found

@@ -1,0 +1,326 @@
+"""Runs of this package, looked up as the papers' numbers are: by arm and metric, and against a baseline.
+
+Costs of different machines are never pooled; energy is measured or estimated, never a mixture; a comparison
+pairs the runs of two arms by seed.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from . import stats
+from .energy.carbon import JOULES_PER_KWH, grid
+from .errors import InvalidInput
+from .protocols import BUDGETS, REFERENCE
+
+MIB = 2**20
+KINDS = ("measured", "estimated")
+BUDGET_OF = "convergence"  # the protocol under which BP ran whose cost is the others' budget
+#: The papers' MLPs of the Mono-Forward ladder, whose runs are meant where a paper pools "all".
+LADDER = {"mnist": "2x1000", "fashion_mnist": "2x1000", "cifar10": "3x2000", "cifar100": "3x2000"}
+NOT_RUN, NOT_RECORDED = "not run", "not recorded"
+ACCOUNT = "exact account of tensors"
+
+#: metric -> its value of every run; of the columns that `_wide` and `_same_source` make.
+OUTCOMES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "test_accuracy": lambda r: r["test_accuracy"],
+    "epochs": lambda r: r["epochs"],
+    "epochs_median": lambda r: r["epochs"],
+    "stages": lambda r: r["stages"],
+    "epochs_per_stage": lambda r: r["epochs"] / r["stages"],
+}
+COSTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "total_s": lambda r: r["total_s"],
+    "s_per_epoch": lambda r: r["total_s"] / r["epochs"],
+    "total_j": lambda r: r["joules"],
+    "j_per_epoch": lambda r: r["joules"] / r["epochs"],
+    "power_w": lambda r: r["joules"] / r["total_s"],
+    "co2e_g": lambda r: r["joules"] / JOULES_PER_KWH * r["g_per_kwh"],
+    "memory": lambda r: r["memory_bytes"] / MIB,
+    "memory_allocator_mib": lambda r: r["memory_bytes"] / MIB,
+    "memory_nvml_mib": lambda r: r["device_bytes"] / MIB,
+    "memory_host_mib": lambda r: r["host_bytes"] / MIB,
+    "utilisation": lambda r: r["utilisation"],
+    "utilisation_max": lambda r: r["utilisation_max"],
+}
+ENERGIES = ("total_j", "j_per_epoch", "power_w", "co2e_g")
+#: how a comparison is made of the runs a and b of the same seeds; ratios are of means, as the papers' are
+COMPARISONS: dict[str, Callable] = {
+    "difference": lambda a, b: a - b,
+    "change": lambda a, b: 100 * (a / b - 1),
+    "percent": lambda a, b: 100 * a / b,
+    "ratio": lambda a, b: a / b,
+}
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of ours. `what`: how it was obtained, or why there is none; `mean` is NaN then."""
+
+    mean: float = math.nan
+    sd: float = math.nan
+    n: int = 0
+    what: str = NOT_RUN
+    machine: str = ""
+    verdict: str = ""
+
+
+class Ours:
+    """Finished runs, one a row.
+
+    Args:
+        records: as `bpfree.records` gives it. A further column `variant` may say what sets runs apart from
+            their algorithm's usual ones; they are found under that name only.
+        traces: of the same runs, as `bpfree.store.traces` gives it: for utilisation and a device's memory.
+        country: whose grid carbon is of.
+    """
+
+    def __init__(self, records: pd.DataFrame, traces: pd.DataFrame | None = None, country: str = "POL"):
+        self.runs = _wide(records, traces).assign(g_per_kwh=grid(country)["carbon_intensity"])
+        named = self.runs.groupby(["data", "architecture", "algorithm", "variant"], sort=False)
+        self._named = dict(iter(named))
+        pooled = self.runs[self.runs["architecture"] == self.runs["data"].map(LADDER)]
+        self._pooled = dict(iter(pooled.groupby(["algorithm", "variant"], sort=False)))
+        self.arm = functools.cache(self._arm)
+
+    def _arm(
+        self,
+        data: str,
+        architecture: str,
+        algorithm: str,
+        protocols: tuple[str, ...],
+        presets: tuple[str, ...] = ("",),
+        variant: str = "",
+    ) -> pd.DataFrame:
+        """The runs of one arm under the first protocol that has any, of the first preset that has any.
+
+        Presets that are not named come last; fp32 before other precisions. Of runs that differ in their cap
+        on epochs, those with the highest. BP under a protocol with a budget is the run that gave the budget.
+        "all" data: the papers' MLPs of the ladder. No rows if there is no such run.
+
+        Raises InvalidInput if two runs of a seed are left on one machine.
+        """
+        runs = self._pooled.get((algorithm, variant)) if data == "all" else None
+        runs = self._named.get((data, architecture, algorithm, variant), runs)
+        if runs is None:
+            return self.runs.iloc[:0]
+        if algorithm == REFERENCE:
+            protocols = [p for name in protocols for p in ([name, BUDGET_OF] if name in BUDGETS else [name])]
+        for column, wanted in (("protocol", protocols), ("preset", presets), ("precision", ["fp32"])):
+            others = [] if column == "protocol" else sorted(set(runs[column]) - set(wanted))
+            found = [name for name in [*wanted, *others] if name in set(runs[column])]
+            runs = runs[runs[column] == found[0]] if found else runs.iloc[:0]
+        if len(runs) and runs["protocol"].iloc[0] not in BUDGETS:
+            runs = runs[runs["max_epochs"] == runs["max_epochs"].max()]
+        place = ["data", "architecture", "seed", "machine"]
+        if runs.duplicated(place).any():
+            twice = runs[runs.duplicated(place)].iloc[0]
+            raise InvalidInput(
+                f"two runs of {algorithm} on {twice['data']} {twice['architecture']}, {twice['protocol']}, "
+                f"seed {twice['seed']}: pass one of them only, or name the other in a column 'variant'"
+            )
+        return runs
+
+    def number(self, metric: str, runs: pd.DataFrame) -> list[Number]:
+        """A metric's mean over seeds: one number, or for costs one for each machine."""
+        found = []
+        for machine, parts in _by_machine(metric, runs):
+            values, what = _values(metric, *parts)
+            if not values:
+                found.append(Number(what=what, machine=machine))
+                continue
+            mean = values[0].median() if metric == "epochs_median" else values[0].mean()
+            found.append(Number(mean, values[0].std(ddof=1), len(values[0]), what, machine))
+        return found or [Number()]
+
+    def comparison(self, metric: str, how: str, runs: pd.DataFrame, partners: pd.DataFrame) -> list[Number]:
+        """`how` (of `COMPARISONS`) a metric of the runs compares to that of the partners with their seeds.
+
+        Ratios are of the means, as the papers' are; their sd is that of the ratios seed by seed.
+        """
+        found = []
+        for machine, parts in _by_machine(metric, runs, partners):
+            values, what = _values(metric, *parts)
+            if not values:
+                found.append(Number(what=what, machine=machine))
+                continue
+            a, b = values[0].align(values[1], join="inner")
+            if len(a):
+                each, mean = COMPARISONS[how](a, b), float(COMPARISONS[how](a.mean(), b.mean()))
+                found.append(Number(mean, each.std(ddof=1), len(a), what, machine))
+        return found or [Number(what=NOT_RUN if runs.empty or partners.empty else "no seed in common")]
+
+    def differences(self, metric: str, runs: pd.DataFrame, partners: pd.DataFrame) -> pd.Series:
+        """An outcome's differences by seed."""
+        [a, b], _ = _values(metric, runs, partners)
+        return stats.paired(a, b)
+
+    def interval(self, metric: str, end: str, runs: pd.DataFrame, partners: pd.DataFrame) -> Number:
+        """The "low" or "high" end of the bootstrap interval (95 %) of the mean difference of an outcome."""
+        if runs.empty or partners.empty:
+            return Number()
+        differences = self.differences(metric, runs, partners)
+        if len(differences) < 3:
+            return Number(what=f"{len(differences)} pairs have no interval")
+        return Number(
+            getattr(stats.summary(differences), end), n=len(differences), what="bootstrap over seeds"
+        )
+
+    def pooled_sd(self, protocols: Sequence[str]) -> Number:
+        """Standard deviation of the test accuracy over seeds, pooled over all arms of a protocol."""
+        found = [name for name in protocols if name in set(self.runs["protocol"])]
+        runs = self.runs[self.runs["protocol"].isin(found[:1])]
+        arms = runs.groupby(["data", "architecture", "algorithm", "preset", "variant"])["test_accuracy"]
+        freedom = (arms.count() - 1).clip(lower=0)
+        if not freedom.sum():
+            return Number()
+        variance = (arms.var(ddof=1).fillna(0.0) * freedom).sum() / freedom.sum()
+        return Number(math.sqrt(variance), n=int(arms.count().sum()), what=f"pooled over {len(freedom)} arms")
+
+
+def verdicts(family: Sequence[pd.Series]) -> list[Number]:
+    """What each of a family of differences shows: paired t, corrected for their number (Holm), and TOST."""
+    p = stats.holm([stats.ttest(d) if len(d) else math.nan for d in family])
+    return [
+        Number(n=len(d), what="paired t and TOST", verdict=stats.verdict(q, stats.tost(d)))
+        if len(d)
+        else Number()
+        for d, q in zip(family, p, strict=True)
+    ]
+
+
+@functools.cache
+def paper_flop(algorithm: str, data: str, architecture: str) -> float:
+    """Operations of one sample by the papers' convention; NaN for data of unknown size. Needs no run."""
+    import torch
+
+    from . import hardware
+    from .algorithms import ALGORITHMS
+    from .architectures import build_model
+    from .data import load
+
+    try:
+        sizes = load("digits") if data == "digits" else hardware.stand_in(data)
+    except InvalidInput:
+        return math.nan
+    cls, options = ALGORITHMS[algorithm]
+    with torch.device("meta"):  # shapes only: nothing is initialised
+        return float(hardware.paper_flops(cls(build_model(architecture, sizes), **options), sizes))
+
+
+def _wide(records: pd.DataFrame, traces: pd.DataFrame | None) -> pd.DataFrame:
+    """A row per finished run, with a column per metric; NaN where it has none."""
+    finished = records[records["status"] == "finished"]
+    if "variant" not in finished:
+        finished = finished.assign(variant="")
+    fixed = ["algorithm", "data", "architecture", "seed", "protocol", "preset", "max_epochs", "precision"]
+    runs = finished.drop_duplicates("key").set_index("key")[[*fixed, "device", "variant"]]
+    runs["preset"], runs["variant"] = _named(runs["preset"]), _named(runs["variant"])
+    runs["max_epochs"] = pd.to_numeric(runs["max_epochs"]).fillna(math.inf)
+    costs = finished.dropna(subset="machine").drop_duplicates("key").set_index("key")
+    joules = finished[finished["metric"].str.endswith("_j")].drop_duplicates("key").set_index("key")
+    runs["machine"] = _named(costs["machine"].reindex(runs.index))
+    runs["provenance"] = _named(joules["provenance"].reindex(runs.index))
+    metrics = finished.pivot(index="key", columns="metric", values="value")
+    runs = runs.join(metrics).join(_stages(metrics, runs["algorithm"]))
+    if traces is not None:
+        runs = _traced(runs, traces)
+    wanted = ["test_accuracy", "epochs", "total_s", "memory_bytes", "nvml_bytes", "host_bytes"]
+    wanted += ["utilisation", "utilisation_max", *(f"total_{kind}_j" for kind in KINDS)]
+    return runs.reindex(columns=[*runs.columns, *(c for c in wanted if c not in runs)]).reset_index()
+
+
+def _named(values: pd.Series) -> pd.Series:
+    """As text; "" where there is none, whatever type a column without any has."""
+    return values.astype(object).where(values.notna(), "")
+
+
+def _stages(metrics: pd.DataFrame, algorithm: pd.Series) -> pd.Series:
+    """Stages of sequential Mono-Forward: one for each layer that has a read-out, M_0's included; else NaN."""
+    layers = metrics.filter(regex=r"^test_accuracy\[layer \d+\]$").notna().sum(axis=1)
+    return layers.where(algorithm.isin(["mf", "mf_sequential_joint"]) & (layers > 0)).rename("stages")
+
+
+def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """With the accelerator's mean and highest utilisation (%) and memory, and the process's memory."""
+    place = ["algorithm", "data", "architecture", "seed", "protocol", "preset", "max_epochs", "precision"]
+    place += ["device", "machine"]
+    traces = traces.assign(
+        preset=_named(traces["preset"]), max_epochs=pd.to_numeric(traces["max_epochs"]).fillna(math.inf)
+    )
+    gpu = traces["channel"].str.startswith("gpu")
+    for column, chosen, quantity, reduce in (
+        ("utilisation", gpu, "utilisation", "mean"),
+        ("utilisation_max", gpu, "utilisation", "max"),
+        ("nvml_bytes", gpu, "memory", "max"),
+        ("host_bytes", ~gpu, "rss", "max"),
+    ):
+        found = traces[chosen & (traces["quantity"] == quantity)].groupby(place)["value"].agg(reduce)
+        runs = runs.join(found.rename(column), on=place)
+    return runs
+
+
+def _by_machine(metric: str, *arms: pd.DataFrame):
+    """(machine, the arms' runs there) for each machine that has all of them; outcomes are of all machines."""
+    if any(arm.empty for arm in arms):
+        return
+    if metric in OUTCOMES:
+        yield "", list(arms)
+        return
+    for machine in arms[0]["machine"].unique():
+        parts = [arm[arm["machine"] == machine] for arm in arms]
+        if not any(part.empty for part in parts):
+            yield machine, parts
+
+
+def _values(metric: str, *arms: pd.DataFrame) -> tuple[list[pd.Series], str]:
+    """A metric of every arm by seed, and how it was obtained; no values if a run has none, and then why."""
+    arms = _same_source(metric, arms)
+    function = {**OUTCOMES, **COSTS}.get(metric)
+    values = [] if function is None else [function(arm) for arm in arms]
+    if not values or any(v.isna().any() for v in values):
+        mixed = metric in ENERGIES and all(_kind([arm]) for arm in arms)
+        return [], "one is measured, the other estimated" if mixed else NOT_RECORDED
+    return [_by_seed(v, arm) for v, arm in zip(values, arms, strict=True)], _what(metric, arms[0].iloc[0])
+
+
+def _by_seed(values: pd.Series, runs: pd.DataFrame) -> pd.Series:
+    """Indexed by seed, and by data where there are several; the mean where a seed ran on several machines."""
+    if runs["seed"].is_unique:
+        return values.set_axis(runs["seed"])
+    return values.groupby([runs[c] for c in ("data", "seed") if c == "seed" or runs[c].nunique() > 1]).mean()
+
+
+def _same_source(metric: str, arms: Sequence[pd.DataFrame]) -> Sequence[pd.DataFrame]:
+    """With `joules` all measured or all estimated, or `device_bytes` all sampled or all from the account."""
+    if metric in ENERGIES:
+        kind = _kind(arms)
+        joules = [arm[f"total_{kind}_j"] if kind else math.nan for arm in arms]
+        return [arm.assign(joules=j, kind=kind) for arm, j in zip(arms, joules, strict=True)]
+    if metric == "memory_nvml_mib":
+        sampled = all(arm["nvml_bytes"].notna().all() for arm in arms)
+        column = "nvml_bytes" if sampled else "memory_bytes"
+        return [arm.assign(device_bytes=arm[column], sampled=sampled) for arm in arms]
+    return arms
+
+
+def _kind(arms: Sequence[pd.DataFrame]) -> str:
+    """ "measured" if every run's energy was, else "estimated" if every run's was; "" if neither holds."""
+    return next((k for k in KINDS if all(arm[f"total_{k}_j"].notna().all() for arm in arms)), "")
+
+
+def _what(metric: str, run: pd.Series) -> str:
+    """How ours was obtained."""
+    if metric in ENERGIES:
+        parts = {part.partition(":")[0]: part for part in run["provenance"].split("; ")}
+        return parts.get(run["kind"], run["kind"])
+    if metric == "memory_nvml_mib":
+        return "device-wide NVML" if run["sampled"] else ACCOUNT
+    if metric in ("memory", "memory_allocator_mib"):
+        return ACCOUNT
+    if metric in OUTCOMES:
+        return "test set, read once" if metric == "test_accuracy" else "counted"
+    return "wall clock" if metric in ("total_s", "s_per_epoch") else "sampled"
