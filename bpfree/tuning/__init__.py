@@ -1,0 +1,39 @@
+"""Tuning: the same effort for every algorithm, by Optuna studies that survive and share.
+
+    from bpfree import Experiment, tuning
+
+    study = tuning.tune(Experiment("mf", "fashion_mnist", max_epochs=8), trials=20)
+    tuning.trials(study)     # a row per trial: parameters, validation accuracy, seconds, joules
+    tuning.cost(study)       # the bill of searching
+    tuning.best(study)       # the recipe
+
+    tuning.equal_budget([Experiment(a, "fashion_mnist", max_epochs=8) for a in ("bp", "mf")], 20)
+    bpfree.run(Experiment("mf", "fashion_mnist", preset="tuned"))
+
+`python -m bpfree.tuning` is the same from a shell, for many workers.
+"""
+
+from .account import best, cost, trials
+from .budget import equal_budget, keep
+from .search import resume, study_name, tune
+from .slots import finished
+from .spaces import SPACES, Range, space, table
+from .storage import open_storage, study_names
+
+__all__ = [
+    "SPACES",
+    "Range",
+    "best",
+    "cost",
+    "equal_budget",
+    "finished",
+    "keep",
+    "open_storage",
+    "resume",
+    "space",
+    "study_name",
+    "study_names",
+    "table",
+    "trials",
+    "tune",
+]

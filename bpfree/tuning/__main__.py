@@ -1,0 +1,137 @@
+"""Tune algorithms under one budget, in any number of processes; the best settings are kept in the store.
+
+Studies go on where they were: the same command, run again or at once on other machines, adds what is missing.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from ..errors import BpfreeError, InvalidInput, choose
+
+PROG = "python -m bpfree.tuning"
+GOODBYE_S = 30  # for a worker to give its trial back
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInput(f"{message} (--help lists the options)")
+
+
+def parser() -> Parser:
+    p = Parser(prog=PROG, description=__doc__, allow_abbrev=False)
+    p.add_argument(
+        "what", nargs="+", metavar="WHAT", help="algorithms (bp, mf, ...), or names of studies to go on with"
+    )
+    p.add_argument("--trials", type=positive, default=20, help="of each study, in all (default 20)")
+    p.add_argument("--workers", type=positive, default=1, help="processes on this machine (default 1)")
+    p.add_argument("--storage", help="a journal file, a .db file, or a URL (default: in the store)")
+    p.add_argument("--no-wait", action="store_true", help="end when no trial is left to begin")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+    p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one that another has started
+    of = p.add_argument_group("of algorithms")
+    of.add_argument("--data", default="digits", help="a data set or an .npz file (default digits)")
+    of.add_argument("--architecture", help="2x1000, cnn, ... (default: the paper's)")
+    of.add_argument("--protocol", default="convergence", help="how long a trial trains (default convergence)")
+    of.add_argument("--max-epochs", type=positive, help="cap on every stage of every trial")
+    of.add_argument("--seed", type=int, default=0, help="of all trials (default 0)")
+    of.add_argument(
+        "--fix",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a hyperparameter that is not searched, such as batch_size 64; repeatable",
+    )
+    return p
+
+
+def positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0, 1 if --no-wait ended before all trials did, 2 for a wrong command, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return run(parser().parse_args(argv), argv)
+    except BpfreeError as error:
+        if "--debug" in argv:
+            raise
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if "--worker" not in argv:
+            print(f"{PROG}: interrupted; the same command goes on with what is missing", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // args.workers)))  # before torch reads it
+    from . import budget, cost, finished, search  # here, because torch and Optuna take seconds to import
+
+    how = {"wait": not (args.no_wait or args.worker), "progress": not args.worker}
+    experiments, names = chosen(args)
+    with others(args.workers - 1, argv):
+        studies = budget.tune_all(experiments, args.trials, args.storage, **how) if experiments else []
+        studies += [search.resume(name, args.trials, args.storage, **how) for name in names]
+    if not args.worker:
+        table = cost(studies)[["study", "trials", "diverged", "lost", "best", "seconds", "joules", "energy"]]
+        print(table.round(2).to_string(index=False))
+    return 0 if all(finished(study) >= args.trials for study in studies) else 1
+
+
+def chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
+    """The experiments of algorithms, or else the names of studies."""
+    from .. import published
+    from ..algorithms import ALGORITHMS
+    from ..experiment import Experiment
+    from .storage import study_names
+
+    if not any(what in ALGORITHMS for what in args.what):
+        known = study_names(args.storage)
+        for what in args.what:
+            choose("algorithm or study", what, [*ALGORITHMS, *known])
+        return [], args.what
+    return [
+        Experiment(
+            choose("algorithm", what, ALGORITHMS),
+            args.data,
+            seed=args.seed,
+            architecture=args.architecture,
+            protocol=args.protocol,
+            hyperparameters={name: published._value(text) for name, text in args.fix},
+            max_epochs=args.max_epochs,
+        )
+        for what in args.what
+    ], []
+
+
+@contextmanager
+def others(number: int, argv: list[str]) -> Iterator[None]:
+    """The other workers: this command again, each in a process of its own, for as long as this one works."""
+    command = [sys.executable, "-m", "bpfree.tuning", *argv, "--workers", "1", "--worker"]
+    workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(number)]
+    try:
+        yield
+        for worker in workers:
+            worker.wait()
+    finally:
+        for stop in (None, signal.SIGINT, signal.SIGKILL):  # Ctrl-C on a terminal reaches them by itself
+            for worker in workers:
+                if stop is not None and worker.poll() is None:
+                    worker.send_signal(stop)
+                with suppress(subprocess.TimeoutExpired):
+                    worker.wait(GOODBYE_S if stop else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""What studies found and what they cost, as tidy tables."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from ..errors import InvalidInput
+from .search import identity_of
+from .slots import is_finished
+
+COST = ["seconds", "joules", "energy", "provenance", "machine"]
+SO_FAR = ["total_seconds", "total_joules", "best"]
+
+
+def trials(studies: Study | Iterable[Study]) -> pd.DataFrame:
+    """A row per trial.
+
+    Columns: study, algorithm, data, architecture, protocol, seed, trial (its number), state ("complete",
+    "pruned", "diverged", "lost" with its worker, or "running"), value (validation accuracy, %), a column per
+    parameter, then what it took: seconds, joules, energy ("measured" or "estimated"), provenance and machine;
+    and of the study until then, in the order of numbers: total_seconds, total_joules and best. Joules are
+    measured only where those of all trials of a study are.
+    """
+    studies = [studies] if isinstance(studies, Study) else list(studies)
+    frame = pd.concat([_trials(study) for study in studies], ignore_index=True)
+    fixed = ["study", "algorithm", "data", "architecture", "protocol", "seed", "trial", "state", "value"]
+    parameters = [column for column in frame if column not in (*fixed, *COST, *SO_FAR)]
+    return frame[[*fixed, *parameters, *COST, *SO_FAR]]
+
+
+def _trials(study: Study) -> pd.DataFrame:
+    own = identity_of(study)
+    recorded = study.get_trials(deepcopy=False)
+    spent = [t.user_attrs for t in recorded if "seconds" in t.user_attrs]
+    measured = bool(spent) and all(a["measured_j"] is not None for a in spent)
+    joules = "measured_j" if measured else "estimated_j"
+    rows = [
+        {
+            "study": study.study_name,
+            **{key: own[key] for key in ("algorithm", "architecture", "protocol", "seed")},
+            "data": own["experiment"]["data"],
+            "trial": t.number,
+            "state": state(t),
+            "value": t.value if t.state == TrialState.COMPLETE else None,
+            **t.params,
+            "seconds": t.user_attrs.get("seconds"),
+            "joules": t.user_attrs.get(joules),
+            "energy": "measured" if measured else "estimated",
+            "provenance": t.user_attrs.get("provenance"),
+            "machine": t.user_attrs.get("machine"),
+        }
+        for t in recorded
+    ]
+    columns = ["study", "algorithm", "data", "architecture", "protocol", "seed", "trial", "state", "value"]
+    frame = pd.DataFrame(rows, columns=[*columns, *own["space"], *COST])
+    frame = frame.astype({c: float for c in ("value", "seconds", "joules")})
+    return frame.assign(
+        total_seconds=frame["seconds"].fillna(0.0).cumsum(),
+        total_joules=frame["joules"].fillna(0.0).cumsum(),
+        best=frame["value"].cummax().ffill(),
+    )
+
+
+def state(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.FAIL:
+        return "diverged" if is_finished(trial) else "lost"
+    return trial.state.name.lower()
+
+
+def cost(studies: Study | Iterable[Study]) -> pd.DataFrame:
+    """The bill of searching, a row per study.
+
+    Columns: study, algorithm, data, architecture, trials (finished), diverged, pruned, lost (of which nobody
+    recorded the cost), best (validation accuracy, %), seconds, joules, energy ("measured" or "estimated") and
+    provenance. Seconds are those of the trials, one after the other, however many workers there were.
+    """
+    frame = trials(studies)
+    rows = []
+    for key, part in frame.groupby(["study", "algorithm", "data", "architecture"], sort=False):
+        count = part["state"].value_counts()
+        ended = {name: int(count.get(name, 0)) for name in ("complete", "pruned", "diverged", "lost")}
+        rows.append(
+            {
+                **dict(zip(("study", "algorithm", "data", "architecture"), key, strict=True)),
+                "trials": ended["complete"] + ended["pruned"] + ended["diverged"],
+                **{name: ended[name] for name in ("diverged", "pruned", "lost")},
+                "best": part["value"].max(),
+                "seconds": part["seconds"].sum(),
+                "joules": part["joules"].sum(min_count=1),
+                "energy": part["energy"].iloc[0],
+                "provenance": "; ".join(part["provenance"].dropna().unique()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def best(study: Study) -> dict:
+    """The recipe of the best trial: its parameters, and the settings that the study had fixed.
+
+    Raises InvalidInput if no trial was completed.
+    """
+    return {**identity_of(study)["fixed"], **best_trial(study).params}
+
+
+def best_trial(study: Study) -> FrozenTrial:
+    """The earliest best trial. Raises InvalidInput if none was completed."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        raise InvalidInput(
+            f"study {study.study_name!r} has no trial that ended with a finite loss: narrow its space, or "
+            "run more trials"
+        )
+    return max(complete, key=lambda t: (t.value, -t.number))

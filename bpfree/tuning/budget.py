@@ -1,0 +1,117 @@
+"""Several experiments tuned under one budget: the same trials, the same cap, the same pruner."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from optuna.pruners import BasePruner
+from optuna.storages import BaseStorage
+from optuna.study import Study
+
+from .. import tuned
+from ..data import StrPath
+from ..errors import InvalidInput
+from ..experiment import Experiment
+from ..machine import git_revision
+from . import account
+from .account import best, best_trial, identity_of
+from .search import study_name, tune
+from .slots import finished
+
+
+def equal_budget(
+    experiments: Sequence[Experiment],
+    trials: int,
+    storage: StrPath | BaseStorage | None = None,
+    *,
+    max_epochs: int | None = None,
+    pruner: Callable[[], BasePruner] | None = None,
+    path: str | os.PathLike | None = None,
+    wait: bool = True,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Tunes each experiment with `trials` trials, and keeps the best hyperparameters with their provenance.
+
+    They are written into `path` as soon as a study is complete, where `Experiment(..., preset="tuned")` finds
+    them; `published.hyperparameters` stay what they are. Called again, studies go on where they were.
+
+    Args:
+        experiments: of different algorithms, data or networks, under one protocol.
+        trials: finished trials that each should have.
+        storage: for all of them; see `tune`.
+        max_epochs: cap on every stage of every trial, in place of the experiments' own, which must agree.
+        pruner: makes the pruner of each study; None: no trial of any is cut short.
+        path: of the file of tuned settings; default: `tuned.csv` in the store.
+        wait, progress: see `tune`.
+
+    Returns:
+        The trials of all studies, as `account.trials` has them.
+
+    Raises:
+        InvalidInput: budgets that are not equal, two experiments on one arm, contested options (tuned
+            settings are kept for this package's own definitions); and what `tune` raises.
+    """
+    if max_epochs is not None:
+        experiments = [replace(e, max_epochs=max_epochs) for e in experiments]
+    how = {"pruner": pruner, "path": path, "wait": wait, "progress": progress}
+    return account.trials(tune_all(experiments, trials, storage, **how))
+
+
+def tune_all(
+    experiments, trials, storage, *, pruner=None, path=None, wait=True, progress=True
+) -> list[Study]:
+    """The studies of `equal_budget`."""
+    refuse_unequal(experiments)
+    studies = []
+    for experiment in experiments:
+        how = {"pruner": pruner() if pruner else None, "wait": wait, "progress": progress}
+        study = tune(experiment, trials, storage, name=study_name(experiment), **how)
+        studies.append(study)
+        if finished(study) >= trials:
+            keep(study, path)
+    return studies
+
+
+def refuse_unequal(experiments: Sequence[Experiment]) -> None:
+    if not experiments:
+        raise InvalidInput("no experiments to tune: give at least one")
+    for what, values in {
+        "protocols": [e.protocol for e in experiments],
+        "caps on epochs": [e.max_epochs for e in experiments],
+    }.items():
+        if len(set(values)) > 1:
+            named = ", ".join(str(v) for v in dict.fromkeys(values))
+            raise InvalidInput(f"an equal budget needs equal {what}, and these have {named}: choose one")
+    seen = set()
+    for e in experiments:
+        arm = (e.algorithm, e.data, e.resolved_architecture)
+        if arm in seen:
+            raise InvalidInput(f"{' '.join(arm)} is there twice: an arm has one study and one best")
+        seen.add(arm)
+        if e.options or e.rule().preset is not None:
+            given = ", ".join(e.options) or f"preset {e.rule().preset!r}"
+            raise InvalidInput(
+                f"{e.algorithm} with {given}: tuned settings are kept for this package's own definitions; "
+                "leave it out, or use bpfree.tuning.tune"
+            )
+
+
+def keep(study: Study, path: str | os.PathLike | None = None) -> Path:
+    """Writes a study's best hyperparameters and their provenance into `path` (default: the store's file)."""
+    own, winner = identity_of(study), best_trial(study)
+    arm = (own["algorithm"], own["experiment"]["data"], own["architecture"])
+    return tuned.write(
+        *arm,
+        best(study),
+        path,
+        study=study.study_name,
+        trials=finished(study),
+        epochs=own["max_epochs"],
+        seed=own["seed"],
+        protocol=own["protocol"],
+        val_accuracy=winner.value,
+        revision=git_revision(),
+        machine=winner.user_attrs["machine"],
+    )

@@ -1,0 +1,333 @@
+"""One study: a resumable search for the hyperparameters of one experiment."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+from tqdm import tqdm
+
+from ..data import Data, StrPath, load
+from ..energy import EnergyMeter
+from ..errors import InvalidInput, TrainingDiverged, choose
+from ..experiment import Experiment, fit
+from ..history import History
+from ..machine import machine
+from ..protocols import LENGTHS
+from ..training import check_positive, pick_device
+from .slots import DIVERGED, Slots, finished
+from .spaces import space as search_space
+from .storage import Place, file_lock, open_storage, quiet, study_names
+
+POLL_S = 1.0  # between two looks at what other workers have finished
+IDENTITY = "bpfree"  # the user attribute of a study that says what it is of
+
+
+def tune(
+    experiment: Experiment,
+    trials: int,
+    storage: StrPath | BaseStorage | None = None,
+    *,
+    name: str | None = None,
+    space: Mapping[str, Sequence] | None = None,
+    pruner: BasePruner | None = None,
+    wait: bool = True,
+    progress: bool = True,
+) -> Study:
+    """Searches the hyperparameters of an experiment by Optuna's TPE until its study has `trials` trials.
+
+    A study goes on where it was: called again it runs only what is missing, and any number of processes
+    may call this at once on one storage. Trials train on the experiment's seed and split. What is maximised
+    is the validation accuracy of the epoch that the protocol keeps, of the last stage that is validated; test
+    data are taken away before the first trial.
+
+    A trial whose loss diverges is a failed one and one of the `trials`. One whose worker was killed is lost
+    and another takes its place (see `Slots`).
+
+    Args:
+        experiment: what is trained; its `max_epochs` caps every stage of every trial, and what it fixes in
+            its hyperparameters is not searched.
+        trials: finished trials that the study should have in all.
+        storage: see `open_storage`; default: a journal file in `studies/` of the store.
+        name: of the study; default: `study_name`.
+        space: ranges in place of those in `spaces.SPACES`: {parameter: (low, high, scale)}.
+        pruner: an Optuna pruner, which is told the validation accuracy of every epoch of the last stage; so
+            of an algorithm in several stages only the last can be cut short. None: no trial is.
+        wait: whether to wait for trials that other workers run, and to run those again that they lose; if
+            not, return as soon as none is left to begin.
+        progress: show a bar over trials (off with the variable TQDM_DISABLE=1).
+
+    Raises:
+        InvalidInput: a space that cannot be searched, a storage that cannot be opened, a study of this name
+            of something else, a protocol that trains on another run's budget.
+    """
+    check_positive("trials", trials)
+    ranges = search_space(experiment, space)
+    refuse_unsearchable(experiment)
+    data = without_test(load(experiment.data, seed=experiment.seed))
+    place = open_storage(storage, name or study_name(experiment))
+    study = open_study(
+        place, name or study_name(experiment), identity(experiment, ranges, data, pruner), pruner
+    )
+    slots = Slots(study, trials, place)
+    distributions = {parameter: r.distribution for parameter, r in ranges.items()}
+    bar = tqdm(total=trials, desc=study.study_name, unit="trial", **({} if progress else {"disable": True}))
+    with bar:
+        while show(bar, study) < trials:
+            trial = slots.take(distributions)
+            if trial is not None:
+                run_trial(slots, trial, experiment, data)
+            elif wait:
+                time.sleep(POLL_S)
+            else:
+                break
+    return study
+
+
+def resume(
+    name: str,
+    trials: int,
+    storage: StrPath | BaseStorage | None = None,
+    *,
+    wait: bool = True,
+    progress: bool = True,
+) -> Study:
+    """`tune` for a study that exists: everything but the number of trials is taken from it.
+
+    Raises InvalidInput if there is none of this name, or if it has a pruner, whose settings a study does not
+    hold.
+    """
+    choose("study", name, study_names(storage))
+    with quiet():
+        study = optuna.load_study(study_name=name, storage=open_storage(storage, name).storage)
+    own = identity_of(study)
+    if own["pruner"]:
+        raise InvalidInput(
+            f"study {name!r} has a {own['pruner']}: go on with tune(..., pruner=...) in Python"
+        )
+    how = {"name": name, "space": own["space"], "wait": wait, "progress": progress}
+    return tune(Experiment(**own["experiment"]), trials, storage, **how)
+
+
+def study_name(experiment: Experiment) -> str:
+    """The name of an experiment's study where none is given."""
+    parts = [
+        *(experiment.algorithm, Path(experiment.data).stem, experiment.resolved_architecture),
+        *(experiment.protocol, experiment.preset),
+        experiment.max_epochs and f"cap{experiment.max_epochs}",
+        f"seed{experiment.seed}",
+    ]
+    return "-".join(part for part in parts if part)
+
+
+def refuse_unsearchable(experiment: Experiment) -> None:
+    if experiment.preset == "tuned":
+        raise InvalidInput("preset 'tuned' is what tuning makes: leave it out of an experiment to be tuned")
+    if experiment.rule().budget:
+        raise InvalidInput(
+            f"protocol {experiment.protocol!r} trains on the budget of another run: tune under "
+            "'convergence', and run with preset='tuned'"
+        )
+
+
+def without_test(data: Data) -> Data:
+    """The same data with no test images: what a search does not have it cannot look at."""
+    return replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])
+
+
+# ---------------------------------------------------------------- the study and what it is of
+
+
+def identity(experiment: Experiment, ranges: Mapping, data: Data, pruner: BasePruner | None) -> dict:
+    """What two calls must agree on to share a study, as plain values; the device is not part of it.
+
+    `experiment` is there to make the study's experiment again, `fixed` are the settings that differ from the
+    algorithm's defaults and were not searched: with the best trial's they are the whole recipe.
+    """
+    resolved = experiment.resolve(data)
+    changed = _changed(experiment, resolved["options"])
+    own = {
+        "experiment": {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(experiment).items()},
+        **{
+            k: v
+            for k, v in resolved.items()
+            if k not in ("device", "cache", "data", "budget", "hyperparameters_from")
+        },
+        "options": {k: v for k, v in resolved["options"].items() if k not in ranges},
+        "fixed": {k: v for k, v in changed.items() if k not in ranges and k not in LENGTHS},
+        "space": {parameter: list(r) for parameter, r in ranges.items()},
+        "pruner": type(pruner).__name__ if pruner is not None else None,
+    }
+    return json.loads(json.dumps(own))  # as it comes out of a storage
+
+
+def _changed(experiment: Experiment, options: Mapping) -> dict:
+    """Hyperparameters that differ from the algorithm's defaults."""
+    from ..algorithms import ALGORITHMS
+
+    cls, arm = ALGORITHMS[experiment.algorithm]
+    chosen = {*arm, *experiment.options, *cls.presets.get(experiment.rule().preset, {})}
+    return {k: v for k, v in options.items() if k not in chosen and v != cls.options()[k]}
+
+
+def open_study(place: Place, name: str, own: dict, pruner: BasePruner | None) -> Study:
+    """The study of this name, new or as it was. Raises InvalidInput if it is of something else."""
+    lock = file_lock(place.path, name) if place.path else None
+    with quiet():
+        if lock:
+            lock.acquire()
+        try:
+            study = optuna.create_study(
+                storage=place.storage,
+                study_name=name,
+                direction="maximize",
+                sampler=TrialSeeded(),
+                pruner=pruner or NopPruner(),
+                load_if_exists=True,
+            )
+            theirs = study.user_attrs.get(IDENTITY)
+            if theirs is None and study.get_trials(deepcopy=False):
+                identity_of(study)  # says that it is somebody else's
+            if theirs is None:
+                study.set_user_attr(IDENTITY, own)
+        finally:
+            if lock:
+                lock.release()
+    if theirs is not None:
+        refuse_other(name, place, theirs, own)
+    return study
+
+
+def identity_of(study: Study) -> dict:
+    """What a study is of. Raises InvalidInput for one that was not made by `tune`."""
+    own = study.user_attrs.get(IDENTITY)
+    if own is None:
+        raise InvalidInput(f"study {study.study_name!r} was not made by bpfree.tuning: give another name")
+    return own
+
+
+def refuse_other(name: str, place: Place, theirs: dict, ours: dict) -> None:
+    """Raises InvalidInput if a study is not of the same thing; says the first difference."""
+    first = ("algorithm", "data_sha256", "architecture", "protocol", "seed", "space")
+    for key in [*first, *(k for k in ours if k not in ("experiment", "fixed", *first))]:
+        a, b = theirs.get(key), ours[key]
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            part = next(k for k in [*a, *b] if a.get(k, ()) != b.get(k, ()))
+            key, a, b = f"{key} {part}", a.get(part, "none"), b.get(part, "none")
+        if key == "data_sha256":
+            key, a, b = "data", theirs["experiment"]["data"], ours["experiment"]["data"]
+            b = f"{b} with another content" if a == b else b
+        raise InvalidInput(
+            f"study {name!r} in {place.name} is of {key} {a!r}, and this of {b!r}: give this one another name"
+        )
+
+
+class TrialSeeded(BaseSampler):
+    """TPE with a generator of its own for every trial, seeded by (study name, trial number).
+
+    So parallel workers do not repeat each other's start-up trials, as copies of one seeded sampler would; two
+    studies do not share theirs; and a study that is resumed goes on as it would have gone.
+    """
+
+    def __init__(self):
+        self.tpe = TPESampler()
+
+    def before_trial(self, study, trial):
+        digest = hashlib.sha256(f"{study.study_name} {trial.number}".encode()).digest()
+        self.tpe = TPESampler(seed=int.from_bytes(digest[:4], "little"))
+        self.tpe.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study, trial):
+        return self.tpe.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study, trial, search_space):
+        return self.tpe.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        return self.tpe.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study, trial, state, values):
+        self.tpe.after_trial(study, trial, state, values)
+
+
+# ---------------------------------------------------------------- one trial
+
+
+def run_trial(slots: Slots, trial: Trial, experiment: Experiment, data: Data) -> None:
+    """Trains with the trial's parameters, and tells the study the outcome and the cost."""
+    candidate = replace(experiment, hyperparameters={**experiment.hyperparameters, **trial.params})
+    value, state, reason = None, TrialState.FAIL, "interrupted"
+    report = Reporter(trial)
+    try:
+        with EnergyMeter() as meter:
+            try:
+                _, history = fit(candidate, data, progress=False, on_epoch=report)
+                value, state, reason = kept_accuracy(history), TrialState.COMPLETE, None
+            except TrainingDiverged:
+                reason = DIVERGED
+            except optuna.TrialPruned:
+                state, reason = TrialState.PRUNED, None
+        note_cost(trial, meter, experiment, report.epochs)
+    except Exception as error:  # a fault of program or machine: the user sees it, and it counts for nothing
+        reason = f"{type(error).__name__}: {error}"
+        value, state = None, TrialState.FAIL
+        raise
+    finally:
+        slots.give(trial, value, state=state, reason=reason)
+
+
+def kept_accuracy(history: History) -> float:
+    """Validation accuracy (%) of the kept epoch of the last stage that was validated."""
+    kept = [stage.rows[stage.restored - 1].get("val_accuracy", math.nan) for stage in history.stages]
+    return [value for value in kept if not math.isnan(value)][-1]
+
+
+class Reporter:
+    """Counts epochs; tells a pruner the validation accuracy of the last stage's, and ends what it prunes."""
+
+    def __init__(self, trial: Trial):
+        self.trial, self.last, self.epochs = trial, None, 0
+        self.enabled = not isinstance(trial.study.pruner, NopPruner)
+
+    def __call__(self, algorithm, stage, row: dict) -> None:
+        self.epochs += 1
+        if not self.enabled:
+            return
+        self.last = self.last or algorithm.stages()[-1].name
+        if stage.name == self.last and "val_accuracy" in row:
+            self.trial.report(row["val_accuracy"], row["epoch"])
+            if self.trial.should_prune():
+                raise optuna.TrialPruned
+
+
+def note_cost(trial: Trial, meter: EnergyMeter, experiment: Experiment, epochs: int) -> None:
+    """What the trial took: training, validation and everything between."""
+    trial.set_user_attr("epochs", epochs)
+    reading, host = meter.reading, machine(pick_device(experiment.device))
+    trial.set_user_attr("seconds", reading.seconds)
+    trial.set_user_attr("measured_j", reading.measured_j)
+    trial.set_user_attr("estimated_j", reading.estimated_j)
+    trial.set_user_attr("provenance", reading.provenance)
+    trial.set_user_attr("machine", host["id"])
+
+
+def show(bar: tqdm, study: Study) -> int:
+    """Brings the bar up to what all workers have finished; returns that number."""
+    done = finished(study)
+    complete = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if complete:
+        bar.set_postfix_str(f"best {max(complete):.2f} %", refresh=False)
+    bar.update(done - bar.n)
+    bar.refresh()
+    return done

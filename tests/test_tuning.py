@@ -1,0 +1,683 @@
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+import bpfree
+from bpfree import Experiment, tuned, tuning
+from bpfree.algorithms import ALGORITHMS
+from bpfree.errors import BpfreeError, InvalidInput, UnknownName
+from bpfree.experiment import fit
+from bpfree.tuning import __main__ as cli
+from bpfree.tuning import search
+from bpfree.tuning.slots import Slots
+from bpfree.tuning.storage import Place, open_storage
+from tests.helpers import same, weights
+
+SMALL = {"batch_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("BPFREE_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(tuned, "SHIPPED", tmp_path / "nothing-shipped.csv")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def toy(tmp_path) -> str:
+    """Three separable classes of 8x8 images, as a file."""
+    rng = np.random.default_rng(0)
+    parts = {}
+    for split, n in (("train", 90), ("test", 12)):
+        y = np.arange(n) % 3
+        x = rng.normal(size=(n, 8, 8)) + 2 * (np.arange(8) // 3 == y[:, None])[:, None, :]
+        parts |= {f"x_{split}": x.astype("float32"), f"y_{split}": y}
+    np.savez(tmp_path / "toy.npz", **parts)
+    return str(tmp_path / "toy.npz")
+
+
+def arm(toy: str, algorithm: str = "bp", **changes) -> Experiment:
+    network = "cnn-2-2" if algorithm.startswith("cafo") else "2x6"
+    settings = {"architecture": network, "max_epochs": 2, "hyperparameters": SMALL, **changes}
+    return Experiment(algorithm, toy, **settings)
+
+
+def tune(experiment, trials, *rest, **how):
+    return tuning.tune(experiment, trials, *rest, progress=False, **how)
+
+
+def drawn(study) -> list[dict]:
+    return [t.params for t in study.trials]
+
+
+def one_line(error) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ---------------------------------------------------------------- spaces
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_parameter_of_every_space_does_something_and_has_three_decades(algorithm, toy):
+    options = {"predict_by": "softmax"} if algorithm.startswith("ff") else {}
+    experiment = arm(toy, algorithm, max_epochs=1, options=options)
+    images = bpfree.load(toy)
+    for name, (low, high, scale) in tuning.space(experiment).items():
+        assert scale == "log"
+        assert high / low >= 999
+        ends = []
+        for value in (low, high):
+            own = {**SMALL, "lr": 0.01, name: value} if algorithm != "cafo_rand_mse" else {name: value}
+            trained, _ = fit(replace(experiment, hyperparameters=own), images, progress=False)
+            ends.append(weights(trained))
+        assert not same(*ends), name
+
+
+def test_what_does_nothing_is_not_searched(toy):
+    by_goodness = tuning.space(arm(toy, "ff"))
+    assert set(by_goodness) == {"lr", "weight_decay"}
+    for options in ({"predict_by": "softmax"}, {"negatives": "hard"}):
+        assert {"head_lr", "head_weight_decay"} < set(tuning.space(arm(toy, "ff", options=options)))
+    assert "block_lr" in tuning.space(arm(toy, "cafo_dfa"))
+    assert "block_lr" not in tuning.space(arm(toy, "cafo_rand"))
+
+
+def test_lengths_are_searched_only_where_the_protocol_gives_none():
+    paper = {"data": "fashion_mnist", "architecture": "2x1000"}
+    assert "epochs" not in tuning.space(Experiment("mf", **paper))
+    assert tuning.space(Experiment("mf", **paper, protocol="published"))["epochs"].scale == "int"
+
+
+def test_what_the_experiment_fixes_is_not_searched(toy):
+    assert set(tuning.space(arm(toy, hyperparameters={"lr": 0.1}))) == {"weight_decay"}
+    with pytest.raises(InvalidInput, match="nothing of bp is left to search"):
+        tuning.space(arm(toy, hyperparameters={"lr": 0.1, "weight_decay": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "own", "says"),
+    [
+        ("bp", {"lrr": (1e-4, 1e-1, "log")}, "unknown parameter in the space of bp 'lrr': did you mean 'lr'"),
+        ("bp", {"lr": (1e-1, 1e-1, "log")}, r"\(0.1, 0.1\) of lr is empty: give low < high"),
+        ("bp", {"lr": (1e-1, 1e-4, "log")}, "of lr is empty: give low < high"),
+        ("bp", {"lr": (0.0, 1e-1, "log")}, "log takes numbers greater than 0"),
+        ("bp", {"lr": (-1.0, 1e-1)}, "lr=-1.0: use a number greater than 0"),
+        ("bp", {"lr": (1e-4, math.inf, "log")}, "takes finite numbers"),
+        (
+            "bp",
+            {"lr": (1e-4, 1e-1, "logarithmic")},
+            "unknown scale of lr 'logarithmic': allowed are log, linear",
+        ),
+        ("bp", {"lr": 0.1}, "give .low, high. or"),
+        ("bp", {"lr": "ab"}, "give .low, high. or"),
+        ("bp", {"batch_size": (0.5, 16, "int")}, "int takes whole numbers"),
+        ("bp", {"momentum": (0.1, 0.9)}, "momentum in the space does nothing: optimiser='adamw'"),
+        ("bp", {"epochs": (0, 10, "int")}, "epochs=0: use a positive integer"),
+        ("bp", {"optimiser": (1, 2)}, "unknown optimiser 1"),
+        ("bp", {}, "an empty space"),
+        ("ff", {"head_lr": (1e-4, 1e-1, "log")}, "head_lr in the space does nothing"),
+        ("mf", {"aux_weight": (0.1, 10.0, "log")}, "mf has one loss per layer and no λ"),
+        ("cafo_rand", {"block_lr": (0.1, 1.0)}, "random blocks are not trained"),
+        ("cafo_rand", {"ridge": (0.1, 1.0)}, "ridge in the space does nothing"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused_in_one_line(algorithm, own, says, toy, store):
+    with pytest.raises(BpfreeError, match=says) as error:
+        tune(arm(toy, algorithm, hyperparameters={}), 2, space=own)
+    one_line(error)
+    assert not store.exists()  # nothing was begun
+
+
+def test_a_parameter_that_is_fixed_cannot_be_searched(toy):
+    with pytest.raises(InvalidInput, match=r"lr is in the space and fixed at 0\.1"):
+        tune(arm(toy, hyperparameters={"lr": 0.1}), 2, space={"lr": (0.1, 1.0)})
+
+
+def test_own_ranges_are_what_is_searched(toy):
+    own = {"lr": (1e-3, 1e-2, "log"), "batch_size": (8, 32, "int")}
+    study = tune(arm(toy, hyperparameters={}), 5, space=own)
+    for parameters in drawn(study):
+        assert set(parameters) == set(own)
+        assert 1e-3 <= parameters["lr"] <= 1e-2
+        assert parameters["batch_size"] in range(8, 33)
+
+
+def test_the_table_has_a_row_per_parameter(toy):
+    table = tuning.table(arm(toy), arm(toy, "cafo_dfa"))
+    assert list(table["parameter"][:2]) == ["lr", "weight_decay"]
+    assert len(table) == 2 + 4
+    assert (table["decades"] >= 3).all()
+
+
+# ---------------------------------------------------------------- a study
+
+
+def test_a_study_goes_on_to_the_total_as_if_it_had_never_stopped(toy, tmp_path):
+    whole = tune(arm(toy), 12, tmp_path / "whole.log")  # beyond TPE's ten start-up trials
+    tune(arm(toy), 4, tmp_path / "parts.log")
+    parts = tune(arm(toy), 12, tmp_path / "parts.log")
+    assert len(parts.trials) == 12
+    assert drawn(parts) == drawn(whole)
+    assert [t.value for t in parts.trials] == [t.value for t in whole.trials]
+    assert len(tune(arm(toy), 12, tmp_path / "parts.log").trials) == 12  # nothing is left to do
+    assert len(tune(arm(toy), 2, tmp_path / "parts.log").trials) == 12
+
+
+def test_the_objective_is_the_validation_accuracy_that_a_run_records(toy):
+    for algorithm in ("bp", "mf", "ff", "cafo_dfa"):
+        experiment = arm(toy, algorithm)
+        trial = tune(experiment, 1).trials[0]
+        same_run = replace(experiment, hyperparameters={**SMALL, **trial.params})
+        assert trial.value == bpfree.run(same_run, progress=False).metrics["val_accuracy"]
+
+
+def test_two_studies_do_not_draw_the_same_and_no_two_trials_do(toy):
+    studies = [tune(arm(toy), 4, name=name) for name in ("one", "two")]
+    values = [p["lr"] for study in studies for p in drawn(study)]
+    assert len(set(values)) == 8
+
+
+def test_start_up_trials_cover_the_whole_range(toy, tmp_path):
+    study = tune(arm(toy), 10, tmp_path / "s.log")
+    decades = {math.floor(math.log10(p["lr"])) for p in drawn(study)}
+    assert len(decades) >= 3
+    # uniform in the logarithm: the mean of ten lies within four standard deviations of the middle
+    mean = np.mean([math.log10(p["lr"]) for p in drawn(study)])
+    assert abs(mean + 3.0) < 4 * 4 / math.sqrt(12 * 10)
+
+
+def test_test_data_change_nothing_and_are_not_there(toy, monkeypatch, tmp_path):
+    images = bpfree.load(toy)
+    handed = []
+    monkeypatch.setattr(search, "fit", lambda e, d, **how: handed.append(d) or fit(e, d, **how))
+
+    def values(name, **test):
+        monkeypatch.setattr(search, "load", lambda *a, **k: replace(images, **test))
+        return [t.value for t in tune(arm(toy), 3, tmp_path / name, name="one").trials]
+
+    honest = values("a.log")
+    nan = values("b.log", x_test=torch.full_like(images.x_test, math.nan), y_test=images.y_test * 0 - 1)
+    # Tensors that have no values: whoever reads one gets an exception.
+    gone = values("c.log", x_test=images.x_test.to("meta"), y_test=images.y_test.to("meta"))
+    assert honest == nan == gone
+    assert {len(d.x_test) + len(d.y_test) for d in handed} == {0}
+    assert len(handed) == 9
+
+
+def test_divergence_is_a_failed_trial_that_counts_and_the_study_goes_on(toy):
+    wild = arm(toy, hyperparameters={"optimiser": "sgd", **SMALL})
+    study = tune(wild, 3, space={"lr": (1e25, 1e30, "log")})
+    assert [t.state for t in study.trials] == [TrialState.FAIL] * 3
+    table = tuning.trials(study)
+    assert list(table["state"]) == ["diverged"] * 3
+    assert table["best"].isna().all()
+    assert (table["seconds"] > 0).all()  # what they took is on the bill
+    assert tuning.cost(study).loc[0, ["trials", "diverged", "lost"]].tolist() == [3, 3, 0]
+    with pytest.raises(InvalidInput, match="no trial that ended with a finite loss") as error:
+        tuning.best(study)
+    one_line(error)
+    assert len(tune(wild, 4, space={"lr": (1e25, 1e30, "log")}).trials) == 4
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError])
+def test_a_trial_that_is_interrupted_does_not_count(fault, toy, monkeypatch):
+    calls = []
+
+    def second_fails(*rest, **how):
+        calls.append(None)
+        if len(calls) == 2:
+            raise fault("out of memory")
+        return fit(*rest, **how)
+
+    monkeypatch.setattr(search, "fit", second_fails)
+    with pytest.raises(fault):
+        tune(arm(toy), 3)
+    study = tune(arm(toy), 3)
+    assert list(tuning.trials(study)["state"]) == ["complete", "lost", "complete", "complete"]
+    assert tuning.finished(study) == 3
+    assert study.trials[1].user_attrs["reason"].startswith(("interrupted", "RuntimeError: out of memory"))
+    assert tuning.cost(study).loc[0, ["trials", "lost"]].tolist() == [3, 1]
+
+
+class AtOnce(optuna.pruners.BasePruner):
+    def prune(self, study, trial):
+        return trial.last_step == 1
+
+
+def test_a_pruner_cuts_trials_short_and_they_count(toy):
+    # toy data are easy: without the pruner each of the two stages of mf takes its two epochs
+    full, cut = tune(arm(toy, "mf"), 2, name="full"), tune(arm(toy, "mf"), 2, name="cut", pruner=AtOnce())
+    assert [t.user_attrs["epochs"] for t in full.trials] == [4, 4]
+    assert [t.user_attrs["epochs"] for t in cut.trials] == [3, 3]  # all of stage 1, and one of stage 2
+    assert list(tuning.trials(cut)["state"]) == ["pruned"] * 2
+    assert tuning.finished(cut) == 2
+    with pytest.raises(InvalidInput, match="pruner 'AtOnce', and this of None"):
+        tune(arm(toy, "mf"), 3, name="cut")
+
+
+# ---------------------------------------------------------------- the bill
+
+
+class ScriptedMeter:
+    readings: list
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        seconds, measured, estimated = self.readings.pop(0)
+        self.reading = SimpleNamespace(
+            seconds=seconds, measured_j=measured, estimated_j=estimated, provenance="scripted"
+        )
+
+
+def test_the_bill_is_the_sum_of_the_trials(toy, monkeypatch):
+    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
+    ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, 20.0, 4.0), (4.0, 40.0, 5.0)]
+    study = tune(arm(toy), 3)
+    table = tuning.trials(study)
+    assert list(table["total_seconds"]) == [1.0, 3.0, 7.0]
+    assert list(table["total_joules"]) == [10.0, 30.0, 70.0]
+    assert set(table["energy"]) == {"measured"}
+    assert list(table["best"]) == [max(table["value"][: k + 1]) for k in range(3)]
+    bill = tuning.cost(study).iloc[0]
+    assert (bill["seconds"], bill["joules"], bill["energy"]) == (7.0, 70.0, "measured")
+    assert bill["provenance"] == "scripted"
+    assert bill["best"] == max(t.value for t in study.trials)
+
+
+def test_joules_are_measured_only_if_all_trials_were(toy, monkeypatch):
+    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
+    ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, None, 4.0)]
+    table = tuning.trials(tune(arm(toy), 2))
+    assert list(table["joules"]) == [3.0, 4.0]
+    assert set(table["energy"]) == {"estimated"}
+
+
+def test_a_trial_records_its_own_meter(toy):
+    trial = tune(arm(toy), 1).trials[0].user_attrs
+    assert trial["seconds"] > 0
+    assert trial["measured_j"] is not None or trial["estimated_j"] > 0
+    assert "measured" in trial["provenance"] or "estimated" in trial["provenance"]
+    assert len(trial["machine"]) == 12
+
+
+# ---------------------------------------------------------------- storages and identities
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite file", "sqlite url", "default", "object"])
+def test_every_storage_keeps_a_study(kind, toy, tmp_path, store):
+    storage = {
+        "journal": tmp_path / "deep" / "s.log",
+        "sqlite file": str(tmp_path / "s.db"),
+        "sqlite url": f"sqlite:///{tmp_path}/s.sqlite",
+        "default": None,
+        "object": optuna.storages.InMemoryStorage(),
+    }[kind]
+    tune(arm(toy), 1, storage, name="one")
+    assert len(tune(arm(toy), 2, storage, name="one").trials) == 2
+    assert tuning.study_names(storage) == ["one"]
+    if kind == "default":
+        assert (store / "studies" / "one.log").exists()
+
+
+@pytest.mark.parametrize(
+    "kind", ["folder", "text", "text.db", "file/s.log", "foo://x", "postgresql://u:secret@h/x"]
+)
+def test_a_storage_that_cannot_be_opened_is_named_in_one_line(kind, toy, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("text", "text.db", "file"):
+        (tmp_path / name).write_text("no journal\nand no database\n")
+    storage = kind if "://" in kind else tmp_path / kind
+    with pytest.raises(InvalidInput, match=r"cannot be opened .*: give the path of a journal file") as error:
+        tune(arm(toy), 1, storage)
+    assert kind.replace("secret", "***") in one_line(error)
+    assert "secret" not in str(error.value)
+
+
+def test_a_name_that_is_no_file_name_is_refused(toy):
+    with pytest.raises(InvalidInput, match=r"study name '\.\./x': use letters"):
+        tune(arm(toy), 1, name="../x")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"algorithm": "mf"}, "of algorithm 'bp', and this of 'mf'"),
+        ({"architecture": "3x6"}, "of architecture '2x6', and this of '3x6'"),
+        ({"seed": 1}, "of seed 0, and this of 1"),
+        ({"max_epochs": 3}, "of max_epochs 2, and this of 3"),
+        ({"hyperparameters": {"batch_size": 32}}, "of options batch_size 16, and this of 32"),
+        ({"options": {"head_bias": True}}, "of options head_bias False, and this of True"),
+        ({"protocol": "convergence_loss"}, "of protocol 'convergence', and this of 'convergence_loss'"),
+    ],
+)
+def test_a_study_of_something_else_under_the_same_name_is_refused(change, says, toy):
+    tune(arm(toy), 1, name="mine")
+    with pytest.raises(InvalidInput, match=says) as error:
+        tune(replace(arm(toy), **change), 2, name="mine")
+    assert "another name" in one_line(error)
+    assert len(tune(arm(toy), 1, name="mine").trials) == 1
+
+
+def test_a_study_of_another_space_or_other_data_under_the_same_name_is_refused(toy, tmp_path):
+    tune(arm(toy), 1, name="mine")
+    with pytest.raises(InvalidInput, match=r"of space lr .*, and this of \[0\.001, 0\.01, 'log'"):
+        tune(arm(toy), 2, name="mine", space={"lr": (1e-3, 1e-2, "log")})
+    arrays = dict(np.load(toy))
+    np.savez(toy, **{**arrays, "x_train": arrays["x_train"] + 1})
+    with pytest.raises(InvalidInput, match=r"of data .*toy.npz', and this of .*with another content"):
+        tune(arm(toy), 2, name="mine")
+
+
+def test_somebody_elses_study_is_left_alone(toy, tmp_path):
+    path = tmp_path / "s.log"
+    theirs = optuna.create_study(
+        storage=open_storage(path, "s").storage, study_name="s", direction="maximize"
+    )
+    theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(InvalidInput, match=r"'s' was not made by bpfree\.tuning"):
+        tune(arm(toy), 2, path, name="s")
+
+
+def test_protocols_with_a_budget_and_the_tuned_preset_are_not_searched(toy):
+    with pytest.raises(
+        InvalidInput, match="protocol 'matched' trains on the budget of another run: tune under"
+    ):
+        tune(arm(toy, protocol="matched"), 1)
+    tuned.write("bp", toy, "2x6", {"lr": 0.1})
+    with pytest.raises(InvalidInput, match="preset 'tuned' is what tuning makes"):
+        tune(arm(toy, preset="tuned"), 1)
+
+
+def test_a_study_is_resumed_by_its_name_alone(toy, tmp_path):
+    path, own = tmp_path / "s.log", {"lr": (1e-3, 1e-2, "log")}
+    tune(arm(toy, "mf", seed=3), 1, path, name="mine", space=own)
+    study = tuning.resume("mine", 3, path, progress=False)
+    assert len(study.trials) == 3
+    assert drawn(study) == drawn(tune(arm(toy, "mf", seed=3), 3, tmp_path / "t.log", name="mine", space=own))
+    with pytest.raises(UnknownName, match="unknown study 'mind': did you mean 'mine'"):
+        tuning.resume("mind", 3, path)
+
+
+# ---------------------------------------------------------------- equal budgets
+
+
+def test_equal_budget_keeps_the_best_where_the_tuned_preset_finds_them(toy, store):
+    arms = [arm(toy, name, max_epochs=None) for name in ("bp", "mf")]
+    table = tuning.equal_budget(arms, 3, max_epochs=2, progress=False)
+    assert list(table.groupby("algorithm").size()) == [3, 3]
+    assert table["total_joules"].notna().all()
+    for name in ("bp", "mf"):
+        part = table[table["algorithm"] == name]
+        winner = part.loc[part["value"].idxmax()]
+        values = tuned.settings(name, toy, "2x6")
+        assert values == {"batch_size": 16, "lr": winner["lr"], "weight_decay": winner["weight_decay"]}
+        row = tuned.table().query("algorithm == @name").iloc[0]
+        assert (row["trials"], row["epochs"], row["seed"], row["protocol"]) == (3, 2, 0, "convergence")
+        assert (row["study"], row["val_accuracy"]) == (winner["study"], winner["value"])
+        # A run with the preset is the best trial again.
+        again = Experiment(name, toy, architecture="2x6", preset="tuned", max_epochs=2)
+        assert bpfree.run(again, progress=False).metrics["val_accuracy"] == winner["value"]
+
+
+def test_equal_budget_writes_to_a_path_and_goes_on(toy, tmp_path, store):
+    path = tmp_path / "mine.csv"
+    tuning.equal_budget([arm(toy)], 1, path=path, progress=False)
+    table = tuning.equal_budget([arm(toy)], 2, path=path, progress=False)
+    assert len(table) == 2
+    assert path.exists()
+    assert not (store / "tuned.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ([{}, {"algorithm": "mf", "max_epochs": 3}], "equal caps on epochs, and these have 2, 3"),
+        ([{}, {"algorithm": "mf", "protocol": "convergence_loss"}], "equal protocols"),
+        ([{}, {"seed": 1}], "bp .*toy.npz 2x6 is there twice"),
+        (
+            [{"options": {"head_bias": True}}],
+            "bp with head_bias: tuned settings are kept for this package's own",
+        ),
+        ([{"preset": "thesis"}], "bp with preset 'thesis'"),
+        ([], "no experiments to tune"),
+    ],
+)
+def test_budgets_that_are_not_equal_are_refused(changes, says, toy, store):
+    with pytest.raises(InvalidInput, match=says) as error:
+        tuning.equal_budget([replace(arm(toy), **change) for change in changes], 1)
+    one_line(error)
+    assert not store.exists()
+
+
+# ---------------------------------------------------------------- many workers
+
+WORKER = """
+import json, os, sys, time
+from dataclasses import replace
+from pathlib import Path
+from bpfree import Experiment, tuning
+from bpfree.tuning import search
+
+fields, trials, storage, folder = json.loads(sys.argv[1])
+folder, real = Path(folder), search.fit
+def fit(experiment, data, **how):
+    (folder / f"{os.getpid()}-{time.monotonic_ns()}.ran").write_text(str(experiment.hyperparameters["lr"]))
+    if (folder / "hang").exists():
+        print("in the middle", flush=True)
+        time.sleep(600)
+    time.sleep(0.05)
+    return real(experiment, data, **how)
+search.fit = fit
+print("ready", flush=True)
+while not (folder / "go").exists():
+    time.sleep(0.01)
+tuning.tune(Experiment(**fields), trials, storage, name="shared", progress=False)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path, toy):
+    """Starts processes that tune one study on command; what is left of them at the end is killed."""
+    started = []
+
+    def start(trials: int, storage: Path) -> subprocess.Popen:
+        experiment = arm(toy)
+        fields = {k: v for k, v in vars(experiment).items() if v is not None}
+        argument = json.dumps([fields, trials, str(storage), str(tmp_path)])
+        command = [sys.executable, "-c", WORKER, argument]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["s.log", "s.db"])
+def test_two_processes_finish_exactly_the_trials_asked_for(name, worker, toy, tmp_path):
+    workers = [worker(14, tmp_path / name) for _ in range(2)]
+    assert [w.stdout.readline() for w in workers] == ["ready\n"] * 2
+    (tmp_path / "go").touch()
+    assert [w.wait(120) for w in workers] == [0, 0]
+    study = tune(arm(toy), 14, tmp_path / name, name="shared")
+    assert [t.number for t in study.trials] == list(range(14))
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE}  # none lost, none too many
+    ran = [(path.name.partition("-")[0], float(path.read_text())) for path in tmp_path.glob("*.ran")]
+    assert len({pid for pid, _ in ran}) == 2  # both worked
+    assert sorted(lr for _, lr in ran) == sorted(p["lr"] for p in drawn(study))  # each was run once
+    assert len({lr for _, lr in ran}) == 14  # and none repeated another's draw
+    alone = tune(arm(toy), 10, tmp_path / "alone.log", name="shared")
+    startup = [p["lr"] for p in drawn(alone)]
+    assert [p["lr"] for p in drawn(study)][:10] == startup  # whoever runs it, a start-up trial is the same
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["s.log", "s.db"])
+def test_a_killed_workers_trial_is_failed_and_made_up_for(name, worker, toy, tmp_path):
+    storage = tmp_path / name
+    tune(arm(toy), 2, storage, name="shared")
+    (tmp_path / "hang").touch()
+    (tmp_path / "go").touch()
+    victim = worker(4, storage)
+    assert [victim.stdout.readline() for _ in range(2)] == ["ready\n", "in the middle\n"]
+    place = open_storage(storage, "shared")
+    study = optuna.load_study(study_name="shared", storage=place.storage)
+    Slots(study, 4, place).fail_lost()
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "RUNNING"]  # it lives
+    others = tune(arm(toy), 4, storage, name="shared", wait=False)
+    assert [t.state.name for t in others.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "COMPLETE"]
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    study = tune(arm(toy), 4, storage, name="shared")
+    assert list(tuning.trials(study)["state"]) == ["complete", "complete", "lost", "complete", "complete"]
+    assert tuning.finished(study) == 4
+    assert tuning.cost(study).loc[0, ["trials", "lost"]].tolist() == [4, 1]
+    assert [p.name for p in tmp_path.glob("*.claims/*@[0-9]*")] == []  # no claim is left behind
+
+
+def test_without_a_lock_the_one_who_came_too_late_gives_its_trial_back(toy, tmp_path, monkeypatch):
+    """Two workers of a database by its URL, both of which found a slot free before either had taken it."""
+    first = tune(arm(toy), 1, tmp_path / "s.db", name="s")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db")
+    slots = [Slots(first, 2, Place(storage, "s", None)) for _ in range(2)]
+    space = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
+    real = Slots._taken
+    monkeypatch.setattr(Slots, "_taken", lambda self, before=None: real(self, before) if before else 0)
+    taken = [s.take(space) for s in slots]
+    assert [t and t.number for t in taken] == [1, None]
+    slots[0].give(taken[0], 50.0, state=TrialState.COMPLETE)
+    monkeypatch.undo()
+    assert tuning.finished(first) == 2
+    assert list(tuning.trials(first)["state"]) == ["complete", "complete", "lost"]
+    assert first.trials[2].user_attrs["reason"] == "surplus"
+    assert Slots(first, 2, Place(storage, "s", None)).take(space) is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_without_a_file_a_trial_whose_heart_stopped_is_failed(toy, tmp_path):
+    first = tune(arm(toy), 1, tmp_path / "s.db", name="s")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db", heartbeat_interval=1, grace_period=2)
+    study = optuna.load_study(study_name="s", storage=storage)
+    space = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
+    dead, living = (Slots(study, 3, Place(storage, "s", None)) for _ in range(2))
+    lost, kept = dead.take(space), living.take(space)
+    dead.heart.join()  # as if its process had died
+    time.sleep(3.5)
+    other = Slots(study, 3, Place(storage, "s", None))
+    again = other.take(space)
+    assert [t.state.name for t in first.trials] == ["COMPLETE", "FAIL", "RUNNING", "RUNNING"]
+    for slots, trial in ((living, kept), (other, again)):
+        slots.give(trial, 1.0, state=TrialState.COMPLETE)
+    assert lost.number == 1
+    assert tuning.finished(first) == 3
+
+
+def test_who_waits_takes_over_what_another_loses(toy, tmp_path, monkeypatch):
+    """The other worker dies while this one waits for it: here its claim is let go, as the system would."""
+    place = open_storage(tmp_path / "s.log", "s")
+    tune(arm(toy), 1, place.path, name="s")
+    study = optuna.load_study(study_name="s", storage=place.storage)
+    other = Slots(study, 2, place)
+    distributions = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
+    other.take(distributions)
+    monkeypatch.setattr(search, "POLL_S", 0.01)
+    monkeypatch.setattr(search.time, "sleep", lambda s: other.held.release())
+    assert list(tuning.trials(tune(arm(toy), 2, place.path, name="s"))["state"]) == [
+        "complete",
+        "lost",
+        "complete",
+    ]
+
+
+# ---------------------------------------------------------------- the command
+
+
+def command(toy, *more: str) -> list[str]:
+    sizes = ["--data", toy, "--architecture", "2x6", "--max-epochs", "2", "--fix", "batch_size", "16"]
+    return [*sizes, *more]
+
+
+def test_the_command_tunes_and_keeps_the_best(toy, capsys):
+    assert cli.main(["bp", "mf", "--trials", "2", *command(toy)]) == 0
+    out = capsys.readouterr().out
+    assert "bp-toy-2x6-convergence-cap2-seed0" in out
+    assert "estimated" in out or "measured" in out
+    assert set(tuned.settings("mf", toy, "2x6")) == {"lr", "weight_decay", "batch_size"}
+    name = tuning.study_name(arm(toy))
+    assert cli.main([name, "--trials", "3"]) == 0
+    assert len(tune(arm(toy), 1).trials) == 3  # it was the study that Python would have made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["zp"], "unknown algorithm or study 'zp'"),
+        (["bp", "some-study"], "unknown algorithm 'some-study'"),
+        (["bp", "--data", "mnits"], "unknown data set .*'mnits': did you mean 'mnist'"),
+        (["bp", "--trials", "0"], "'0' is not a whole number of 1 or more"),
+        (["bp", "--fix", "lrr", "1"], "unknown option of bp 'lrr'"),
+        (["bp", "--protocol", "equal_energy"], "trains on the budget of another run"),
+        (["bp", "--storage", "foo://bar"], "storage foo://bar cannot be opened"),
+        (["bp", "--bogus"], "unrecognized arguments: --bogus"),
+        ([], "the following arguments are required: WHAT"),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_status_2(arguments, says, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("python -m bpfree.tuning: ")
+    assert re.search(says, error)
+    with pytest.raises(BpfreeError):
+        cli.main([*arguments, "--debug"])
+
+
+def test_ctrl_c_is_one_line_and_status_130(toy, capsys, monkeypatch):
+    calls = []
+
+    def interrupted(*rest, **how):
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return fit(*rest, **how)
+
+    monkeypatch.setattr(search, "fit", interrupted)
+    assert cli.main(["bp", "--trials", "3", *command(toy)]) == 130
+    error = capsys.readouterr().err
+    assert "interrupted; the same command goes on" in error
+    assert cli.main(["bp", "--trials", "3", *command(toy)]) == 0
+    assert tuning.finished(tune(arm(toy), 1)) == 3
+
+
+@pytest.mark.slow
+def test_workers_share_the_trials(toy, capfd):
+    done = subprocess.run(
+        [sys.executable, "-m", "bpfree.tuning", "bp", "--trials", "8", "--workers", "3", *command(toy)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    study = tune(arm(toy), 8)
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE}
+    assert len(study.trials) == 8
