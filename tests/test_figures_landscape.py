@@ -69,7 +69,7 @@ def test_line_runs_from_one_solution_to_the_other(evidence):
 def test_planes_have_one_scale_and_the_axes_the_right_way_round(evidence):
     figure = figures_landscape.plane(evidence)
     bp, mf, bar = figure.axes
-    assert (bp.get_title(), mf.get_title()) == ("BP", "MF")
+    assert [ax.get_xlabel().split(":")[0] for ax in (bp, mf)] == ["BP", "MF"]
     filled = [ax.collections[0] for ax in (bp, mf)]
     assert np.array_equal(filled[0].levels, filled[1].levels)
     rows = evidence[evidence["kind"] == "plane"]
@@ -87,6 +87,15 @@ def test_sharpness_is_of_the_training_images_and_gaps_are_validation_minus_train
     assert drawn[0] == [[5.0, 6.0], [7.0, 8.0]]
     assert np.ravel(drawn[1]) == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert np.ravel(drawn[2]) == pytest.approx([3.0] * 4)
+
+
+@pytest.mark.parametrize(("draw", "columns"), [("slices", 2), ("line", 2), ("plane", 2), ("sharpness", 3)])
+def test_every_data_set_has_a_row_of_its_own(evidence, draw, columns):
+    both = pd.concat([evidence, evidence.assign(data="mnist", loss=evidence["loss"] + 1.0)])
+    figure = getattr(figures_landscape, draw)(both)
+    titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
+    assert [title.split()[0] for title in titles] == ["digits", "MNIST"]
+    assert len(figure.axes) == 2 * (columns + (draw == "plane"))
 
 
 def test_pictures_show_themselves(evidence):
