@@ -24,6 +24,10 @@ class MissingData(BpfreeError, FileNotFoundError):
     """A data set that lies nowhere it was looked for."""
 
 
+class StorageFailed(BpfreeError, OSError):
+    """A file that the system does not let us write or read: a full disk, a folder that may not be written."""
+
+
 class TrainingDiverged(BpfreeError, FloatingPointError):
     """A loss that became NaN or infinite. Attributes: stage (its name), epoch and lr, the learning rate."""
 

@@ -1,25 +1,19 @@
-"""An experiment is a value; running it gives a record, and running it again reads that record."""
+"""An experiment is a value: what is to be trained, on what, and how long it may take."""
 
-import functools
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
-from torch import nn
-
-from . import hardware
 from .algorithms import ALGORITHMS, Algorithm
 from .architectures import STAND_IN, build_model, default_architecture, parse_architecture
-from .data import NAMES, Data, load
-from .energy import EnergyMeter
-from .errors import InvalidInput, TrainingDiverged, choose
-from .history import COST, OUTCOME, REGIONS, History
-from .machine import machine
+from .data import NAMES, Data
+from .errors import InvalidInput, choose
+from .history import History
 from .protocols import REFERENCE, TUNED, Rule, rule
 from .stopping import Budget, Stopping
-from .store import Record, Store
+from .store import Record
 from .training import PRECISIONS, check_positive, pick_device, train
 
 #: Raised by hand whenever a change alters what training computes: records of another version are not reused.
@@ -101,6 +95,11 @@ class Experiment:
             return self.architecture
         return default_architecture(self.algorithm, self.data)
 
+    @property
+    def label(self) -> str:
+        """What a bar calls it."""
+        return f"{self.algorithm} {Path(self.data).stem} {self.resolved_architecture} seed {self.seed}"
+
     def against(self, algorithm: str = "bp") -> "Experiment":
         """Another algorithm on the same network, data, seed and protocol, with the settings both have."""
         cls, _ = ALGORITHMS[choose("algorithm", algorithm, ALGORITHMS)]
@@ -172,47 +171,6 @@ class Experiment:
         }
 
 
-def run(
-    experiment: Experiment,
-    store: Store | str | None = None,
-    *,
-    progress: bool = True,
-    keep_weights: bool = True,
-) -> Record:
-    """The experiment's record: read from the store, or trained, measured and stored.
-
-    Test data are read once, after training has ended.
-
-    Raises:
-        TrainingDiverged: training failed (now or when it was stored); the record says so and is kept.
-        MissingData, InvalidInput: the data are not there, or do not fit.
-    """
-    store = store if isinstance(store, Store) else Store(store)
-    reference = experiment.reference()
-    budget = None
-    if reference is not None:
-        budget = spent(run(reference, store, progress=progress), experiment.rule().budget)
-    data = _load(experiment.data, experiment.seed)
-    resolved = experiment.resolve(data, budget)
-    key = key_of(resolved)
-    if key in store:
-        record = store.read(key)
-    else:
-        algorithm, record = _train(resolved, key, data, progress)
-        record = store.write(record, algorithm.state_dict() if keep_weights and not record.error else None)
-    if record.status == "failed":
-        raise TrainingDiverged(**record.error)
-    return record
-
-
-def spent(record: Record, kind: str) -> Budget:
-    """What a run took, as a budget: "passes", or "energy": joules, or seconds if none were measured."""
-    if kind == "passes":
-        return Budget("passes", record.metrics["epochs"])
-    unit = "measured_j" if "total_measured_j" in record.cost else "s"
-    return Budget(unit, record.cost[f"total_{unit}"])
-
-
 def fit(
     experiment: Experiment, data: Data, *, progress: bool = True, meter=None, on_epoch=None
 ) -> tuple[Algorithm, History]:
@@ -222,10 +180,11 @@ def fit(
         TrainingDiverged: as from `bpfree.train`; its attribute `history` holds what was trained until then.
         InvalidInput: the data do not fit, or the protocol needs a budget.
     """
-    return _fit(experiment.resolve(data), data, progress=progress, meter=meter, on_epoch=on_epoch)
+    return train_resolved(experiment.resolve(data), data, progress=progress, meter=meter, on_epoch=on_epoch)
 
 
-def _fit(resolved: dict, data: Data, **how) -> tuple[Algorithm, History]:
+def train_resolved(resolved: dict, data: Data, **how) -> tuple[Algorithm, History]:
+    """`fit` of a resolved experiment; `how` are further arguments of `bpfree.train`."""
     algorithm = build(resolved, data)
     history = train(
         algorithm,
@@ -240,65 +199,6 @@ def _fit(resolved: dict, data: Data, **how) -> tuple[Algorithm, History]:
         **how,
     )
     return algorithm, history
-
-
-def _train(resolved: dict, key: str, data: Data, progress: bool) -> tuple[Algorithm | None, Record]:
-    """Train as resolved, under a tracing meter; divergence is an outcome, too."""
-    algorithm = error = None
-    with EnergyMeter(trace=True) as meter:
-        try:
-            algorithm, history = _fit(resolved, data, meter=meter, progress=progress)
-        except TrainingDiverged as diverged:
-            history = diverged.history
-            error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
-    frame = history.frame()
-    return algorithm, Record(
-        key=key,
-        experiment=resolved,
-        status="failed" if error else "finished",
-        metrics={} if error else outcome(algorithm, history, data),
-        history=frame[list(OUTCOME)],
-        cost={**totals(history), **({} if error else hardware.bill(algorithm, data, history))},
-        epoch_cost=frame[["stage", "epoch", *COST]],
-        trace=history.staged(meter.trace, meter.reading.seconds),
-        stages=[
-            {"name": s.name, "prefix": s.prefix, "ended": s.ended, "restored": s.restored}
-            for s in history.stages
-        ],
-        machine=machine(resolved["device"]),
-        provenance=history.provenance,
-        error=error,
-    )
-
-
-def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, float]:
-    """Test accuracy (%) and loss by every read-out, and how much was trained. Reads the test data."""
-    metrics = {}
-    for number, (name, scores) in enumerate(algorithm.predict_all(data.x_test).items()):
-        labels = data.y_test.to(scores.device)
-        suffixes = ["", f"[{name}]"] if number == 0 else [f"[{name}]"]
-        for suffix in suffixes:
-            metrics[f"test_accuracy{suffix}"] = (
-                100.0 * (scores.argmax(1) == labels).sum().item() / len(labels)
-            )
-            metrics[f"test_loss{suffix}"] = nn.functional.cross_entropy(scores.float(), labels).item()
-    restored = [s.rows[s.restored - 1] for s in history.stages]
-    validated = [row for row in restored if not math.isnan(row.get("val_accuracy", math.nan))]
-    metrics["val_accuracy"] = validated[-1]["val_accuracy"]
-    metrics["epochs"] = history.epochs
-    metrics["samples"] = sum(row["samples"] for s in history.stages for row in s.rows)
-    return metrics
-
-
-def totals(history: History) -> dict[str, float]:
-    """Seconds and joules by region and in all; only what was recorded."""
-    amounts = {}
-    for unit in ("s", "measured_j", "estimated_j"):
-        for name, regions in {**{r: (r,) for r in REGIONS}, "total": REGIONS}.items():
-            amount = history.total(unit, regions)
-            if amount is not None:
-                amounts[f"{name}_{unit}"] = amount
-    return amounts
 
 
 def build(resolved: dict, data: Data) -> Algorithm:
@@ -317,8 +217,3 @@ def trained(record: Record, data: Data) -> Algorithm:
 def key_of(resolved: dict) -> str:
     """SHA-256 of a resolved experiment, in hexadecimal."""
     return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
-
-
-@functools.lru_cache(maxsize=2)
-def _load(name: str, seed: int) -> Data:
-    return load(name, seed=seed)

@@ -7,18 +7,23 @@ Both give the same bits, because a prefix is always applied to batches of the sa
 of a matrix product may depend on the number of its rows, not on their order.
 """
 
+import errno
 import logging
+import mmap
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from .clock import Clock
 from .data import Data, batches
+from .disk import refusals
 from .errors import InvalidInput
+from .limits import free_memory
 
 log = logging.getLogger("bpfree")
 VALIDATION_BATCH = 1024
@@ -178,18 +183,32 @@ def apply(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes free on the device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
-
-
 def mapped(size: int, dtype: torch.dtype) -> Tensor:
-    """A tensor in a file without a name: the system frees it with the tensor, even after a crash."""
-    with tempfile.NamedTemporaryFile(prefix="bpfree-cache-", delete=False) as file:
-        path = Path(file.name)
+    """A tensor in a temporary file without a name: the system frees it with the tensor, however we end.
+
+    Raises StorageFailed if the disk has no room for it.
+    """
+    folder = Path(tempfile.gettempdir())
+    elsewhere = "set TMPDIR to a folder on another disk, or use cache=False, which recomputes the prefix"
+    with refusals(folder / "bpfree's prefix cache", elsewhere), tempfile.TemporaryFile(dir=folder) as file:
+        reserve(file, size * dtype.itemsize)
+        return torch.frombuffer(mmap.mmap(file.fileno(), size * dtype.itemsize), dtype=dtype)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Makes an empty file `size` bytes long, with room on the disk for all of them. Raises OSError.
+
+    Into a file of holes one could write until the disk is full, and then be killed for it.
+    """
     try:
-        return torch.from_file(str(path), shared=True, size=size, dtype=dtype)
-    finally:
-        path.unlink()
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    except AttributeError:  # not every system has it,
+        pass
+    except OSError as error:  # nor every file system
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+    zeros = bytes(1 << 20)
+    for begin in range(0, size, len(zeros)):
+        file.write(zeros[: size - begin])
+    file.flush()

@@ -10,7 +10,9 @@ class Progress:
         # `disable` is passed only to silence: passing False would override TQDM_DISABLE.
         self._off = {} if enabled else {"disable": True}
         self._algorithm, self._stages = algorithm, stages
-        self._outer = tqdm(total=stages, desc=algorithm, unit="stage", **self._off) if stages > 1 else None
+        self._outer = None
+        if stages > 1:  # leave=None: not below another bar
+            self._outer = tqdm(total=stages, desc=algorithm, unit="stage", leave=None, **self._off)
         self._inner: tqdm | None = None
         self._name = ""
 
@@ -32,7 +34,8 @@ class Progress:
 
     def batch(self, epoch: int, cap: int, batches: int) -> None:
         if self._inner is None:
-            self._inner = tqdm(total=cap * batches, unit="batch", leave=False, **self._off)
+            done = (epoch - 1) * batches  # before a resumption
+            self._inner = tqdm(total=cap * batches, initial=done, unit="batch", leave=False, **self._off)
         self._inner.total = cap * batches  # foreseen anew after every epoch, where a budget is spent
         self._inner.update()
         if self._inner.n % batches == 1 or batches == 1:

@@ -75,11 +75,9 @@ class Lengths:
         self.max_epochs, self.budget = max_epochs, budget
         self.descended = sum(stage.losses is not None for stage in stages)
         self.solved = len(stages) - self.descended
-        self.begun = 0
 
     def next(self, stage: Stage, history: History) -> "Length":
-        """The length of the stage that is about to begin, after what `history` holds."""
-        self.begun += 1
+        """The length of the stage that is about to begin, after those that `history` holds."""
         caps = [cap for cap in (stage.epochs, self.max_epochs) if cap is not None]
         if self.budget is None:
             return Length(min(caps, default=DEFAULT_CAP))
@@ -87,7 +85,8 @@ class Lengths:
         if self.budget.unit == "passes":
             return Length(own, max(1, math.ceil((self.budget.amount - self.solved) / self.descended)))
         spent = sum(cost(row, self.budget.unit) for stage in history.stages for row in stage.rows)
-        share = self.budget.amount * self.begun / self.descended - spent
+        begun = 1 + sum(stage.ended != "solved" for stage in history.stages)
+        share = self.budget.amount * begun / self.descended - spent
         return Length(own, unit=self.budget.unit, left=share)
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
+from . import disk
+from .claims import Claim
 from .errors import InvalidInput
 from .history import REGIONS
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 2  # of the files below; raised when a reader of the old form could not read the new one
+SERIES = {"history": "history.parquet", "epoch_cost": "cost.parquet", "trace": "trace.parquet"}
 UNITS = {
     "accuracy": "%",
     "loss": "nats",
@@ -46,11 +49,15 @@ class Record:
             `..._flop`; and the most bytes that a stage holds (`memory_bytes`) and keeps for the backward pass
             (`graph_bytes`), as `hardware.account` counts them.
         epoch_cost: seconds and joules of every epoch.
-        trace: what the machine did meanwhile: time_s, channel, quantity, value, unit, stage.
+        trace: what the machine did meanwhile: time_s, channel, quantity, value, unit, stage; of a resumed
+            run what it did since.
         stages: per stage how its inputs came, how it ended, and the epoch that was restored.
         machine: where it ran; costs of different machines must not be pooled.
         provenance: how the joules were obtained.
         error: why it failed; None if it did not.
+        resumed: how often it was gone on with from a checkpoint. Seconds and joules are then those of the
+            epochs that count and of every computation of a cached prefix; what was lost with a process that
+            was killed is not in them. Operations and bytes are those of a run without an interruption.
         folder: where it lies; None if it was not stored.
     """
 
@@ -66,6 +73,7 @@ class Record:
     machine: dict
     provenance: str | None = None
     error: dict | None = None
+    resumed: int = 0
     folder: Path | None = None
 
     def weights(self) -> "dict[str, Tensor]":
@@ -86,7 +94,7 @@ class Record:
 
 
 class Store:
-    """A folder of records, one folder per key.
+    """A folder of records, one folder per key; beside them the `checkpoints` and `locks` of unfinished runs.
 
     Args:
         root: default `BPFREE_STORE`, else the user's data folder.
@@ -102,6 +110,14 @@ class Store:
     def folder(self, key: str) -> Path:
         return self.root / key[:2] / key
 
+    def checkpoint(self, key: str) -> Path:
+        """Where the checkpoint of an unfinished run lies."""
+        return self.root / "checkpoints" / f"{key}.safetensors"
+
+    def claim(self, key: str) -> Claim:
+        """The right to train this run and to write its record; see `Claim`."""
+        return Claim(self.root / "locks", key)
+
     def __iter__(self) -> Iterator[str]:
         """Every stored key, in a fixed order."""
         for path in sorted(self.root.glob("??/*/record.json")):
@@ -111,48 +127,29 @@ class Store:
         """Stores a record under its key; an earlier one of the same key stays as it is.
 
         All files are written into a folder of another name, which is then renamed: a reader finds
-        a whole record or none.
+        a whole record or none. Raises StorageFailed; the store is then what it was.
         """
         target = self.folder(record.key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.root / f".writing-{uuid.uuid4().hex}"
-        draft.mkdir()  # not mkdtemp, whose folders nobody else may read: stores are shared
-        try:
-            record.history.to_parquet(draft / "history.parquet", index=False)
-            record.epoch_cost.to_parquet(draft / "cost.parquet", index=False)
-            record.trace.to_parquet(draft / "trace.parquet", index=False)
-            if weights is not None:
-                from safetensors.torch import save_file
-
-                save_file(
-                    {name: w.detach().cpu().contiguous() for name, w in weights.items()},
-                    draft / "weights.safetensors",
-                )
-            scalars = {
-                name: getattr(record, name)
-                for name in (
-                    "key",
-                    "experiment",
-                    "status",
-                    "metrics",
-                    "cost",
-                    "stages",
-                    "machine",
-                    "provenance",
-                    "error",
-                )
-            }
-            (draft / "record.json").write_text(
-                json.dumps({"format": FORMAT, **scalars}, indent=1, allow_nan=True)
-            )
+        draft = self.root / f".writing-{record.key}-{uuid.uuid4().hex}"
+        files = files_of(record, weights)
+        with disk.refusals(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft.mkdir()  # not mkdtemp, whose folders nobody else may read: stores are shared
             try:
+                for name, content in files.items():
+                    disk.write(draft / name, content)
                 os.rename(draft, target)
             except OSError:
                 if record.key not in self:  # anything but "another process stored the same run first"
                     raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
         return self.read(record.key)
+
+    def sweep(self, key: str) -> None:
+        """Removes what a process that was killed while it wrote this record has left. Only with its claim."""
+        for draft in self.root.glob(f".writing-{key}-*"):
+            shutil.rmtree(draft, ignore_errors=True)
 
     def read(self, key: str) -> Record:
         """The record of a key. Raises InvalidInput if there is none or its files cannot be read."""
@@ -163,21 +160,30 @@ class Store:
             raise InvalidInput(f"no record {key[:12]} in {self.root}: run the experiment first")
         try:
             scalars = json.loads((folder / "record.json").read_text())
-            if scalars.pop("format") != FORMAT:
+            found = scalars.pop("format")
+            if found != FORMAT:
                 raise InvalidInput(
-                    f"{folder} was written by another version: use another store, or remove it"
+                    f"{folder} was written by another version of bpfree (format {found}, this one reads "
+                    f"{FORMAT}): use another store (the variable BPFREE_STORE), or remove it and run again"
                 )
             return Record(
                 **scalars,
-                history=pd.read_parquet(folder / "history.parquet"),
-                epoch_cost=pd.read_parquet(folder / "cost.parquet"),
-                trace=pd.read_parquet(folder / "trace.parquet"),
+                **{field: pd.read_parquet(folder / file) for field, file in SERIES.items()},
                 folder=folder,
             )
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, InvalidInput):
                 raise
             raise InvalidInput(f"{folder} cannot be read ({error}): remove it and run again") from None
+
+
+def files_of(record: Record, weights: "dict[str, Tensor] | None") -> dict[str, bytes]:
+    """The files of a record by name, with their content."""
+    files = {file: getattr(record, field).to_parquet(None, index=False) for field, file in SERIES.items()}
+    if weights is not None:
+        files["weights.safetensors"] = disk.safetensors(weights)
+    scalars = {name: value for name, value in vars(record).items() if name not in (*SERIES, "folder")}
+    return {**files, "record.json": json.dumps({"format": FORMAT, **scalars}, indent=1).encode()}
 
 
 FIELDS = (
@@ -187,10 +193,24 @@ FIELDS = (
 COLUMNS = ("key", *FIELDS, "status", "metric", "value", "unit", "provenance", "machine")
 
 
-def records(store: Store | str | os.PathLike | None = None) -> "pd.DataFrame":
-    """All records of a store as one tidy table; see `tidy`."""
+def records(
+    store: Store | str | os.PathLike | None = None, *, training_version: int | None = None
+) -> "pd.DataFrame":
+    """All records of a store as one tidy table; see `tidy`.
+
+    training_version: only records of this one. Raises InvalidInput for a record that cannot be read, and if
+    they are of several versions and none is named: a table that silently lacks rows, or silently mixes what
+    was computed differently, would be worse than none.
+    """
     store = store if isinstance(store, Store) else Store(store)
-    return tidy(store.read(key) for key in store)
+    found = [store.read(key) for key in store]
+    versions = sorted({r.experiment.get("training_version", 0) for r in found})
+    if training_version is None and len(versions) > 1:
+        raise InvalidInput(
+            f"the records in {store.root} are of training versions {', '.join(map(str, versions))}, which do "
+            f"not compute the same: choose one with training_version={versions[-1]}, or use another store"
+        )
+    return tidy(r for r in found if training_version in (None, r.experiment.get("training_version", 0)))
 
 
 def tidy(records: Iterable[Record]) -> "pd.DataFrame":

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .checkpoint import Checkpoint
 from .clock import Clock
 from .data import Data
 from .errors import InvalidInput, TrainingDiverged, choose
@@ -41,6 +42,7 @@ def train(
     progress: bool = True,
     device: str | torch.device | None = None,
     on_epoch: Callable[[nn.Module, Stage, dict], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> History:
     """Train `algorithm` on `data`, stage by stage, from freshly initialised parameters.
 
@@ -61,6 +63,9 @@ def train(
         device: default CUDA, else MPS, else CPU.
         on_epoch: called as on_epoch(algorithm, stage, row) after every epoch of a descended stage, outside
             the timed regions; row is the epoch's in the history.
+        checkpoint: where to go on from, if it holds this run, and to keep how far it has come. What is
+            trained is the same to the bit. The history has what its epochs took, and every computation of a
+            cached prefix, which is computed again after a resumption; epochs that were lost are not in it.
 
     Returns:
         History: one row per stage and epoch, with losses, accuracies, seconds and joules.
@@ -69,6 +74,7 @@ def train(
         InvalidInput: data that do not fit the network, an unknown precision, cache or device; a budget in
             joules where the meter measures none.
         TrainingDiverged: a loss became NaN or infinite; says stage, epoch and learning rate.
+        StorageFailed: no room for a prefix cached on disk, or for the checkpoint.
     """
     choose("precision", precision, PRECISIONS)
     check_positive("max_epochs", max_epochs)
@@ -88,6 +94,7 @@ def train(
         clock=Clock(device, meter),
         history=History(algorithm.name, seed),
         on_epoch=on_epoch or (lambda algorithm, stage, row: None),
+        checkpoint=checkpoint or Checkpoint(),
     )
     try:
         run.stages(cache, progress)
@@ -95,7 +102,7 @@ def train(
         error.history = run.history  # what was trained until then is not lost
         raise
     finally:
-        run.history.provenance = run.clock.provenance
+        run.history.provenance = run.clock.provenance or run.history.provenance
         algorithm.eval()
         for parameter in algorithm.parameters():
             parameter.requires_grad_(True)
@@ -116,20 +123,27 @@ class _Run:
     clock: Clock
     history: History
     on_epoch: Callable[[nn.Module, Stage, dict], None]
+    checkpoint: Checkpoint
 
     def stages(self, cache: bool | str, progress: bool) -> None:
         algorithm, stages = self.algorithm, self.algorithm.stages()
         lengths = Lengths(stages, self.max_epochs, self.budget)
+        self.checkpoint.load(algorithm, self.history)
         with (
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
             PrefixCache(self.data, algorithm.batch_size, self.device, cache, self.autocast) as prefixes,
             Progress(algorithm.name, len(stages), enabled=progress) as bars,
         ):
             for number, stage in enumerate(stages, start=1):
+                if number <= algorithm.stages_finished:  # by the checkpoint
+                    bars.stage_done()
+                    continue
                 freeze_all_but(algorithm, stage)
-                log = StageHistory(stage.name)
+                begun = len(self.history.stages) == number  # by the checkpoint
+                log = self.history.stages.pop() if begun else StageHistory(stage.name)
+                length = lengths.next(stage, self.history)
                 self.history.stages.append(log)
-                first = {"stage": stage.name, "epoch": 1}
+                first = log.rows[-1] if log.rows else {"stage": stage.name, "epoch": 1}
                 bars.stage(stage.name)
                 with self.clock.region(first, "prefix"):
                     source = prefixes.source(stage, self.clock)
@@ -138,10 +152,11 @@ class _Run:
                 if stage.losses is None:
                     self.solve(stage, source, log, first)
                 else:
-                    self.descend(stage, source, log, first, bars, lengths.next(stage, self.history))
+                    self.descend(stage, source, log, first, bars, length)
                 for parameter in algorithm.parameters():
                     parameter.grad = None  # a finished stage keeps no gradients
                 algorithm.stages_finished.fill_(number)
+                self.save()
                 bars.stage_done()
 
     def descend(
@@ -152,7 +167,8 @@ class _Run:
         optimiser = make_optimiser(stage)
         watch = Best(self.stopping.metric, self.stopping.min_delta)
         keep = Snapshot(self.algorithm, stage, self.stopping)
-        epoch = 0
+        self.checkpoint.resume(optimiser, watch, keep)
+        epoch = len(log.rows)
         while epoch < (cap := length.cap(log.rows)):
             epoch += 1
             for group, settings in zip(optimiser.param_groups, stage.groups, strict=True):
@@ -172,8 +188,14 @@ class _Run:
             if patience is not None and epoch - watch.epoch >= patience:
                 log.ended = "patience"
                 break
+            self.save(optimiser, watch, keep)
         log.ended = log.ended or length.ended_by(epoch)
         log.restored = keep.restore(last=epoch)
+
+    def save(self, *state) -> None:
+        """Into the checkpoint: how far the run has come, and the state of the stage that goes on."""
+        self.history.provenance = self.clock.provenance
+        self.checkpoint.save(*state)
 
     def epoch(self, stage, source, optimiser, row: dict, bars: Progress, cap: int) -> None:
         """One shuffled pass over the training data; order and chance are this stage's and epoch's own."""

@@ -12,12 +12,14 @@ from sklearn.metrics import accuracy_score, log_loss
 
 import bpfree
 from bpfree import experiment as module
+from bpfree import running
 from bpfree.algorithms import ALGORITHMS, Algorithm
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
-from bpfree.experiment import Experiment, build, build_model, key_of, parse_architecture, run, trained
+from bpfree.experiment import Experiment, build, build_model, key_of, parse_architecture, trained
 from bpfree.machine import environment_line, machine
 from bpfree.models import MLP, CaFoCNN
 from bpfree.published import hyperparameters
+from bpfree.running import run
 from bpfree.stopping import Budget
 from bpfree.store import Store, records
 from bpfree.study import PROFILES
@@ -290,7 +292,7 @@ def test_another_training_version_is_another_run(record, store, monkeypatch, no_
 
 def test_test_data_cannot_influence_training(record, digits, tmp_path, monkeypatch):
     poisoned = replace(digits, x_test=torch.full_like(digits.x_test, float("nan")))
-    monkeypatch.setattr(module, "_load", lambda *_: poisoned)
+    monkeypatch.setattr(running, "_load", lambda *_: poisoned)
     other = run(small(), tmp_path, progress=False)
     assert other.key == record.key
     assert same(other.weights(), record.weights())
@@ -301,7 +303,7 @@ def test_test_data_cannot_influence_training(record, digits, tmp_path, monkeypat
 def test_test_data_are_read_once_and_after_training(digits, tmp_path, monkeypatch):
     events = []
     plain_train, plain_predict = module.train, Algorithm.predict_all
-    monkeypatch.setattr(module, "_load", lambda *_: digits)
+    monkeypatch.setattr(running, "_load", lambda *_: digits)
     monkeypatch.setattr(module, "train", lambda *a, **k: (plain_train(*a, **k), events.append("trained"))[0])
 
     def predict_all(self, x):
@@ -345,7 +347,7 @@ def test_equal_energy_has_the_seconds_or_the_joules_that_bp_spent(store, monkeyp
     spent = record.epoch_cost[["prefix_s", "train_s", "val_s"]].fillna(0.0).sum(axis=1)
     assert record.cost["total_s"] == pytest.approx(reference.cost["total_s"], abs=spent.max())
     metered = replace(reference, cost={**reference.cost, "total_measured_j": 12.5})
-    assert module.spent(metered, "energy") == Budget("measured_j", 12.5)
+    assert running.spent(metered, "energy") == Budget("measured_j", 12.5)
 
 
 def test_a_budget_is_part_of_the_content(store):
@@ -432,7 +434,7 @@ def test_an_interrupted_run_stores_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(small(), tmp_path, progress=False)
     assert list(Store(tmp_path)) == []
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"locks"}
 
 
 def test_weights_are_left_out_on_request_and_then_said_to_be_missing(tmp_path, digits):
@@ -448,7 +450,7 @@ def test_a_users_own_data_are_known_by_their_content(tmp_path):
     keys = []
     for images in (x, x, x + 1):
         np.savez(path, x_train=images, y_train=y, x_test=images, y_test=y)
-        module._load.cache_clear()
+        running._load.cache_clear()
         keys.append(run(experiment, tmp_path / "store", progress=False).key)
     assert keys[0] == keys[1] != keys[2]
 

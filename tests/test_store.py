@@ -215,7 +215,7 @@ def test_unreadable_weights_are_a_one_line_error_too(store):
 def test_a_record_of_another_format_says_so(store):
     path = store.write(record()).folder / "record.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + 1}))
-    with pytest.raises(InvalidInput, match="written by another version: use another store"):
+    with pytest.raises(InvalidInput, match="another version of bpfree .format 3, this one reads 2.: use another store"):
         store.read(KEY)
 
 

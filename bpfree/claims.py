@@ -1,0 +1,80 @@
+"""Who trains which run, where several processes share a store."""
+
+import errno
+import json
+import os
+import socket
+import warnings
+from pathlib import Path
+
+from .disk import ELSEWHERE, refusals
+from .errors import StorageFailed
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+class Claim:
+    """The right to train one run. One process has it at a time; the system frees it when that one dies.
+
+    A context manager, which gives up what was taken. A note beside the lock says who has it.
+
+    Args:
+        folder: of the claims of a store.
+        key: of the run.
+    """
+
+    def __init__(self, folder: Path, key: str):
+        from filelock import FileLock
+
+        self.folder, self.key = folder, key
+        self.lock = FileLock(folder / f"{key}.lock")
+        self.note = folder / f"{key}.json"
+
+    def take(self, wait_s: float = 0.0) -> bool:
+        """Whether the claim is ours, after waiting for at most `wait_s` seconds.
+
+        Raises StorageFailed where no file can be made or the file system has no locks.
+        """
+        from filelock import Timeout
+
+        with refusals(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with warnings.catch_warnings():
+                    # In their place filelock would take a file that a killed process leaves for ever.
+                    warnings.filterwarnings("error", "flock not supported")
+                    self.lock.acquire(timeout=wait_s)
+            except Timeout:
+                return False
+            except (NotImplementedError, UserWarning, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                    raise
+                raise StorageFailed(
+                    f"the file system of {self.folder} has no locks, so that two processes could train one "
+                    f"run: {ELSEWHERE}"
+                ) from error
+            self.note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        return True
+
+    def holder(self) -> str:
+        """Who has the claim, as far as is known."""
+        try:
+            note = json.loads(self.note.read_text())
+            return f"process {note['pid']} on {note['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def forget(self) -> None:
+        """Removes the file of a claim that is ours and whose run is stored: nobody will take it any more.
+
+        Without a record it must stay: who waits for it would then hold another file than who comes later.
+        """
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.lock.is_locked:
+            self.note.unlink(missing_ok=True)
+            self.lock.release()

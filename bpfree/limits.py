@@ -1,0 +1,60 @@
+"""Memory that this process may still take: the machine's, its container's or batch job's, its own limit's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+UNLIMITED = 1 << 60  # what the first version of cgroups says for none is a little less than 2⁶³
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return max(0, min([psutil.virtual_memory().available, *in_cgroups(), *under_rlimits()]))
+
+
+def in_cgroups(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[int]:
+    """What every control group that this process is in leaves of its limit; caches count as free."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    names = [line.split(":", 2)[1:] for line in lines if line.count(":") >= 2]
+    for controllers, name in names:
+        if controllers == "":  # version 2
+            yield from _left(root, name, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            yield from _left(root / "memory", name, *files)
+
+
+def _left(root: Path, name: str, limit: str, usage: str, cache: str) -> Iterator[int]:
+    # In a container the name may be the host's, and the container's own group is the root.
+    own = root / name.lstrip("/")
+    for folder in (own, *own.parents):
+        if folder.is_relative_to(root):
+            try:
+                most, used = ((folder / file).read_text().strip() for file in (limit, usage))
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such group, or it has no limit
+                continue
+            if most != "max" and int(most) < UNLIMITED:
+                yield int(most) - int(used) + int(stat.get(cache, 0))
+
+
+def under_rlimits() -> Iterator[int]:
+    """What `ulimit -v` and `ulimit -d` leave."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    used = psutil.Process().memory_info()
+    for limit, amount in (("RLIMIT_AS", "vms"), ("RLIMIT_DATA", "data")):
+        soft, _ = resource.getrlimit(getattr(resource, limit))
+        if soft != resource.RLIM_INFINITY and hasattr(used, amount):
+            yield soft - getattr(used, amount)

@@ -1,0 +1,251 @@
+"""Running an experiment gives a record; running it again reads that record."""
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+from torch import nn
+from tqdm import tqdm
+
+from . import hardware
+from .algorithms import Algorithm
+from .checkpoint import Checkpoint
+from .claims import Claim
+from .data import Data, load
+from .energy import EnergyMeter
+from .errors import TrainingDiverged
+from .experiment import Experiment, key_of, train_resolved
+from .history import COST, OUTCOME, REGIONS, History
+from .machine import machine
+from .stopping import Budget
+from .store import Record, Store
+
+POLL_S = 1.0  # between two looks at what another process is training
+log = logging.getLogger("bpfree")
+
+
+def run(
+    experiment: Experiment,
+    store: Store | str | None = None,
+    *,
+    progress: bool = True,
+    keep_weights: bool = True,
+) -> Record:
+    """The experiment's record: read from the store, or trained, measured and stored.
+
+    Test data are read once, after training has ended. A run that was interrupted, however, goes on from its
+    last checkpoint; one that another process is training is waited for.
+
+    Raises:
+        TrainingDiverged: training failed (now or when it was stored); the record says so and is kept.
+        MissingData, InvalidInput: the data are not there, or do not fit.
+        StorageFailed: the store cannot be written; what was trained is in the checkpoint, if that could be.
+    """
+    record = _Job(experiment, _opened(store), progress, keep_weights).attempt(wait=True)
+    if record.status == "failed":
+        raise TrainingDiverged(**record.error)
+    return record
+
+
+def run_many(
+    experiments: Iterable[Experiment],
+    store: Store | str | None = None,
+    *,
+    progress: bool = True,
+    keep_weights: bool = True,
+) -> list[Record]:
+    """The records of many experiments, in their order; what is not in the store is trained.
+
+    Any number of processes may do this with one store at once: each takes what no other is training, and
+    waits in the end for what others are. A run that diverges does not end the batch: its record, with the
+    status "failed", stands in its place, or that of its `reference` if it was that which failed.
+
+    Shows a bar over runs (off with the variable TQDM_DISABLE=1). Raises as `run` does, but for divergence;
+    after that, as after Ctrl-C, the same call goes on where this one stopped.
+    """
+    store = _opened(store)
+    waiting = {i: _Job(e, store, progress, keep_weights) for i, e in enumerate(experiments)}
+    records: dict[int, Record] = {}
+    with tqdm(total=len(waiting), unit="run", **({} if progress else {"disable": True})) as bar:
+        try:
+            while waiting:
+                before = len(waiting)
+                for i, job in list(waiting.items()):
+                    bar.set_description(job.experiment.label)
+                    record = job.attempt(wait=False)
+                    if record is not None:
+                        records[i] = record
+                        del waiting[i]
+                        bar.update()
+                if len(waiting) == before:  # others are training all that is left
+                    bar.set_description(f"waiting for {next(iter(waiting.values())).holder}")
+                    time.sleep(POLL_S)
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"{len(records)} of {bar.total} runs are in {store.root}; the same call goes on.")
+            raise
+    return [records[i] for i in sorted(records)]
+
+
+def _opened(store: Store | str | None) -> Store:
+    return store if isinstance(store, Store) else Store(store)
+
+
+class _Job:
+    """One experiment on its way into a store."""
+
+    def __init__(self, experiment: Experiment, store: Store, progress: bool, keep_weights: bool):
+        self.experiment, self.store, self.progress, self.keep_weights = (
+            experiment,
+            store,
+            progress,
+            keep_weights,
+        )
+        reference = experiment.reference()
+        self.reference = None if reference is None else _Job(reference, store, progress, keep_weights=True)
+        self.resolved: dict | None = None
+        self.holder = ""  # who is training it, if another process is
+
+    def attempt(self, *, wait: bool) -> Record | None:
+        """Its record, read or trained. If another process is training it: None, unless we `wait` for that.
+
+        If its reference run failed there is no budget, and that run's record is what it has.
+        """
+        budget = None
+        if self.resolved is None:
+            if self.reference is not None:
+                record = self.reference.attempt(wait=wait)
+                if record is None or record.status == "failed":
+                    self.holder = self.reference.holder
+                    return record
+                budget = spent(record, self.experiment.rule().budget)
+            self.resolved = self.experiment.resolve(self._data(), budget)
+        key = key_of(self.resolved)
+        if key in self.store:
+            return self.store.read(key)
+        with self.store.claim(key) as claim:
+            if not (self._wait(claim) if wait else claim.take()):
+                self.holder = claim.holder()
+                return None
+            if key not in self.store:  # which it may be since we waited
+                self._train(key)
+            claim.forget()
+            return self.store.read(key)
+
+    def _data(self) -> Data:
+        return _load(self.experiment.data, self.experiment.seed)
+
+    def _wait(self, claim: Claim) -> bool:
+        """Until the claim is ours."""
+        if claim.take():
+            return True
+        text = f"{self.experiment.label}: waiting for {claim.holder()}"
+        log.info(text)
+        off = {} if self.progress else {"disable": True}
+        with tqdm(desc=text, bar_format="{desc} ({elapsed})", leave=False, **off) as bar:
+            while not claim.take(POLL_S):
+                bar.refresh()
+        return True
+
+    def _train(self, key: str) -> None:
+        """Train and store; what cannot be stored is kept in the checkpoint."""
+        self.store.sweep(key)
+        here = machine(self.resolved["device"])["id"]  # elsewhere it would not be the same to the bit
+        checkpoint = Checkpoint(self.store.checkpoint(key), f"{key} on {here}")
+        try:
+            algorithm, record = _train(self.resolved, key, self._data(), checkpoint, self.progress)
+        except KeyboardInterrupt as stop:
+            kept = f"from {checkpoint.path}" if checkpoint.path.exists() else "from its beginning"
+            stop.add_note(f"{self.experiment.label} is not finished; the same call goes on {kept}.")
+            raise
+        weights = algorithm.state_dict() if self.keep_weights and not record.error else None
+        try:
+            self.store.write(record, weights)
+        except OSError:
+            if algorithm is not None:
+                with suppress(OSError):
+                    checkpoint.save(now=True)
+            raise
+        checkpoint.remove()
+
+
+def spent(record: Record, kind: str) -> Budget:
+    """What a run took, as a budget: "passes", or "energy": joules, or seconds if none were measured."""
+    if kind == "passes":
+        return Budget("passes", record.metrics["epochs"])
+    unit = "measured_j" if "total_measured_j" in record.cost else "s"
+    return Budget(unit, record.cost[f"total_{unit}"])
+
+
+def _train(
+    resolved: dict, key: str, data: Data, checkpoint: Checkpoint, progress: bool
+) -> tuple[Algorithm | None, Record]:
+    """Train as resolved, under a tracing meter; divergence is an outcome, too."""
+    algorithm = error = None
+    with EnergyMeter(trace=True) as meter:
+        try:
+            algorithm, history = train_resolved(
+                resolved, data, meter=meter, checkpoint=checkpoint, progress=progress
+            )
+        except TrainingDiverged as diverged:
+            history = diverged.history
+            error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
+    frame = history.frame()
+    return algorithm, Record(
+        key=key,
+        experiment=resolved,
+        status="failed" if error else "finished",
+        metrics={} if error else outcome(algorithm, history, data),
+        history=frame[list(OUTCOME)],
+        cost={**totals(history), **({} if error else hardware.bill(algorithm, data, history))},
+        epoch_cost=frame[["stage", "epoch", *COST]],
+        trace=history.staged(
+            meter.trace.assign(time_s=lambda t: t["time_s"] + checkpoint.begun_s),
+            meter.reading.seconds + checkpoint.begun_s,
+        ),
+        stages=[
+            {"name": s.name, "prefix": s.prefix, "ended": s.ended, "restored": s.restored}
+            for s in history.stages
+        ],
+        machine=machine(resolved["device"]),
+        provenance=history.provenance,
+        error=error,
+        resumed=checkpoint.resumed,
+    )
+
+
+def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, float]:
+    """Test accuracy (%) and loss by every read-out, and how much was trained. Reads the test data."""
+    metrics = {}
+    for number, (name, scores) in enumerate(algorithm.predict_all(data.x_test).items()):
+        labels = data.y_test.to(scores.device)
+        suffixes = ["", f"[{name}]"] if number == 0 else [f"[{name}]"]
+        for suffix in suffixes:
+            metrics[f"test_accuracy{suffix}"] = (
+                100.0 * (scores.argmax(1) == labels).sum().item() / len(labels)
+            )
+            metrics[f"test_loss{suffix}"] = nn.functional.cross_entropy(scores.float(), labels).item()
+    restored = [s.rows[s.restored - 1] for s in history.stages]
+    validated = [row for row in restored if not math.isnan(row.get("val_accuracy", math.nan))]
+    metrics["val_accuracy"] = validated[-1]["val_accuracy"]
+    metrics["epochs"] = history.epochs
+    metrics["samples"] = sum(row["samples"] for s in history.stages for row in s.rows)
+    return metrics
+
+
+def totals(history: History) -> dict[str, float]:
+    """Seconds and joules by region and in all; only what was recorded."""
+    amounts = {}
+    for unit in ("s", "measured_j", "estimated_j"):
+        for name, regions in {**{r: (r,) for r in REGIONS}, "total": REGIONS}.items():
+            amount = history.total(unit, regions)
+            if amount is not None:
+                amounts[f"{name}_{unit}"] = amount
+    return amounts
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name: str, seed: int) -> Data:
+    return load(name, seed=seed)
