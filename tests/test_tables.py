@@ -1,10 +1,13 @@
 """Tables from hand-made records, against numbers worked out by hand or by numpy."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from bpfree import tables
+from bpfree import published, tables
+from bpfree.errors import UnknownName
 from bpfree.store import COLUMNS
 
 RUN = {
@@ -14,21 +17,35 @@ RUN = {
     "precision": "fp32",
     "device": "cpu",
 }
+MNIST = {"data": "mnist", "architecture": "2x1000"}
 
 
 def record(
-    algorithm: str, seed: int, machine: str = "m", status: str = "finished", **metrics
+    algorithm: str,
+    seed: int,
+    machine: str = "m",
+    status: str = "finished",
+    where: dict | None = None,
+    **metrics,
 ) -> pd.DataFrame:
-    """Tidy rows as `bpfree.records` gives them; costs carry the machine."""
+    """Tidy rows as `bpfree.records` gives them; costs carry the machine and energies their provenance."""
     fixed = {
         **RUN,
+        **(where or {}),
         "algorithm": algorithm,
         "seed": seed,
-        "key": f"{algorithm}{seed}{machine}",
         "status": status,
     }
+    fixed["key"] = "/".join(map(str, (*fixed.values(), machine)))
+    how = {"measured_j": "measured: rapl (cpu)", "estimated_j": "estimated: a model"}
     rows = [
-        {**fixed, "metric": m, "value": v, "machine": machine if m.endswith(("_s", "_j")) else None}
+        {
+            **fixed,
+            "metric": m,
+            "value": v,
+            "machine": machine if m.endswith(("_s", "_j", "_bytes")) else None,
+            "provenance": how.get(m.partition("_")[2]),
+        }
         for m, v in metrics.items()
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -40,6 +57,17 @@ def arm(algorithm: str, accuracies, seconds, machine: str = "m", **more) -> pd.D
             algorithm, seed, machine, test_accuracy=a, epochs=4, total_s=s, total_estimated_j=2 * s, **more
         )
         for seed, (a, s) in enumerate(zip(accuracies, seconds, strict=True))
+    )
+
+
+def pair(where: dict | None = None, machine: str = "m", **metrics) -> pd.DataFrame:
+    """MF and BP, three seeds each, with known ratios: BP takes 4, 5, 6 s and MF half of it."""
+    where = {"where": where or MNIST, **metrics}
+    return pd.concat(
+        [
+            arm("bp", [98.0, 98.2, 98.4], [4, 5, 6], machine, memory_bytes=2**20 * 100, **where),
+            arm("mf", [98.5, 98.5, 98.5], [2, 2.5, 3], machine, memory_bytes=2**20 * 80, **where),
+        ]
     )
 
 
@@ -97,3 +125,171 @@ def test_passes_times_cost_is_the_ratio_of_times():
     assert row["passes"] == pytest.approx(3.0)
     assert row["= seconds of training"] == pytest.approx(1.5)
     assert row["× seconds per pass"] == pytest.approx(0.5)
+
+
+def row(table: pd.DataFrame, **where) -> dict:
+    for column, wanted in where.items():
+        table = table[table[column.replace("_", " ")] == wanted]
+    [found] = table.to_dict("records")
+    return found
+
+
+def test_performance_has_the_printed_numbers_beside_ours():
+    table = tables.mf_performance(pair())
+    assert table["algorithm"].tolist() == ["BP", "MF"]
+    bp, mf = table.to_dict("records")
+    assert (mf["network"], mf["accuracy (%), thesis"]) == ("MNIST 2x1000", "98.14 ± 0.02")
+    assert mf["accuracy (%), ours"] == "98.50"
+    assert bp["accuracy (%), ours"] == "98.20 ± 0.20"
+    assert (mf["− BP (pp), thesis"], mf["− BP (pp), ours"]) == ("+0.09", "+0.30 ± 0.20")
+    assert (bp["− BP (pp), thesis"], bp["− BP (pp), ours"]) == ("", "")
+    assert (mf["epochs, thesis"], mf["epochs, ours"]) == ("15.3 ± 0.6", "4.0")
+    assert (mf["seeds (thesis / ours)"], mf["our protocol"]) == ("3 / 3", "convergence")
+
+
+def test_the_camera_ready_is_another_source_and_matched_another_protocol():
+    late = row(tables.mf_performance(pair(), source="2026"), algorithm="MF")
+    assert late["accuracy (%), 2026"] == "98.39 ± 0.19"  # 98.395, printed to five decimals
+    matched = pd.concat([pair(), arm("mf", [97, 97, 97], [1, 1, 1], where=MNIST | {"protocol": "matched"})])
+    table = tables.mf_performance(matched, source="2026", protocol="matched")
+    assert row(table, algorithm="MF")["accuracy (%), 2026"] == "97.98 ± 0.22"
+    assert row(table, algorithm="MF")["accuracy (%), ours"] == "97.00"
+    assert row(table, algorithm="MF")["− BP (pp), ours"] == "-1.20 ± 0.20"
+    assert row(table, algorithm="BP")["accuracy (%), 2026"] == "98.20 ± 0.23"
+    assert row(table, algorithm="BP")["our protocol"] == "convergence"
+    with pytest.raises(UnknownName, match="did you mean 'thesis'"):
+        tables.mf_performance(pair(), source="thesys")
+
+
+def test_what_was_printed_and_not_run_says_so_and_the_other_way_round():
+    lone = arm("mf", [90], [1], where=MNIST)
+    table = tables.mf_performance(lone)
+    assert row(table, algorithm="BP")["accuracy (%), ours"] == "not run"
+    assert row(table, algorithm="MF")["− BP (pp), ours"] == ""
+    digits = tables.mf_performance(pair(where={"data": "digits"}))
+    assert digits["accuracy (%), thesis"].tolist() == ["not published"] * 2
+    assert digits["accuracy (%), ours"].tolist() == ["98.20 ± 0.20", "98.50"]
+    costs = tables.mf_efficiency(pair(where={"data": "digits"}))
+    assert costs["numbers of"].tolist() == ["ours, convergence (not published)"] * 2
+    everything = tables.cafo_efficiency(pd.DataFrame(columns=COLUMNS))
+    assert len(everything) == 2 * 3 * 4  # BP and two variants on four data sets
+    assert set(everything["numbers of"]) == {"thesis", "ours: not run"}
+
+
+def test_efficiency_says_what_its_joules_and_bytes_are():
+    table = tables.mf_efficiency(pair())
+    printed = row(table, algorithm="MF", numbers_of="thesis")
+    ours = row(table, algorithm="MF", numbers_of="ours, convergence")
+    assert (printed["time (s)"], ours["time (s)"]) == ("35.0 ± 1.5", "2.50 ± 0.50")
+    assert (printed["energy (kJ)"], printed["energy is"]) == ("2.16 ± 0.11", "measured")  # 0.6 Wh
+    assert (ours["energy (kJ)"], ours["energy is"]) == ("0.0050 ± 0.0010", "estimated")
+    assert (printed["memory (MiB)"], ours["memory (MiB)"]) == ("934.0 (NVML)", "80.00 (account)")
+    assert (printed["power (W)"], ours["power (W)"]) == ("61.66", "2.000")  # 2160 J / 35.03 s
+    assert printed["CO2e (g)"] == "1.150 ± 0.080"
+    assert (printed["one sample (MFLOP)"], ours["one sample (MFLOP)"]) == ("3.590", "3.588")
+    measured = tables.mf_efficiency(pair(total_measured_j=7000.0))
+    ours = row(measured, algorithm="MF", numbers_of="ours, convergence")
+    assert (ours["energy (kJ)"], ours["energy is"]) == ("7.000", "measured")
+
+
+def test_efficiency_of_two_machines_has_a_row_for_each():
+    both = pd.concat([pair(machine="here"), pair(machine="there", total_measured_j=9.0)])
+    table = tables.mf_efficiency(both)
+    here = row(table, algorithm="MF", numbers_of="ours, convergence [here]")
+    there = row(table, algorithm="MF", numbers_of="ours, convergence [there]")
+    assert (here["energy is"], there["energy is"]) == ("estimated", "measured")
+    assert (tables.mf_performance(both)["seeds (thesis / ours)"] == "3 / 3").all()
+
+
+def test_the_cross_algorithm_summary_is_relative_to_bp():
+    table = tables.cross_algorithm(pair())
+    assert set(table["network"]) == {"MNIST 2x1000", "MNIST 3x1000", "MNIST 4x2000", "MNIST cnn"}
+    assert "BP" not in set(table["algorithm"])
+    printed = row(table, algorithm="MF", numbers_of="thesis")
+    ours = row(table, algorithm="MF", numbers_of="ours, convergence")
+    assert (printed["accuracy (pp)"], ours["accuracy (pp)"]) == ("+0.09", "+0.30 ± 0.20")
+    assert (printed["time (%)"], ours["time (%)"]) == (f"{100 * (35.03 / 39.84 - 1):+.1f}", "-50.0")
+    assert (printed["energy (%)"], ours["energy (%)"]) == (f"{100 * (0.6 / 0.69 - 1):+.1f}", "-50.0")
+    assert (printed["energy is"], ours["energy is"]) == ("measured", "estimated")
+    assert (printed["memory (%)"], ours["memory (%)"]) == ("+0.9 (NVML)", "-20.0 (account)")
+    assert (printed["epochs (×)"], ours["epochs (×)"]) == ("0.96", "1.00")
+
+
+def test_hyperparameters_as_printed_tuned_and_used():
+    used = [
+        {
+            **MNIST,
+            "algorithm": "mf",
+            "options": {"lr": lr, "weight_decay": 0.0, "momentum": 0.9, "optimiser": "adam", "batch_size": 8},
+        }
+        for lr in (0.01, 0.01, 0.02)
+    ]
+    tuned = pd.DataFrame([{**MNIST, "algorithm": "mf", "parameter": "lr", "value": 0.004}])
+    table = tables.best_hyperparameters(used, tuned=tuned)
+    assert table.columns.tolist() == ["network", "algorithm", "parameter", "thesis", "2026", "tuned", "used"]
+    lr = row(table, network="MNIST 2x1000", algorithm="MF", parameter="learning rate")
+    assert (lr["tuned"], lr["used"]) == ("0.004", "0.01; 0.02")
+    thesis = published.hyperparameters(source="thesis", algorithm="mf", parameter="lr", **MNIST)
+    assert lr["thesis"] == f"{thesis['value'].iat[0]:.3g}"
+    mine = table[(table["network"] == "MNIST 2x1000") & (table["algorithm"] == "MF")]
+    assert mine["parameter"].tolist() == ["learning rate", "weight decay"]  # Adam has no momentum to choose
+    assert set(table["network"].str.split().str[0]) == {"MNIST"}
+    assert "CIFAR-100 cnn" in set(tables.best_hyperparameters()["network"])
+
+
+def test_the_environment_has_a_column_for_each_machine():
+    first = {"id": "a", "cpu": "X", "accelerator": None, "memory_gib": 8, "git": "1"}
+    table = tables.environment([first, first | {"git": "2"}, {**first, "id": "b", "accelerator": "GPU"}])
+    assert table.columns.tolist() == ["machine", "a", "b"]
+    cells = table.set_index("machine")
+    assert cells.loc["accelerator"].tolist() == ["none", "GPU"]
+    assert cells.loc["revision"].tolist() == ["1; 2", "1"]
+    assert cells.loc["memory (GiB)"].tolist() == ["8", "8"]
+    assert tables.environment([]).empty
+
+
+@pytest.mark.parametrize("records", [pair(), pair(where={"data": "digits"}), pd.DataFrame(columns=COLUMNS)])
+def test_the_nine_tables_are_narrow_and_label_their_joules(records):
+    nine = tables.paper_tables(records)
+    assert len(nine) == 9
+    for name, table in nine.items():
+        assert len(table.columns) <= 10, name
+        for position, column in enumerate(table.columns):
+            if column.startswith("energy ("):
+                kinds = table.iloc[:, position + 1]
+                assert kinds.name == "energy is"
+                assert ((table[column] == "") == (kinds == "")).all()
+                assert set(kinds) <= {"measured", "estimated", ""}
+        assert "e+" not in table.to_csv()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((1314.38, 37.66), "1314 ± 38"),
+        ((62.471, 0.33424), "62.47 ± 0.33"),
+        ((98.14, 0.02), "98.14 ± 0.02"),
+        ((0.000123456,), "0.0001235"),
+        ((123456.7,), "123457"),
+        ((5.0, 0.0), "5.000"),
+        ((3.5179, 0.0006), "3.518 ± 0.001"),
+        ((-14.892311, 2.2e-15), "-14.89"),
+        ((float("nan"), 1.0), ""),
+        ((0.0, 0.0), "0.000"),
+        ((2.0, 0.5, 1, True), "+2.0 ± 0.5"),
+    ],
+)
+def test_quantities_have_sensible_figures(arguments, text):
+    assert tables.quantity(*arguments) == text
+
+
+def test_tables_as_markdown_and_latex():
+    table = tables.mf_performance(pair())
+    lines = tables.markdown(table).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
+    assert cells == [table.columns.tolist(), *table.to_numpy().tolist()]
+    text = tables.latex(table)
+    assert text.count(r"\\") == 1 + len(table)
+    assert r"98.14 $\pm$ 0.02" in text
+    assert not re.search(r"(?<!\\)[%_#&](?! )", text)
+    assert not set("±−×Σ") & set(text)

@@ -1,14 +1,14 @@
-"""Tidy records in, tables out. Nothing here trains or reads files."""
+"""What runs reached and cost: tables of records alone."""
 
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .energy.carbon import footprint
-from .labels import DATASETS, LABELS, ORDER
+from ..energy.carbon import footprint
+from ..labels import DATASETS, LABELS, ORDER
 
 if TYPE_CHECKING:
-    from .store import Record
+    from ..store import Record
 
 ARM = ["data", "architecture", "protocol", "algorithm"]
 

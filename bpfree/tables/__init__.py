@@ -1,0 +1,44 @@
+"""Tidy records in, tables out. Nothing here trains or reads files.
+
+summary, bill, readouts, passes_times_cost      what runs reached and cost
+ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
+                                                the paper's tables, its numbers beside ours
+best_hyperparameters, environment               what was trained with, and on
+paper_tables                                    these nine at once
+markdown, latex                                 a table as text
+"""
+
+from .paper import (
+    cafo_efficiency,
+    cafo_performance,
+    cross_algorithm,
+    ff_efficiency,
+    ff_performance,
+    mf_efficiency,
+    mf_performance,
+    paper_tables,
+)
+from .runs import bill, passes_times_cost, readouts, spread, summary
+from .setup import best_hyperparameters, environment
+from .text import latex, markdown, quantity
+
+__all__ = [
+    "best_hyperparameters",
+    "bill",
+    "cafo_efficiency",
+    "cafo_performance",
+    "cross_algorithm",
+    "environment",
+    "ff_efficiency",
+    "ff_performance",
+    "latex",
+    "markdown",
+    "mf_efficiency",
+    "mf_performance",
+    "paper_tables",
+    "passes_times_cost",
+    "quantity",
+    "readouts",
+    "spread",
+    "summary",
+]

@@ -1,0 +1,338 @@
+"""The paper's tables, its numbers beside ours.
+
+Each takes tidy records, and then, as keywords,
+
+    source: whose numbers ("thesis", or "2026", whose rule is `convergence_loss`, printed for `matched` too),
+    protocol: which of the source's protocols; None: its usual one,
+    our_protocol: which of ours; None: the same or, where that was not run, "convergence".
+
+Tables are of the data sets that the records have; without records, of all that the source has. Data that were
+not published (digits) show ours alone. Costs of different machines have rows of their own. A comparison of
+the published is of its printed means, which its own percentages do not always agree with.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from .. import published
+from ..comparison import PRESETS, protocols_for
+from ..errors import choose
+from ..labels import DATASETS, LABELS, ORDER
+from ..ours import COMPARISONS, Number, Ours, paper_flop
+from .setup import best_hyperparameters, environment
+from .text import quantity
+
+FAMILIES = ("ff", "cafo", "mf")
+USUAL = {"thesis": "published", "2026": "convergence_loss"}
+NOT_PUBLISHED, NOT_RUN = "not published", "not run"
+#: The thesis printed the device's memory, the camera-ready the allocator's.
+MEMORY = {"thesis": ("memory_nvml_mib", "NVML"), "2026": ("memory_allocator_mib", "allocator")}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One algorithm on one network: what was printed of it, and the runs of ours, with those of BP."""
+
+    data: str
+    architecture: str
+    algorithm: str
+    printed: Mapping[str, tuple[float, float, int]]
+    printed_bp: Mapping[str, tuple[float, float, int]]
+    runs: pd.DataFrame
+    bp: pd.DataFrame
+
+    @property
+    def network(self) -> str:
+        return f"{DATASETS.get(self.data, self.data)} {self.architecture}"
+
+    @property
+    def label(self) -> str:
+        return LABELS[self.algorithm]
+
+    @property
+    def our_protocol(self) -> str:
+        return self.runs["protocol"].iloc[0] if len(self.runs) else ""
+
+    def shown(self, metric: str) -> str:
+        """As it was printed; "" if it was not."""
+        mean, sd, _ = self.printed.get(metric, (math.nan, math.nan, 0))
+        return quantity(mean, sd, PLACES[metric])
+
+    def compared(self, metric: str, how: str) -> str:
+        """The printed mean against the printed mean of BP."""
+        if self.algorithm == "bp" or metric not in self.printed or metric not in self.printed_bp:
+            return ""
+        value = COMPARISONS[how](self.printed[metric][0], self.printed_bp[metric][0])
+        return f"{value:{STYLES[how]}}"
+
+    def on_machines(self) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+        """(what to call our numbers, our runs, BP's) of each machine."""
+        machines = list(dict.fromkeys(self.runs["machine"]))
+        for machine in machines:
+            name = f"ours, {self.our_protocol}" + (f" [{machine}]" if len(machines) > 1 else "")
+            name += "" if self.printed else f" ({NOT_PUBLISHED})"
+            yield name, *(runs[runs["machine"] == machine] for runs in (self.runs, self.bp))
+        if not machines:
+            yield f"ours: {NOT_RUN}", self.runs, self.bp
+
+
+STYLES = {"difference": "+.2f", "change": "+.1f", "ratio": ".2f"}
+PLACES = {"test_accuracy": 2, "epochs": 1, "difference": 2, "change": 1, "ratio": 2}
+
+
+def performance(family: str, records: pd.DataFrame, *, source: str = "thesis", **how) -> pd.DataFrame:
+    """Accuracy and epochs of a family's algorithms and of BP on the same networks."""
+    ours = Ours(records)
+    rows = []
+    for arm in arms(ours, [family], source, **how):
+        mine = {m: ours.number(m, arm.runs)[0] for m in ("test_accuracy", "epochs")}
+        [gain] = ours.comparison("test_accuracy", "difference", arm.runs, arm.bp)
+        n = arm.printed.get("test_accuracy", (0, 0, 0))[2]
+        absent = "" if arm.printed else NOT_PUBLISHED
+        rows.append(
+            {
+                "network": arm.network,
+                "algorithm": arm.label,
+                f"accuracy (%), {source}": arm.shown("test_accuracy") or absent,
+                "accuracy (%), ours": _text(mine["test_accuracy"], "test_accuracy") or NOT_RUN,
+                f"− BP (pp), {source}": arm.compared("test_accuracy", "difference"),
+                "− BP (pp), ours": "" if arm.algorithm == "bp" else _text(gain, "difference"),
+                f"epochs, {source}": arm.shown("epochs"),
+                "epochs, ours": _text(mine["epochs"], "epochs"),
+                f"seeds ({source} / ours)": f"{n or '–'} / {mine['test_accuracy'].n or '–'}",
+                "our protocol": arm.our_protocol,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def efficiency(family: str, records: pd.DataFrame, *, source: str = "thesis", **how) -> pd.DataFrame:
+    """What a family's algorithms and BP cost: a row for the source and a row for ours.
+
+    "energy is" says whether it was measured or estimated; carbon and power follow from that energy.
+    Memory says what it is: the whole device's by NVML, the allocator's, or our exact account of tensors. The
+    operations of one sample are by the papers' convention, which `hardware.flops` does not share. Power that
+    was not printed is the printed energy by the printed time.
+    """
+    ours = Ours(records)
+    found = []
+    for arm in arms(ours, [family], source, **how):
+        fixed = {"network": arm.network, "algorithm": arm.label}
+        if arm.printed:
+            memory, kind = MEMORY[source]
+            printed = {metric: Number(mean, sd) for metric, (mean, sd, _) in arm.printed.items()}
+            if "power_w" not in printed and {"total_j", "total_s"} <= set(printed):
+                printed["power_w"] = Number(printed["total_j"].mean / printed["total_s"].mean)
+            found.append((fixed | {"numbers of": source}, printed, "measured", memory, kind))
+        for name, runs, _ in arm.on_machines():
+            numbers = {metric: ours.number(metric, runs)[0] for metric in (*AMOUNTS, "memory")}
+            if len(runs):
+                numbers["sample_flop"] = Number(paper_flop(arm.algorithm, arm.data, arm.architecture))
+            kind = numbers["total_j"].what.partition(":")[0] if numbers["total_j"].n else ""
+            found.append((fixed | {"numbers of": name}, numbers, kind, "memory", "account"))
+    scales = {metric: _scale(metric, [numbers for _, numbers, *_ in found]) for metric in AMOUNTS}
+    rows = []
+    for fixed, numbers, kind, memory, word in found:
+        cells = dict(fixed)
+        for metric in AMOUNTS:
+            factor, unit = scales[metric]
+            number = numbers.get(metric, Number())
+            cells[f"{AMOUNTS[metric]} ({unit})"] = quantity(number.mean * factor, number.sd * factor)
+            if metric == "total_j":
+                cells["energy is"] = kind
+        held = numbers.get(memory, Number())
+        cells["memory (MiB)"] = f"{quantity(held.mean)} ({word})" if not math.isnan(held.mean) else ""
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+#: Amounts of the efficiency tables; units by the size of what stands in the column.
+AMOUNTS = {
+    "total_s": "time",
+    "total_j": "energy",
+    "co2e_g": "CO2e",
+    "power_w": "power",
+    "sample_flop": "one sample",
+}
+UNITS = {
+    "total_s": ((1.0, "s"),),
+    "total_j": ((1e-3, "kJ"), (1.0, "J")),
+    "co2e_g": ((1.0, "g"), (1e3, "mg")),
+    "power_w": ((1.0, "W"),),
+    "sample_flop": ((1e-6, "MFLOP"),),
+}
+
+
+def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> pd.DataFrame:
+    """Every algorithm against BP on the same network: accuracy, epochs, time, energy and memory.
+
+    The paper's table 7. Changes are of means; ours pair the seeds that both have, on one machine.
+    """
+    ours = Ours(records)
+    rows = []
+    for arm in arms(ours, FAMILIES, source, **how):
+        if arm.algorithm == "bp":
+            continue
+        fixed = {"network": arm.network, "algorithm": arm.label}
+        memory, word = MEMORY[source]
+        if arm.printed:
+            rows.append(
+                {
+                    **fixed,
+                    "numbers of": source,
+                    "accuracy (pp)": arm.compared("test_accuracy", "difference"),
+                    "epochs (×)": arm.compared("epochs", "ratio"),
+                    "time (%)": arm.compared("total_s", "change"),
+                    "energy (%)": arm.compared("total_j", "change"),
+                    "energy is": "measured" if "total_j" in arm.printed else "",
+                    "memory (%)": _said(arm.compared(memory, "change"), word),
+                }
+            )
+        for name, runs, bp in arm.on_machines():
+            [energy] = ours.comparison("total_j", "change", runs, bp)
+            against = functools.partial(_against, ours, runs, bp)
+            rows.append(
+                {
+                    **fixed,
+                    "numbers of": name,
+                    "accuracy (pp)": against("test_accuracy", "difference"),
+                    "epochs (×)": against("epochs", "ratio"),
+                    "time (%)": against("total_s", "change"),
+                    "energy (%)": against("total_j", "change"),
+                    "energy is": energy.what.partition(":")[0] if energy.n else "",
+                    "memory (%)": _said(against("memory", "change"), "account"),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def ff_performance(records: pd.DataFrame, **how) -> pd.DataFrame:
+    """The paper's table 1: accuracy and epochs of Forward-Forward; see `performance`."""
+    return performance("ff", records, **how)
+
+
+def ff_efficiency(records: pd.DataFrame, **how) -> pd.DataFrame:
+    """The paper's table 2: what Forward-Forward costs; see `efficiency`."""
+    return efficiency("ff", records, **how)
+
+
+def cafo_performance(records: pd.DataFrame, **how) -> pd.DataFrame:
+    """The paper's table 3: accuracy and epochs of Cascaded-Forward; see `performance`."""
+    return performance("cafo", records, **how)
+
+
+def cafo_efficiency(records: pd.DataFrame, **how) -> pd.DataFrame:
+    """The paper's table 4: what Cascaded-Forward costs; see `efficiency`."""
+    return efficiency("cafo", records, **how)
+
+
+def mf_performance(records: pd.DataFrame, **how) -> pd.DataFrame:
+    """The paper's table 5: accuracy and epochs of Mono-Forward; see `performance`."""
+    return performance("mf", records, **how)
+
+
+def mf_efficiency(records: pd.DataFrame, **how) -> pd.DataFrame:
+    """The paper's table 6: what Mono-Forward costs; see `efficiency`."""
+    return efficiency("mf", records, **how)
+
+
+def paper_tables(
+    records: pd.DataFrame,
+    *,
+    used: Iterable[Mapping] = (),
+    machines: Iterable[Mapping] = (),
+    tuned: pd.DataFrame | None = None,
+    **how,
+) -> dict[str, pd.DataFrame]:
+    """The nine by name. used, tuned: as in `best_hyperparameters`; machines: as in `environment`."""
+    of_families = [ff_performance, ff_efficiency, cafo_performance, cafo_efficiency]
+    of_families += [mf_performance, mf_efficiency]
+    return {
+        **{table.__name__: table(records, **how) for table in of_families},
+        "cross_algorithm": cross_algorithm(records, **how),
+        "best_hyperparameters": best_hyperparameters(used, tuned=tuned),
+        "environment": environment(machines),
+    }
+
+
+def arms(
+    ours: Ours,
+    families: Iterable[str],
+    source: str = "thesis",
+    protocol: str | None = None,
+    our_protocol: str | None = None,
+) -> list[Arm]:
+    """The arms of the families and BP on their networks, in the order of the tables.
+
+    Raises UnknownName for a source that has no such tables.
+    """
+    choose("source of the paper's tables", source, USUAL)
+    protocol = protocol or USUAL[source]
+    usual, wanted = USUAL[source], protocols_for(protocol, our_protocol)
+    table = published.results(source=source, protocol=[protocol, usual], variant="", baseline="")
+    everything = pd.concat([table, ours.runs])[["data", "architecture", "algorithm"]].drop_duplicates()
+    if len(ours.runs):
+        everything = everything[everything["data"].isin(set(ours.runs["data"]))]
+    found = []
+    for family in families:
+        mine = everything[everything["algorithm"].str.partition("_")[0] == family]
+        for data, architecture in mine[["data", "architecture"]].drop_duplicates().itertuples(index=False):
+            here = (mine["data"] == data) & (mine["architecture"] == architecture)
+            presets = (PRESETS[source], "")
+            bp = _printed(table, data, architecture, "bp", (protocol, usual))
+            for algorithm in ["bp", *mine.loc[here, "algorithm"]]:
+                own = (protocol, usual) if algorithm == "bp" else (protocol,)
+                printed = _printed(table, data, architecture, algorithm, own)
+                runs = ours.arm(data, architecture, algorithm, wanted, presets)
+                same = (runs["protocol"].iloc[0],) if len(runs) else wanted
+                preset = (runs["preset"].iloc[0], *presets) if len(runs) else presets
+                partner = ours.arm(data, architecture, "bp", same, preset)
+                if printed or len(runs):
+                    found.append(Arm(data, architecture, algorithm, printed, bp, runs, partner))
+    ranks = list(DATASETS)
+    return sorted(
+        found,
+        key=lambda a: (
+            ranks.index(a.data) if a.data in ranks else len(ranks),
+            a.data,
+            a.architecture,
+            ORDER.index(a.algorithm),
+        ),
+    )
+
+
+def _printed(
+    table: pd.DataFrame, data: str, architecture: str, algorithm: str, protocols: tuple[str, ...]
+) -> dict[str, tuple[float, float, int]]:
+    """metric -> (mean, sd, n) under the first of the protocols that has it."""
+    rows = table[
+        (table["data"] == data) & (table["architecture"] == architecture) & (table["algorithm"] == algorithm)
+    ]
+    found = {}
+    for protocol in protocols:
+        for row in rows[rows["protocol"] == protocol].itertuples():
+            found.setdefault(row.metric, (row.mean, row.sd, 0 if pd.isna(row.n) else int(row.n)))
+    return found
+
+
+def _against(ours: Ours, runs: pd.DataFrame, bp: pd.DataFrame, metric: str, how: str) -> str:
+    [number] = ours.comparison(metric, how, runs, bp)
+    return _text(number, how)
+
+
+def _text(number: Number, what: str) -> str:
+    return quantity(number.mean, number.sd, PLACES[what], sign=what in ("difference", "change"))
+
+
+def _said(text: str, word: str) -> str:
+    return f"{text} ({word})" if text else ""
+
+
+def _scale(metric: str, rows: list[Mapping[str, Number]]) -> tuple[float, str]:
+    """The first unit in which the largest of the column is 1 or more, else the last."""
+    largest = max((row[metric].mean for row in rows if metric in row and row[metric].mean > 0), default=0)
+    return next(((f, unit) for f, unit in UNITS[metric] if largest * f >= 1), UNITS[metric][-1])

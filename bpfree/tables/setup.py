@@ -1,0 +1,121 @@
+"""What was trained with, and on."""
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from .. import published
+from ..labels import DATASETS, LABELS, ORDER
+
+ARM = ["data", "architecture", "algorithm"]
+#: The hyperparameters that the papers' tuning searched, in the order of the table.
+SEARCHED = {
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "momentum": "momentum",
+    "head_lr": "learning rate, read-out",
+    "head_weight_decay": "weight decay, read-out",
+    "block_lr": "learning rate, blocks",
+    "block_weight_decay": "weight decay, blocks",
+    "block_epochs": "epochs, blocks",
+    "aux_weight": "λ",
+}
+
+
+def best_hyperparameters(
+    used: Iterable[Mapping] = (),
+    *,
+    printed: pd.DataFrame | None = None,
+    tuned: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """The hyperparameters that were searched: as published, as tuned here, and as the runs used them.
+
+    Args:
+        used: resolved experiments, `record.experiment` of each run. Where there are any, the table is of
+            their data sets; several values of one arm are all shown.
+        printed: default `published.hyperparameters()`.
+        tuned: as `bpfree.tuned.table()` gives it.
+
+    Returns: a row per network, algorithm and parameter, with a column per source, "tuned" and "used".
+    """
+    printed = published.hyperparameters() if printed is None else printed
+    sources = list(dict.fromkeys(printed["source"]))
+    rows = [printed.rename(columns={"source": "whose"})]
+    if tuned is not None:
+        rows.append(tuned.assign(whose="tuned"))
+    used = [
+        {**{k: e[k] for k in ARM}, "parameter": name, "value": value, "whose": "used"}
+        for e in used
+        for name, value in e["options"].items()
+        if _has_effect(name, e)
+    ]
+    rows.append(pd.DataFrame(used, columns=[*ARM, "parameter", "value", "whose"]))
+    columns = [*ARM, "parameter", "value", "whose"]
+    table = pd.concat([part[columns].astype(object) for part in rows if len(part)], ignore_index=True)
+    table = table[table["parameter"].isin(list(SEARCHED)) & table["algorithm"].isin(ORDER)]
+    if used:
+        table = table[table["data"].isin({row["data"] for row in used})]
+    table["value"] = table["value"].map(_shown)
+    wide = table.groupby([*ARM, "parameter", "whose"])["value"].agg(lambda v: "; ".join(dict.fromkeys(v)))
+    wide = (
+        wide.unstack("whose")
+        .reindex(columns=[*sources, "tuned", "used"])
+        .astype(object)
+        .fillna("")
+        .reset_index()
+    )
+    place = pd.DataFrame(
+        {
+            "data": wide["data"].map(_rank(DATASETS)).fillna(len(DATASETS)),
+            "architecture": wide["architecture"],
+            "algorithm": wide["algorithm"].map(_rank(ORDER)),
+            "parameter": wide["parameter"].map(_rank(SEARCHED)),
+        }
+    )
+    wide = wide.loc[place.sort_values(list(place)).index]
+    named = {
+        "network": wide["data"].map(lambda d: DATASETS.get(d, d)) + " " + wide["architecture"],
+        "algorithm": wide["algorithm"].map(LABELS),
+        "parameter": wide["parameter"].map(SEARCHED),
+    }
+    return pd.DataFrame({**named, **{c: wide[c] for c in [*sources, "tuned", "used"]}}).reset_index(drop=True)
+
+
+def environment(machines: Iterable[Mapping]) -> pd.DataFrame:
+    """Hardware and versions, a column per machine: `record.machine` of the runs, each machine once.
+
+    Where runs of one machine come from several revisions of this package, all are listed.
+    """
+    found: dict[str, dict[str, list]] = {}
+    for machine in machines:
+        values = found.setdefault(machine["id"], {})
+        for name, value in machine.items():
+            if name != "id" and value not in values.setdefault(name, []):
+                values[name].append(value)
+    table = pd.DataFrame(
+        {id_: {k: "; ".join("none" if v is None else str(v) for v in vs) for k, vs in values.items()}
+         for id_, values in found.items()}
+    )  # fmt: skip
+    names = {"memory_gib": "memory (GiB)", "git": "revision"}
+    return table.fillna("").rename(index=names).rename_axis(index="machine").reset_index()
+
+
+def _has_effect(name: str, experiment: Mapping) -> bool:
+    """Whether this option changes the run: every algorithm lists its options, used or not."""
+    options = experiment["options"]
+    if name == "momentum":
+        return options.get("optimiser") == "sgd"
+    if name == "aux_weight":
+        return experiment["algorithm"] in ("bp_ds", "mf_joint", "mf_interleaved")
+    return options[name] is not None
+
+
+def _rank(names: Iterable[str]) -> dict[str, int]:
+    return {name: position for position, name in enumerate(names)}
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.3g}" if number else str(value)
