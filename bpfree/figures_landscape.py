@@ -75,7 +75,7 @@ def plane(evidence: pd.DataFrame) -> Figure:
             ax.set(xlabel=f"{LABELS[name]}: {STEP}", aspect="equal")
             ax.grid(visible=False)
         axes[0].set_ylabel(STEP)
-        bar = figure.colorbar(filled, ax=list(axes), ticks=levels[::3], format="%.2g")
+        bar = figure.colorbar(filled, ax=list(axes), ticks=levels[::3], format="%.2g", shrink=0.8)
         bar.ax.minorticks_off()
         bar.set_label(LOSS)
     return figure
