@@ -74,12 +74,13 @@ class Checkpoint:
         stage, self._stage = self._stage, {}
         if not stage or stage["watch"] is None:
             return
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in stage["tensors"].items():
             kind, _, rest = name.partition(".")
             if kind == "optimiser":
                 index, _, quantity = rest.partition(".")
-                state.setdefault(int(index), {})[quantity] = tensor
+                state.setdefault(int(index), {})[quantity] = laid_out_as(parameters[int(index)], tensor)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         watch.value, watch.epoch = stage["watch"]
         keep.best.value, keep.best.epoch = stage["best"]
@@ -140,3 +141,12 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("checkpoint %s cannot be read (%s): passed over", self.path, error)
             return None, {}
+
+
+def laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor with a parameter's layout in memory, if it has its shape.
+
+    torch's fused optimisers go through both side by side, whatever their strides: they would pair the
+    numbers of a channels-last weight with the wrong ones of a plain tensor.
+    """
+    return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor

@@ -1,0 +1,332 @@
+"""Going on from a checkpoint: to the same bits, never from another run's, and honest about its cost."""
+
+import errno
+import json
+import logging
+import math
+import os
+import random
+
+import pytest
+import torch
+from helpers import ScriptedMeter, outcome, same, toy, weights
+
+from bpfree import checkpoint as module
+from bpfree import disk
+from bpfree.algorithms import ALGORITHMS
+from bpfree.checkpoint import Checkpoint
+from bpfree.clock import Clock
+from bpfree.errors import StorageFailed, TrainingDiverged
+from bpfree.models import MLP, CaFoCNN
+from bpfree.stopping import Budget, Stopping
+from bpfree.training import train
+
+SHAPE = (1, 8, 8)
+
+
+class Eager(Checkpoint):
+    """Writes whenever it may, and dies after the n-th time."""
+
+    every_s, share = 0.0, math.inf
+
+    def __init__(self, path, run="a run", dies_after=None):
+        super().__init__(path, run)
+        self.left, self.writes = dies_after, 0
+
+    def save(self, *state, **how):
+        super().save(*state, **how)
+        self.writes += 1
+        if self.writes == self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+def arm(name: str, **options):
+    cls, choices = ALGORITHMS[name]
+    # A high rate, so that the best epoch is not always the last.
+    rate = {} if name.startswith("ff") else {"lr": 0.05}
+    network = (
+        CaFoCNN(SHAPE, classes=3, channels=(3, 4))
+        if name.startswith("cafo")
+        else MLP([64, 9, 8, 7], classes=3)
+    )
+    return cls(network, **{"batch_size": 16, **choices, **rate, **options})
+
+
+def trained(name="mf", checkpoint=None, options=None, **how):
+    """An arm trained for at most five epochs a stage: its weights and its history."""
+    algorithm = arm(name, **(options or {}))
+    how = {"max_epochs": 5, "stopping": Stopping(patience=3), "progress": False, **how}
+    history = train(algorithm, toy(n=40, shape=SHAPE), seed=1, checkpoint=checkpoint, **how)
+    return weights(algorithm), history
+
+
+def killed(path, after, *args, **how):
+    """Train until the n-th checkpoint, and die."""
+    with pytest.raises(KeyboardInterrupt):
+        trained(*args, checkpoint=Eager(path, dies_after=after), **how)
+
+
+def assert_same(one, two):
+    assert same(one[0], two[0])
+    # By text, since a stage that is not validated has NaN where others have losses.
+    assert [(s.name, s.prefix, s.ended, s.restored) for s in one[1].stages] == [
+        (s.name, s.prefix, s.ended, s.restored) for s in two[1].stages
+    ]
+    assert one[1].frame().iloc[:, :7].equals(two[1].frame().iloc[:, :7])
+
+
+# ---------------------------------------------------------------- the same bits
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_wherever_a_run_dies_it_goes_on_to_the_same_bits(name, tmp_path):
+    through = trained(name)
+    watched = Eager(tmp_path / "all")
+    assert_same(trained(name, watched), through)  # writing changes nothing
+    assert watched.writes >= 2
+    moments = range(1, watched.writes + 1)
+    if name != "mf":
+        moments = sorted({1, watched.writes, *random.Random(name).sample(moments, min(3, watched.writes))})
+    for moment in moments:
+        path = tmp_path / f"{moment}"
+        killed(path, moment, name)
+        again = Eager(path)
+        assert_same(trained(name, again), through)
+        assert again.resumed == 1
+        assert again.writes == watched.writes - moment  # what was trained is not trained again
+
+
+def test_the_runs_that_die_here_try_the_rules_memory():
+    """In them stages end by patience and keep an epoch before the last, so that both must be remembered."""
+    stages = [stage for name in ALGORITHMS for stage in trained(name)[1].stages]
+    assert any(s.ended == "patience" for s in stages)
+    assert any(s.ended == "cap" and s.restored < len(s.rows) for s in stages)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"precision": "bf16"},
+        {"cache": False},
+        {"budget": Budget("passes", 12)},
+        {"stopping": Stopping("val_loss", 2, restore="val_accuracy")},
+        {"stopping": Stopping(patience=2, restore="last")},
+        {"options": {"optimiser": "sgd", "lr_schedule": "cooldown"}},
+        {"options": {"optimiser": "sgd", "momentum": 0.0}},
+        {"options": {"optimiser": "adam", "weight_decay": 0.1}},
+    ],
+    ids=str,
+)
+def test_however_it_is_trained(how, tmp_path):
+    through = trained(**how)
+    for moment in (3, 8):
+        killed(tmp_path / f"{moment}", moment, **how)
+        assert_same(trained(checkpoint=Eager(tmp_path / f"{moment}"), **how), through)
+
+
+def test_a_prefix_on_disk_is_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("bpfree.prefix.SHARE_OF_FREE_MEMORY", 0.0)
+    through = trained()
+    assert through[1].stages[2].prefix == "cached on disk"
+    killed(tmp_path / "c", 12)
+    assert_same(trained(checkpoint=Eager(tmp_path / "c")), through)
+
+
+def test_a_run_may_die_again_and_again(tmp_path):
+    through, deaths = trained(), 0
+    while True:
+        checkpoint = Eager(tmp_path / "c", dies_after=2)
+        try:
+            ended = trained(checkpoint=checkpoint)
+            break
+        except KeyboardInterrupt:
+            assert checkpoint.resumed == deaths
+            deaths += 1
+    assert deaths > 4
+    assert_same(ended, through)
+
+
+def test_a_run_that_died_after_training_trains_no_more(tmp_path):
+    meter = ScriptedMeter((1.0, 2.0))
+    through = trained(checkpoint=Eager(tmp_path / "c"), meter=meter)
+    idle = ScriptedMeter((1.0, 2.0))
+    again = trained(checkpoint=Eager(tmp_path / "c"), meter=idle)
+    assert_same(again, through)
+    assert idle.names == []
+    assert again[1].provenance == through[1].provenance == "scripted"
+    assert again[1].total("measured_j") == through[1].total("measured_j")
+
+
+def test_divergence_stays_divergence(tmp_path):
+    growing = {"optimiser": "sgd", "momentum": 0.0, "lr": 1e-3, "weight_decay": 3e3}  # w ← −2w at every step
+    how = {"name": "bp", "options": growing, "max_epochs": 60, "stopping": Stopping(patience=None)}
+    errors = []
+    for checkpoint in (None, Eager(tmp_path / "c", dies_after=1), Eager(tmp_path / "c")):
+        with pytest.raises((TrainingDiverged, KeyboardInterrupt)) as raised:
+            trained(checkpoint=checkpoint, **how)
+        errors.append(raised.value)
+    assert errors[0].epoch > 2
+    assert (errors[0].stage, errors[0].epoch) == (errors[2].stage, errors[2].epoch)
+    assert outcome(errors[0].history)[:-1] == outcome(errors[2].history)[:-1]
+
+
+# ---------------------------------------------------------------- what it cost
+
+
+def test_the_history_has_the_epochs_that_count_and_every_prefix_that_was_computed(tmp_path):
+    """Every window of this meter is a joule: an epoch is two, a stage begins with one for its prefix."""
+    meter = ScriptedMeter((1.0, 2.0))
+    through = trained(meter=meter)[1]
+    stages, epochs = len(through.stages), through.epochs
+    assert through.total("measured_j") == 2 * epochs + stages
+    for moment in (2, 9):
+        first = Eager(tmp_path / "c", dies_after=moment)
+        with pytest.raises(KeyboardInterrupt):
+            trained(checkpoint=first, meter=meter)
+    last = Eager(tmp_path / "c")
+    resumed = trained(checkpoint=last, meter=meter)[1]
+    assert last.resumed == 2
+    assert resumed.total("measured_j") == 2 * epochs + stages + 2
+    assert resumed.total("measured_j", ("prefix",)) == stages + 2
+    paid = [row.get("prefix_measured_j", 0.0) for row in resumed.stages[0].rows]
+    assert paid[:3] == [1.0, 1.0, 0.0]  # the second computation stands with the epoch that it follows
+    assert 0 < last.begun_s < resumed.total("s")
+
+
+def test_a_budget_of_seconds_goes_on_with_what_it_had_spent(tmp_path, monkeypatch):
+    plain = Clock.region
+
+    def region(self, row, name):  # every epoch takes a second, and a prefix 0.3 of one
+        context = plain(self, {}, name)
+        row[f"{name}_s"] = row.get(f"{name}_s", 0.0) + {"train": 1.0, "prefix": 0.3}.get(name, 0.0)
+        return context
+
+    monkeypatch.setattr(Clock, "region", region)
+    how = {"budget": Budget("s", 30.0), "max_epochs": None}
+    assert [len(s.rows) for s in trained(**how)[1].stages] == [10, 9, 10]  # to 10.3, 19.6 and 29.9 s
+    for moment in (4, 13, 14):
+        killed(tmp_path / f"{moment}", moment, **how)
+        history = trained(checkpoint=Eager(tmp_path / f"{moment}"), **how)[1]
+        assert history.total("s") == pytest.approx(30.0, abs=0.5)
+        assert history.total("s", ("prefix",)) == pytest.approx(1.2)
+
+
+# ---------------------------------------------------------------- when it is written
+
+
+def test_it_is_written_now_and_then_and_takes_no_more_than_its_share(tmp_path, monkeypatch):
+    now, written = [0.0], []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    def slow(path, content):
+        now[0] += 0.2
+        written.append(round(now[0], 1))
+
+    monkeypatch.setattr(module.disk, "replace", slow)
+    checkpoint = Checkpoint(tmp_path / "c", "a run")
+
+    def epoch(algorithm, stage, row):
+        now[0] += 4.0
+
+    trained("bp", checkpoint, on_epoch=epoch, max_epochs=40, stopping=Stopping(patience=None))
+    # every 30 s, since 0.2 s are less than a hundredth of that
+    assert written == pytest.approx([32.2, 64.4, 96.6, 128.8, 161.0], abs=0.5)
+    now[0], written[:] = 0.0, []
+    checkpoint = Checkpoint(tmp_path / "c", "a run")
+    checkpoint.share = 0.002  # 100 s for 0.2
+    trained("bp", checkpoint, on_epoch=epoch, max_epochs=60, stopping=Stopping(patience=None))
+    assert written == pytest.approx([32.2, 136.4, 236.6], abs=0.5)
+
+
+def test_a_short_run_writes_nothing(tmp_path):
+    trained(checkpoint=Checkpoint(tmp_path / "c", "a run"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_path_nothing_is_written_even_if_asked():
+    checkpoint = Checkpoint()
+    trained(checkpoint=checkpoint)
+    checkpoint.save(now=True)
+
+
+# ---------------------------------------------------------------- what is not read
+
+
+def test_another_runs_is_passed_over_in_one_line_and_replaced(tmp_path, caplog):
+    through = trained()
+    killed(tmp_path / "c", 5)
+    with caplog.at_level(logging.WARNING, "bpfree"):
+        other = Eager(tmp_path / "c", run="another machine")
+        assert_same(trained(checkpoint=other), through)
+    (line,) = caplog.messages
+    assert line == f"checkpoint {tmp_path / 'c'} is of another run, machine or version: passed over"
+    assert other.resumed == 0
+    assert Eager(tmp_path / "c", run="another machine")._read()[0] is not None
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "garbage", "no header", "format", "JSON", "network"])
+def test_what_cannot_be_read_is_passed_over_in_one_line(damage, tmp_path, caplog):
+    path = tmp_path / "c"
+    killed(path, 5)
+    whole = path.read_bytes()
+    content = {
+        "empty": b"",
+        "torn": whole[: len(whole) // 2],
+        "garbage": b"\xff" * len(whole),
+        "no header": disk.safetensors({"a": torch.zeros(1)}),
+        "format": disk.safetensors({}, {"bpfree": json.dumps({"format": module.FORMAT + 1, "run": "a run"})}),
+        "JSON": disk.safetensors({}, {"bpfree": "{"}),
+        "network": disk.safetensors({}, {"bpfree": json.dumps({"format": module.FORMAT, "run": "a run"})}),
+    }[damage]
+    path.write_bytes(content)
+    checkpoint = Eager(path)
+    with caplog.at_level(logging.WARNING, "bpfree"):
+        assert_same(trained(checkpoint=checkpoint), trained())
+    (line,) = caplog.messages
+    assert "passed over" in line
+    assert "\n" not in line
+    assert checkpoint.resumed == 0
+
+
+# ---------------------------------------------------------------- a disk that refuses
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_full_disk_is_said_in_one_line_and_what_was_written_stays(where, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoints" / "c"
+    killed(path, 3)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, where, full)
+        with pytest.raises(StorageFailed) as raised:
+            trained(checkpoint=Eager(path))
+    for said in (str(path), "No space left on device", "make room", "BPFREE_STORE", "unharmed"):
+        assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["c"]
+    assert_same(trained(checkpoint=Eager(path)), trained())
+
+
+def test_ctrl_c_while_it_is_written_keeps_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "c"
+    killed(path, 3)
+    before = path.read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint=Eager(path))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
