@@ -43,7 +43,11 @@ def parser() -> Parser:
         "--output", type=Path, metavar="DIR", help="instead of results/; a folder per profile is made in it"
     )
     p.add_argument("--debug", action="store_true", help="show tracebacks")
-    p.add_argument("--list", action="store_true", help="print the chapters and their parameters; run nothing")
+    p.add_argument(
+        "--list",
+        action="store_true",
+        help="print chapters, parameters, every run and about how long it will take; run nothing",
+    )
     p.add_argument(
         "--figures-only", action="store_true", help="redraw figures/ from its records; run nothing"
     )
@@ -158,6 +162,16 @@ def check_data(names: list[str], *, present: bool, download: bool) -> None:
         load(name, download=download)
 
 
+def print_runs(chosen, numbers: list[str]) -> None:
+    """A line per arm: its runs, and about how long they will take on this machine."""
+    from bpfree import study
+    from bpfree.forecast import forecast, lines
+
+    runs = study.plan(chosen, [n for n in numbers if n in study.CHAPTERS])
+    print(f"\n{len(runs)} runs, timed by a few steps of each network on this machine:\n", flush=True)
+    print(lines(forecast(runs, progress=sys.stderr.isatty())))
+
+
 def print_list(chapters: list, values: list[dict]) -> None:
     for chapter, own in zip(chapters, values, strict=True):
         print(f"{chapter.name}: {chapter.title}")
@@ -170,19 +184,20 @@ def print_list(chapters: list, values: list[dict]) -> None:
 
 
 def run(args: argparse.Namespace, notebooks: Path) -> int:
-    from bpfree.study import PROFILES
+    from bpfree import study
 
-    profile = PROFILES[choose("profile", args.profile, PROFILES)]
     common = common_values(args)
+    chosen = study.profile(args.profile, common.get("datasets", ()), common.get("seeds", ()))
     from bpfree import batch  # here, because papermill takes a second or two to import
     from bpfree.pages import Pages
 
     every = batch.find_chapters(notebooks)
     chapters = choose_chapters(every, args.only)
     values = chapter_values(chapters, common, args.parameters)
-    check_data(common.get("datasets", profile.datasets), present=not args.list, download=args.download)
+    check_data(chosen.datasets, present=not args.list, download=args.download)
     if args.list:
         print_list(chapters, values)
+        print_runs(chosen, [c.name[:2] for c in chapters])
         return 0
     if args.update_notebooks:
         values = [{} for _ in chapters]

@@ -103,3 +103,9 @@ def _not_tuned(algorithm: str, data: str, architecture: str) -> str:
         f"preset 'tuned': {algorithm} on {data} {architecture} has not been tuned: run "
         "bpfree.tuning.equal_budget, or take another preset"
     )
+
+
+def is_published(algorithm: str, data: str, architecture: str, source: str = "thesis") -> bool:
+    """Whether protocol "published" knows this arm."""
+    settings = _settings(source, algorithm=algorithm, data=data, architecture=architecture)
+    return any(name.startswith("stopping.") for name in settings)

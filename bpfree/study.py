@@ -1,4 +1,4 @@
-"""What a chapter runs: the profiles, and the experiments that follow from them."""
+"""The study as experiments: the paper's arms, how much of them a machine runs, what each chapter needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +9,30 @@ from .errors import InvalidInput, choose
 if TYPE_CHECKING:
     from .experiment import Experiment
 
+#: BP, and what changes from it to Mono-Forward, one thing at a time.
+LADDER = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint", "mf_interleaved", "mf")
+CAFO = ("bp", "cafo_rand", "cafo_rand_mse", "cafo_dfa")
+
+#: Family -> data set -> the networks of the paper (arXiv 2509.19063), each with the algorithms that train it,
+#: its BP baseline first. On other data a family trains its network for them, by `OTHERWISE`.
+ARMS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "ff": {
+        "mnist": {"3x1000": ("bp", "ff", "ff_sgd"), "4x2000": ("bp", "ff")},
+        "fashion_mnist": {"4x2000": ("bp", "ff")},
+    },
+    "cafo": {data: {"cnn": CAFO} for data in ("mnist", "fashion_mnist", "cifar10", "cifar100")},
+    "mf": {
+        **{data: {"2x1000": LADDER} for data in ("mnist", "fashion_mnist")},
+        **{data: {"3x2000": LADDER} for data in ("cifar10", "cifar100")},
+    },
+}
+OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
+RIVALS = ("mf_interleaved", "mf")
+MF = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows
+LADDER_SETTINGS = {"optimiser": "adamw", "lr": 1e-3, "weight_decay": 0.0}  # a rung changes nothing else
+NOT_CACHED = ("cifar10", "cifar100")  # augmented: their prefixes are recomputed anyway
+LOCAL = ("mf_interleaved", "mf", "ff", "cafo_rand", "cafo_dfa")  # what a budget is given to
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -18,18 +42,50 @@ class Profile:
         datasets, seeds: what every chapter runs over.
         max_epochs: cap on the epochs of every stage; None: the protocol's.
         hyperparameters: for data without published ones.
+        budgets: the local algorithms that also run under `matched` and `equal_energy`.
     """
 
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
     max_epochs: int | None
     hyperparameters: Mapping = field(default_factory=dict)
+    budgets: tuple[str, ...] = LOCAL
+
+    def arms(self, family: str, *algorithms: str, **settings) -> "list[Experiment]":
+        """One experiment for each network, algorithm and seed of a family, in this order.
+
+        Args:
+            family: "ff", "cafo" or "mf".
+            algorithms: of the family's; all of them if none is named.
+            settings: further fields of each experiment; `hyperparameters` join the profile's.
+        """
+        from .architectures import default_architecture  # here, because torch comes with it
+        from .experiment import Experiment
+
+        paper = ARMS[choose("family", family, ARMS)]
+        own = {
+            "max_epochs": self.max_epochs,
+            **settings,
+            "hyperparameters": {**self.hyperparameters, **settings.get("hyperparameters", {})},
+        }
+        found = []
+        for data in self.datasets:
+            networks = paper.get(data)
+            if networks is None:
+                if any(other in paper for other in self.datasets):
+                    continue  # the paper has this family on other data only
+                networks = {default_architecture(OTHERWISE[family][-1], data): OTHERWISE[family]}
+            found += [
+                Experiment(algorithm, data, seed=seed, architecture=network, **own)
+                for network, known in networks.items()
+                for algorithm in known
+                if not algorithms or algorithm in algorithms
+                for seed in self.seeds
+            ]
+        return found
 
     def experiments(self, *algorithms: str, **settings) -> "list[Experiment]":
-        """One experiment for each data set, algorithm and seed; `settings` are further fields of each."""
-        from .experiment import (
-            Experiment,
-        )  # here, because torch comes with it and profiles are wanted without
+        from .experiment import Experiment
 
         own = dict(settings.pop("hyperparameters", {}))
         return [
@@ -48,10 +104,56 @@ class Profile:
             for seed in self.seeds
         ]
 
+    def ladder(self, *algorithms: str, **settings) -> "list[Experiment]":
+        """The rungs from BP to Mono-Forward, or those named, all with the same optimiser, rate and decay."""
+        return self.arms("mf", *algorithms, hyperparameters=LADDER_SETTINGS, **settings)
+
+    def chapter(self, number: str) -> "list[Experiment]":
+        """What a chapter trains, or reads from the store; nothing twice."""
+        return list(dict.fromkeys(CHAPTERS[choose("chapter", number, CHAPTERS)](self)))
+
+    def budgeted(self, family: str, protocol: str) -> "list[Experiment]":
+        """The family's local algorithms under a protocol that gives them BP's passes or energy."""
+        chosen = [a for a in self.budgets if a in OTHERWISE[family]]
+        return self.arms(family, *chosen, protocol=protocol) if chosen else []
+
+    def published(self, family: str) -> "list[Experiment]":
+        """The family's arms as the paper ran them, where it did."""
+        from .protocols import is_published
+
+        return [
+            replace(e, protocol="published", max_epochs=self.max_epochs)
+            for e in self.arms(family)
+            if is_published(e.algorithm, e.data, e.architecture)
+        ]
+
+
+#: What each chapter trains. Chapter 04 searches instead.
+CHAPTERS = {
+    "00": lambda p: p.arms("mf", "bp")[:1],
+    "01": lambda p: p.arms("ff"),
+    "02": lambda p: p.arms("cafo"),
+    "03": lambda p: p.arms("mf", *MF),
+    "05": lambda p: [
+        *p.arms("ff"),
+        *p.arms("cafo"),
+        *p.arms("mf", *MF),
+        *p.arms("mf", "bp", "mf", protocol="convergence_loss"),
+        *(e for f in ARMS for protocol in ("matched", "equal_energy") for e in p.budgeted(f, protocol)),
+        *(e for f in ARMS for e in p.published(f)),
+    ],
+    "06": lambda p: [*p.arms("mf", "bp", "mf"), *p.arms("ff", "bp", "ff")],
+    "07": lambda p: [
+        *p.ladder(),
+        *(e for e in p.ladder("mf", cache=False) if e.data not in NOT_CACHED),
+        *(e for protocol in ("matched", "equal_energy") for e in p.ladder(*RIVALS, protocol=protocol)),
+    ],
+    "08": lambda p: p.arms("mf", "bp", "mf"),
+}
 
 PROFILES = {
     # small networks on the bundled digits: two minutes, offline
-    "quick": Profile(("digits",), (0, 1, 2), 30, {"batch_size": 64}),
+    "quick": Profile(("digits",), (0, 1, 2), 30, {"batch_size": 64}, budgets=("mf_interleaved", "mf")),
     # the paper's MLPs on a CPU: an evening
     "laptop": Profile(("mnist", "fashion_mnist"), (0, 1, 2), 20),
     # the whole study: wants a GPU
@@ -70,3 +172,12 @@ def profile(name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = ()) 
     if any(not isinstance(seed, int) or seed < 0 for seed in seeds):
         raise InvalidInput(f"seeds {list(seeds)}: use integers of 0 or more")
     return replace(chosen, datasets=tuple(datasets) or chosen.datasets, seeds=tuple(seeds) or chosen.seeds)
+
+
+def plan(chosen: Profile, chapters: Sequence[str] = ()) -> "list[Experiment]":
+    """Every run that these chapters of a profile need, the reference runs of budgets included; nothing twice.
+
+    chapters: numbers; all of them if none is given.
+    """
+    runs = [run for number in chapters or CHAPTERS for run in chosen.chapter(number)]
+    return list(dict.fromkeys(e for run in runs for e in (run.reference(), run) if e is not None))

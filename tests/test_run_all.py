@@ -359,7 +359,8 @@ def test_list_shows_the_values_that_would_be_used(chapters, tmp_path, monkeypatc
     argv = "--list --profile laptop --seeds 3 --datasets own.npz digits -p lr 1e-2 -p fast yes -p flags [a,1]"
     result = run(*argv.split(), notebooks=chapters)
     assert result.status == 0
-    assert result.out.splitlines() == [
+    chapters_listed, _, runs_listed = result.out.partition("\n\n")
+    assert chapters_listed.splitlines() == [
         "00_start: 00_start",
         "    profile = 'laptop'  # quick, laptop or paper",
         "    seeds = [3]  # empty: the profile's own",
@@ -372,6 +373,11 @@ def test_list_shows_the_values_that_would_be_used(chapters, tmp_path, monkeypatc
         "    flags = ['a', 1]",
         "    fast = True",
     ]
+    arms = [line.split() for line in runs_listed.splitlines() if "convergence" in line]
+    assert ["mf", "digits", "2x256", "convergence", "3", "1"] in [arm[:6] for arm in arms]
+    assert arms[0][1].endswith("own.npz")
+    assert "?" in arms[0]  # it is not here: nobody knows how long
+    assert "at most" in runs_listed.splitlines()[-2]
 
 
 def test_only_keeps_the_order_of_the_book(chapters):

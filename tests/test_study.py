@@ -1,27 +1,105 @@
-"""Profiles: which experiments a chapter runs."""
+"""Profiles: the paper's arms, and which runs a chapter needs."""
+
+import json
+from pathlib import Path
 
 import pytest
 
 from bpfree import study
 from bpfree.errors import BpfreeError
+from bpfree.protocols import BUDGETS, PROTOCOLS
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
-def test_experiments_cover_data_algorithms_and_seeds():
-    chosen = study.profile("quick", ["digits", "mnist"], [3, 5])
-    found = {(e.data, e.algorithm, e.seed) for e in chosen.experiments("bp", "mf")}
-    assert found == {(d, a, s) for d in ("digits", "mnist") for a in ("bp", "mf") for s in (3, 5)}
+def arms(runs) -> set[tuple]:
+    return {(e.algorithm, e.data, e.resolved_architecture) for e in runs}
+
+
+def test_the_arms_are_the_papers():
+    """Section "Experiments" of arXiv 2509.19063, and the ladder of its authors' later report."""
+    paper = study.profile("paper")
+    assert arms(paper.arms("ff")) == {
+        *((a, "mnist", "3x1000") for a in ("bp", "ff", "ff_sgd")),
+        *((a, d, "4x2000") for a in ("bp", "ff") for d in ("mnist", "fashion_mnist")),
+    }
+    four = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+    cafo = ("bp", "cafo_rand", "cafo_rand_mse", "cafo_dfa")
+    assert arms(paper.arms("cafo")) == {(a, d, "cnn") for a in cafo for d in four}
+    networks = dict(zip(four, ("2x1000", "2x1000", "3x2000", "3x2000"), strict=True))
+    assert arms(paper.arms("mf")) == {(a, d, n) for a in study.LADDER for d, n in networks.items()}
+
+
+def test_arms_cover_algorithms_and_seeds():
+    runs = study.profile("quick", seeds=[3, 5]).arms("mf", "bp", "mf")
+    assert [(e.algorithm, e.seed) for e in runs] == [("bp", 3), ("bp", 5), ("mf", 3), ("mf", 5)]
+
+
+def test_other_data_get_a_network_of_their_own():
+    assert arms(study.profile("quick").arms("ff")) == {(a, "digits", "2x256") for a in ("bp", "ff")}
+    # The paper has no Forward-Forward on CIFAR: it is run there if nothing else is asked for.
+    assert arms(study.profile("paper", ["cifar10"]).arms("ff")) == {
+        (a, "cifar10", "3x2000") for a in ("bp", "ff")
+    }
+    assert all(d == "mnist" for _, d, _ in arms(study.profile("paper", ["cifar10", "mnist"]).arms("ff")))
 
 
 def test_settings_stand_above_the_profile():
-    chosen = study.profile("quick")
-    assert {e.max_epochs for e in chosen.experiments("bp")} == {chosen.max_epochs}
-    [one] = study.profile("quick", seeds=[0]).experiments("bp", max_epochs=2, hyperparameters={"lr": 0.5})
+    chosen = study.profile("quick", seeds=[0])
+    assert {e.max_epochs for e in chosen.arms("mf")} == {chosen.max_epochs}
+    [one] = chosen.arms("mf", "bp", max_epochs=2, hyperparameters={"lr": 0.5})
     assert one.max_epochs == 2
     assert one.hyperparameters == {**chosen.hyperparameters, "lr": 0.5}
+
+
+@pytest.mark.parametrize("name", study.PROFILES)
+def test_rungs_of_the_ladder_share_everything_but_the_algorithm(name):
+    """What each rung changes in the algorithm itself: tests/test_mf.py, on gradients."""
+    for protocol in ("convergence", "matched"):
+        shared = {}
+        for e in study.profile(name, seeds=[0]).ladder(protocol=protocol):
+            options = e.resolved_options(e.rule())
+            common = {k: options[k] for k in ("optimiser", "lr", "weight_decay", "batch_size", "lr_schedule")}
+            rule = e.rule()
+            settings = (common, options.get("aux_weight", 1.0), rule.stopping, rule.max_epochs, e.max_epochs)
+            assert shared.setdefault(e.data, settings) == settings
+            assert not options.get("head_bias", False)
+            assert not options.get("input_projection", False)
+
+
+def test_the_plan_has_every_run_once_and_references_first():
+    runs = study.plan(study.profile("quick"))
+    assert len(set(runs)) == len(runs)
+    for position, run in enumerate(runs):
+        if run.protocol in BUDGETS:
+            assert runs.index(run.reference()) < position
+    assert {run.protocol for run in runs} == {*PROTOCOLS} - {"published"}  # nothing was published on digits
+    published = [e for e in study.plan(study.profile("paper")) if e.protocol == "published"]
+    assert {"ff", "ff_sgd", "cafo_rand", "cafo_dfa", "mf", "bp"} == {e.algorithm for e in published}
+    assert study.plan(study.profile("quick"), ["00"]) == study.profile("quick").chapter("00")
+
+
+def test_chapters_run_what_the_plan_says():
+    """Whoever schedules a batch by the plan must not find that a chapter trains something else."""
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        code = "\n".join(
+            "".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"
+        )
+        number = path.name[:2]
+        if number in study.CHAPTERS:
+            assert f'chapter("{number}")' in code, path.name
+        assert "Experiment(" not in code
 
 
 @pytest.mark.parametrize(("name", "seeds"), [("quik", []), ("quick", [-1]), ("quick", ["0"])])
 def test_bad_input_is_one_line(name, seeds):
     with pytest.raises(BpfreeError) as error:
         study.profile(name, [], seeds)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("method", "name"), [("arms", "fff"), ("chapter", "9")])
+def test_an_unknown_family_or_chapter_is_one_line(method, name):
+    with pytest.raises(BpfreeError, match="allowed are") as error:
+        getattr(study.profile("quick"), method)(name)
     assert "\n" not in str(error.value)

@@ -19,12 +19,13 @@ from .flops import flops, paper_flops
 from .memory import account, measured, saved_bytes
 from .rehearsal import stand_in
 from .roofline import Roofline, place, roofline, shapes
-from .timing import profile_step, resources, step_seconds
+from .timing import epoch_seconds, profile_step, resources, step_seconds
 
 __all__ = [
     "Roofline",
     "account",
     "bill",
+    "epoch_seconds",
     "flops",
     "measured",
     "paper_flops",

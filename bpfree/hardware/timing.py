@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import torch
@@ -13,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..clock import Clock
 from ..data import Data
-from ..prefix import PrefixCache
+from ..prefix import PrefixCache, apply
 from ..stages import stream
 from ..training import train
 from .kernels import Kernels, group_of
@@ -35,9 +36,36 @@ def step_seconds(algorithm: nn.Module, data: Data, *, seconds: float = 0.2) -> d
         return {t.stage.name: timed(t, seconds) for t in rehearse(algorithm, *batch_of(algorithm, data))}
 
 
-def timed(turn: Rehearsal, seconds: float) -> float:
+def epoch_seconds(algorithm: nn.Module, data: Data, *, seconds: float = 0.05) -> dict[str, float]:
+    """What an epoch of every stage will take, by stage, from a few steps: an estimate, not a measurement.
+
+    Training steps and validation, and the prefix where it is recomputed, as many as an epoch has batches;
+    drawing the batches is left out, and so is filling the cache. Of a solved stage, its one pass.
+
+    Args:
+        seconds: of trying, for each part of a stage.
+    """
+    with deterministic():
+        turns = rehearse(algorithm, *batch_of(algorithm, data))
+        return {turn.stage.name: one_epoch(turn, data, seconds) for turn in turns}
+
+
+def one_epoch(turn: Rehearsal, data: Data, seconds: float) -> float:
+    stage, size, device = turn.stage, len(turn.labels), turn.images.device
+
+    def tried(call: Callable, *arguments) -> float:
+        return median_seconds(torch.no_grad()(partial(call, *arguments)), device, seconds, blocks=3)
+
+    step = tried(turn.accumulate) if stage.losses is None else timed(turn, seconds, blocks=3)
+    read = tried(stage.readout, turn.inputs) if stage.readout is not None else 0.0
+    again = stage.prefix and data.augment is not None  # recomputed for every batch
+    prefix = tried(apply, stage.prefix, turn.images) if again else 0.0
+    return len(data.x_train) // size * (step + prefix) + len(data.x_val) / size * (read + prefix)
+
+
+def timed(turn: Rehearsal, seconds: float, blocks: int = 5) -> float:
     optimiser = turn.step()  # makes the optimiser's state
-    return median_seconds(lambda: turn.step(optimiser), turn.images.device, seconds)
+    return median_seconds(lambda: turn.step(optimiser), turn.images.device, seconds, blocks)
 
 
 def median_seconds(call: Callable, device: torch.device, seconds: float = 0.2, blocks: int = 5) -> float:
