@@ -46,6 +46,7 @@ COSTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "utilisation": lambda r: r["utilisation"],
     "utilisation_max": lambda r: r["utilisation_max"],
 }
+SAMPLED = ("utilisation", "utilisation_max", "nvml_bytes", "host_bytes")
 ENERGIES = ("total_j", "j_per_epoch", "power_w", "co2e_g")
 #: how a comparison is made of the runs a and b of the same seeds; ratios are of means, as the papers' are
 COMPARISONS: dict[str, Callable] = {
@@ -295,15 +296,18 @@ def _by_seed(values: pd.Series, runs: pd.DataFrame) -> pd.Series:
 
 
 def _same_source(metric: str, arms: Sequence[pd.DataFrame]) -> Sequence[pd.DataFrame]:
-    """With `joules` all measured or all estimated, or `device_bytes` all sampled or all from the account."""
+    """The runs that have it; `joules` all measured or all estimated, `device_bytes` all sampled or counted."""
     if metric in ENERGIES:
         kind = _kind(arms)
         joules = [arm[f"total_{kind}_j"] if kind else math.nan for arm in arms]
         return [arm.assign(joules=j, kind=kind) for arm, j in zip(arms, joules, strict=True)]
+    column = {"memory_nvml_mib": "nvml_bytes", "memory_host_mib": "host_bytes"}.get(metric, metric)
+    traced = all(arm[column].notna().any() for arm in arms) if column in SAMPLED else False
+    if traced:  # traces of some runs suffice: n says how many
+        arms = [arm[arm[column].notna()] for arm in arms]
     if metric == "memory_nvml_mib":
-        sampled = all(arm["nvml_bytes"].notna().all() for arm in arms)
-        column = "nvml_bytes" if sampled else "memory_bytes"
-        return [arm.assign(device_bytes=arm[column], sampled=sampled) for arm in arms]
+        bytes_ = "nvml_bytes" if traced else "memory_bytes"
+        return [arm.assign(device_bytes=arm[bytes_], sampled=traced) for arm in arms]
     return arms
 
 

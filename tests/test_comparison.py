@@ -13,6 +13,7 @@ from bpfree.errors import InvalidInput
 from bpfree.ours import verdicts
 from bpfree.store import COLUMNS, FIELDS
 
+MNIST = {"data": "mnist", "architecture": "2x1000"}
 COST = ("_s", "_j", "_bytes")
 MEASURED = "measured: nvml-counter (GPU 0); estimated: CPU seconds x 3.5 W/core"
 
@@ -212,16 +213,22 @@ def test_a_trace_gives_utilisation_and_the_device_s_memory():
     where = {"source": "2026", "protocol": "matched", "algorithm": "mf"}
     assert one(records, metric="utilisation", **where)["ours_is"] == "not recorded"
     assert one(records, traces=traces, metric="utilisation", **where)["ours"] == pytest.approx(8)
+    some = traces[traces["seed"] < 2]  # enough, and said
+    assert one(records, traces=some, metric="utilisation", **where)["ours"] == pytest.approx(6.5)
+    assert one(records, traces=some, metric="utilisation", **where)["ours_n"] == 2
     memory = one(records, traces=traces, metric="memory_nvml_mib", **where)
     assert (memory["ours"], memory["ours_is"]) == (1024, "device-wide NVML")
     assert memory["difference"] == pytest.approx(1024 - 969.6125)
+    host = runs("mf", total_s=[1], seeds=[0], where={**MNIST, "variant": "recompute"})
+    row = one(host, traces=trace(host, [1]), metric="memory_host_mib", variant="recompute", **MNIST)
+    assert row["ours"] == 5
 
 
 def test_what_a_paper_pools_over_data_sets_is_pooled():
     records = pd.concat(
         [
             runs("mf", total_s=[1, 1, 1]),
-            runs("mf", total_s=[1, 1, 1], where={"data": "mnist", "architecture": "2x1000"}),
+            runs("mf", total_s=[1, 1, 1], where=MNIST),
             runs("mf", total_s=[1, 1, 1], where={"data": "mnist", "architecture": "4x2000"}),
         ]
     )
@@ -280,11 +287,11 @@ def test_a_verdict_counts_how_many_contrasts_were_looked_at():
 
 
 def test_variants_are_found_under_their_name_only():
-    usual = runs("mf", total_s=[1, 1, 1], where={"data": "mnist", "architecture": "2x1000"})
+    usual = runs("mf", total_s=[1, 1, 1], where=MNIST)
     host = runs(
         "mf",
         total_s=[7, 7, 7],
-        where={"data": "mnist", "architecture": "2x1000", "variant": "cache on host"},
+        where={**MNIST, "variant": "cache on host"},
     )
     where = {"source": "2026", "data": "mnist", "algorithm": "mf", "metric": "total_s"}
     where |= {"protocol": "convergence_loss"}

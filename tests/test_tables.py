@@ -293,3 +293,4 @@ def test_tables_as_markdown_and_latex():
     assert r"98.14 $\pm$ 0.02" in text
     assert not re.search(r"(?<!\\)[%_#&](?! )", text)
     assert not set("±−×Σ") & set(text)
+    assert r"a\_b \& 1 \%" in tables.latex(pd.DataFrame({"x": ["a_b & 1 %"]}))

@@ -46,7 +46,7 @@ def best_hyperparameters(
     used = [
         {**{k: e[k] for k in ARM}, "parameter": name, "value": value, "whose": "used"}
         for e in used
-        for name, value in e["options"].items()
+        for name, value in e.get("options", {}).items()
         if _has_effect(name, e)
     ]
     rows.append(pd.DataFrame(used, columns=[*ARM, "parameter", "value", "whose"]))
