@@ -161,7 +161,7 @@ def ladder(records: pd.DataFrame) -> Figure:
     caption(
         figure,
         "a point is a seed, bars lead from rung to rung by means over seeds, with their ratio",
-        "hatched: beside the ladder",
+        f"hatched: {LABELS[CORNER]}, beside the ladder" if CORNER in set(runs["algorithm"]) else "",
         *dict.fromkeys(notes),
         "training, validation and prefix work; wall clock",
     )

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from .errors import InvalidInput
 from .figures import _figure, _present, caption, facets, key, require, styled
 from .figures_hardware import QUANTITIES
-from .labels import COLOURS, LINES, MARKERS
+from .labels import COLOURS, DATASETS, LINES, MARKERS
 
 PROCESS = "cpu:process"
 #: What a GPU's sensor would say -> what the process's own account says in its place; None: nothing does.
@@ -38,10 +38,11 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     first = traces.groupby([c for c in traces if c in ("algorithm", "data", "architecture", "protocol")])
     traces = traces[traces["seed"] == first["seed"].transform("min")].dropna(subset="value")
     parts = facets(traces)
-    columns, missing = [], []
+    columns, missing, without = [], [], []
     for quantity in quantities:
         series = [_series(part, quantity) for _, part in parts]
         missing += [what for _, _, what in series if what]
+        without += [i for i, (_, _, what) in enumerate(series) if what]
         if any(len(rows) for rows, _, _ in series):
             columns.append(series)
     if not columns:
@@ -52,19 +53,27 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     for i, (title, part) in enumerate(parts):
         for ax, series in zip(axes[i], columns, strict=True):
             rows, label, _ = series[i]
+            if rows.empty:
+                ax.axis("off")
+                ax.text(0.5, 0.5, "no sensor", transform=ax.transAxes, ha="center", color="#555555")
+                continue
             for name in _present(rows):
                 _draw_run(ax, name, rows[rows["algorithm"] == name], stages)
             ax.set_ylabel(label)
             ax.set_xlabel("seconds since the run began")
             ax.set_xlim(left=0)
+            if label.endswith("(%)"):
+                ax.set_ylim(bottom=0)
             ax.margins(y=0.2 if stages else 0.05)  # room for the stages' names
         axes[i][0].set_title(
             title.replace("; 1 seed", f"; seed {part['seed'].iloc[0]}"), loc="left", fontsize=9
         )
     key(figure, _present(traces), marker=False)
+    names = dict.fromkeys(parts[i][1]["data"].iloc[0] for i in sorted(without))
+    where = f" for {', '.join(DATASETS.get(n, n) for n in names)}" if len(names) < len(parts) else ""
     caption(
         figure,
-        f"no GPU, in its place: {', '.join(dict.fromkeys(missing))}" if missing else "",
+        f"no GPU{where}, in its place: {', '.join(dict.fromkeys(missing))}" if missing else "",
         "dotted: a stage begins" if stages else "",
     )
     return figure
@@ -87,7 +96,8 @@ def memory_steps(traces: pd.DataFrame) -> Figure:
 
 def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
     """(rows of the quantity or of its stand-in, in the axis's unit; the axis's label; what to say of it)."""
-    gpu = part["channel"].str.startswith("gpu") & (part["quantity"] == quantity)
+    on_gpu = part["device"] == "cuda"  # a run on the processor says nothing about a GPU beside it
+    gpu = on_gpu & part["channel"].str.startswith("gpu") & (part["quantity"] == quantity)
     what = ""
     if gpu.any():
         rows = part[gpu]

@@ -25,7 +25,7 @@ DATASETS = {
 # swallows; markers repeat the distinction in print, and dashes do within each family.
 COLOURS = {
     "bp": "#000000",
-    "bp_ds": "#999999",
+    "bp_ds": "#707070",
     "mf_joint": "#56B4E9",
     "mf_sequential_joint": "#CC79A7",
     "mf_interleaved": "#0072B2",

@@ -1,12 +1,25 @@
 """Figures show what the records say: the drawn points are the table's, and joules carry their provenance."""
 
+import math
+
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import bpfree
-from bpfree import figures, store
-from bpfree.labels import COLOURS, LABELS, MARKERS
+from bpfree import (
+    figures,
+    figures_comparison,
+    figures_curves,
+    figures_forest,
+    figures_resources,
+    stats,
+    store,
+)
+from bpfree.errors import InvalidInput
+from bpfree.labels import COLOURS, LABELS, LINES, MARKERS
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +30,57 @@ def runs(tmp_path_factory):
     return [bpfree.run(bpfree.Experiment(n, **settings), kept, progress=False) for n in names]
 
 
+ARM = {"data": "mnist", "architecture": "2x8", "protocol": "convergence", "preset": None, "max_epochs": None}
+WHERE = {**ARM, "precision": "fp32", "device": "cpu", "machine": "m"}
+
+
+def tidy(*runs: dict) -> pd.DataFrame:
+    """Records as `store.tidy` gives them; a run: algorithm, seed, metrics, fields that are not WHERE's."""
+    rows = []
+    for run in runs:
+        fields = {**WHERE, **{k: v for k, v in run.items() if k in ("algorithm", "seed", *WHERE)}}
+        how = run.get("how", "estimated: a model")
+        for metric, value in run.items():
+            if metric in fields or metric == "how":
+                continue
+            row = {**fields, "status": "finished", "metric": metric, "value": float(value)}
+            is_cost = metric.endswith(("_s", "_j"))
+            row |= {"provenance": how if is_cost else None, "machine": fields["machine"] if is_cost else None}
+            rows.append({**row, "key": repr(sorted(map(str, fields.items())))})
+    return pd.DataFrame(rows)
+
+
+def curve(algorithm: str, seed: int, stages: dict[str, list[float]], seconds: float = 1.0, **where) -> list:
+    """Epochs as `store.epochs` gives them: validation losses per stage, `seconds` an epoch."""
+    rows = []
+    for stage, losses in stages.items():
+        for epoch, loss in enumerate(losses, start=1):
+            row = {**WHERE, "algorithm": algorithm, "seed": seed, "stage": stage, "epoch": epoch, **where}
+            row |= {"val_loss": loss, "val_accuracy": 90.0, "train_loss": loss, "kept": epoch == len(losses)}
+            rows.append({**row, "pass": len(rows) + 1, "elapsed_s": seconds * (len(rows) + 1)})
+    return rows
+
+
+def samples(algorithm: str, channel: str, quantity: str, values, stages=None, **where) -> pd.DataFrame:
+    """A trace as `store.traces` gives it: one sample a second."""
+    fields = {**WHERE, "algorithm": algorithm, "seed": 0, "channel": channel, "quantity": quantity, **where}
+    stages = stages or ["network"] * len(values)
+    return pd.DataFrame({"time_s": range(len(values)), "value": values, "stage": stages, "unit": "?"}).assign(
+        **fields
+    )
+
+
 def texts(figure) -> str:
     return " ".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text")))
 
 
+def lines_of(ax, algorithm: str) -> list:
+    """The lines of more than one point in an algorithm's colour."""
+    return [n for n in ax.get_lines() if n.get_color() == COLOURS[algorithm] and len(n.get_xdata()) > 1]
+
+
 def test_every_algorithm_looks_like_itself_only():
-    assert set(COLOURS) == set(LABELS) == set(MARKERS) == set(bpfree.ALGORITHMS)
+    assert set(COLOURS) == set(LABELS) == set(MARKERS) == set(LINES) == set(bpfree.ALGORITHMS)
     for look in (COLOURS, LABELS, MARKERS):
         assert len(set(look.values())) == len(look)
 
@@ -65,3 +123,267 @@ def test_pictures_are_on_one_scale():
 
 def test_a_picture_shows_itself(runs):
     assert figures.learning_curves(store.epochs(runs))._repr_png_().startswith(b"\x89PNG")
+
+
+# Machado et al. 2009: what dichromats see, as matrices on linear RGB
+DEFICIENCIES = {
+    "none": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+}
+
+
+def lab(colour: str, deficiency: str) -> np.ndarray:
+    """CIE L*a*b* (D65) as seen with a deficiency."""
+    rgb = np.array(mpl.colors.to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(DEFICIENCIES[deficiency] @ linear, 0, 1)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(np.maximum(to_xyz @ linear / [0.9505, 1.0, 1.089], 0.008856))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+FAMILIES = [("bp", "ff", "ff_sgd"), ("bp", *[n for n in LABELS if n.startswith("cafo")])]
+FAMILIES += [tuple(figures_comparison.LADDER)]
+
+
+@pytest.mark.parametrize("names", FAMILIES)
+def test_curves_of_one_picture_differ_for_colour_blind_readers_and_in_greyscale(names):
+    assert len({str(LINES[name]) for name in names}) == len(names)  # dashes survive any printer
+    for deficiency in DEFICIENCIES:
+        seen = {name: lab(COLOURS[name], deficiency) for name in names}
+        for a in names:
+            assert seen[a][0] < 80  # a thin line of a paler colour is lost on white
+            for b in names:
+                assert a == b or np.linalg.norm(seen[a] - seen[b]) > 12, (a, b, deficiency)
+
+
+def test_curves_against_seconds_draw_the_epochs_of_every_panel():
+    rows = curve("bp", 0, {"network": [2.0, 1.0]}) + curve("ff", 0, {"all": [3.0, 2.0, 1.5]}, seconds=4.0)
+    frame = pd.DataFrame(rows + curve("bp", 0, {"network": [0.5, 0.4]}, data="digits"))
+    figure = figures_curves.against_seconds(frame)
+    assert [ax.get_title(loc="left").split()[0] for ax in figure.axes[::2]] == ["digits", "MNIST"]
+    (line,) = lines_of(figure.axes[3], "ff")
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([4.0, 8.0, 12.0], [3.0, 2.0, 1.5])
+    (line,) = lines_of(figure.axes[1], "bp")
+    assert line.get_ydata().tolist() == [0.5, 0.4]
+    assert "(%)" in figure.axes[0].get_ylabel()
+    assert "nats" in figure.axes[1].get_ylabel()
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == {"BP", "FF (AdamW)"}
+
+
+def test_the_mean_is_of_all_seeds_or_it_is_not_drawn():
+    stages = [
+        {"layer 1": [4.0, 2.0, 1.0], "layer 2": [3.0, 1.0]},
+        {"layer 1": [6.0, 4.0], "layer 2": [5.0, 3.0]},
+    ]
+    frame = pd.DataFrame([row for seed in (0, 1) for row in curve("mf", seed, stages[seed])])
+    first, second = figures_curves.aligned(frame, "pass")
+    assert (first.mean.tolist(), first.x.tolist(), first.n) == ([5.0, 3.0], [1.0, 2.0], 2)
+    assert second.begin == 2.5  # the mean of the starts, 3 and 2
+    assert (second.mean.tolist(), second.x.tolist()) == ([4.0, 2.0], [3.5, 4.5])
+    assert first.sd == pytest.approx([math.sqrt(2), math.sqrt(2)])  # the sample's: n - 1
+    figure = figures_curves.mean_loss(frame)
+    thick = [n for n in lines_of(figure.axes[0], "mf") if n.get_linewidth() > 1]
+    assert [n.get_ydata().tolist() for n in thick] == [[5.0, 3.0], [4.0, 2.0]]
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(5 + math.sqrt(2))
+
+
+def test_seconds_of_seeds_of_different_speed_are_interpolated_where_both_train():
+    rows = curve("bp", 0, {"network": [4.0, 3.0, 2.0]}, seconds=1.0)
+    rows += curve("bp", 1, {"network": [4.0, 2.0]}, seconds=2.0)
+    (stage,) = figures_curves.aligned(pd.DataFrame(rows), "elapsed_s")
+    assert (stage.x[0], stage.x[-1]) == (
+        2.0,
+        3.0,
+    )  # from the slower one's first epoch to the faster one's last
+    assert stage.mean[[0, -1]].tolist() == [(3.0 + 4.0) / 2, (2.0 + 3.0) / 2]
+
+
+def test_one_seed_has_no_band():
+    figure = figures_curves.mean_loss(pd.DataFrame(curve("bp", 0, {"network": [2.0, 1.0]})))
+    assert "no band" in texts(figure)
+    assert not figure.axes[0].collections[0].get_paths()
+
+
+def test_without_a_gpu_the_process_stands_in_and_the_caption_says_so():
+    memory = samples("bp", "cpu:process", "rss", [2**20, 3 * 2**20])
+    busy = samples("bp", "cpu:process", "utilisation", [0.0, 99.0, 101.0])
+    figure = figures_resources.memory_and_clock(pd.concat([memory, busy]))
+    assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [1.0, 3.0]
+    assert "resident memory (MiB)" in figure.axes[0].get_ylabel()
+    assert figure.axes[1].get_lines()[0].get_ydata().tolist() == [99.0, 101.0]  # 0: before there was a share
+    assert "no GPU" in texts(figure)
+    assert "resident memory of the process" in texts(figure)
+    warm = figures_resources.utilisation_and_temperature(pd.concat([memory, busy]))
+    assert len(warm.axes) == 1
+    assert "nothing for the temperature" in texts(warm).replace("\n", " ")
+
+
+def test_a_gpu_that_ran_it_is_shown_and_one_that_did_not_is_not():
+    parts = [samples("bp", "gpu:0", "memory", [2**20, 2**21]), samples("bp", "cpu:process", "rss", [1, 1])]
+    used = figures_resources.memory_steps(pd.concat(parts).assign(device="cuda"))
+    assert used.axes[0].get_lines()[0].get_ydata().tolist() == [1.0, 2.0]
+    assert used.axes[0].get_ylabel().startswith("GPU")
+    assert "no GPU" not in texts(used)
+    assert "no GPU" in texts(figures_resources.memory_steps(pd.concat(parts)))
+
+
+def test_memory_is_marked_where_stages_begin():
+    trace = samples("mf", "cpu:process", "rss", [1, 1, 1, 1], stages=["layer 1"] * 2 + ["layer 2"] * 2)
+    figure = figures_resources.memory_steps(trace)
+    marks = [n.get_xdata()[0] for n in figure.axes[0].get_lines() if n.get_linestyle() == ":"]
+    assert marks == [0, 2]
+    assert "layer 2" in texts(figure)
+
+
+RUNS = tidy(
+    *(
+        {"algorithm": "bp", "seed": s, "test_accuracy": 90 + s, "total_estimated_j": 10, "total_s": 1}
+        for s in (0, 1)
+    ),
+    {"algorithm": "bp_ds", "seed": 0, "test_accuracy": 91, "total_estimated_j": 15, "total_s": 2},
+    {"algorithm": "mf_joint", "seed": 0, "test_accuracy": 92, "total_estimated_j": 20, "total_s": 2},
+    {
+        "algorithm": "mf_sequential_joint",
+        "seed": 0,
+        "test_accuracy": 93,
+        "total_estimated_j": 50,
+        "total_s": 2,
+    },
+    {"algorithm": "mf_interleaved", "seed": 0, "test_accuracy": 94, "total_estimated_j": 5, "total_s": 2},
+)
+
+
+def test_accuracy_stands_over_energy_and_printed_numbers_are_open_and_named():
+    from bpfree import published
+
+    printed = published.results(source="thesis", protocol="published")
+    figure = figures_comparison.accuracy_against_energy(RUNS, printed)
+    points = {(n.get_xdata()[0], n.get_ydata()[0]): n for n in figure.axes[0].get_lines()}
+    assert points[10.0, 90.5].get_fillstyle() == "full"
+    assert points[10.0, 90.5].get_color() == COLOURS["bp"]
+    thesis = printed[(printed["data"] == "mnist") & (printed["algorithm"] == "mf")].set_index("metric")[
+        "mean"
+    ]
+    assert points[thesis["total_j"], thesis["test_accuracy"]].get_fillstyle() == "none"
+    assert figure.axes[0].get_xscale() == "log"
+    assert "(J, estimated)" in figure.axes[0].get_xlabel()
+    assert "estimated: a model" in texts(figure)
+    assert "printed: thesis" in texts(figure)
+    assert "printed" not in texts(figures_comparison.accuracy_against_energy(RUNS))
+
+
+def test_measured_joules_are_drawn_only_if_all_runs_have_them():
+    both = {"test_accuracy": 90, "total_estimated_j": 10, "total_s": 1}
+    one = {"algorithm": "bp", "seed": 0, **both, "total_measured_j": 7, "how": "measured: a sensor"}
+    all_have = tidy(one, {**one, "algorithm": "mf", "total_measured_j": 8})
+    assert figures.joules(all_have) == ("measured", "measured: a sensor")
+    assert figures.joules(tidy(one, {"algorithm": "mf", "seed": 0, **both}))[0] == "estimated"
+
+
+def test_rungs_lead_from_one_to_the_next_and_the_corner_stands_beside():
+    figure = figures_comparison.ladder(RUNS)
+    energy = figure.axes[1]
+    bars = [(p.get_x(), p.get_x() + p.get_width()) for p in energy.patches]
+    assert bars == [(0, 10), (10, 15), (15, 20), (20, 50), (20, 5)]  # interleaved from joint, not the corner
+    assert [bool(p.get_hatch()) for p in energy.patches] == [False, False, False, True, False]
+    assert [t.get_text() for t in energy.texts] == ["×1.50", "×1.33", "×2.50", "×0.25"]
+    seeds = [n for n in figure.axes[0].get_lines() if n.get_marker() == MARKERS["bp"]]
+    assert seeds[0].get_xdata().tolist() == [90.0, 91.0]
+    assert energy.get_xlabel() == "energy (J, estimated)"
+
+
+def test_a_shared_out_budget_borrows_the_run_that_set_it():
+    matched = RUNS[RUNS["algorithm"] != "bp"].assign(protocol="matched", machine="m")
+    frame = pd.concat([RUNS[RUNS["algorithm"] == "bp"], matched])
+    lent = figures_comparison.with_baseline(frame)
+    assert set(lent.loc[lent["protocol"] == "matched", "algorithm"]) == set(RUNS["algorithm"])
+    assert len(figures_comparison.with_baseline(RUNS)) == len(RUNS)
+    assert "protocol matched" in figures_comparison.ladder(frame).axes[0].get_title(loc="left")
+
+
+def test_lengths_add_up_where_factors_multiply():
+    cost = {"seed": 0, "val_estimated_j": 99, "total_estimated_j": 1}
+    runs = tidy(
+        {"algorithm": "bp", "samples": 100, "train_estimated_j": 10, **cost},
+        {"algorithm": "mf", "samples": 300, "train_estimated_j": 8, "prefix_estimated_j": 1, **cost},
+    )
+    table = figures_comparison.factors(runs)
+    assert table.loc["mf"].to_dict() == pytest.approx({"passes": 3.0, "per_pass": 0.3, "energy": 0.9})
+    ax = figures_comparison.decomposition(runs).axes[0]
+    first, second = ax.patches
+    assert (first.get_x(), first.get_x() + first.get_width()) == (1, 3)
+    assert (second.get_x(), second.get_x() + second.get_width()) == pytest.approx((3, 0.9))
+    assert ax.get_xscale() == "log"
+    assert "3.00 × 0.300 = 0.900" in texts(ax.figure)
+
+
+def test_the_forest_shows_differences_intervals_margin_and_verdicts():
+    rng = np.random.default_rng(0)
+    runs = [
+        {"algorithm": name, "seed": seed, "test_accuracy": 90 + shift + 0.01 * rng.standard_normal()}
+        for name, shift in (("bp", 0), ("mf", 0.02), ("ff", -5))
+        for seed in range(5)
+    ]
+    table = stats.contrasts(tidy(*runs))
+    figure = figures_forest.forest(table, margin=0.25)
+    ax = figure.axes[0]
+    for row in table.itertuples():
+        found = [n for n in ax.get_lines() if n.get_color() == COLOURS[row.algorithm]]
+        assert found[0].get_xdata().tolist() == [row.low, row.high]
+        assert found[1].get_xdata().tolist() == [row.difference]
+        place = found[1].get_ydata()[0]
+        assert {t.get_text() for t in ax.texts if t.xy[1] == place} == {row.verdict}
+    assert set(table["verdict"]) == {"EQUIVALENT", "DIFFERENT"}
+    band = ax.patches[0]
+    assert (band.get_x(), band.get_width()) == (-0.25, 0.5)
+    assert "0.25 points" in texts(figure).replace("\n", " ")
+    assert "n = 5" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        figures_curves.against_seconds,
+        figures_curves.mean_loss,
+        figures_resources.memory_and_clock,
+        figures_comparison.accuracy_against_energy,
+        figures_comparison.ladder,
+        figures_comparison.decomposition,
+        figures_forest.forest,
+    ],
+)
+def test_nothing_to_draw_is_said_in_one_line(draw):
+    columns = [*WHERE, "algorithm", "seed", "status", "metric", "value", "key", "provenance", "channel"]
+    with pytest.raises(InvalidInput, match="to draw") as error:
+        draw(pd.DataFrame(columns=[*columns, "quantity", "stage", "baseline", "n"]))
+    assert "\n" not in str(error.value)
+
+
+def test_machines_and_presets_are_not_pooled():
+    frame = pd.concat([RUNS, RUNS.assign(machine="other", key="other " + RUNS["key"])])
+    titles = [title for title, _ in figures.facets(frame.assign(machine=frame["machine"].fillna("m")))]
+    assert len(set(titles)) == len(titles) == 2
+    tuned = RUNS.assign(preset="tuned", machine="m")
+    titles = [title for title, _ in figures.facets(pd.concat([RUNS.assign(machine="m"), tuned]))]
+    assert ["tuned" in title for title in titles] == [False, True]
+
+
+def test_nothing_is_printed_smaller_than_seven_points(runs):
+    records, epochs = store.tidy(runs), store.epochs(runs)
+    drawn = [
+        figures_curves.mean_loss(epochs),
+        figures_curves.against_seconds(epochs),
+        figures_comparison.ladder(RUNS),
+    ]
+    drawn += [figures_comparison.decomposition(records), figures_comparison.accuracy_against_energy(records)]
+    for figure in drawn:
+        assert figure.get_figwidth() == figures.WIDTH
+        sizes = [t.get_fontsize() for t in figure.findobj(mpl.text.Text) if t.get_text().strip()]
+        assert min(sizes) >= 7

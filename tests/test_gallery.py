@@ -1,4 +1,4 @@
-"""The gallery is redrawn from its records, the same bytes each time, as the run that committed it drew it."""
+"""The gallery is collected from a store and redrawn from its tables, the same bytes each time."""
 
 import shutil
 from pathlib import Path
@@ -6,37 +6,178 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bpfree.gallery import GALLERY, draw_gallery
+import bpfree
+from bpfree import evidence, gallery, store, study
+from bpfree.errors import InvalidInput, UnknownName
+from bpfree.gallery import GALLERY, collect, draw_gallery
 
 FIGURES = Path(__file__).parent.parent / "figures"
+SMALL = study.Profile(("digits",), (0, 1), 2, {"batch_size": 256}, budgets=("mf",))
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    folders = [tmp_path_factory.mktemp(name) for name in ("once", "again")]
-    for folder in folders:
-        shutil.copytree(FIGURES / "data", folder / "data")
-        draw_gallery(folder)
-    return folders
+def kept(tmp_path_factory):
+    """A store with some of what the profile asks for, and a run that it does not ask for."""
+    kept = store.Store(tmp_path_factory.mktemp("store"))
+    shown = SMALL.arms("mf", "bp", "mf")
+    shown += SMALL.arms("mf", "mf", protocol="matched")
+    for experiment in [*shown, bpfree.Experiment("mf", max_epochs=1)]:
+        bpfree.run(experiment, kept, progress=False, keep_weights=False)
+    return kept
 
 
-def test_every_figure_has_its_records_and_is_drawn(drawn):
-    assert sorted(p.stem for p in (FIGURES / "data").glob("*.csv")) == sorted(GALLERY)
-    assert sorted(p.stem for p in drawn[0].glob("*.svg")) == sorted(GALLERY)
-    assert sorted(p.stem for p in FIGURES.glob("*.svg")) == sorted(GALLERY)
+@pytest.fixture(scope="module")
+def collected(kept, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("collected")
+    collect(folder, kept, SMALL)
+    draw_gallery(folder)
+    return folder
 
 
-@pytest.mark.parametrize("name", GALLERY)
-def test_the_same_records_give_the_same_bytes(drawn, name):
-    once, again = ((folder / f"{name}.svg").read_bytes() for folder in drawn)
-    assert once == again
+@pytest.fixture
+def few(monkeypatch):
+    """A gallery of a table of each kind."""
+    names = ("mf_mean_loss", "mf_resources", "ladder_matched", "forest_protocols")
+    monkeypatch.setattr(gallery, "GALLERY", {name: GALLERY[name] for name in names})
 
 
-def test_what_is_drawn_depends_on_the_records(drawn, tmp_path):
-    shutil.copytree(FIGURES / "data", tmp_path / "data")
-    path = tmp_path / "data" / "mf_learning_curves.csv"
-    table = pd.read_csv(path)
-    table.assign(val_loss=2 * table["val_loss"]).to_csv(path, index=False)
+@pytest.fixture(scope="module")
+def redrawn(tmp_path_factory):
+    """The committed tables, drawn."""
+    folder = tmp_path_factory.mktemp("redrawn")
+    shutil.copytree(FIGURES / "data", folder / "data")
+    draw_gallery(folder)
+    return folder
+
+
+def test_every_committed_table_belongs_to_a_figure_and_every_figure_of_it_is_committed(redrawn):
+    tables = {path.name for path in (FIGURES / "data").glob("*.csv")}
+    assert tables <= {gallery.path_of(name).name for name in (*GALLERY, *gallery.TABLES)}
+    with_tables = sorted(name for name in GALLERY if gallery.path_of(name).name in tables)
+    assert sorted(p.stem for p in redrawn.glob("*.svg")) == with_tables
+    assert sorted(p.stem for p in FIGURES.glob("*.svg")) == with_tables
+    assert all(path.stat().st_size < evidence.LIMIT for path in (FIGURES / "data").iterdir())
+
+
+def test_the_same_records_give_the_same_bytes(collected, kept, few, tmp_path):
+    collect(tmp_path, kept, SMALL)
     draw_gallery(tmp_path)
-    name = "mf_learning_curves.svg"
-    assert (tmp_path / name).read_bytes() != (drawn[0] / name).read_bytes()
+    files = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*.*")}
+    assert files == {name: (collected / name).read_bytes() for name in files}
+    assert {"mf_mean_loss.svg", "forest_protocols.svg", "runs.csv"} <= {path.name for path in files}
+
+
+def test_what_is_drawn_depends_on_the_records(collected, tmp_path):
+    shutil.copytree(collected / "data", tmp_path / "data")
+    path = tmp_path / "data" / "mf_mean_loss.csv"
+    table = pd.read_csv(path)
+    table.assign(val_loss=table["val_loss"] ** 2).to_csv(path, index=False)
+    draw_gallery(tmp_path, ["mf_mean_loss"])
+    assert (tmp_path / "mf_mean_loss.svg").read_bytes() != (collected / "mf_mean_loss.svg").read_bytes()
+
+
+def test_what_was_collected_is_what_the_store_holds_to_six_figures(collected, kept):
+    runs = [bpfree.run(e, kept) for e in SMALL.arms("mf", "bp", "mf")]
+    table = gallery.recorded("mf_mean_loss", collected)
+    whole = store.epochs(runs)[list(evidence.EPOCHS)]
+    by = ["algorithm", "seed", "pass"]
+    table, whole = (t.sort_values(by).reset_index(drop=True).fillna("") for t in (table, whole))
+    pd.testing.assert_frame_equal(table, whole, check_dtype=False, rtol=1e-5)
+    assert set(table["max_epochs"]) == {2}  # the run of one epoch is not of this profile
+
+
+def test_committed_runs_are_records_again(collected, kept):
+    runs = [bpfree.run(e, kept) for e in SMALL.arms("mf", "bp", "mf", protocol="convergence")]
+    again = gallery.records("03", collected)
+    theirs, ours = (
+        store.tidy(r).sort_values(["key", "metric"]).reset_index(drop=True) for r in (again, runs)
+    )
+    pd.testing.assert_frame_equal(theirs, ours, check_dtype=False, rtol=1e-5)
+    everything = store.tidy(gallery.records(folder=collected))
+    assert set(everything["protocol"]) == {"convergence", "matched"}
+    machines = gallery.recorded("machines", collected)
+    assert set(everything["machine"].dropna()) <= set(machines["id"])
+    assert {"cpu", "torch", "git"} <= set(machines)
+
+
+def test_a_failed_run_stays_a_failed_run():
+    failed = store.Record("k", dict.fromkeys([*store.FIELDS, "cache"], "x"), "failed", {}, *[None] * 6)
+    failed = store.Record(
+        **{
+            **vars(failed),
+            "cost": {"total_s": 1.5},
+            "machine": {"id": "m", "git": None},
+            "provenance": "estimated: a model",
+        }
+    )
+    (again,) = evidence.narrow(evidence.wide([failed], lambda record: "05"))
+    pd.testing.assert_frame_equal(store.tidy([again]), store.tidy([failed]))
+    assert again.status == "failed"
+
+
+def test_figures_without_records_are_named_and_left_out(kept, few, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(gallery.GALLERY, "ff_learning", GALLERY["ff_learning"])  # of which BP alone is there
+    names = {path.stem for path in collect(tmp_path, kept, SMALL)}
+    assert "ff_learning: not collected" in capsys.readouterr().err
+    assert "ff_learning" not in names
+    drawn = {path.stem for path in draw_gallery(tmp_path)}
+    assert drawn == names - set(gallery.TABLES)
+    assert "ff_learning: not drawn" in capsys.readouterr().err
+
+
+def test_data_sets_of_other_stores_stay(collected, kept, few, tmp_path):
+    path = tmp_path / "data" / "mf_mean_loss.csv"
+    table = gallery.recorded("mf_mean_loss", collected)
+    evidence.keep(table.assign(data="mnist", machine="elsewhere"), path)
+    evidence.keep(table.assign(data="digits", machine="outdated"), path)
+    collect(tmp_path, kept, SMALL)
+    joined = evidence.read(path)
+    assert joined.groupby("data", sort=False)["machine"].agg(set).to_dict() == {
+        "digits": set(table["machine"]),
+        "mnist": {"elsewhere"},
+    }
+    before = path.read_bytes()
+    assert evidence.keep(joined, path).read_bytes() == before  # rounding once is rounding for good
+
+
+def test_traces_are_of_one_seed_and_thinned(collected, kept):
+    table = gallery.recorded("mf_resources", collected)
+    assert set(table["seed"]) == {0}
+    long = pd.concat([table.assign(time_s=table["time_s"] + k) for k in range(50)], ignore_index=True)
+    few = evidence.thinned(long, 10)
+    series = [c for c in ("algorithm", "stage", "quantity")]
+    assert few.groupby(series).size().max() <= long.groupby(series).size().max() / 10 + 2
+    last = long.groupby(series, as_index=False).last()
+    assert len(few.merge(last)) == len(last)  # where a run ends is part of it
+
+
+def test_a_table_too_large_is_thinned_where_it_is_a_series_and_refused_where_not(tmp_path):
+    rows = 60_000
+    plain = pd.DataFrame({"metric": ["some metric"] * rows, "value": range(rows)})
+    with pytest.raises(InvalidInput, match="keep fewer rows"):
+        evidence.keep(plain, tmp_path / "a.csv")
+    series = plain.assign(algorithm="mf", epoch=range(rows), kept=[n == 31 for n in range(rows)])
+    path = evidence.keep(series, tmp_path / "b.csv")
+    assert path.stat().st_size <= evidence.LIMIT
+    again = evidence.read(path)
+    assert again.loc[again["kept"], "epoch"].tolist() == [31]
+    assert again["epoch"].iloc[-1] == rows - 1
+
+
+def test_names_that_look_like_numbers_stay_names(tmp_path):
+    table = pd.DataFrame({"preset": ["2026", None], "key": ["0012", "1e5"], "value": [1 / 3, 2e9]})
+    again = evidence.read(evidence.keep(table, tmp_path / "a.csv"))
+    assert again["preset"].tolist()[0] == "2026"
+    assert again["key"].tolist() == ["0012", "1e5"]
+    assert again["value"].tolist() == [0.333333, 2e9]
+
+
+def test_other_commands_keep_their_own_tables(tmp_path):
+    table = pd.DataFrame({"data": ["digits"], "value": [1.0]})
+    gallery.keep("landscape_line", table, tmp_path)
+    gallery.keep("landscape", table.assign(data="mnist"), tmp_path)
+    assert gallery.recorded("landscape_slices", tmp_path)["data"].tolist() == ["mnist"]
+    with pytest.raises(UnknownName, match="unknown figure 'landscap'"):
+        gallery.keep("landscap", table, tmp_path)
+    with pytest.raises(InvalidInput, match="run from a checkout"):
+        gallery.recorded("ladder", tmp_path)

@@ -1,0 +1,245 @@
+"""Committed evidence: tidy tables as CSV, the same bytes for the same records, small enough to be looked at.
+
+Tables come from a store's records (`runs_of` finds those of an experiment) and are kept with where they were
+measured. A table of every run is kept a row per run, and read back as records.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from . import store
+from .errors import InvalidInput
+from .labels import DATASETS, ORDER
+from .store import FIELDS, Record, Store
+
+if TYPE_CHECKING:
+    from .experiment import Experiment
+
+FOLDER = Path(__file__).parent.parent / "figures"
+LIMIT = 900 * 1024  # bytes of a file
+SAMPLES = 300  # of a trace's series: more cannot be told apart in a panel
+TEXT = dict.fromkeys(("key", "algorithm", "data", "architecture", "protocol", "preset", "machine"), str)
+#: What decides an experiment's outcome apart from the images themselves, the device and how BP fared.
+BESIDES = ("data_sha256", "device", "budget")
+
+EPOCHS = (
+    *FIELDS,
+    "machine",
+    "stage",
+    "epoch",
+    "pass",
+    "elapsed_s",
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "kept",
+)
+TRACES = (*FIELDS, "machine", "stage", "time_s", "channel", "quantity", "value", "unit")
+
+
+# ---------------------------------------------------------------- which records
+
+
+def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experiment]], list[Record]]":
+    """A function from experiments to their records in the store: those there are, on whatever device.
+
+    A record of an experiment has all that decides its outcome in common with it, but for `BESIDES`.
+    """
+    from .stopping import Budget
+
+    found: dict[str, list[Record]] = {}
+    for record in (kept.read(key) for key in kept) if isinstance(kept, Store) else kept:
+        found.setdefault(_identity(record.experiment), []).append(record)
+
+    @functools.cache
+    def records_of(experiment: "Experiment") -> list[Record]:
+        budget = Budget("passes", 1) if experiment.rule().budget else None
+        return found.get(_identity(experiment.resolve(SimpleNamespace(sha256=""), budget)), [])
+
+    def of(experiments: "Iterable[Experiment]") -> list[Record]:
+        records = {r.key: r for e in experiments for r in records_of(e)}
+        return ordered(records.values())
+
+    return of
+
+
+def _identity(resolved: Mapping) -> str:
+    return json.dumps({k: v for k, v in resolved.items() if k not in BESIDES}, sort_keys=True)
+
+
+def ordered(records: Iterable[Record]) -> list[Record]:
+    """By data set, network, protocol, algorithm and seed: always the same."""
+
+    def place(record: Record) -> tuple:
+        e = record.experiment
+        arm = (
+            *_rank(e["data"]),
+            e["architecture"],
+            e["protocol"],
+            str(e["preset"]),
+            ORDER.index(e["algorithm"]),
+        )
+        return (*arm, e["seed"], e["device"], record.key)
+
+    return sorted(records, key=place)
+
+
+def _rank(data: str) -> tuple[int, str]:
+    known = list(DATASETS)
+    return known.index(data) if data in known else len(known), data
+
+
+# ---------------------------------------------------------------- tables of them
+
+
+def epochs(records: Sequence[Record]) -> pd.DataFrame:
+    """The epochs of finished runs; see `bpfree.store.epochs`."""
+    return store.epochs(_finished(records))[list(EPOCHS)]
+
+
+def traces(records: Sequence[Record]) -> pd.DataFrame:
+    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `bpfree.store.traces`."""
+    done = _finished(records)
+    arm = [tuple(r.experiment[f] for f in FIELDS if f != "seed") for r in done]
+    lowest = {a: min(r.experiment["seed"] for r, b in zip(done, arm, strict=True) if a == b) for a in arm}
+    chosen = [r for r, a in zip(done, arm, strict=True) if r.experiment["seed"] == lowest[a]]
+    frame = store.traces(chosen)[list(TRACES)].dropna(subset="value")
+    series = frame.groupby(_series(frame), sort=False, dropna=False)["value"].transform("size").max()
+    return thinned(frame, -(-int(series) // SAMPLES)) if len(frame) else frame
+
+
+def runs(records: Sequence[Record], metrics: Iterable[str]) -> pd.DataFrame:
+    """Some metrics of finished runs, tidy; keys are shortened. See `bpfree.store.tidy`."""
+    table = store.tidy(_finished(records))
+    table = table[table["metric"].isin(list(metrics))]
+    return table.assign(key=table["key"].str[:12])
+
+
+def contrasts(records: Sequence[Record]) -> pd.DataFrame:
+    """Every algorithm against BP; see `bpfree.stats.contrasts`. BP's own budget is that under convergence."""
+    from .stats import contrasts
+
+    return contrasts(store.tidy(_finished(records)), baseline_protocol="convergence")
+
+
+def _finished(records: Iterable[Record]) -> list[Record]:
+    done = [r for r in records if r.status == "finished"]
+    if not done:
+        raise InvalidInput("no finished runs among the records: run the experiments first")
+    return done
+
+
+# ---------------------------------------------------------------- every run, a row each
+
+
+def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.DataFrame:
+    """A row per run: what it was, which chapters show it, and its outcome and cost as columns."""
+    return pd.DataFrame(
+        {
+            "key": r.key,
+            "chapters": chapters(r),
+            **{name: r.experiment[name] for name in FIELDS},
+            "cache": str(r.experiment["cache"]),
+            "status": r.status,
+            "provenance": r.provenance,
+            "machine": r.machine["id"],
+            "git": r.machine["git"],
+            **{f"outcome {name}": value for name, value in r.metrics.items()},
+            **{f"cost {name}": value for name, value in r.cost.items()},
+        }
+        for r in records
+    )
+
+
+def narrow(table: pd.DataFrame) -> list[Record]:
+    """The records of `wide`'s rows, as far as they are kept: without series and weights."""
+    nothing = pd.DataFrame()
+    records = []
+    for row in table.to_dict("records"):
+        row = {name: None if pd.isna(value) else value for name, value in row.items()}
+        given = {name: value for name, value in row.items() if value is not None}
+        records.append(
+            Record(
+                key=row["key"],
+                experiment={name: row[name] for name in (*FIELDS, "cache")},
+                status=row["status"],
+                metrics={n.removeprefix("outcome "): v for n, v in given.items() if n.startswith("outcome ")},
+                history=nothing,
+                cost={n.removeprefix("cost "): v for n, v in given.items() if n.startswith("cost ")},
+                epoch_cost=nothing,
+                trace=nothing,
+                stages=[],
+                machine={"id": row["machine"], "git": row["git"]},
+                provenance=row["provenance"],
+            )
+        )
+    return records
+
+
+def machines(records: Iterable[Record]) -> pd.DataFrame:
+    """Hardware, versions and git revisions that the records were made with; a row for each combination."""
+    table = pd.DataFrame([r.machine for r in records]).drop_duplicates()
+    return table.sort_values(["id", "git"]).reset_index(drop=True)
+
+
+# ---------------------------------------------------------------- files
+
+
+def keep(table: pd.DataFrame, path: Path) -> Path:
+    """Writes a table as CSV, numbers to six figures. Raises InvalidInput if it would be too large to commit.
+
+    Rows of the file there whose data set the table does not have stay: a store holds a part of the study. A
+    table of epochs or samples that is too large is thinned.
+    """
+    if path.exists() and "data" in table:
+        old = read(path)
+        old = old[~old["data"].isin(table["data"])] if "data" in old else old.iloc[:0]
+        table = _by_data(pd.concat([table, old], ignore_index=True)) if len(old) else table
+    every = 1
+    while len(text := _text(thinned(table, every))) > LIMIT and every < 1000 and _series(table):
+        every += 1
+    if len(text) > LIMIT:
+        raise InvalidInput(
+            f"{path.name} would have {len(text) / 1024:.0f} KiB, more than {LIMIT // 1024}: keep fewer rows"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A table that `keep` wrote. Names that look like numbers (preset "2026") stay names."""
+    return pd.read_csv(path, dtype=TEXT)
+
+
+def thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:
+    """Every k-th row of each run's series, its last one, and the epochs whose weights were kept."""
+    groups = _series(table)
+    if every == 1 or not groups:
+        return table
+    series = table.groupby(groups, sort=False, dropna=False)
+    chosen = (series.cumcount() % every == 0) | (series.cumcount(ascending=False) == 0)
+    if "kept" in table:
+        chosen |= table["kept"]
+    return table[chosen]
+
+
+def _series(table: pd.DataFrame) -> list[str]:
+    """The columns that say to which series a row belongs; none if the table is no series."""
+    if not {"time_s", "epoch"} & set(table):
+        return []
+    return [c for c in (*FIELDS, "machine", "stage", "channel", "quantity") if c in table]
+
+
+def _by_data(table: pd.DataFrame) -> pd.DataFrame:
+    return table.sort_values("data", kind="stable", key=lambda names: names.map(_rank))
+
+
+def _text(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
