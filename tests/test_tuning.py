@@ -12,20 +12,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import torch
+from helpers import same, weights
+from matplotlib.text import Text
 from optuna.trial import TrialState
 
 import bpfree
-from bpfree import Experiment, tuned, tuning
+from bpfree import Experiment, figures_tuning, published, tuned, tuning
 from bpfree.algorithms import ALGORITHMS
 from bpfree.errors import BpfreeError, InvalidInput, UnknownName
 from bpfree.experiment import fit
 from bpfree.tuning import __main__ as cli
 from bpfree.tuning import search
+from bpfree.tuning import trial as one_trial
 from bpfree.tuning.slots import Slots
+from bpfree.tuning.spaces import LENGTHS
 from bpfree.tuning.storage import Place, open_storage
-from tests.helpers import same, weights
 
 SMALL = {"batch_size": 16}
 
@@ -204,7 +208,7 @@ def test_start_up_trials_cover_the_whole_range(toy, tmp_path):
 def test_test_data_change_nothing_and_are_not_there(toy, monkeypatch, tmp_path):
     images = bpfree.load(toy)
     handed = []
-    monkeypatch.setattr(search, "fit", lambda e, d, **how: handed.append(d) or fit(e, d, **how))
+    monkeypatch.setattr(one_trial, "fit", lambda e, d, **how: handed.append(d) or fit(e, d, **how))
 
     def values(name, **test):
         monkeypatch.setattr(search, "load", lambda *a, **k: replace(images, **test))
@@ -244,7 +248,7 @@ def test_a_trial_that_is_interrupted_does_not_count(fault, toy, monkeypatch):
             raise fault("out of memory")
         return fit(*rest, **how)
 
-    monkeypatch.setattr(search, "fit", second_fails)
+    monkeypatch.setattr(one_trial, "fit", second_fails)
     with pytest.raises(fault):
         tune(arm(toy), 3)
     study = tune(arm(toy), 3)
@@ -287,7 +291,7 @@ class ScriptedMeter:
 
 
 def test_the_bill_is_the_sum_of_the_trials(toy, monkeypatch):
-    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
+    monkeypatch.setattr(one_trial, "EnergyMeter", ScriptedMeter)
     ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, 20.0, 4.0), (4.0, 40.0, 5.0)]
     study = tune(arm(toy), 3)
     table = tuning.trials(study)
@@ -302,7 +306,7 @@ def test_the_bill_is_the_sum_of_the_trials(toy, monkeypatch):
 
 
 def test_joules_are_measured_only_if_all_trials_were(toy, monkeypatch):
-    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
+    monkeypatch.setattr(one_trial, "EnergyMeter", ScriptedMeter)
     ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, None, 4.0)]
     table = tuning.trials(tune(arm(toy), 2))
     assert list(table["joules"]) == [3.0, 4.0]
@@ -315,6 +319,133 @@ def test_a_trial_records_its_own_meter(toy):
     assert trial["measured_j"] is not None or trial["estimated_j"] > 0
     assert "measured" in trial["provenance"] or "estimated" in trial["provenance"]
     assert len(trial["machine"]) == 12
+
+
+# ---------------------------------------------------------------- sweeps, and what is read from studies
+
+
+def test_a_sweep_trains_at_each_value_once_and_takes_in_more(toy):
+    values = [1e-3, 1e-2, 1e-1]
+    first = tuning.sweep(arm(toy), "lr", values, progress=False).get_trials()
+    more = tuning.sweep(arm(toy), "lr", [*values, 3e-2], progress=False)
+    assert [t.params["lr"] for t in first] == values
+    assert [p["lr"] for p in drawn(more)] == [*values, 3e-2]
+    at_one = replace(arm(toy), hyperparameters={**SMALL, "lr": 1e-2})
+    assert first[1].value == bpfree.run(at_one, progress=False).metrics["val_accuracy"]
+    table = tuning.trials(more)
+    assert list(table["lr"]) == [*values, 3e-2]
+    assert set(table["state"]) == {"complete"}
+
+
+def test_a_sweep_trains_the_value_of_a_lost_trial_again(toy, monkeypatch):
+    def fails(*rest, **how):
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one_trial, "fit", fails)
+        with pytest.raises(RuntimeError):
+            tuning.sweep(arm(toy), "lr", [1e-3, 1e-2], progress=False)
+    study = tuning.sweep(arm(toy), "lr", [1e-3, 1e-2], progress=False)
+    assert [p["lr"] for p in drawn(study)] == [1e-3, 1e-3, 1e-2]
+    assert list(tuning.trials(study)["state"]) == ["lost", "complete", "complete"]
+
+
+def sweep_of(algorithm: str, curve: dict) -> pd.DataFrame:
+    return pd.DataFrame({"algorithm": algorithm, "lr": curve.keys(), "value": curve.values()})
+
+
+def test_tolerance_is_where_the_curve_falls_below_the_best_less_the_points():
+    hill = sweep_of("bp", {1e-4: 80.0, 1e-3: 90.0, 1e-2: 86.0, 1e-1: math.nan})
+    plain = sweep_of("mf", {1e-2: 90.0, 1e-3: 90.5, 1e-1: 89.0})
+    table = tuning.tolerance(pd.concat([hill, plain]), points=2.0).set_index("algorithm")
+    bp = table.loc["bp"]
+    assert (bp["best"], bp["at"]) == (90.0, 1e-3)
+    # straight lines in the logarithm: 2 of 10 points to the left, 2 of 4 to the right
+    assert math.log10(bp["low"]) == pytest.approx(-3 - 0.2)
+    assert math.log10(bp["high"]) == pytest.approx(-3 + 0.5)
+    assert bp["decades"] == pytest.approx(0.7)
+    assert table.loc["mf", "decades"] == pytest.approx(2.0)  # as far as the sweep went
+
+
+def test_importances_find_the_parameter_that_matters(toy, tmp_path):
+    """A study whose value depends on one of its parameters alone."""
+    study = tune(arm(toy), 1, tmp_path / "s.log")
+    ranges = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
+    for _ in range(40):
+        trial = study.ask(ranges)
+        study.tell(trial, -abs(math.log10(trial.params["weight_decay"]) + 4))
+    found = tuning.importances(study).set_index("parameter")["importance"]
+    assert found.sum() == pytest.approx(1.0)
+    assert found["weight_decay"] > 0.8
+
+
+def test_our_ranges_contain_the_published_ones():
+    """What the thesis could find, we can: no search of its is cut off by ours."""
+    rows = published.searches()
+    assert len(rows) > 70
+    for row in rows.itertuples():
+        own = (tuning.SPACES[row.algorithm] | LENGTHS.get(row.algorithm, {}))[row.parameter]
+        assert own.low <= row.low < row.high <= own.high
+
+
+def test_tuned_settings_stand_beside_the_published_ones():
+    assert tuning.beside_published().empty
+    paper = ("fashion_mnist", "2x1000")
+    tuned.write(
+        "mf", *paper, {"lr": 0.002, "weight_decay": 0.0, "batch_size": 128}, trials=20, val_accuracy=90.5
+    )
+    tuned.write("mf", "digits", "2x64", {"lr": 0.5})  # never published
+    table = tuning.beside_published().set_index("parameter")
+    assert list(table.index) == ["lr", "weight_decay"]
+    thesis, search = (
+        f(source="thesis", algorithm="mf", data=paper[0], parameter="lr")
+        for f in (published.hyperparameters, published.searches)
+    )
+    lr = table.loc["lr"]
+    assert lr["thesis"] == thesis["value"][0]
+    assert lr["their trials"] == search["trials"][0]
+    assert (lr["ours"], lr["our trials"], lr["val accuracy"]) == (0.002, 20, 90.5)
+
+
+def test_the_published_effort_was_not_equal():
+    table = tuning.published_effort().set_index("algorithm")
+    assert table.loc["BP", "pruner"] == "median"
+    assert set(table.drop("BP")["pruner"]) == {"none"}
+    assert table.loc["BP", "trials"] == "5 (1 ×), 10 (10 ×)"
+
+
+def test_figures_show_every_algorithm_and_say_what_the_joules_are(toy):
+    arms = [arm(toy, name) for name in ("bp", "mf")]
+    table = tuning.equal_budget(arms, 3, progress=False)
+    sweeps = tuning.trials([tuning.sweep(a, "lr", [1e-3, 1e-2, 1e-1], progress=False) for a in arms])
+    studies = [tune(a, 3) for a in arms]
+    drawn_figures = [
+        figures_tuning.best_so_far(table),
+        figures_tuning.sensitivity(sweeps, tuning.tolerance(sweeps)),
+        figures_tuning.importances(tuning.importances(studies)),
+    ]
+    for figure in drawn_figures:
+        words = " ".join(t.get_text() for t in figure.findobj(Text))
+        assert "BP" in words
+        assert "MF" in words
+        figure.draw_without_rendering()
+    words = " ".join(t.get_text() for t in drawn_figures[0].findobj(Text))
+    assert table["energy"].iloc[0] in words
+    assert table["provenance"].iloc[0] in words.replace("\n", " ")
+    lines = [line.get_ydata() for line in drawn_figures[0].axes[0].lines]
+    best = [list(part["best"]) for _, part in table.groupby("algorithm")]
+    assert all(any(list(line) == b for line in lines) for b in best)
+
+
+def test_optunas_slices_leave_no_style_and_no_open_figure_behind(toy):
+    import matplotlib.pyplot as plt
+
+    before = dict(plt.rcParams)
+    figure = figures_tuning.slices(tune(arm(toy), 3))
+    assert {ax.get_xlabel() for ax in figure.axes} >= {"lr", "weight_decay"}
+    assert dict(plt.rcParams) == before
+    assert plt.get_fignums() == []
+    assert figure._repr_png_()[:4] == b"\x89PNG"
 
 
 # ---------------------------------------------------------------- storages and identities
@@ -473,10 +604,10 @@ import json, os, sys, time
 from dataclasses import replace
 from pathlib import Path
 from bpfree import Experiment, tuning
-from bpfree.tuning import search
+from bpfree.tuning import trial
 
 fields, trials, storage, folder = json.loads(sys.argv[1])
-folder, real = Path(folder), search.fit
+folder, real = Path(folder), trial.fit
 def fit(experiment, data, **how):
     (folder / f"{os.getpid()}-{time.monotonic_ns()}.ran").write_text(str(experiment.hyperparameters["lr"]))
     if (folder / "hang").exists():
@@ -484,7 +615,7 @@ def fit(experiment, data, **how):
         time.sleep(600)
     time.sleep(0.05)
     return real(experiment, data, **how)
-search.fit = fit
+trial.fit = fit
 print("ready", flush=True)
 while not (folder / "go").exists():
     time.sleep(0.01)
@@ -661,7 +792,7 @@ def test_ctrl_c_is_one_line_and_status_130(toy, capsys, monkeypatch):
             raise KeyboardInterrupt
         return fit(*rest, **how)
 
-    monkeypatch.setattr(search, "fit", interrupted)
+    monkeypatch.setattr(one_trial, "fit", interrupted)
     assert cli.main(["bp", "--trials", "3", *command(toy)]) == 130
     error = capsys.readouterr().err
     assert "interrupted; the same command goes on" in error

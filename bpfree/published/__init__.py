@@ -6,6 +6,8 @@ algorithm, data and architecture in this package's names, parameter (an option o
 `stopping.*`) and value. Settings that the authors' code never read (Forward-Forward's `threshold`, the
 early stopping of Fashion-MNIST's CaFo-Rand) are left out, so that the rows say what ran.
 
+`searches.csv`, one range a row: what the thesis' tuning was told to search, from there; see `searches`.
+
 `results.csv`, one printed number a row, see `results`. In this package's names wherever it has the thing:
 data sets, networks, algorithms, protocols ("legacy" is published, "A" convergence_loss and "B" matched). One
 unit a metric: energies were printed in Wh, operations in GFLOP, Hinton's, Zhao's and others' accuracies as
@@ -93,6 +95,19 @@ def hyperparameters(**where: str) -> pd.DataFrame:
     for column, wanted in where.items():
         table = table[table[column] == wanted]
     return table.assign(value=[_value(text) for text in table["value"]]).reset_index(drop=True)
+
+
+def searches(**where: str) -> pd.DataFrame:
+    """What the authors' tuning was told to search: a row per arm and parameter, filtered by column.
+
+    Columns: source, algorithm, data, architecture, trials, epochs (of a trial; None: the arm's own), pruner
+    ("none", "median"), parameter, low, high, origin (the configuration file) and note.
+    """
+    table = _table("searches")
+    for column, wanted in where.items():
+        table = table[table[column] == wanted]
+    parsed = {c: [_value(text) for text in table[c]] for c in ("trials", "epochs", "low", "high")}
+    return table.assign(**parsed).reset_index(drop=True)
 
 
 def _value(text: str) -> int | float | str | None:

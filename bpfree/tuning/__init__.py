@@ -13,9 +13,10 @@
 `python -m bpfree.tuning` is the same from a shell, for many workers.
 """
 
-from .account import best, cost, trials
+from .account import best, cost, importances, tolerance, trials
 from .budget import equal_budget, keep
-from .search import resume, study_name, tune
+from .compare import beside_published, published_effort
+from .search import resume, study_name, sweep, tune
 from .slots import finished
 from .spaces import SPACES, Range, space, table
 from .storage import open_storage, study_names
@@ -23,17 +24,22 @@ from .storage import open_storage, study_names
 __all__ = [
     "SPACES",
     "Range",
+    "beside_published",
     "best",
     "cost",
     "equal_budget",
     "finished",
+    "importances",
     "keep",
     "open_storage",
+    "published_effort",
     "resume",
     "space",
     "study_name",
     "study_names",
+    "sweep",
     "table",
+    "tolerance",
     "trials",
     "tune",
 ]

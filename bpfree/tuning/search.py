@@ -1,8 +1,6 @@
 """One study: a resumable search for the hyperparameters of one experiment."""
 
-import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,23 +8,23 @@ from pathlib import Path
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 from tqdm import tqdm
 
+from ..algorithms import ALGORITHMS
 from ..data import Data, StrPath, load
-from ..energy import EnergyMeter
-from ..errors import InvalidInput, TrainingDiverged, choose
-from ..experiment import Experiment, fit
-from ..history import History
-from ..machine import machine
+from ..errors import InvalidInput, choose
+from ..experiment import Experiment
 from ..protocols import LENGTHS
-from ..training import check_positive, pick_device
-from .slots import DIVERGED, Slots, finished
+from ..training import check_positive
+from .samplers import Listed, TrialSeeded
+from .slots import Slots, finished
 from .spaces import space as search_space
 from .storage import Place, file_lock, open_storage, quiet, study_names
+from .trial import run_trial
 
 POLL_S = 1.0  # between two looks at what other workers have finished
 IDENTITY = "bpfree"  # the user attribute of a study that says what it is of
@@ -70,17 +68,49 @@ def tune(
         InvalidInput: a space that cannot be searched, a storage that cannot be opened, a study of this name
             of something else, a protocol that trains on another run's budget.
     """
-    check_positive("trials", trials)
     ranges = search_space(experiment, space)
+    how = {"pruner": pruner, "wait": wait, "progress": progress}
+    return search(experiment, ranges, trials, storage, name or study_name(experiment), TrialSeeded(), **how)
+
+
+def sweep(
+    experiment: Experiment,
+    parameter: str,
+    values: Sequence[float],
+    storage: StrPath | BaseStorage | None = None,
+    *,
+    name: str | None = None,
+    wait: bool = True,
+    progress: bool = True,
+) -> Study:
+    """Trains an experiment at each of these values of one hyperparameter, all else as it says.
+
+    A study like those of `tune`: it goes on where it was, and takes in further values between the smallest
+    and the largest. Its default name is the experiment's with the parameter behind it.
+
+    Raises as `tune` does.
+    """
+    values = sorted(set(values))
+    ends = (*values[:1], *values[-1:])
+    ranges = search_space(experiment, {parameter: (*ends, "log") if values[0] > 0 else ends})
+    name = name or f"{study_name(experiment)}-{parameter}"
+    return search(
+        experiment, ranges, len(values), storage, name, Listed(values), wait=wait, progress=progress
+    )
+
+
+def search(
+    experiment, ranges, trials, storage, name, sampler, *, pruner=None, wait=True, progress=True
+) -> Study:
+    """What `tune` and `sweep` share."""
+    check_positive("trials", trials)
     refuse_unsearchable(experiment)
     data = without_test(load(experiment.data, seed=experiment.seed))
-    place = open_storage(storage, name or study_name(experiment))
-    study = open_study(
-        place, name or study_name(experiment), identity(experiment, ranges, data, pruner), pruner
-    )
+    place = open_storage(storage, name)
+    study = open_study(place, name, identity(experiment, ranges, data, pruner), pruner, sampler)
     slots = Slots(study, trials, place)
     distributions = {parameter: r.distribution for parameter, r in ranges.items()}
-    bar = tqdm(total=trials, desc=study.study_name, unit="trial", **({} if progress else {"disable": True}))
+    bar = tqdm(total=trials, desc=name, unit="trial", **({} if progress else {"disable": True}))
     with bar:
         while show(bar, study) < trials:
             trial = slots.take(distributions)
@@ -172,14 +202,14 @@ def identity(experiment: Experiment, ranges: Mapping, data: Data, pruner: BasePr
 
 def _changed(experiment: Experiment, options: Mapping) -> dict:
     """Hyperparameters that differ from the algorithm's defaults."""
-    from ..algorithms import ALGORITHMS
-
     cls, arm = ALGORITHMS[experiment.algorithm]
     chosen = {*arm, *experiment.options, *cls.presets.get(experiment.rule().preset, {})}
     return {k: v for k, v in options.items() if k not in chosen and v != cls.options()[k]}
 
 
-def open_study(place: Place, name: str, own: dict, pruner: BasePruner | None) -> Study:
+def open_study(
+    place: Place, name: str, own: dict, pruner: BasePruner | None, sampler: BaseSampler | None = None
+) -> Study:
     """The study of this name, new or as it was. Raises InvalidInput if it is of something else."""
     lock = file_lock(place.path, name) if place.path else None
     with quiet():
@@ -190,7 +220,7 @@ def open_study(place: Place, name: str, own: dict, pruner: BasePruner | None) ->
                 storage=place.storage,
                 study_name=name,
                 direction="maximize",
-                sampler=TrialSeeded(),
+                sampler=sampler or TrialSeeded(),
                 pruner=pruner or NopPruner(),
                 load_if_exists=True,
             )
@@ -231,95 +261,6 @@ def refuse_other(name: str, place: Place, theirs: dict, ours: dict) -> None:
         raise InvalidInput(
             f"study {name!r} in {place.name} is of {key} {a!r}, and this of {b!r}: give this one another name"
         )
-
-
-class TrialSeeded(BaseSampler):
-    """TPE with a generator of its own for every trial, seeded by (study name, trial number).
-
-    So parallel workers do not repeat each other's start-up trials, as copies of one seeded sampler would; two
-    studies do not share theirs; and a study that is resumed goes on as it would have gone.
-    """
-
-    def __init__(self):
-        self.tpe = TPESampler()
-
-    def before_trial(self, study, trial):
-        digest = hashlib.sha256(f"{study.study_name} {trial.number}".encode()).digest()
-        self.tpe = TPESampler(seed=int.from_bytes(digest[:4], "little"))
-        self.tpe.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study, trial):
-        return self.tpe.infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study, trial, search_space):
-        return self.tpe.sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study, trial, param_name, param_distribution):
-        return self.tpe.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study, trial, state, values):
-        self.tpe.after_trial(study, trial, state, values)
-
-
-# ---------------------------------------------------------------- one trial
-
-
-def run_trial(slots: Slots, trial: Trial, experiment: Experiment, data: Data) -> None:
-    """Trains with the trial's parameters, and tells the study the outcome and the cost."""
-    candidate = replace(experiment, hyperparameters={**experiment.hyperparameters, **trial.params})
-    value, state, reason = None, TrialState.FAIL, "interrupted"
-    report = Reporter(trial)
-    try:
-        with EnergyMeter() as meter:
-            try:
-                _, history = fit(candidate, data, progress=False, on_epoch=report)
-                value, state, reason = kept_accuracy(history), TrialState.COMPLETE, None
-            except TrainingDiverged:
-                reason = DIVERGED
-            except optuna.TrialPruned:
-                state, reason = TrialState.PRUNED, None
-        note_cost(trial, meter, experiment, report.epochs)
-    except Exception as error:  # a fault of program or machine: the user sees it, and it counts for nothing
-        reason = f"{type(error).__name__}: {error}"
-        value, state = None, TrialState.FAIL
-        raise
-    finally:
-        slots.give(trial, value, state=state, reason=reason)
-
-
-def kept_accuracy(history: History) -> float:
-    """Validation accuracy (%) of the kept epoch of the last stage that was validated."""
-    kept = [stage.rows[stage.restored - 1].get("val_accuracy", math.nan) for stage in history.stages]
-    return [value for value in kept if not math.isnan(value)][-1]
-
-
-class Reporter:
-    """Counts epochs; tells a pruner the validation accuracy of the last stage's, and ends what it prunes."""
-
-    def __init__(self, trial: Trial):
-        self.trial, self.last, self.epochs = trial, None, 0
-        self.enabled = not isinstance(trial.study.pruner, NopPruner)
-
-    def __call__(self, algorithm, stage, row: dict) -> None:
-        self.epochs += 1
-        if not self.enabled:
-            return
-        self.last = self.last or algorithm.stages()[-1].name
-        if stage.name == self.last and "val_accuracy" in row:
-            self.trial.report(row["val_accuracy"], row["epoch"])
-            if self.trial.should_prune():
-                raise optuna.TrialPruned
-
-
-def note_cost(trial: Trial, meter: EnergyMeter, experiment: Experiment, epochs: int) -> None:
-    """What the trial took: training, validation and everything between."""
-    trial.set_user_attr("epochs", epochs)
-    reading, host = meter.reading, machine(pick_device(experiment.device))
-    trial.set_user_attr("seconds", reading.seconds)
-    trial.set_user_attr("measured_j", reading.measured_j)
-    trial.set_user_attr("estimated_j", reading.estimated_j)
-    trial.set_user_attr("provenance", reading.provenance)
-    trial.set_user_attr("machine", host["id"])
 
 
 def show(bar: tqdm, study: Study) -> int:

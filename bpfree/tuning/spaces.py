@@ -55,8 +55,8 @@ SPACES: dict[str, dict[str, Range]] = {
 #: same for all. Only under `published`, where every arm has a length of its own, it is, as the authors did.
 LENGTHS: dict[str, dict[str, Range]] = {
     "mf": {"epochs": Range(5, 30, "int")},
-    "cafo_rand": {"epochs": Range(5, 500, "log int")},
-    "cafo_dfa": {"epochs": Range(5, 500, "log int"), "block_epochs": Range(3, 250, "log int")},
+    "cafo_rand": {"epochs": Range(3, 1500, "log int")},
+    "cafo_dfa": {"epochs": Range(3, 1500, "log int"), "block_epochs": Range(3, 250, "log int")},
 }
 
 MEANING = {

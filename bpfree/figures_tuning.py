@@ -1,0 +1,144 @@
+"""Pictures of searches: what was found when and at what cost, and how much the parameters matter."""
+
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .figures import STYLE, WIDTH, Picture, _figure, caption, key, require, styled
+from .labels import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+#: Parameters have colours of their own, none of an algorithm's.
+SHADES = ("#4477AA", "#CCBB44", "#66CCEE", "#BBBBBB")
+
+
+@styled
+def best_so_far(trials: pd.DataFrame) -> Figure:
+    """The best validation accuracy so far against trials and against joules, by algorithm.
+
+    trials: as `tuning.trials` gives them, of one data set. A line is a study, a marker on the left a trial.
+    """
+    require(trials, "trials")
+    figure, (axes,) = _figure(columns=2, sharey=True, height=3.0)
+    names = present(trials)
+    for name in names:
+        for _, part in trials[trials["algorithm"] == name].groupby("study"):
+            look = {"color": COLOURS[name], "ls": LINES[name], "lw": 1.5, "drawstyle": "steps-post"}
+            number = range(1, len(part) + 1)
+            axes[0].plot(number, part["value"], MARKERS[name], color=COLOURS[name], ms=3.5, alpha=0.35)
+            axes[0].plot(number, part["best"], **look)
+            axes[1].plot(part["total_joules"], part["best"], **look)
+    axes[1].set_xscale("log")
+    axes[0].set_xlabel("trials")
+    axes[1].set_xlabel(f"joules of the search so far ({' and '.join(trials['energy'].unique())})")
+    axes[0].set_ylabel("best validation accuracy so far (%)")
+    axes[0].set_ylim(*_upper_part(trials))
+    key(figure, names, marker=False)
+    caption(figure, _where(trials), *trials["provenance"].dropna().unique(), _cut(trials))
+    return figure
+
+
+def _upper_part(trials: pd.DataFrame) -> tuple[float, float]:
+    """Limits in which the final bests can be told apart."""
+    final = trials.groupby("study")["best"].max()
+    span = max(final.max() - final.min(), 4.0)
+    return final.min() - span / 2, final.max() + span / 10
+
+
+def _cut(trials: pd.DataFrame) -> str:
+    below = int((trials["value"] < _upper_part(trials)[0]).sum())
+    return f"{below} of {len(trials)} trials lie below" if below else ""
+
+
+@styled
+def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = "lr") -> Figure:
+    """Validation accuracy against one parameter, by algorithm; below, how far it may be off.
+
+    trials: of sweeps, as `tuning.trials` gives them; a cross at the bottom is a trial that diverged.
+    tolerance: as `tuning.tolerance` gives it of the same trials.
+    """
+    require(trials, "trials")
+    names = present(trials)
+    figure, rows = _figure(rows=2, height=3.7, sharex=True, height_ratios=[5, 0.4 + 0.3 * len(names)])
+    curve, bars = rows[:, 0]
+    for place, name in enumerate(names):
+        part = trials[trials["algorithm"] == name].sort_values(parameter)
+        good, bad = part[part["state"] == "complete"], part[part["state"] == "diverged"]
+        look = {"color": COLOURS[name], "marker": MARKERS[name], "ms": 4}
+        curve.plot(good[parameter], good["value"], **look, ls=LINES[name], lw=1.3)
+        curve.plot(bad[parameter], [0.0] * len(bad), "x", color=COLOURS[name], ms=6)
+        row = tolerance[tolerance["algorithm"] == name].iloc[0]
+        bars.plot([row["low"], row["high"]], [place] * 2, color=COLOURS[name], lw=6, solid_capstyle="butt")
+        bars.plot(row["at"], place, "o", color="white", mec=COLOURS[name], ms=5)
+    curve.set_xscale("log")
+    curve.set_ylabel("validation accuracy (%)")
+    bars.set_yticks(range(len(names)), [LABELS[name] for name in names], fontsize=8)
+    bars.set_ylim(len(names) - 0.4, -0.6)
+    bars.grid(visible=False, axis="y")
+    bars.set_xlabel({"lr": "learning rate"}.get(parameter, parameter))
+    key(figure, names)
+    caption(
+        figure, _where(trials), f"bars: within {tolerance['points'].iloc[0]:g} points of the best, the circle"
+    )
+    return figure
+
+
+@styled
+def importances(frame: pd.DataFrame) -> Figure:
+    """The share of each parameter in the spread of accuracy, by algorithm; a bar is a study and adds up to 1.
+
+    frame: as `tuning.importances` gives it.
+    """
+    require(frame, "importances")
+    names = present(frame)
+    parameters = list(dict.fromkeys(frame["parameter"].sort_values()))
+    parameters.sort(key=lambda p: -frame.loc[frame["parameter"] == p, "importance"].sum())
+    figure, ((ax,),) = _figure(height=1.0 + 0.32 * len(names))
+    left = dict.fromkeys(names, 0.0)
+    for parameter, shade in zip(parameters, SHADES * len(parameters), strict=False):
+        part = frame[frame["parameter"] == parameter].groupby("algorithm")["importance"].mean()
+        rows = [name for name in names if name in part]
+        widths = [part[name] for name in rows]
+        places = [names.index(name) for name in rows]
+        ax.barh(places, widths, left=[left[n] for n in rows], color=shade, height=0.6, label=parameter)
+        left.update({name: left[name] + part[name] for name in rows})
+    ax.set_yticks(range(len(names)), [LABELS[name] for name in names])
+    ax.invert_yaxis()
+    ax.grid(visible=False, axis="y")
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("share of the variance over the space")
+    figure.legend(loc="outside upper center", ncols=len(parameters), fontsize=8)
+    return figure
+
+
+def slices(study: "Study") -> Figure:
+    """Optuna's slice plot: every trial's accuracy against each of its parameters, later trials darker."""
+    import matplotlib.pyplot as plt
+    from optuna.visualization import matplotlib as plots
+
+    from .tuning.storage import quiet
+
+    with mpl.rc_context(), quiet():  # Optuna sets a style for the whole process
+        axes = plots.plot_slice(study, target_name="validation accuracy (%)")
+        figure = (axes if hasattr(axes, "figure") else axes[0]).figure
+        plt.close(figure)  # else a notebook would show it twice
+    figure.set(layout_engine="constrained", size_inches=(WIDTH, 2.6), dpi=STYLE["figure.dpi"])
+    figure.suptitle(f"{LABELS[study.user_attrs['bpfree']['algorithm']]}: where the search looked", fontsize=9)
+    for text in figure.findobj(mpl.text.Text):
+        text.set_fontsize(8)
+    figure.__class__ = Picture  # the same figure, which now shows itself
+    return figure
+
+
+def present(frame: pd.DataFrame) -> list[str]:
+    return [name for name in ORDER if name in set(frame["algorithm"])]
+
+
+def _where(trials: pd.DataFrame) -> str:
+    networks = ", ".join(dict.fromkeys(trials["architecture"]))
+    data = ", ".join(DATASETS.get(d, d) for d in dict.fromkeys(trials["data"]))
+    return f"{data}; {networks}; protocol {', '.join(trials['protocol'].unique())}; validation data, one seed"
