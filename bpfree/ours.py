@@ -27,6 +27,7 @@ ACCOUNT = "exact account of tensors"
 #: metric -> its value of every run; of the columns that `_wide` and `_same_source` make.
 OUTCOMES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "test_accuracy": lambda r: r["test_accuracy"],
+    "val_loss": lambda r: r["val_loss"],
     "epochs": lambda r: r["epochs"],
     "epochs_median": lambda r: r["epochs"],
     "stages": lambda r: r["stages"],
@@ -229,7 +230,7 @@ def _wide(records: pd.DataFrame, traces: pd.DataFrame | None) -> pd.DataFrame:
     runs = runs.join(metrics).join(_stages(metrics, runs["algorithm"]))
     if traces is not None:
         runs = _traced(runs, traces)
-    wanted = ["test_accuracy", "epochs", "total_s", "memory_bytes", "nvml_bytes", "host_bytes"]
+    wanted = ["test_accuracy", "val_loss", "epochs", "total_s", "memory_bytes", "nvml_bytes", "host_bytes"]
     wanted += ["utilisation", "utilisation_max", *(f"total_{kind}_j" for kind in KINDS)]
     return runs.reindex(columns=[*runs.columns, *(c for c in wanted if c not in runs)]).reset_index()
 
@@ -296,7 +297,7 @@ def _by_seed(values: pd.Series, runs: pd.DataFrame) -> pd.Series:
 
 
 def _same_source(metric: str, arms: Sequence[pd.DataFrame]) -> Sequence[pd.DataFrame]:
-    """The runs that have it; `joules` all measured or all estimated, `device_bytes` all sampled or counted."""
+    """The runs that have it; `joules` all measured or estimated, `device_bytes` all sampled or counted."""
     if metric in ENERGIES:
         kind = _kind(arms)
         joules = [arm[f"total_{kind}_j"] if kind else math.nan for arm in arms]
