@@ -1,0 +1,423 @@
+"""Many runs, several processes, one store: each run is trained once, and waited for by who comes second."""
+
+import errno
+import io
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import pytest
+from helpers import same
+from tqdm import tqdm
+
+from bpfree import running
+from bpfree.checkpoint import Checkpoint
+from bpfree.claims import Claim
+from bpfree.errors import MissingData, StorageFailed, TrainingDiverged
+from bpfree.experiment import Experiment
+from bpfree.running import run, run_many
+from bpfree.store import Store
+
+SMALL = {"data": "digits", "architecture": "1x4", "max_epochs": 1, "device": "cpu"}
+DIVERGING = {"options": {"optimiser": "sgd"}, "hyperparameters": {"lr": 1e30}}
+
+
+def small(algorithm="bp", **changes) -> Experiment:
+    return Experiment(algorithm, **{**SMALL, **changes})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The experiments that were trained, in order."""
+    done, plain = [], running._train
+
+    def train(resolved, *rest):
+        done.append((resolved["algorithm"], resolved["seed"]))
+        return plain(resolved, *rest)
+
+    monkeypatch.setattr(running, "_train", train)
+    monkeypatch.setattr(running, "POLL_S", 0.02)
+    return done
+
+
+def until(condition) -> None:
+    """Waits for another thread; it has a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# ---------------------------------------------------------------- claims
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from bpfree.claims import Claim
+claim = Claim(Path(sys.argv[1]), "key")
+print(claim.take(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has the claim of "key"."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "True\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_claim_is_one_processs_until_it_dies(tmp_path, holder):
+    mine = Claim(tmp_path, "key")
+    assert not mine.take()
+    assert not mine.take(0.1)
+    assert mine.holder() == f"process {holder.pid} on {socket.gethostname()}"
+    assert Claim(tmp_path, "another").take()
+    os.kill(holder.pid, signal.SIGKILL)
+    assert mine.take(30.0)
+    assert mine.holder() == f"process {os.getpid()} on {socket.gethostname()}"
+    mine.lock.release()
+
+
+def test_a_claim_is_given_up_however_its_holder_ends(tmp_path):
+    def interrupted():
+        with Claim(tmp_path, "key") as claim:
+            assert claim.take()
+            assert not Claim(tmp_path, "key").take()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with Claim(tmp_path, "key") as again:
+        assert again.take()
+        again.forget()
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_does_not_take_it_leaves_it_to_its_holder(tmp_path):
+    with Claim(tmp_path, "key") as first:
+        assert first.take()
+        with Claim(tmp_path, "key") as second:
+            assert not second.take()
+        assert not Claim(tmp_path, "key").take()
+        assert "process" in first.holder()
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{", '{"pid": 1}'])
+def test_a_note_that_cannot_be_read_is_another_process(tmp_path, note):
+    claim = Claim(tmp_path, "key")
+    claim.note.write_text(note)
+    assert claim.holder() == "another process"
+
+
+@pytest.mark.parametrize("reason", ["errno", "old filelock", "new filelock"])
+def test_a_file_system_without_locks_is_said_in_one_line(tmp_path, monkeypatch, reason):
+    def acquire(timeout):
+        if reason == "errno":
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        if reason == "old filelock":
+            raise NotImplementedError
+        warnings.warn("flock not supported on this filesystem, falling back to SoftFileLock", stacklevel=2)
+
+    claim = Claim(tmp_path, "key")
+    monkeypatch.setattr(claim.lock, "acquire", acquire)
+    with pytest.raises(StorageFailed, match=r"has no locks.*use a store elsewhere") as raised:
+        claim.take()
+    assert str(tmp_path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+# ---------------------------------------------------------------- one run
+
+
+def test_a_run_that_another_process_trains_is_waited_for_and_read(store, trainings, caplog):
+    experiment = small()
+    key = run(experiment, store, progress=False).key
+    folder = store.folder(key)
+    away = folder.rename(folder.with_name("away"))
+    caplog.set_level(logging.INFO, "bpfree")
+    results = []
+    with store.claim(key) as other:
+        assert other.take()
+        waiting = threading.Thread(target=lambda: results.append(run(experiment, store, progress=False)))
+        waiting.start()
+        until(lambda: caplog.messages)
+        assert not results
+        away.rename(folder)  # "another process" stores it
+        other.forget()
+    waiting.join(30)
+    assert results[0].key == key
+    assert trainings == [("bp", 0)]
+    assert f"bp digits 1x4 seed 0: waiting for process {os.getpid()} on" in caplog.messages[0]
+
+
+def test_a_run_whose_trainer_gave_up_is_trained_by_who_waited(store, trainings):
+    key = run(small(), store, progress=False).key
+    store.folder(key).rename(store.root / "away")
+    results, first = [], store.claim(key)
+    assert first.take()
+    waiting = threading.Thread(target=lambda: results.append(run(small(), store, progress=False)))
+    waiting.start()
+    first.__exit__()
+    waiting.join(30)
+    assert results[0].key == key
+    assert len(trainings) == 2
+
+
+def test_a_stored_run_needs_no_claim(store, monkeypatch):
+    record = run(small(), store, progress=False)
+
+    def refuse(*_):
+        raise AssertionError("claimed")
+
+    monkeypatch.setattr(Store, "claim", refuse)  # as in a store that may only be read
+    assert run(small(), store, progress=False).metrics == record.metrics
+    assert run_many([small()], store, progress=False)[0].metrics == record.metrics
+
+
+def test_a_finished_run_leaves_nothing_but_its_record(store, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "every_s", 0.0)
+    monkeypatch.setattr(Checkpoint, "share", float("inf"))
+    run(small(max_epochs=2), store, progress=False)
+    files = {p.relative_to(store.root).parts[0] for p in store.root.rglob("*") if p.is_file()}
+    (key,) = store
+    assert files == {key[:2]}
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_its_record_says_so(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "every_s", 0.0)
+    monkeypatch.setattr(Checkpoint, "share", float("inf"))
+    experiment = small("mf", architecture="2x4", max_epochs=3)
+    through, plain, writes = run(experiment, tmp_path / "through", progress=False), Checkpoint.save, []
+
+    def die(self, *state, **how):
+        plain(self, *state, **how)
+        writes.append(1)
+        if len(writes) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", die)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(experiment, store, progress=False)
+    (path,) = (store.root / "checkpoints").iterdir()
+    assert stop.value.__notes__ == [
+        f"mf digits 2x4 seed 0 is not finished; the same call goes on from {path}."
+    ]
+    assert list(store) == []
+    resumed = run(experiment, store, progress=False)
+    assert (through.resumed, resumed.resumed) == (0, 1)
+    assert len(writes) == 5 + 2 + 1  # two epochs and the end of the second stage were left
+    assert (resumed.key, resumed.metrics, resumed.stages) == (through.key, through.metrics, through.stages)
+    assert resumed.history.equals(through.history)
+    assert same(resumed.weights(), through.weights())
+    assert not list((store.root / "checkpoints").iterdir())
+    assert resumed.trace["time_s"].min() > 0
+    assert set(resumed.trace["stage"]) == {"layer 2"}  # what the machine did since
+
+
+def test_another_machines_checkpoint_is_not_gone_on_with(store, monkeypatch, caplog):
+    monkeypatch.setattr(Checkpoint, "every_s", 0.0)
+    monkeypatch.setattr(Checkpoint, "share", float("inf"))
+    plain = running.train_resolved
+
+    def interrupted(*args, on_epoch=None, **how):
+        def stop(algorithm, stage, row):
+            if row["epoch"] == 2:
+                raise KeyboardInterrupt
+
+        return plain(*args, on_epoch=stop, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "train_resolved", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(small(max_epochs=3), store, progress=False)
+    here = running.machine("cpu")
+    monkeypatch.setattr(running, "machine", lambda device: {**here, "id": "elsewhere"})
+    assert run(small(max_epochs=3), store, progress=False).resumed == 0
+    assert "is of another run, machine or version: passed over" in caplog.text
+
+
+# ---------------------------------------------------------------- a disk that refuses
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_record_that_cannot_be_written_is_kept_in_the_checkpoint(store, monkeypatch, trainings):
+    other = run(small(seed=1), store, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)
+        with pytest.raises(StorageFailed) as raised:
+            run(small("mf", architecture="2x4"), store, progress=False)
+    for said in (str(store.root), "No space left on device", "make room", "unharmed"):
+        assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert list(store) == [other.key]
+    assert store.read(other.key).metrics == other.metrics
+    assert not list(store.root.glob(".writing*"))
+    assert len(list((store.root / "checkpoints").iterdir())) == 1
+
+    def refuse(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("bpfree.training.step", refuse)
+    assert run(small("mf", architecture="2x4"), store, progress=False).resumed == 1
+
+
+def test_a_full_disk_is_one_line_even_if_there_is_no_room_for_the_checkpoint(store, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFailed, match="No space left on device"):
+        run(small(), store, progress=False)
+    assert list(store) == []
+    assert not list((store.root / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_store_that_may_only_be_read_says_so_before_anything_is_trained(
+    store, monkeypatch, number, trainings
+):
+    def read_only(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", read_only)
+    with pytest.raises(StorageFailed) as raised:
+        run(small(), store, progress=False)
+    for said in (str(store.root), os.strerror(number), "make it writable, or use a store elsewhere"):
+        assert said in str(raised.value)
+    assert not trainings
+
+
+def test_what_a_killed_writer_left_is_removed_by_who_trains_the_run(store, monkeypatch):
+    key = run(small(), store, progress=False).key
+    store.folder(key).rename(store.root / "away")
+    drafts = [store.root / f".writing-{k}-{'0' * 32}" for k in (key, "f" * 64)]
+    for draft in drafts:
+        draft.mkdir()
+        (draft / "history.parquet").write_bytes(b"half")
+    run(small(), store, progress=False)
+    assert [draft.exists() for draft in drafts] == [False, True]  # another run's may be being written
+
+
+# ---------------------------------------------------------------- many
+
+
+def test_many_runs_are_returned_in_their_order_and_trained_once(store, trainings):
+    experiments = [small(seed=1), small("mf"), small(seed=0), small("mf")]
+    records = run_many(experiments, store, progress=False)
+    assert [(r.experiment["algorithm"], r.experiment["seed"]) for r in records] == [
+        ("bp", 1), ("mf", 0), ("bp", 0), ("mf", 0)
+    ]  # fmt: skip
+    assert trainings == [("bp", 1), ("mf", 0), ("bp", 0)]
+    assert run_many(iter(experiments), store, progress=False)[0].metrics == records[0].metrics
+    assert len(trainings) == 3
+    assert run_many([], store) == []
+
+
+def test_a_run_that_diverges_does_not_end_the_batch(store, trainings):
+    experiments = [small(**DIVERGING), small(seed=1), small("mf", protocol="matched", **DIVERGING)]
+    failed, fine, without_budget = run_many(experiments, store, progress=False)
+    assert (failed.status, fine.status) == ("failed", "finished")
+    assert failed.error["stage"] == "network"
+    assert without_budget.status == "failed"  # its reference's
+    assert without_budget.experiment["algorithm"] == "bp"
+    with pytest.raises(TrainingDiverged):
+        run(experiments[2], store, progress=False)
+    assert len(trainings) == 3
+
+
+def test_anything_else_ends_the_batch_and_what_is_finished_stays(store, tmp_path):
+    with pytest.raises(MissingData):
+        run_many([small(), small(data=str(tmp_path / "none.npz"))], store, progress=False)
+    assert len(list(store)) == 1
+
+
+def test_ctrl_c_ends_the_batch_and_says_how_to_go_on(store, monkeypatch):
+    plain = running._train
+
+    def interrupted(resolved, *rest):
+        if resolved["seed"] == 2:
+            raise KeyboardInterrupt
+        return plain(resolved, *rest)
+
+    monkeypatch.setattr(running, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run_many([small(seed=s) for s in range(4)], store, progress=False)
+    assert stop.value.__notes__ == [
+        "bp digits 1x4 seed 2 is not finished; the same call goes on from its beginning.",
+        f"2 of 4 runs are in {store.root}; the same call goes on.",
+    ]
+    assert len(list(store)) == 2
+    assert [p.suffix for p in (store.root / "locks").iterdir()] == [".lock"]  # nobody's
+
+
+def test_what_others_are_training_is_left_to_the_end(store, trainings, tmp_path):
+    experiments = [small(seed=s) for s in range(3)]
+    keys = [run(e, tmp_path / "elsewhere", progress=False).key for e in experiments]
+    trainings.clear()
+    other = store.claim(keys[0])
+    assert other.take()
+    results = []
+    batch = threading.Thread(target=lambda: results.extend(run_many(experiments, store, progress=False)))
+    batch.start()
+    until(lambda: len(list(store)) == 2)
+    assert trainings == [("bp", 1), ("bp", 2)]
+    (tmp_path / "elsewhere" / keys[0][:2] / keys[0]).rename(make_parent(store.folder(keys[0])))
+    batch.join(30)
+    assert [r.key for r in results] == keys
+    assert trainings == [("bp", 1), ("bp", 2)]
+    other.__exit__()
+
+
+def make_parent(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def test_a_budgeted_run_waits_for_its_reference(store, trainings, tmp_path):
+    matched = small("mf", architecture="2x4", protocol="matched")
+    reference = matched.reference()
+    key = run(reference, tmp_path / "elsewhere", progress=False).key
+    trainings.clear()
+    other = store.claim(key)
+    assert other.take()
+    job = running._Job(matched, store, progress=False, keep_weights=True)
+    assert job.attempt(wait=False) is None
+    assert "process" in job.holder
+    assert not trainings
+    other.__exit__()
+    assert job.attempt(wait=False).experiment["budget"] == {"unit": "passes", "amount": 1}
+    assert trainings == [("bp", 0), ("mf", 0)]
+
+
+def test_a_bar_counts_the_runs_and_says_which(store, monkeypatch):
+    screen = io.StringIO()
+
+    class Bar(tqdm):  # whatever TQDM_DISABLE says
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **{"disable": False, "file": screen, "mininterval": 0, **settings})
+
+    monkeypatch.setattr(running, "tqdm", Bar)
+    run_many([small(), small(seed=1)], store)
+    for shown in ("bp digits 1x4 seed 0:   0%", "bp digits 1x4 seed 1:  50%", "2/2"):
+        assert shown in screen.getvalue()
+    screen.truncate(0)
+    run_many([small()], store, progress=False)
+    assert screen.getvalue() == ""
