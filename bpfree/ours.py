@@ -14,11 +14,11 @@ import pandas as pd
 from . import stats
 from .energy.carbon import JOULES_PER_KWH, grid
 from .errors import InvalidInput
-from .protocols import BUDGETS, REFERENCE
 
 MIB = 2**20
 KINDS = ("measured", "estimated")
-BUDGET_OF = "convergence"  # the protocol under which BP ran whose cost is the others' budget
+# As in `protocols`, which would bring torch along: whose cost, under which protocol, is the budget of which.
+REFERENCE, BUDGET_OF, BUDGETS = "bp", "convergence", ("matched", "equal_energy")
 #: The papers' MLPs of the Mono-Forward ladder, whose runs are meant where a paper pools "all".
 LADDER = {"mnist": "2x1000", "fashion_mnist": "2x1000", "cifar10": "3x2000", "cifar100": "3x2000"}
 NOT_RUN, NOT_RECORDED = "not run", "not recorded"

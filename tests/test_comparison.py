@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from bpfree import comparison, published
+from bpfree import comparison, ours, protocols, published
 from bpfree.energy.carbon import footprint
 from bpfree.errors import InvalidInput
 from bpfree.ours import verdicts
@@ -175,6 +175,10 @@ def test_the_partner_of_a_budget_is_the_bp_run_that_gave_it():
     assert one(records, algorithm="mf", baseline="bp", metric="total_s_change", **where)["ours"] == -25
     row = one(records, algorithm="bp", metric="epochs", **where)
     assert (row["ours"], row["our_protocol"]) == (52, "convergence")
+
+
+def test_the_budgets_are_those_of_the_protocols():
+    assert (ours.REFERENCE, ours.BUDGETS) == (protocols.REFERENCE, tuple(protocols.BUDGETS))
 
 
 def test_no_other_protocol_lends_a_partner():
