@@ -229,7 +229,7 @@ def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, flo
             metrics[f"test_loss{suffix}"] = nn.functional.cross_entropy(scores.float(), labels).item()
     restored = [s.rows[s.restored - 1] for s in history.stages]
     validated = [row for row in restored if not math.isnan(row.get("val_accuracy", math.nan))]
-    metrics["val_accuracy"] = validated[-1]["val_accuracy"]
+    metrics |= {name: validated[-1][name] for name in ("val_accuracy", "val_loss")}
     metrics["epochs"] = history.epochs
     metrics["samples"] = sum(row["samples"] for s in history.stages for row in s.rows)
     return metrics
