@@ -178,7 +178,7 @@ def test_the_partner_of_a_budget_is_the_bp_run_that_gave_it():
 
 
 def test_the_budgets_are_those_of_the_protocols():
-    assert (ours.REFERENCE, ours.BUDGETS) == (protocols.REFERENCE, tuple(protocols.BUDGETS))
+    assert (protocols.REFERENCE, tuple(protocols.BUDGETS)) == (ours.REFERENCE, ours.BUDGETS)
 
 
 def test_no_other_protocol_lends_a_partner():
