@@ -12,6 +12,7 @@ An efficiency claim means nothing without its protocol:
     equal_energy      likewise the joules (without sensors: the seconds) that it spent on this machine
 """
 
+import functools
 from dataclasses import dataclass, field
 
 from . import published, tuned
@@ -80,6 +81,7 @@ def rule(protocol: str, algorithm: str, data: str, architecture: str, preset: st
     return Rule(rule_for_all, CONVERGENCE_CAP, preset, options, source)
 
 
+@functools.cache  # a search makes thousands of experiments
 def _settings(source: str, **arm: str) -> dict:
     table = published.hyperparameters(source=source, **arm)
     return dict(zip(table["parameter"], table["value"], strict=True))
