@@ -13,15 +13,26 @@
 `python -m bpfree.tuning` is the same from a shell, for many workers.
 """
 
+import warnings
+
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    # In a notebook Optuna's import asks for ipywidgets, for a bar that is never shown.
+    warnings.simplefilter("ignore", TqdmWarning)
+    import optuna  # noqa: F401
+
 from .account import best, cost, importances, tolerance, trials
 from .budget import equal_budget, keep
 from .compare import beside_published, published_effort
-from .search import resume, study_name, sweep, tune
+from .plans import PLANS, plan
+from .search import load_study, resume, study_name, sweep, tune
 from .slots import finished
 from .spaces import SPACES, Range, space, table
 from .storage import open_storage, study_names
 
 __all__ = [
+    "PLANS",
     "SPACES",
     "Range",
     "beside_published",
@@ -31,7 +42,9 @@ __all__ = [
     "finished",
     "importances",
     "keep",
+    "load_study",
     "open_storage",
+    "plan",
     "published_effort",
     "resume",
     "space",

@@ -109,7 +109,7 @@ def importances(studies: Study | Iterable[Study]) -> pd.DataFrame:
     rows = []
     for study in [studies] if isinstance(studies, Study) else studies:
         with quiet():
-            found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+            found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0))
         algorithm = identity_of(study)["algorithm"]
         rows += [(study.study_name, algorithm, name, value) for name, value in found.items()]
     return pd.DataFrame(rows, columns=["study", "algorithm", "parameter", "importance"])

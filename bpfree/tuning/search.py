@@ -123,6 +123,13 @@ def search(
     return study
 
 
+def load_study(name: str, storage: StrPath | BaseStorage | None = None) -> Study:
+    """A study that exists, to look at. Raises InvalidInput if there is none of this name."""
+    choose("study", name, study_names(storage))
+    with quiet():
+        return optuna.load_study(study_name=name, storage=open_storage(storage, name).storage)
+
+
 def resume(
     name: str,
     trials: int,
@@ -136,10 +143,7 @@ def resume(
     Raises InvalidInput if there is none of this name, or if it has a pruner, whose settings a study does not
     hold.
     """
-    choose("study", name, study_names(storage))
-    with quiet():
-        study = optuna.load_study(study_name=name, storage=open_storage(storage, name).storage)
-    own = identity_of(study)
+    own = identity_of(load_study(name, storage))
     if own["pruner"]:
         raise InvalidInput(
             f"study {name!r} has a {own['pruner']}: go on with tune(..., pruner=...) in Python"

@@ -24,6 +24,10 @@ class Range(NamedTuple):
     scale: str
 
     @property
+    def decades(self) -> float:
+        return round(math.log10(self.high / self.low), 2) if self.low > 0 else math.inf
+
+    @property
     def distribution(self) -> BaseDistribution:
         kind = IntDistribution if self.scale.endswith("int") else FloatDistribution
         return kind(self.low, self.high, log=self.scale.startswith("log"))
@@ -147,9 +151,12 @@ def _range(name: str, given: Sequence) -> Range:
 
 
 def table(*experiments: Experiment) -> pd.DataFrame:
-    """The spaces of experiments: algorithm, parameter, what it is, low, high, scale and decades (log10)."""
+    """The spaces of experiments, a row per parameter.
+
+    Columns: algorithm, parameter, what it is, low and high (as text), scale and decades (log10).
+    """
     rows = [
-        (LABELS[e.algorithm], name, MEANING[name], r.low, r.high, r.scale, math.log10(r.high / r.low))
+        (LABELS[e.algorithm], name, MEANING[name], f"{r.low:g}", f"{r.high:g}", r.scale, r.decades)
         for e in experiments
         for name, r in space(e).items()
     ]
