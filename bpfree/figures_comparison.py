@@ -72,7 +72,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     notes, sources = [], {}
     for ax, (title, part) in zip(axes.flat, panels, strict=False):
         kind, how = joules(part)
-        notes.append(f"filled marks: energy {how}")
+        notes.append(how)
         table = per_run(part[part["metric"].isin(["test_accuracy", f"total_{kind}_j"])])
         for (name, network), arm in table.groupby(level=["algorithm", "architecture"], sort=False):
             point = _mark(ax, name, arm[f"total_{kind}_j"], arm["test_accuracy"])
@@ -83,6 +83,9 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         if published is not None:
             _draw_published(ax, published[published["data"] == part["data"].iloc[0]], sources)
         ax.set_xscale("log")
+        low, high = ax.get_xlim()
+        if high < 100 * low:  # powers of ten alone would be two labels or none
+            _label_125(ax.xaxis)
         ax.set_xlabel(f"energy of training (J, {kind})")
         ax.set_ylabel("test accuracy (%)")
         ax.set_title(textwrap.fill(title, 100 // columns), loc="left", fontsize=8)
@@ -97,7 +100,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     key(figure, _present(runs), line=False, extra=extra)
     caption(
         figure,
-        *dict.fromkeys(notes),
+        f"{'filled marks: ' if sources else ''}energy {' and '.join(dict.fromkeys(notes))}",
         "means and sample standard deviations over seeds",
         "printed numbers: of the authors' machines, as they measured" if sources else "",
     )
@@ -247,9 +250,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         ax.axvline(1.0, color="black", lw=0.8)
         ax.set_title(title, loc="left", fontsize=9)
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        _label_125(ax.xaxis)
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
     axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
     axes[-1, 0].set_xlabel(f"ratio to {LABELS[baseline]} (× 1)")
@@ -265,6 +266,13 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     )
     caption(figure, "means over seeds; training and prefix work, without validation", *dict.fromkeys(notes))
     return figure
+
+
+def _label_125(axis) -> None:
+    """Labels of a logarithmic axis at 1, 2 and 5 of every decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _three(ratio: float) -> str:

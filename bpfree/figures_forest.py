@@ -36,13 +36,16 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
         _draw_group(axes.flat[k], part, margin, lines=max(map(len, lines[k // columns])))
     for ax in axes.flat[len(groups) :]:
         ax.set_visible(False)
-    far = np.nanmax(np.abs(contrasts[["difference", "low", "high"]].to_numpy(float)))
+    ends = contrasts[["difference", "low", "high"]].to_numpy(float)
+    low, high = min(np.nanmin(ends), -2 * margin), max(np.nanmax(ends), 2 * margin)
+    far = max(-low, high)
     if far > 40 * margin:
         axes[0, 0].set_xscale("symlog", linthresh=2 * margin)
         decades = [10.0**k for k in range(-1, 3) if 2 * margin <= 10.0**k < far]
         axes[0, 0].set_xticks([*(-d for d in reversed(decades)), 0.0, *decades])
         axes[0, 0].xaxis.set_major_formatter("{x:g}")
-    axes[0, 0].set_xlim(-1.15 * max(far, margin), 1.15 * max(far, margin))
+    room = 0.0 if far > 40 * margin else 0.05 * (high - low)
+    axes[0, 0].set_xlim(1.1 * low - room, 1.1 * high + room)
     for ax in axes.flat[max(0, len(groups) - columns) : len(groups)]:  # the lowest of each column
         ax.set_xlabel("difference of test accuracy (points)")
         ax.tick_params(labelbottom=True)

@@ -21,7 +21,10 @@ def kept(tmp_path_factory):
     kept = store.Store(tmp_path_factory.mktemp("store"))
     shown = SMALL.arms("mf", "bp", "mf")
     shown += SMALL.arms("mf", "mf", protocol="matched")
-    for experiment in [*shown, bpfree.Experiment("mf", max_epochs=1)]:
+    for experiment in [
+        *shown,
+        bpfree.Experiment("mf", max_epochs=1, hyperparameters=dict(SMALL.hyperparameters)),
+    ]:
         bpfree.run(experiment, kept, progress=False, keep_weights=False)
     return kept
 
