@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .algorithms import ALGORITHMS, Algorithm
 from .architectures import STAND_IN, build_model, default_architecture, parse_architecture
-from .data import NAMES, Data
+from .data import NAMES, Data, check_seed
 from .errors import InvalidInput, choose
 from .history import History
 from .protocols import REFERENCE, TUNED, Rule, rule
@@ -35,7 +35,8 @@ class Experiment:
             "reference"); None: the protocol's.
         options: keyword options of the algorithm that choose between definitions.
         hyperparameters: keyword options of the algorithm that are tuned (lr, weight_decay, ...).
-        max_epochs: cap on every stage, below the protocol's; None: the protocol's.
+        max_epochs: cap on every stage, below the protocol's; None: the protocol's. Under a protocol with a
+            budget, of the run that sets it.
         precision: "fp32" or "bf16".
         device: "auto", "cpu", "cuda" or "mps".
         cache: of frozen prefixes, as in `bpfree.train`.
@@ -64,11 +65,14 @@ class Experiment:
         if not self.data.endswith(".npz"):
             choose("data set (or path of an .npz file)", self.data, NAMES)
         choose("precision", self.precision, PRECISIONS)
-        if self.cache not in ("auto", True, False):
+        if not isinstance(self.cache, bool) and self.cache != "auto":
             raise InvalidInput(f"cache={self.cache!r}: use 'auto', True or False")
         check_positive("max_epochs", self.max_epochs)
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
-            raise InvalidInput(f"seed={self.seed!r}: use an integer of 0 or more")
+        check_seed(self.seed)
+        for given in (self.options, self.hyperparameters):
+            if not isinstance(given, Mapping):
+                raise InvalidInput(f"options {given!r}: use a dictionary, such as {{'lr': 0.001}}")
+        family, _ = parse_architecture(self.resolved_architecture)
         for name in [*self.options, *self.hyperparameters]:
             choose(f"option of {self.algorithm}", name, cls.options())
         if self.preset is not None:
@@ -80,7 +84,6 @@ class Experiment:
                     f"{name}={options[name]!r} contradicts {self.algorithm!r}, which is {name}={value!r}: "
                     "leave it out, or choose another algorithm"
                 )
-        family, _ = parse_architecture(self.resolved_architecture)
         cls(STAND_IN[family](), **options)  # refuses values out of their range
 
     def __hash__(self):
@@ -150,7 +153,7 @@ class Experiment:
                 f"protocol {self.protocol!r} trains on a budget that another run sets: use bpfree.run"
             )
         options = self.resolved_options(chosen)
-        caps = [cap for cap in (self.max_epochs, chosen.max_epochs) if cap is not None]
+        caps = () if budget else (self.max_epochs, chosen.max_epochs)
         return {
             "algorithm": self.algorithm,
             "data": self.data,
@@ -162,7 +165,7 @@ class Experiment:
             "hyperparameters_from": chosen.source,
             "options": options,
             "stopping": asdict(chosen.stopping),
-            "max_epochs": min(caps, default=None),
+            "max_epochs": min((cap for cap in caps if cap is not None), default=None),
             "budget": asdict(budget) if budget else None,
             "precision": self.precision,
             "device": pick_device(self.device).type,

@@ -210,34 +210,6 @@ def step(profiles: pd.DataFrame) -> Figure:
     return figure
 
 
-def resources(traces: pd.DataFrame) -> Figure:
-    """Utilisation, memory and, where there is a GPU, its clock and temperature over a training run.
-
-    traces: `hardware.resources` of several algorithms. A row of panels per channel and quantity, a column
-    per algorithm; dotted lines part the stages.
-    """
-    names = [n for n in ORDER if n in set(traces["algorithm"])]
-    found = traces.dropna(subset="value")[["channel", "quantity"]].drop_duplicates()
-    panels = [(c, q) for q in QUANTITIES for c in found.loc[found["quantity"] == q, "channel"]]
-    figure, axes = _figure(
-        columns=len(names), rows=len(panels), height=0.4 + 1.3 * len(panels), sharex="col", sharey="row"
-    )
-    for row, (channel, quantity) in zip(axes, panels, strict=True):
-        label, factor = QUANTITIES[quantity]
-        mine = traces[(traces["channel"] == channel) & (traces["quantity"] == quantity)]
-        for ax, name in zip(row, names, strict=True):
-            run = mine[mine["algorithm"] == name]
-            ax.plot(run["time_s"], factor * run["value"], color=COLOURS[name], lw=1)
-            for begin in run.groupby("stage", sort=False)["time_s"].min().iloc[1:]:
-                ax.axvline(begin, color="#888888", lw=0.7, ls=":")
-        row[0].set_ylabel(f"{channel}\n{label}", fontsize=8)
-    for ax, name in zip(axes[0], names, strict=True):
-        ax.set_title(LABELS[name], fontsize=9)
-    for ax in axes[-1]:
-        ax.set_xlabel("s")
-    return figure
-
-
 def _stage(row) -> str:
     label = LABELS[row["algorithm"]]
     return label if row["stage"] == "network" else f"{label}, {row['stage']}"

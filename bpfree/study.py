@@ -43,6 +43,7 @@ class Profile:
         max_epochs: cap on the epochs of every stage; None: the protocol's.
         hyperparameters: for data without published ones.
         budgets: the local algorithms that also run under `matched` and `equal_energy`.
+        preset: of every run, as in `Experiment`; "tuned" for a study of what was tuned here.
     """
 
     datasets: tuple[str, ...]
@@ -50,6 +51,7 @@ class Profile:
     max_epochs: int | None
     hyperparameters: Mapping = field(default_factory=dict)
     budgets: tuple[str, ...] = LOCAL
+    preset: str | None = None
 
     def arms(self, family: str, *algorithms: str, **settings) -> "list[Experiment]":
         """One experiment for each network, algorithm and seed of a family, in this order.
@@ -65,6 +67,7 @@ class Profile:
         paper = ARMS[choose("family", family, ARMS)]
         own = {
             "max_epochs": self.max_epochs,
+            "preset": self.preset,
             **settings,
             "hyperparameters": {**self.hyperparameters, **settings.get("hyperparameters", {})},
         }
@@ -84,26 +87,6 @@ class Profile:
             ]
         return found
 
-    def experiments(self, *algorithms: str, **settings) -> "list[Experiment]":
-        from .experiment import Experiment
-
-        own = dict(settings.pop("hyperparameters", {}))
-        return [
-            Experiment(
-                algorithm,
-                data,
-                seed=seed,
-                **{
-                    "max_epochs": self.max_epochs,
-                    "hyperparameters": {**self.hyperparameters, **own},
-                    **settings,
-                },
-            )
-            for data in self.datasets
-            for algorithm in algorithms
-            for seed in self.seeds
-        ]
-
     def ladder(self, *algorithms: str, **settings) -> "list[Experiment]":
         """The rungs from BP to Mono-Forward, or those named, all with the same optimiser, rate and decay."""
         return self.arms("mf", *algorithms, hyperparameters=LADDER_SETTINGS, **settings)
@@ -122,7 +105,7 @@ class Profile:
         from .protocols import is_published
 
         return [
-            replace(e, protocol="published", max_epochs=self.max_epochs)
+            replace(e, protocol="published", preset=None)
             for e in self.arms(family)
             if is_published(e.algorithm, e.data, e.architecture)
         ]

@@ -327,9 +327,7 @@ def test_matched_has_the_passes_that_bp_took_under_convergence(algorithm, store)
     assert (reference.experiment["algorithm"], reference.experiment["protocol"]) == ("bp", "convergence")
     assert reference.metrics["epochs"] == 5
     assert record.experiment["budget"] == {"unit": "passes", "amount": 5}
-    assert [s["ended"] for s in record.stages] == ["budget" if algorithm == "mf" else "cap"] * len(
-        record.stages
-    )
+    assert {s["ended"] for s in record.stages} == {"budget"}
     assert record.metrics["epochs"] == {"mf": 6}.get(algorithm, 5)  # two stages of three
 
 

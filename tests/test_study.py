@@ -88,7 +88,7 @@ def test_chapters_run_what_the_plan_says():
         number = path.name[:2]
         if number in study.CHAPTERS:
             assert f'chapter("{number}")' in code, path.name
-        assert "Experiment(" not in code
+            assert "Experiment(" not in code, path.name
 
 
 @pytest.mark.parametrize(("name", "seeds"), [("quik", []), ("quick", [-1]), ("quick", ["0"])])
