@@ -1,9 +1,13 @@
 """Networks by name: the paper's for every algorithm and data set, and how a name is read."""
 
 import re
+from itertools import pairwise
+
+import torch
 
 from .data import Data
 from .errors import InvalidInput
+from .limits import free_memory
 from .models import MLP, Blocks, CaFoCNN
 
 #: The paper's networks, by family of algorithms: for Forward-Forward, for Cascaded-Forward, and for the rest.
@@ -30,24 +34,38 @@ def default_architecture(algorithm: str, data: str) -> str:
 
 
 def build_model(architecture: str, data: Data) -> Blocks:
-    """The network named by `architecture`, sized for the data. Raises InvalidInput for no such name."""
+    """The network named by `architecture`, sized for the data.
+
+    Raises InvalidInput for no such name, and for a network whose weights the memory does not hold.
+    """
     family, numbers = parse_architecture(architecture)
     if family == "cnn":
+        refuse_giants(architecture, data.shape[0], numbers, taps=9)
         return CaFoCNN(data.shape, classes=data.classes, **({"channels": numbers} if numbers else {}))
+    refuse_giants(architecture, data.features, numbers)
     return MLP([data.features, *numbers], classes=data.classes)
+
+
+def refuse_giants(architecture: str, inputs: int, widths: list[int], taps: int = 1) -> None:
+    """Raises InvalidInput if the weights (float32) are more than the free memory: the system might kill us."""
+    need = 4 * taps * sum(a * b for a, b in pairwise([inputs, *widths]))
+    free = free_memory(torch.device("cpu"))
+    if need > free:
+        raise InvalidInput(
+            f"architecture {architecture!r}: its weights take {need / 1e9:.3g} GB and {free / 1e9:.3g} GB of "
+            "memory are free: use fewer or narrower layers"
+        )
 
 
 def parse_architecture(architecture: str) -> tuple[str, list[int]]:
     """("mlp", hidden widths) or ("cnn", channels; none for CaFo's own). Raises InvalidInput for neither."""
-    name = str(architecture)
-    if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name):
+    name = architecture if isinstance(architecture, str) else ""
+    if name == "cnn":
+        return "cnn", []
+    if match := re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]*)", name):
         return "mlp", [int(match[2])] * int(match[1])
-    if match := re.fullmatch(r"(cnn(?=-|$)-?)?([1-9]\d*(?:-[1-9]\d*)*)?", name):
-        numbers = [int(n) for n in (match[2] or "").split("-") if n]
-        if match[1]:
-            return "cnn", numbers
-        if numbers:
-            return "mlp", numbers
+    if match := re.fullmatch(r"(cnn-)?([1-9][0-9]*(?:-[1-9][0-9]*)*)", name):
+        return "cnn" if match[1] else "mlp", [int(n) for n in match[2].split("-")]
     raise InvalidInput(
         f"architecture {architecture!r}: use layers x width as in '2x1000', widths as in '1000-500', "
         "'cnn', or a cnn's channels as in 'cnn-16-32-64'"

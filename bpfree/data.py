@@ -25,6 +25,7 @@ from .errors import InvalidInput, MissingData, choose
 
 StrPath = str | os.PathLike
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # the layout of Keras's npz files
+MAX_SEED = 2**63 - 1  # of torch's generators
 MAX_CLASSES = 65_536  # larger labels are surely not class numbers, and a head for them would not fit
 
 
@@ -219,6 +220,7 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
 
     Raises UnknownName, MissingData, or InvalidInput, which names the file and the array.
     """
+    check_seed(seed)
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
         path = Path(name).expanduser()
         arrays = _checked(_read_npz(path), path)
@@ -238,6 +240,12 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
     last = known.validation
     rows = (slice(None, -last), slice(-last, None)) if last else _tenth(known.train, seed)
     return _assemble(name, arrays, known.classes, 255, rows, (known.mean, known.std), known.augment)
+
+
+def check_seed(seed: int) -> None:
+    """Raises InvalidInput unless it is an integer that seeds a generator of torch's."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+        raise InvalidInput(f"seed={seed!r}: use an integer of 0 or more, up to {MAX_SEED}")
 
 
 def data_root(root: StrPath | None = None) -> Path:

@@ -52,13 +52,13 @@ class MLP(Blocks):
     """
 
     def __init__(self, widths: Sequence[int], *, classes: int):
-        widths = list(widths)
-        if len(widths) < 2 or any(not isinstance(d, int) or d < 1 for d in widths):
+        if not counts(widths) or len(widths) < 2:
             raise InvalidInput(
-                f"widths {widths} do not make an MLP: give the input size and one positive integer per "
+                f"widths {widths!r} do not make an MLP: give the input size and one positive integer per "
                 "hidden layer, as in MLP([784, 1000, 1000], classes=10)"
             )
         check_classes(classes)
+        widths = list(widths)
         blocks = [
             nn.Sequential(
                 OrderedDict(
@@ -88,6 +88,13 @@ class CaFoCNN(Blocks):
     """
 
     def __init__(self, shape: Sequence[int], *, classes: int, channels: Sequence[int] = (32, 128, 512)):
+        if not counts(shape) or len(shape) != 3:
+            raise InvalidInput(f"shape {shape!r} is no image: give (channels, height, width)")
+        if not counts(channels) or not channels:
+            raise InvalidInput(
+                f"channels {channels!r} do not make a CNN: give one positive integer per block, as in "
+                "channels=(32, 128, 512)"
+            )
         c_in, height, width = shape
         check_classes(classes)
         if min(height, width) >> len(channels) < 1:
@@ -112,6 +119,11 @@ class CaFoCNN(Blocks):
             features.append(c_out * height * width)
             c_in = c_out
         super().__init__(blocks, features=features, inputs=inputs, classes=classes)
+
+
+def counts(values: object) -> bool:
+    """Whether they are a sequence of positive integers."""
+    return isinstance(values, Sequence) and all(type(v) is int and v > 0 for v in values)
 
 
 def check_classes(classes: int) -> None:

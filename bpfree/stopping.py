@@ -33,10 +33,12 @@ class Stopping:
     def __post_init__(self):
         choose("stopping metric", self.metric, METRICS)
         choose("restore rule", self.restore, ("best", "last", *METRICS))
-        if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
+        if self.patience is not None and (type(self.patience) is not int or self.patience < 1):
             raise InvalidInput(
                 f"patience={self.patience!r}: use a positive integer, or None to never stop early"
             )
+        if not isinstance(self.min_delta, int | float) or not 0 <= self.min_delta < math.inf:
+            raise InvalidInput(f"min_delta={self.min_delta!r}: use a number of 0 or more")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Budget:
 
     def __post_init__(self):
         choose("unit of a budget", self.unit, UNITS)
-        if not 0 < self.amount < math.inf:
+        if type(self.amount) not in (int, float) or not 0 < self.amount < math.inf:
             raise InvalidInput(f"a budget of {self.amount!r} {self.unit}: use a number greater than 0")
 
 

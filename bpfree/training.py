@@ -17,7 +17,7 @@ from torch import nn
 
 from .checkpoint import Checkpoint
 from .clock import Clock
-from .data import Data
+from .data import Data, check_seed
 from .errors import InvalidInput, TrainingDiverged, choose
 from .history import History, StageHistory
 from .prefix import PrefixCache, Source
@@ -26,6 +26,7 @@ from .stages import MADE_FOR_THE_CAP, SCHEDULES, Stage, make_optimiser, step, st
 from .stopping import Best, Budget, Length, Lengths, Snapshot, Stopping
 
 PRECISIONS = ("fp32", "bf16")
+DEVICES = ("cpu", "cuda", "mps")
 
 
 def train(
@@ -76,6 +77,7 @@ def train(
         TrainingDiverged: a loss became NaN or infinite; says stage, epoch and learning rate.
         StorageFailed: no room for a prefix cached on disk, or for the checkpoint.
     """
+    check_seed(seed)
     choose("precision", precision, PRECISIONS)
     check_positive("max_epochs", max_epochs)
     device = pick_device(device)
@@ -255,21 +257,27 @@ def freeze_all_but(algorithm: nn.Module, stage: Stage) -> None:
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, or CUDA, MPS, CPU in that order. Raises InvalidInput if it is not there."""
-    if device is None or device == "auto":
+    if device is None or (isinstance(device, str) and device == "auto"):
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
     try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = torch.device(device)
+        if found.type not in DEVICES:
+            raise RuntimeError("nothing was tested there")
+        torch.empty(0, device=found)
+    except Exception as error:  # each back end has its own way to say that it is not there
         reason = str(error).splitlines()[0]
         raise InvalidInput(
-            f"device {str(device)!r} cannot be used ({reason}): use 'cpu', 'cuda' or 'mps'"
+            f"device {str(device)!r} cannot be used ({reason}): use 'auto', 'cpu', 'cuda' or 'mps'"
         ) from None
-    return device
+    return found
 
 
 def check_fit(algorithm, data: Data) -> None:
+    if not isinstance(data, Data):
+        raise InvalidInput(f"data={data!r}: load them first, as in bpfree.load('digits')")
+    if not isinstance(algorithm, nn.Module):
+        raise InvalidInput(f"algorithm={algorithm!r}: make one first, as in bpfree.MonoForward(model)")
     model = algorithm.model
     if model.inputs != data.features:
         raise InvalidInput(

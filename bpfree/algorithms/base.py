@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -168,9 +169,15 @@ class Algorithm(nn.Module):
         return next(iter(self.predict_all(x).values()))
 
 
+def check_flag(name: str, value: bool) -> None:
+    """Raises InvalidInput unless it is True or False: "no" would count as true."""
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name}={value!r}: use True or False")
+
+
 def check_range(name: str, value: float, *, above: float | None = None, below: float = math.inf) -> None:
     """Raises InvalidInput unless value is a number with above < value < below (above=None: 0 <= value)."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and value <= sys.float_info.max
     if number and (value > above if above is not None else value >= 0) and value < below:
         return
     low = f"greater than {above:g}" if above is not None else "0 or more"

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from ..errors import choose
 from ..models import Blocks
 from ..stages import Stage
-from .base import Algorithm, Head, check_range
+from .base import Algorithm, Head, check_flag, check_range
 
 
 class Backprop(Algorithm):
@@ -29,6 +29,7 @@ class Backprop(Algorithm):
 
     def __init__(self, model: Blocks, *, head_bias: bool = False, head_init: str = "uniform", **common):
         super().__init__(model, **common)
+        check_flag("head_bias", head_bias)
         self.head_init = choose("head_init", head_init, ("uniform", "normal"))
         self.output = str(len(model.blocks))  # the head is the one of layer L
         self.heads[self.output] = Head(model.features[-1], model.classes, bias=head_bias)
@@ -70,6 +71,7 @@ class DeepSupervision(Backprop):
     def __init__(self, model: Blocks, *, aux_weight: float = 1.0, input_head: bool = False, **common):
         super().__init__(model, **common)
         check_range("aux_weight", aux_weight)
+        check_flag("input_head", input_head)
         self.aux_weight = aux_weight
         self.output = "output"  # not L: that is the name of layer L's auxiliary head
         widths = [model.inputs, *model.features]

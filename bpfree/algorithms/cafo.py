@@ -13,7 +13,7 @@ from ..errors import InvalidInput, choose
 from ..models import Blocks
 from ..stages import Group, Stage, stream
 from ..training import check_positive
-from .base import Algorithm, Head, check_range
+from .base import Algorithm, Head, check_flag, check_range
 from .solved import ChannelMoments, NormalEquations, doubled
 from .sparsemax import sparsemax, sparsemax_loss
 
@@ -110,6 +110,8 @@ class CascadedForward(Algorithm):
         self.head_bias = head_bias
         self.head_init = choose("head_init", head_init, ("uniform", "ones"))
         self.error_scale = choose("error", error, ("mean", "sum"))
+        check_flag("head_bias", head_bias)
+        check_flag("calibrate", calibrate)
         check_range("ridge", ridge)
         check_range("feedback_scale", feedback_scale)
         self.ridge, self.calibrate, self.feedback_scale = ridge, calibrate, feedback_scale

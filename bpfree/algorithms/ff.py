@@ -118,7 +118,7 @@ class ForwardForward(Algorithm):
                 "predict_by='goodness' needs labels in the images, and negatives='hybrid' writes none: "
                 "use predict_by='softmax'"
             )
-        if passes not in (1, 2):
+        if passes not in (1, 2) or isinstance(passes, bool):
             raise InvalidInput(f"passes={passes!r}: use 1, positive and negative rows together, or 2, apart")
         if threshold is not None:
             check_range("threshold", threshold, above=0.0)

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from ..errors import InvalidInput, choose
 from ..models import Blocks
 from ..stages import Stage
-from .base import Algorithm, Head, check_range
+from .base import Algorithm, Head, check_flag, check_range
 
 
 class MonoForward(Algorithm):
@@ -74,8 +74,10 @@ class MonoForward(Algorithm):
         super().__init__(model, **common)
         self.schedule = choose("schedule", schedule, ("sequential", "simultaneous"))
         self.predict_by = choose("predict_by", predict_by, ("last", "sum"))
+        check_flag("detach", detach)
+        check_flag("input_projection", input_projection)
         self.detach = detach
-        self.name = self.names[schedule, bool(detach)]
+        self.name = self.names[schedule, detach]
         check_range("aux_weight", aux_weight)
         if aux_weight != 1.0 and self.name != "mf_joint":
             raise InvalidInput(
