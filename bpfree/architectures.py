@@ -47,7 +47,7 @@ def build_model(architecture: str, data: Data) -> Blocks:
 
 
 def refuse_giants(architecture: str, inputs: int, widths: list[int], taps: int = 1) -> None:
-    """Raises InvalidInput if the weights (float32) are more than the free memory: the system might kill us."""
+    """Raises InvalidInput if the weights (float32) outgrow the free memory: we might be killed for them."""
     need = 4 * taps * sum(a * b for a, b in pairwise([inputs, *widths]))
     free = free_memory(torch.device("cpu"))
     if need > free:
