@@ -13,6 +13,8 @@ from typing import NoReturn
 from bpfree.errors import BpfreeError, InvalidInput, choose
 
 ROOT = Path(__file__).resolve().parent
+README = ROOT / "README.md"
+RESULTS = ("<!-- results -->", "<!-- end of results -->")  # around the table in the README
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,6 +54,11 @@ def parser() -> Parser:
         "--figures-only", action="store_true", help="redraw figures/ from its records; run nothing"
     )
     p.add_argument(
+        "--collect",
+        action="store_true",
+        help="take the store's runs of the profile into figures/ as its records, and redraw; run nothing",
+    )
+    p.add_argument(
         "--update-notebooks",
         action="store_true",
         help="run, and put the outputs into notebooks/ (quick only)",
@@ -85,6 +92,7 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
     given = {k for k, v in vars(args).items() if v != p.get_default(k)} - {"debug"}
     for mode, allowed in {
         "figures_only": set(),
+        "collect": {"profile", "datasets", "seeds"},
         "list": {"profile", "only", "datasets", "seeds", "parameters"},
         "update_notebooks": {"only", "keep_going", "output"},  # what is committed is the quick profile's
     }.items():
@@ -95,11 +103,25 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
 
 
 def draw_figures() -> int:
-    from bpfree.gallery import draw_gallery
+    """Every figure of the gallery, and the README's table, from the committed records."""
+    from bpfree.gallery import draw_gallery, results
 
     for path in draw_gallery(ROOT / "figures"):
         print(path)
+    before, rest = README.read_text(encoding="utf-8").split(RESULTS[0])
+    _, after = rest.split(RESULTS[1])
+    table = f"{RESULTS[0]}\n{results(ROOT / 'figures')}\n{RESULTS[1]}"
+    README.write_text(before + table + after, encoding="utf-8")
     return 0
+
+
+def collect(chosen) -> int:
+    """Takes the store's runs of a profile into the committed records, and draws what is drawn from them."""
+    from bpfree import gallery
+
+    for path in gallery.collect(ROOT / "figures", profile=chosen):
+        print(path)
+    return draw_figures()
 
 
 # ---------------------------------------------------------------- what is to be run, checked before it is
@@ -188,6 +210,8 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
 
     common = common_values(args)
     chosen = study.profile(args.profile, common.get("datasets", ()), common.get("seeds", ()))
+    if args.collect:
+        return collect(chosen)
     from bpfree import batch  # here, because papermill takes a second or two to import
     from bpfree.pages import Pages
 

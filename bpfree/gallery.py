@@ -30,7 +30,7 @@ from . import (
 from .errors import InvalidInput, choose
 from .evidence import FOLDER
 from .protocols import REFERENCE
-from .store import Record, Store
+from .store import Record, Store, tidy
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -206,6 +206,15 @@ def _collect_runs(folder: Path, of: Callable, profile: study.Profile) -> list[Pa
     table = table[table["id"].isin(used)].drop_duplicates().sort_values(["id", "git"])
     evidence.keep(table, paths[1])
     return paths
+
+
+def results(folder: Path = FOLDER) -> str:
+    """The README's table of results, Markdown, from the committed runs; of digits if there are no others."""
+    from . import tables
+
+    runs = records("05", folder)
+    real = [r for r in runs if r.experiment["data"] != "digits"]
+    return tables.markdown(tables.overview(tidy(real or runs)))
 
 
 def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import bpfree
+import run_all
 from bpfree import evidence, gallery, store, study
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.gallery import GALLERY, collect, draw_gallery
@@ -184,3 +185,10 @@ def test_other_commands_keep_their_own_tables(tmp_path):
         gallery.keep("landscap", table, tmp_path)
     with pytest.raises(InvalidInput, match="run from a checkout"):
         gallery.recorded("ladder", tmp_path)
+
+
+def test_the_readme_shows_the_committed_results():
+    readme = (FIGURES.parent / "README.md").read_text(encoding="utf-8")
+    assert gallery.results() in readme
+    shown = readme.partition(run_all.RESULTS[0])[2].partition(run_all.RESULTS[1])[0]
+    assert shown.strip() == gallery.results()

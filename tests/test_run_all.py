@@ -397,11 +397,19 @@ def test_download_is_asked_for_before_anything_runs(chapters, monkeypatch):
     assert asked == [("mnist", True)]
 
 
-def test_figures_only_draws_the_gallery(monkeypatch, chapters):
+def test_figures_only_draws_the_gallery_and_the_readmes_table(monkeypatch, chapters, tmp_path):
     drawn = []
-    gallery = SimpleNamespace(draw_gallery=lambda folder: drawn.append(folder) or [folder / "a.svg"])
+    gallery = SimpleNamespace(
+        draw_gallery=lambda folder: drawn.append(folder) or [folder / "a.svg"],
+        results=lambda folder: "| new |",
+    )
+    readme = tmp_path / "README.md"
+    begin, end = run_all.RESULTS
+    readme.write_text(f"above\n{begin}\n| old |\n{end}\nbelow\n")
+    monkeypatch.setattr(run_all, "README", readme)
     monkeypatch.setitem(sys.modules, "bpfree.gallery", gallery)
     result = run("--figures-only", notebooks=chapters)
     assert result.status == 0
     assert drawn == [ROOT / "figures"]
+    assert readme.read_text() == f"above\n{begin}\n| new |\n{end}\nbelow\n"
     assert "a.svg" in result.out

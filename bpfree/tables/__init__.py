@@ -16,6 +16,7 @@ from .paper import (
     ff_performance,
     mf_efficiency,
     mf_performance,
+    overview,
     paper_tables,
 )
 from .runs import bill, passes_times_cost, readouts, spread, summary
@@ -35,6 +36,7 @@ __all__ = [
     "markdown",
     "mf_efficiency",
     "mf_performance",
+    "overview",
     "paper_tables",
     "passes_times_cost",
     "quantity",

@@ -210,6 +210,43 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
     return pd.DataFrame(rows)
 
 
+def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
+    """What was reached and what it cost, in one row per arm of ours, with both sources' numbers beside it.
+
+    Costs are ratios to BP on the same network: of time, which every machine can measure, and of energy as the
+    sources printed it (A100). Arms that were not run are left out.
+    """
+    ours = Ours(records)
+    found: dict[tuple, dict[str, Arm]] = {}
+    for source in USUAL:
+        for arm in arms(ours, FAMILIES, source, our_protocol=our_protocol):
+            if len(arm.runs):
+                found.setdefault((arm.data, arm.architecture, arm.algorithm), {})[source] = arm
+    rows = []
+    for by_source in found.values():
+        arm = next(iter(by_source.values()))
+        accuracy = ours.number("test_accuracy", arm.runs)[0]
+        [time, *_] = ours.comparison("total_s", "ratio", arm.runs, arm.bp)
+        printed = {
+            f"{what}, {source}": text
+            for what, metric in (("accuracy (%)", ""), ("energy (× BP)", "total_j"))
+            for source in USUAL
+            for own in [by_source.get(source)]
+            for text in [own and (own.compared(metric, "ratio") if metric else own.shown("test_accuracy"))]
+        }
+        rows.append(
+            {
+                "network": arm.network,
+                "algorithm": arm.label,
+                "seeds": accuracy.n,
+                "accuracy (%), ours": _text(accuracy, "test_accuracy"),
+                "time (× BP), ours": "" if arm.algorithm == "bp" else _text(time, "ratio"),
+                **{column: text or "–" for column, text in printed.items()},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def ff_performance(records: pd.DataFrame, **how) -> pd.DataFrame:
     """The paper's table 1: accuracy and epochs of Forward-Forward; see `performance`."""
     return performance("ff", records, **how)
