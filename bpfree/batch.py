@@ -1,6 +1,7 @@
 """The chapters as a batch: notebooks with declared parameters, executed by this interpreter."""
 
 import logging
+import math
 import re
 import sys
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Chapter:
     def parse(self, name: str, text: str) -> object:
         """The value that the text, as typed by the user, means for this parameter: YAML of the declared type.
 
-        Raises InvalidInput if it is of another type.
+        Raises InvalidInput if it is of another type, or negative: parameters that are numbers are amounts.
         """
         kind = self.parameters[name]["inferred_type_name"].partition("[")[0]
         if kind == "str":
@@ -52,6 +53,8 @@ class Chapter:
             value = text
         if kind != "None" and type(value).__name__ != kind:  # "None" is what papermill calls undeclared
             raise InvalidInput(f"parameter {name} of {self.name} takes a value of type {kind}, not {text!r}")
+        if kind in ("int", "float") and not 0 <= value < math.inf:
+            raise InvalidInput(f"parameter {name} of {self.name} takes a number of 0 or more, not {text!r}")
         return value
 
 

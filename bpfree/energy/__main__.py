@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sources", help="comma-separated: nvml-counter,nvml-power,rapl,estimate")
     parser.add_argument("--gpus", help="comma-separated nvidia-smi indices or UUIDs; default: those in use")
     parser.add_argument("--watts-per-core", type=float, help="watts per busy core for the estimate")
-    parser.add_argument("--hz", type=float, default=5.0, help="samples per second (default 5)")
+    parser.add_argument("--hz", type=float, help="samples per second (default 5)")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, after --")
     return parser
 
@@ -68,14 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sources": options.sources.split(",") if options.sources else None,
         "gpus": [int(g) if g.isdigit() else g for g in options.gpus.split(",")] if options.gpus else None,
         "watts_per_core": options.watts_per_core,
+        **({} if options.hz is None else {"hz": options.hz}),
     }
     try:
         if options.check:
             found = check(**settings)
             print(json.dumps([row._asdict() for row in found]) if options.json else found)
             return 0
-        meter = EnergyMeter(**settings, hz=options.hz, name=" ".join(command))
+        meter = EnergyMeter(**settings, name=" ".join(command))
     except (ValueError, ModuleNotFoundError) as error:
+        if options.debug:
+            raise
         parser.error(str(error))
     sys.stdout.flush()
     with meter:

@@ -73,10 +73,19 @@ def _open_url(text: str) -> Place:
 def _open_path(path: Path, url: str = "") -> Place:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not url and path.suffix not in SQLITE:
+        refuse_foreign(path)
         return Place(JournalStorage(JournalFileBackend(str(path))), str(path), path)
     options = {"connect_args": {"timeout": SQLITE_WAIT_S}}
     with file_lock(path, "@open"):  # two processes that make the tables at once would stumble over each other
         return Place(RDBStorage(url or f"sqlite:///{path}", options), str(path), path)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises ValueError for a file that is no journal: Optuna would append to it, and then not read it."""
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb") as file:
+            if b'"op_code"' not in file.readline():
+                raise ValueError("it is no journal of Optuna's")
 
 
 def file_lock(path: Path, name: str):
