@@ -124,11 +124,13 @@ class _Job:
             self.resolved = self.experiment.resolve(self._data(), budget)
         key = key_of(self.resolved)
         if key in self.store:
+            self.store.sweep(key)
             return self.store.read(key)
         with self.store.claim(key) as claim:
             if not (self._wait(claim) if wait else claim.take()):
                 self.holder = claim.holder()
                 return None
+            self.store.sweep(key)
             if key not in self.store:  # which it may be since we waited
                 self._train(key)
             claim.forget()
@@ -151,7 +153,6 @@ class _Job:
 
     def _train(self, key: str) -> None:
         """Train and store; what cannot be stored is kept in the checkpoint."""
-        self.store.sweep(key)
         here = machine(self.resolved["device"])["id"]  # elsewhere it would not be the same to the bit
         checkpoint = Checkpoint(self.store.checkpoint(key), f"{key} on {here}")
         try:

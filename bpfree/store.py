@@ -5,6 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,9 +148,16 @@ class Store:
         return self.read(record.key)
 
     def sweep(self, key: str) -> None:
-        """Removes what a process that was killed while it wrote this record has left. Only with its claim."""
-        for draft in self.root.glob(f".writing-{key}-*"):
-            shutil.rmtree(draft, ignore_errors=True)
+        """Removes what killed processes have left of a run, but its checkpoint only once there is a record.
+
+        For who has its claim, or where there is a record: then nobody trains it.
+        """
+        left = [*self.root.glob(f".writing-{key}-*"), *self.root.glob(f"checkpoints/{key}.*.writing")]
+        if key in self:
+            left += [*self.root.glob(f"checkpoints/{key}.*"), *self.root.glob(f"locks/{key}.*")]
+        with suppress(OSError):  # in a store that may only be read they stay
+            for path in left:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def read(self, key: str) -> Record:
         """The record of a key. Raises InvalidInput if there is none or its files cannot be read."""
