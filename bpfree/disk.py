@@ -18,20 +18,15 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file and waits until it is on the disk. Raises StorageFailed; then there is no file."""
-    with refusals(path):
-        try:
-            with open(path, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
+    """Writes a file and waits until it is on the disk. Raises OSError."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def replace(path: Path, content: bytes) -> None:
-    """As `write`, but what was there before stays until the new content is whole."""
+    """As `write`, but what was there before stays until the new content is whole. Raises StorageFailed."""
     draft = path.with_name(path.name + ".writing")
     with refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
 """The prefix cache: the same bits as recomputing, in memory or on disk, and never stale."""
 
+import errno
 import gc
 import logging
+import os
 import tempfile
 import weakref
 from dataclasses import replace
@@ -13,9 +15,9 @@ from helpers import ARMS, arm, outcome, same, toy, weights
 from bpfree.algorithms import Algorithm, MonoForward
 from bpfree.clock import Clock
 from bpfree.data import Augmentation
-from bpfree.errors import InvalidInput
+from bpfree.errors import InvalidInput, StorageFailed
 from bpfree.models import MLP, CaFoCNN
-from bpfree.prefix import PrefixCache, windows
+from bpfree.prefix import PrefixCache, mapped, reserve, windows
 from bpfree.stages import stream
 from bpfree.training import train
 
@@ -129,6 +131,74 @@ def test_what_exceeds_the_budget_goes_to_disk_and_is_said_to(caplog, tmp_path, m
             torch.testing.assert_close(source.train, blocks[0](data.x_train).detach())
         assert ("cached on disk" in caplog.text) == (kind == "cached on disk")
     assert not list(tmp_path.iterdir())  # a file without a name, gone even if the process is killed
+
+
+def test_a_tensor_on_disk_is_in_a_file_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tensor = mapped(10, torch.float32)
+    tensor[:] = torch.arange(10.0)
+    assert tensor.sum() == 45
+    assert list(tmp_path.iterdir()) == []  # while it is there
+
+
+@pytest.mark.parametrize("reserves", ["posix_fallocate", "zeros"])
+def test_room_on_the_disk_is_taken_before_it_is_written_to(tmp_path, monkeypatch, reserves):
+    if reserves == "zeros":
+        monkeypatch.delattr(os, "posix_fallocate")
+    size = 3 * 2**20 + 5
+    with open(tmp_path / "file", "w+b") as file:
+        reserve(file, size)
+        found = os.fstat(file.fileno())
+        assert found.st_size == size
+        assert found.st_blocks * 512 >= size  # no holes
+    assert (tmp_path / "file").read_bytes() == bytes(size)
+
+
+def test_a_file_system_that_cannot_reserve_is_filled(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    with open(tmp_path / "file", "w+b") as file:
+        reserve(file, 10)
+    assert (tmp_path / "file").read_bytes() == bytes(10)
+
+
+def test_no_room_or_no_folder_for_a_prefix_says_what_to_do(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bpfree.prefix.SHARE_OF_FREE_MEMORY", 0.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    for said in (
+        "No such file or directory): set TMPDIR",
+        "No space left on device): make room there, or set",
+    ):
+        with pytest.raises(StorageFailed) as raised:
+            train(arm("mf"), toy(), max_epochs=1, progress=False)
+        for words in (said, str(tmp_path / "gone"), "TMPDIR", "cache=False"):
+            assert words in str(raised.value)
+        assert "\n" not in str(raised.value)
+        (tmp_path / "gone").mkdir(exist_ok=True)
+        monkeypatch.setattr(os, "posix_fallocate", full)
+
+
+def test_the_folder_of_the_cache_may_vanish_while_it_is_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr("bpfree.prefix.SHARE_OF_FREE_MEMORY", 0.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cache"))
+    results = []
+    for vanishes in (False, True):
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        algorithm = arm("mf", (12, 8, 7))
+
+        def epoch(algorithm, stage, row, vanishes=vanishes):
+            if vanishes and (stage.name, row["epoch"]) == ("layer 2", 1):
+                (tmp_path / "cache").rmdir()
+
+        history = train(algorithm, toy(), max_epochs=3, on_epoch=epoch, progress=False)
+        assert history.stages[1].prefix == "cached on disk"
+        results.append(weights(algorithm))
+    assert same(*results)
 
 
 def test_leaving_the_cache_frees_it():

@@ -1,7 +1,9 @@
 """Records on disk: whole or not there, read back as they were, and one tidy table of them."""
 
+import errno
 import json
 import os
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bpfree.errors import InvalidInput
+from bpfree.errors import InvalidInput, StorageFailed
 from bpfree.history import COST
 from bpfree.store import COLUMNS, FORMAT, Record, Store, epochs, records, traces, unit
 
@@ -116,7 +118,8 @@ def test_the_root_is_the_argument_or_the_variable_or_the_users_folder(monkeypatc
         ("history", (ValueError, TypeError)),  # what the library that fails raises
         ("weights", (NotImplementedError, RuntimeError)),
         ("scalars", TypeError),
-        ("rename", OSError),
+        ("rename", StorageFailed),
+        ("fsync", StorageFailed),
     ],
 )
 def test_a_record_that_fails_to_be_written_leaves_nothing(store, breaks, errors, monkeypatch):
@@ -131,11 +134,14 @@ def test_a_record_that_fails_to_be_written_leaves_nothing(store, breaks, errors,
     else:
 
         def full(*_):
-            raise OSError("no space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(os, "rename", full)
-    with pytest.raises(errors):
+        monkeypatch.setattr(os, breaks, full)
+    with pytest.raises(errors) as raised:
         store.write(record(**changes), weights)
+    if errors is StorageFailed:
+        for said in (str(store.folder(KEY)), "No space left on device", "make room there", "BPFREE_STORE"):
+            assert said in str(raised.value)
     assert KEY not in store
     assert list(store) == [OTHER]
     assert not [p for p in store.root.rglob("*") if p.name.startswith(".writing") or KEY in p.name]
@@ -215,8 +221,59 @@ def test_unreadable_weights_are_a_one_line_error_too(store):
 def test_a_record_of_another_format_says_so(store):
     path = store.write(record()).folder / "record.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + 1}))
-    with pytest.raises(InvalidInput, match="another version of bpfree .format 3, this one reads 2.: use another store"):
+    said = f"another version of bpfree (format {FORMAT + 1}, this one reads {FORMAT}): use another store"
+    with pytest.raises(InvalidInput, match=re.escape(said)):
         store.read(KEY)
+
+
+def test_a_table_of_a_store_with_a_record_of_another_format_is_refused(store):
+    """Rather than be without it: means over what is left would be others."""
+    store.write(record(OTHER))
+    path = store.write(record()).folder / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
+    with pytest.raises(InvalidInput, match=f"format 1, this one reads {FORMAT}") as raised:
+        records(store)
+    assert str(path.parent) in str(raised.value)
+
+
+def test_records_of_two_training_versions_are_not_mixed(store):
+    for key, version, accuracy in ((KEY, 1, 90.0), (OTHER, 2, 95.0)):
+        experiment = {**record().experiment, "training_version": version}
+        store.write(record(key, experiment=experiment, metrics={"test_accuracy": accuracy}, cost={}))
+    with pytest.raises(InvalidInput, match="training versions 1, 2") as raised:
+        records(store)
+    for said in (str(store.root), "training_version=2", "use another store"):
+        assert said in str(raised.value)
+    for version, accuracy in ((1, [90.0]), (2, [95.0]), (3, [])):
+        assert records(store, training_version=version)["value"].tolist() == accuracy
+
+
+def test_how_often_a_run_was_resumed_is_kept_and_may_be_missing_in_what_was_written_before(store):
+    assert store.write(record(resumed=3)).resumed == 3
+    path = store.folder(KEY) / "record.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "resumed"}))
+    assert store.read(KEY).resumed == 0
+
+
+def test_sweeping_removes_what_was_left_of_a_run_and_of_no_other(store):
+    left = {
+        key: [
+            *(store.root / f".writing-{key}-0" / "history.parquet", store.root / f"locks/{key}.lock"),
+            *(store.root / f"locks/{key}.json", store.checkpoint(key)),
+            store.checkpoint(key).with_name(f"{key}.safetensors.writing"),
+        ]
+        for key in (KEY, OTHER)
+    }
+    for path in [path for paths in left.values() for path in paths]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    store.sweep(KEY)  # not yet stored: it goes on from its checkpoint
+    assert [path.exists() for path in left[KEY]] == [False, True, True, True, False]
+    store.write(record())
+    store.sweep(KEY)
+    assert [path.exists() for path in left[KEY]] == 5 * [False]
+    assert all(path.exists() for path in left[OTHER])
+    assert KEY in store
 
 
 def test_what_is_not_there_is_said_to_be_missing(store):

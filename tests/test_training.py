@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 from tqdm import tqdm
 
-from bpfree.algorithms import Algorithm, MonoForward
+from bpfree.algorithms import ALGORITHMS, Algorithm, MonoForward
 from bpfree.data import Augmentation
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
 from bpfree.history import COST, OUTCOME
@@ -471,16 +471,26 @@ def test_only_the_stages_own_parameters_are_free_while_it_lasts_and_no_gradient_
     assert not algorithm.training
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_test_data_have_no_say(name):
-    data, results = toy(), []
+    """For every algorithm: weights, history and the restored epochs are the same on poisoned test data."""
+    convolutional = name.startswith("cafo")
+    data, results = toy(shape=(1, 8, 8) if convolutional else (1, 3, 4)), []
     poison = torch.full_like(data.x_test, math.nan), torch.full_like(data.y_test, -1)
     for used in (data, replace(data, x_test=poison[0], y_test=poison[1])):
         algorithm = arm(name)
-        history = train(algorithm, used, max_epochs=2, progress=False)
-        results.append((weights(algorithm), outcome(history)))
-    assert same(results[0][0], results[1][0])
-    assert results[0][1] == results[1][1]
+        if convolutional:
+            cls, choices = ALGORITHMS[name]
+            algorithm = cls(CaFoCNN((1, 8, 8), classes=3, channels=(3, 4)), batch_size=16, **choices)
+        history = train(algorithm, used, max_epochs=3, stopping=Stopping(patience=2), progress=False)
+        results.append((weights(algorithm), history))
+    (trained, history), (other, poisoned) = results
+    assert same(trained, other)
+    assert all(torch.isfinite(w).all() for w in trained.values())
+    assert history.frame()[list(OUTCOME)].equals(poisoned.frame()[list(OUTCOME)])
+    kept = [[(s.ended, s.restored) for s in h.stages] for h in (history, poisoned)]
+    assert kept[0] == kept[1]
+    assert any(history.frame()["val_accuracy"] > 0)
 
 
 def test_a_callback_sees_every_epoch_of_every_stage_as_it_was():
