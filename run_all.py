@@ -6,6 +6,7 @@ Trained runs are read from the store, so the same command goes on where an earli
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -63,7 +64,28 @@ def parser() -> Parser:
         action="store_true",
         help="run, and put the outputs into notebooks/ (quick only)",
     )
+    executor_options(p)
     return p
+
+
+def executor_options(p: Parser) -> None:
+    p.add_argument(
+        "--executor",
+        metavar="KIND",
+        help="train every run beforehand in a job of its own: slurm, local (processes of this machine) or "
+        "inline (one by one)",
+    )
+    p.add_argument(
+        "--workers", metavar="N", help="jobs at a time (default: one for each GPU, or one; with slurm all)"
+    )
+    p.add_argument(
+        "--slurm",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the jobs: partition=gpu gpus_per_node=1 cpus_per_task=4 mem_gb=16 timeout_min=120 ...",
+    )
 
 
 def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") -> int:
@@ -73,6 +95,7 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
         p = parser()
         args = p.parse_args(argv)
         refuse_contradictions(p, args)
+        args.argv = argv
         if args.figures_only:
             return draw_figures()
         return run(args, notebooks)
@@ -81,8 +104,8 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
             raise
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("run_all.py: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print("; ".join(["run_all.py: interrupted", *getattr(stop, "__notes__", [])]), file=sys.stderr)
         return 130
 
 
@@ -100,6 +123,11 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
         if mode in given and others:
             which = " and ".join(sorted(flag[o] for o in others))
             raise InvalidInput(f"{flag[mode]} cannot be combined with {which}: leave one out")
+    for option, kinds in {"slurm": ("slurm",), "workers": ("slurm", "local")}.items():
+        if option in given and args.executor not in kinds:
+            raise InvalidInput(
+                f"--{option} is for --executor {' or '.join(kinds)}: add that, or leave it out"
+            )
 
 
 def draw_figures() -> int:
@@ -184,12 +212,18 @@ def check_data(names: list[str], *, present: bool, download: bool) -> None:
         load(name, download=download)
 
 
-def print_runs(chosen, numbers: list[str]) -> None:
-    """A line per arm: its runs, and about how long they will take on this machine."""
+def runs_of(chosen, chapters: list) -> list:
+    """Every run that the chapters need."""
     from bpfree import study
+
+    numbers = [c.name[:2] for c in chapters if c.name[:2] in study.CHAPTERS]
+    return study.plan(chosen, numbers) if numbers else []
+
+
+def print_runs(runs: list) -> None:
+    """A line per arm: its runs, and about how long they will take on this machine."""
     from bpfree.forecast import forecast, lines
 
-    runs = study.plan(chosen, [n for n in numbers if n in study.CHAPTERS])
     print(f"\n{len(runs)} runs, timed by a few steps of each network on this machine:\n", flush=True)
     print(lines(forecast(runs, progress=sys.stderr.isatty())))
 
@@ -218,11 +252,24 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     every = batch.find_chapters(notebooks)
     chapters = choose_chapters(every, args.only)
     values = chapter_values(chapters, common, args.parameters)
+    if args.executor:
+        check_executor(args)
     check_data(chosen.datasets, present=not args.list, download=args.download)
     if args.list:
         print_list(chapters, values)
-        print_runs(chosen, [c.name[:2] for c in chapters])
+        print_runs(runs_of(chosen, chapters))
         return 0
+    failures = 0
+    if args.executor:
+        failures = hand_out(runs_of(chosen, chapters), args)
+        if failures and not args.keep_going:
+            print(
+                "run_all.py: no chapter was executed: mend it and give the same command, or add --keep-going",
+                file=sys.stderr,
+            )
+            return 1
+        if args.executor == "slurm":
+            return max(run_on_cluster(args), min(failures, 1))
     if args.update_notebooks:
         values = [{} for _ in chapters]
 
@@ -255,7 +302,50 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
         here = Path.cwd()
         print(f"index: {pages.index.relative_to(here) if pages.index.is_relative_to(here) else pages.index}")
         print(f"total: {time.perf_counter() - begin:.1f} s")
-    return 1 if failed else 0
+    return 1 if failed or failures else 0
+
+
+def check_executor(args: argparse.Namespace) -> None:
+    """Raises InvalidInput for an executor that cannot be had, or settings that it does not know."""
+    from bpfree import executor
+
+    executor.engine(args.executor, Path(tempfile.gettempdir()), executor.slurm_settings(args.slurm))
+    if args.workers is not None and not (
+        args.workers.isascii() and args.workers.isdigit() and int(args.workers)
+    ):
+        raise InvalidInput(f"--workers {args.workers!r}: give a whole number of 1 or more")
+
+
+def hand_out(runs: list, args: argparse.Namespace) -> int:
+    """Trains the runs as jobs, says which failed, and returns how many."""
+    from bpfree import executor
+
+    failures = executor.submit(
+        runs,
+        args.executor,
+        workers=int(args.workers) if args.workers else None,
+        slurm=executor.slurm_settings(args.slurm),
+        progress=sys.stderr.isatty(),
+    )
+    for failure in failures:
+        print(f"run_all.py: {failure}", file=sys.stderr)
+    print(f"{args.executor}: {len(runs) - len(failures)} of {len(runs)} runs are in the store", flush=True)
+    return len(failures)
+
+
+def run_on_cluster(args: argparse.Namespace) -> int:
+    """The chapters as one more job: their records and measurements are of the cluster's kind of device."""
+    from bpfree import executor
+    from bpfree.store import Store
+
+    options = Parser(add_help=False, allow_abbrev=False)
+    executor_options(options)
+    _, rest = options.parse_known_args(args.argv)
+    command = [sys.executable, str(ROOT / "run_all.py"), *rest]
+    status, out, err = executor.run_on_cluster(command, Store(), executor.slurm_settings(args.slurm))
+    print(out, end="")
+    print(err, end="", file=sys.stderr)
+    return status
 
 
 def run_chapter(chapter, values: dict, pages, bars, *, debug: bool) -> Exception | None:
