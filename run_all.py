@@ -248,10 +248,12 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
         return collect(chosen)
     from bpfree import batch  # here, because papermill takes a second or two to import
     from bpfree.pages import Pages
+    from bpfree.store import Store
 
     every = batch.find_chapters(notebooks)
     chapters = choose_chapters(every, args.only)
     values = chapter_values(chapters, common, args.parameters)
+    Store()  # refuses what is no folder, now and not in a chapter
     if args.executor:
         check_executor(args)
     check_data(chosen.datasets, present=not args.list, download=args.download)

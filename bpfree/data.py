@@ -21,11 +21,10 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from .errors import InvalidInput, MissingData, choose
+from .errors import InvalidInput, MissingData, check_seed, choose
 
 StrPath = str | os.PathLike
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # the layout of Keras's npz files
-MAX_SEED = 2**63 - 1  # of torch's generators
 MAX_CLASSES = 65_536  # larger labels are surely not class numbers, and a head for them would not fit
 
 
@@ -240,12 +239,6 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
     last = known.validation
     rows = (slice(None, -last), slice(-last, None)) if last else _tenth(known.train, seed)
     return _assemble(name, arrays, known.classes, 255, rows, (known.mean, known.std), known.augment)
-
-
-def check_seed(seed: int) -> None:
-    """Raises InvalidInput unless it is an integer that seeds a generator of torch's."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
-        raise InvalidInput(f"seed={seed!r}: use an integer of 0 or more, up to {MAX_SEED}")
 
 
 def data_root(root: StrPath | None = None) -> Path:

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MAX_SEED = 2**63 - 1  # of torch's generators
+
 
 class BpfreeError(Exception):
     """Base of every error a user of bpfree can put right; its message is one line."""
@@ -56,3 +58,9 @@ def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
     raise UnknownName(f"unknown {kind} {name!r}: {hint}allowed are {', '.join(allowed)}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises InvalidInput unless it is an integer that seeds a generator of torch's."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+        raise InvalidInput(f"seed={seed!r}: use an integer of 0 or more, up to {MAX_SEED}")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .algorithms import ALGORITHMS, Algorithm
 from .architectures import STAND_IN, build_model, default_architecture, parse_architecture
-from .data import NAMES, Data, check_seed
-from .errors import InvalidInput, choose
+from .data import NAMES, Data
+from .errors import InvalidInput, check_seed, choose
 from .history import History
 from .protocols import REFERENCE, TUNED, Rule, rule
 from .stopping import Budget, Stopping
@@ -73,11 +73,11 @@ class Experiment:
             if not isinstance(given, Mapping):
                 raise InvalidInput(f"options {given!r}: use a dictionary, such as {{'lr': 0.001}}")
         family, _ = parse_architecture(self.resolved_architecture)
-        for name in [*self.options, *self.hyperparameters]:
-            choose(f"option of {self.algorithm}", name, cls.options())
         if self.preset is not None:
             choose(f"preset of {self.algorithm}", self.preset, [*cls.presets, TUNED])
         options = self.resolved_options(self.rule())
+        for name in options:
+            choose(f"option of {self.algorithm}", name, cls.options())
         for name, value in arm.items():
             if options[name] != value:
                 raise InvalidInput(

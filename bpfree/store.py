@@ -104,6 +104,10 @@ class Store:
     def __init__(self, root: str | os.PathLike | None = None):
         root = root or os.environ.get("BPFREE_STORE") or platformdirs.user_data_path("bpfree") / "records"
         self.root = Path(root).expanduser()
+        if self.root.is_file():
+            raise InvalidInput(
+                f"store {self.root} is a file: name a folder (the variable BPFREE_STORE, or store=)"
+            )
 
     def __contains__(self, key: str) -> bool:
         return (self.folder(key) / "record.json").exists()
@@ -174,6 +178,8 @@ class Store:
                     f"{folder} was written by another version of bpfree (format {found}, this one reads "
                     f"{FORMAT}): use another store (the variable BPFREE_STORE), or remove it and run again"
                 )
+            for name in FIELDS:
+                scalars["experiment"][name]  # or the KeyError below
             return Record(
                 **scalars,
                 **{field: pd.read_parquet(folder / file) for field, file in SERIES.items()},

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .errors import InvalidInput, choose
+from .errors import check_seed, choose
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -136,9 +136,9 @@ CHAPTERS = {
 
 PROFILES = {
     # small networks on the bundled digits: two minutes, offline
-    "quick": Profile(("digits",), (0, 1, 2), 30, {"batch_size": 64}, budgets=("mf_interleaved", "mf")),
-    # the paper's MLPs on a CPU: an evening
-    "laptop": Profile(("mnist", "fashion_mnist"), (0, 1, 2), 20),
+    "quick": Profile(("digits",), (0, 1, 2), 30, {"batch_size": 64}, budgets=RIVALS),
+    # one seed on two data sets, for a CPU
+    "laptop": Profile(("mnist", "fashion_mnist"), (0,), 20, budgets=RIVALS),
     # the whole study: wants a GPU
     "paper": Profile(("mnist", "fashion_mnist", "cifar10", "cifar100"), (0, 1, 2), None),
 }
@@ -152,8 +152,8 @@ def profile(name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = ()) 
         InvalidInput: seeds that are not integers of 0 or more.
     """
     chosen = PROFILES[choose("profile", name, PROFILES)]
-    if any(not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise InvalidInput(f"seeds {list(seeds)}: use integers of 0 or more")
+    for seed in seeds:
+        check_seed(seed)
     return replace(chosen, datasets=tuple(datasets) or chosen.datasets, seeds=tuple(seeds) or chosen.seeds)
 
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from .checkpoint import Checkpoint
 from .clock import Clock
-from .data import Data, check_seed
-from .errors import InvalidInput, TrainingDiverged, choose
+from .data import Data
+from .errors import InvalidInput, TrainingDiverged, check_seed, choose
 from .history import History, StageHistory
 from .prefix import PrefixCache, Source
 from .progress import Progress

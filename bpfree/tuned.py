@@ -40,7 +40,10 @@ def table() -> pd.DataFrame:
     rows = pd.concat([shipped[~replaced], own], ignore_index=True)
     for column in ("value", "trials", "epochs", "seed", "val_accuracy"):
         rows[column] = pd.Series([_value(text) for text in rows[column]], dtype=object)
-    return rows.astype({"val_accuracy": float})
+    try:
+        return rows.astype({"val_accuracy": float})
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{store_path()} cannot be read ({error}): remove it and tune again") from None
 
 
 def settings(algorithm: str, data: str, architecture: str) -> dict:

@@ -93,6 +93,7 @@ def hyperparameters(**where: str) -> pd.DataFrame:
     """
     table = _table("hyperparameters")
     for column, wanted in where.items():
+        choose("column of the published settings", column, table.columns)
         table = table[table[column] == wanted]
     return table.assign(value=[_value(text) for text in table["value"]]).reset_index(drop=True)
 
@@ -105,6 +106,7 @@ def searches(**where: str) -> pd.DataFrame:
     """
     table = _table("searches")
     for column, wanted in where.items():
+        choose("column of the published searches", column, table.columns)
         table = table[table[column] == wanted]
     parsed = {c: [_value(text) for text in table[c]] for c in ("trials", "epochs", "low", "high")}
     return table.assign(**parsed).reset_index(drop=True)
