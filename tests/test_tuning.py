@@ -269,8 +269,11 @@ class AtOnce(optuna.pruners.BasePruner):
 def test_a_pruner_cuts_trials_short_and_they_count(toy):
     # toy data are easy: without the pruner each of the two stages of mf takes its two epochs
     full, cut = tune(arm(toy, "mf"), 2, name="full"), tune(arm(toy, "mf"), 2, name="cut", pruner=AtOnce())
-    assert [t.user_attrs["epochs"] for t in full.trials] == [4, 4]
-    assert [t.user_attrs["epochs"] for t in cut.trials] == [3, 3]  # all of stage 1, and one of stage 2
+    assert [t.user_attrs["cost"]["epochs"] for t in full.trials] == [4, 4]
+    assert [t.user_attrs["cost"]["epochs"] for t in cut.trials] == [
+        3,
+        3,
+    ]  # all of stage 1, and one of stage 2
     assert list(tuning.trials(cut)["state"]) == ["pruned"] * 2
     assert tuning.finished(cut) == 2
     with pytest.raises(InvalidInput, match="pruner 'AtOnce', and this of None"):
@@ -317,7 +320,7 @@ def test_joules_are_measured_only_if_all_trials_were(toy, monkeypatch):
 
 
 def test_a_trial_records_its_own_meter(toy):
-    trial = tune(arm(toy), 1).trials[0].user_attrs
+    trial = tune(arm(toy), 1).trials[0].user_attrs["cost"]
     assert trial["seconds"] > 0
     assert trial["measured_j"] is not None or trial["estimated_j"] > 0
     assert "measured" in trial["provenance"] or "estimated" in trial["provenance"]

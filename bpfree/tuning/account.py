@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -36,8 +35,9 @@ def trials(studies: Study | Iterable[Study]) -> pd.DataFrame:
 def _trials(study: Study) -> pd.DataFrame:
     own = identity_of(study)
     recorded = study.get_trials(deepcopy=False)
-    spent = [t.user_attrs for t in recorded if "seconds" in t.user_attrs]
-    measured = bool(spent) and all(a["measured_j"] is not None for a in spent)
+    costs = {t.number: t.user_attrs.get("cost", {}) for t in recorded}
+    spent = [cost for cost in costs.values() if cost]
+    measured = bool(spent) and all(cost["measured_j"] is not None for cost in spent)
     joules = "measured_j" if measured else "estimated_j"
     rows = [
         {
@@ -48,11 +48,11 @@ def _trials(study: Study) -> pd.DataFrame:
             "state": state(t),
             "value": t.value if t.state == TrialState.COMPLETE else None,
             **t.params,
-            "seconds": t.user_attrs.get("seconds"),
-            "joules": t.user_attrs.get(joules),
+            "seconds": costs[t.number].get("seconds"),
+            "joules": costs[t.number].get(joules),
             "energy": "measured" if measured else "estimated",
-            "provenance": t.user_attrs.get("provenance"),
-            "machine": t.user_attrs.get("machine"),
+            "provenance": costs[t.number].get("provenance"),
+            "machine": costs[t.number].get("machine"),
         }
         for t in recorded
     ]
@@ -106,6 +106,9 @@ def importances(studies: Study | Iterable[Study]) -> pd.DataFrame:
     Optuna's fANOVA (Hutter et al., 2014): the variance that a forest fitted to the trials owes to the
     parameter alone. From a dozen trials it is a hint.
     """
+    # Here, because scikit-learn's forests take a second to import.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     rows = []
     for study in [studies] if isinstance(studies, Study) else studies:
         with quiet():

@@ -113,5 +113,5 @@ def keep(study: Study, path: str | os.PathLike | None = None) -> Path:
         protocol=own["protocol"],
         val_accuracy=winner.value,
         revision=git_revision(),
-        machine=winner.user_attrs["machine"],
+        machine=winner.user_attrs["cost"]["machine"],
     )

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.engine import make_url
 
 from ..data import StrPath
 from ..errors import InvalidInput
@@ -61,6 +60,8 @@ def open_storage(storage: StrPath | BaseStorage | None, study: str) -> Place:
 
 
 def _open_url(text: str) -> Place:
+    from sqlalchemy.engine import make_url  # here, because only databases need it
+
     url = make_url(text)
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         return _open_path(Path(url.database), text)
@@ -99,6 +100,8 @@ def file_lock(path: Path, name: str):
 
 def _shown(text: str) -> str:
     """A storage in a message: without its password."""
+    from sqlalchemy.engine import make_url
+
     try:
         return make_url(text).render_as_string(hide_password=True) if "://" in text else text
     except Exception:  # not a URL after all

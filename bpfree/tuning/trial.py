@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import optuna
+import torch
 from optuna.pruners import NopPruner
 from optuna.trial import Trial, TrialState
 
@@ -21,6 +22,8 @@ def run_trial(slots: Slots, trial: Trial, experiment: Experiment, data: Data) ->
     """Trains with the trial's parameters, and tells the study the outcome and the cost."""
     candidate = replace(experiment, hyperparameters={**experiment.hyperparameters, **trial.params})
     value, state, reason = None, TrialState.FAIL, "interrupted"
+    # torch imports its compiler with a process's first optimiser, for seconds that are no trial's.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     report = Reporter(trial)
     try:
         with EnergyMeter() as meter:
@@ -66,10 +69,9 @@ class Reporter:
 
 def note_cost(trial: Trial, meter: EnergyMeter, experiment: Experiment, epochs: int) -> None:
     """What the trial took: training, validation and everything between."""
-    trial.set_user_attr("epochs", epochs)
-    reading, host = meter.reading, machine(pick_device(experiment.device))
-    trial.set_user_attr("seconds", reading.seconds)
-    trial.set_user_attr("measured_j", reading.measured_j)
-    trial.set_user_attr("estimated_j", reading.estimated_j)
-    trial.set_user_attr("provenance", reading.provenance)
-    trial.set_user_attr("machine", host["id"])
+    reading = meter.reading
+    spent = {name: getattr(reading, name) for name in ("seconds", "measured_j", "estimated_j", "provenance")}
+    # One attribute, because a storage writes each to the disk by itself.
+    trial.set_user_attr(
+        "cost", {**spent, "epochs": epochs, "machine": machine(pick_device(experiment.device))["id"]}
+    )
