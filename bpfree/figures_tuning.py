@@ -32,7 +32,7 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
             axes[0].plot(number, part["value"], MARKERS[name], color=COLOURS[name], ms=3.5, alpha=0.35)
             axes[0].plot(number, part["best"], **look)
             axes[1].plot(part["total_joules"], part["best"], **look)
-    axes[1].set_xscale("log")
+    axes[1].set_xlim(left=0)
     axes[0].set_xlabel("trials")
     axes[1].set_xlabel(f"joules of the search so far ({' and '.join(trials['energy'].unique())})")
     axes[0].set_ylabel("best validation accuracy so far (%)")

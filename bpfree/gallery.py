@@ -25,6 +25,7 @@ from . import (
     figures_hardware,
     figures_landscape,
     figures_resources,
+    figures_tuning,
     study,
 )
 from .errors import InvalidInput, choose
@@ -114,6 +115,7 @@ GALLERY: dict[str, Exhibit] = {
     # of other measurements
     "mf_learning_curves": Exhibit(figures.learning_curves),
     "scaling": Exhibit(figures_hardware.scaling),
+    "tuning": Exhibit(figures_tuning.best_so_far),
     "landscape_slices": Exhibit(figures_landscape.slices, kept_as="landscape"),
     "landscape_line": Exhibit(figures_landscape.line, kept_as="landscape"),
     "landscape_plane": Exhibit(figures_landscape.plane, kept_as="landscape"),
