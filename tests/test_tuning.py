@@ -801,7 +801,11 @@ def test_ctrl_c_is_one_line_and_status_130(toy, capsys, monkeypatch):
     monkeypatch.setattr(one_trial, "fit", interrupted)
     assert cli.main(["bp", "--trials", "3", *command(toy)]) == 130
     error = capsys.readouterr().err
-    assert "interrupted; the same command goes on" in error
+    assert error.count("python -m bpfree.tuning:") == 1
+    assert (
+        "interrupted; finished are 1 of 3 of bp-toy-2x6-convergence-cap2-seed0. The same command goes on"
+        in error
+    )
     assert cli.main(["bp", "--trials", "3", *command(toy)]) == 0
     assert tuning.finished(tune(arm(toy), 1)) == 3
 

@@ -67,9 +67,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        if "--worker" not in argv:
-            print(f"{PROG}: interrupted; the same command goes on with what is missing", file=sys.stderr)
+    except KeyboardInterrupt:  # before anything was begun
         return 130
 
 
@@ -80,9 +78,17 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
     how = {"wait": not (args.no_wait or args.worker), "progress": not args.worker}
     experiments, names = chosen(args)
-    with others(args.workers - 1, argv):
-        studies = budget.tune_all(experiments, args.trials, args.storage, **how) if experiments else []
-        studies += [search.resume(name, args.trials, args.storage, **how) for name in names]
+    try:
+        with others(args.workers - 1, argv):
+            studies = budget.tune_all(experiments, args.trials, args.storage, **how) if experiments else []
+            studies += [search.resume(name, args.trials, args.storage, **how) for name in names]
+    except KeyboardInterrupt:
+        if not args.worker:
+            done = so_far([*map(search.study_name, experiments), *names], args)
+            print(
+                f"{PROG}: interrupted{done}. The same command goes on with what is missing", file=sys.stderr
+            )
+        return 130
     if not args.worker:
         table = cost(studies)[["study", "trials", "diverged", "lost", "best", "seconds", "joules", "energy"]]
         print(table.round(2).to_string(index=False))
@@ -113,6 +119,15 @@ def chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
         )
         for what in args.what
     ], []
+
+
+def so_far(names: list[str], args: argparse.Namespace) -> str:
+    """How many trials of each study are finished, in words."""
+    from . import finished, load_study, study_names
+
+    known = study_names(args.storage)
+    counts = [f"{finished(load_study(n, args.storage))} of {args.trials} of {n}" for n in names if n in known]
+    return f"; finished are {', '.join(counts)}" if counts else ""
 
 
 @contextmanager
