@@ -16,18 +16,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import (
-    evidence,
-    figures,
-    figures_comparison,
-    figures_curves,
-    figures_forest,
-    figures_hardware,
-    figures_landscape,
-    figures_resources,
-    figures_tuning,
-    study,
-)
+from . import evidence, figures, study
 from .errors import InvalidInput, choose
 from .evidence import FOLDER
 from .protocols import REFERENCE
@@ -65,7 +54,7 @@ class Exhibit:
 def _energy(runs: pd.DataFrame) -> Figure:
     from .published import results
 
-    return figures_comparison.accuracy_against_energy(runs, results(**PRINTED))
+    return figures.comparison.accuracy_against_energy(runs, results(**PRINTED))
 
 
 def _ladder(**settings) -> Experiments:
@@ -88,38 +77,38 @@ def _other_protocols(profile: study.Profile) -> "list[Experiment]":
 
 
 _epochs, _traces, _contrasts = evidence.epochs, evidence.traces, evidence.contrasts
-_loss_by_seconds = partial(figures_curves.against_seconds, metrics=("val_accuracy", "val_loss"))
+_loss_by_seconds = partial(figures.curves.against_seconds, metrics=("val_accuracy", "val_loss"))
 _ladder_runs = partial(evidence.runs, metrics=("test_accuracy", *TOTALS))
 
 GALLERY: dict[str, Exhibit] = {
     # the paper's figures 1 to 6
-    "ff_learning": Exhibit(figures_curves.against_seconds, lambda p: p.arms("ff"), _epochs),
-    "ff_resources": Exhibit(figures_resources.memory_and_clock, lambda p: p.arms("ff", "bp", "ff"), _traces),
+    "ff_learning": Exhibit(figures.curves.against_seconds, lambda p: p.arms("ff"), _epochs),
+    "ff_resources": Exhibit(figures.resources.memory_and_clock, lambda p: p.arms("ff", "bp", "ff"), _traces),
     "cafo_learning": Exhibit(_loss_by_seconds, lambda p: p.arms("cafo"), _epochs),
-    "mf_mean_loss": Exhibit(figures_curves.mean_loss, lambda p: p.arms("mf", "bp", "mf"), _epochs),
+    "mf_mean_loss": Exhibit(figures.curves.mean_loss, lambda p: p.arms("mf", "bp", "mf"), _epochs),
     "mf_resources": Exhibit(
-        figures_resources.utilisation_and_temperature, lambda p: p.arms("mf", "bp", "mf"), _traces
+        figures.resources.utilisation_and_temperature, lambda p: p.arms("mf", "bp", "mf"), _traces
     ),
-    "mf_memory": Exhibit(figures_resources.memory_steps, lambda p: p.arms("mf", "bp", "mf"), _traces),
+    "mf_memory": Exhibit(figures.resources.memory_steps, lambda p: p.arms("mf", "bp", "mf"), _traces),
     # what the paper could not show
     "accuracy_against_energy": Exhibit(
         _energy, _everything, partial(evidence.runs, metrics=("test_accuracy", *TOTALS))
     ),
-    "ladder": Exhibit(figures_comparison.ladder, _ladder(), _ladder_runs),
-    "ladder_matched": Exhibit(figures_comparison.ladder, _ladder(protocol="matched"), _ladder_runs),
-    "forest": Exhibit(figures_forest.forest, _everything, _contrasts),
-    "forest_protocols": Exhibit(figures_forest.forest, _other_protocols, _contrasts),
+    "ladder": Exhibit(figures.comparison.ladder, _ladder(), _ladder_runs),
+    "ladder_matched": Exhibit(figures.comparison.ladder, _ladder(protocol="matched"), _ladder_runs),
+    "forest": Exhibit(figures.forest.forest, _everything, _contrasts),
+    "forest_protocols": Exhibit(figures.forest.forest, _other_protocols, _contrasts),
     "decomposition": Exhibit(
-        figures_comparison.decomposition, _everything, partial(evidence.runs, metrics=(*PARTS, *TOTALS))
+        figures.comparison.decomposition, _everything, partial(evidence.runs, metrics=(*PARTS, *TOTALS))
     ),
     # of other measurements
     "mf_learning_curves": Exhibit(figures.learning_curves),
-    "scaling": Exhibit(figures_hardware.scaling),
-    "tuning": Exhibit(figures_tuning.best_so_far),
-    "landscape_slices": Exhibit(figures_landscape.slices, kept_as="landscape"),
-    "landscape_line": Exhibit(figures_landscape.line, kept_as="landscape"),
-    "landscape_plane": Exhibit(figures_landscape.plane, kept_as="landscape"),
-    "landscape_sharpness": Exhibit(figures_landscape.sharpness, kept_as="landscape"),
+    "scaling": Exhibit(figures.hardware.scaling),
+    "tuning": Exhibit(figures.tuning.best_so_far),
+    "landscape_slices": Exhibit(figures.landscape.slices, kept_as="landscape"),
+    "landscape_line": Exhibit(figures.landscape.line, kept_as="landscape"),
+    "landscape_plane": Exhibit(figures.landscape.plane, kept_as="landscape"),
+    "landscape_sharpness": Exhibit(figures.landscape.sharpness, kept_as="landscape"),
 }
 TABLES = ("runs", "machines")  # kept beside the figures' own
 

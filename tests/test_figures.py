@@ -9,15 +9,7 @@ import pytest
 import torch
 
 import bpfree
-from bpfree import (
-    figures,
-    figures_comparison,
-    figures_curves,
-    figures_forest,
-    figures_resources,
-    stats,
-    store,
-)
+from bpfree import figures, stats, store
 from bpfree.errors import InvalidInput
 from bpfree.labels import COLOURS, LABELS, LINES, MARKERS
 
@@ -148,7 +140,7 @@ def lab(colour: str, deficiency: str) -> np.ndarray:
 
 
 FAMILIES = [("bp", "ff", "ff_sgd"), ("bp", *[n for n in LABELS if n.startswith("cafo")])]
-FAMILIES += [tuple(figures_comparison.LADDER)]
+FAMILIES += [tuple(figures.comparison.LADDER)]
 
 
 @pytest.mark.parametrize("names", FAMILIES)
@@ -165,7 +157,7 @@ def test_curves_of_one_picture_differ_for_colour_blind_readers_and_in_greyscale(
 def test_curves_against_seconds_draw_the_epochs_of_every_panel():
     rows = curve("bp", 0, {"network": [2.0, 1.0]}) + curve("ff", 0, {"all": [3.0, 2.0, 1.5]}, seconds=4.0)
     frame = pd.DataFrame(rows + curve("bp", 0, {"network": [0.5, 0.4]}, data="digits"))
-    figure = figures_curves.against_seconds(frame)
+    figure = figures.curves.against_seconds(frame)
     assert [ax.get_title(loc="left").split()[0] for ax in figure.axes[::2]] == ["digits", "MNIST"]
     (line,) = lines_of(figure.axes[3], "ff")
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([4.0, 8.0, 12.0], [3.0, 2.0, 1.5])
@@ -182,12 +174,12 @@ def test_the_mean_is_of_all_seeds_or_it_is_not_drawn():
         {"layer 1": [6.0, 4.0], "layer 2": [5.0, 3.0]},
     ]
     frame = pd.DataFrame([row for seed in (0, 1) for row in curve("mf", seed, stages[seed])])
-    first, second = figures_curves.aligned(frame, "pass")
+    first, second = figures.curves.aligned(frame, "pass")
     assert (first.mean.tolist(), first.x.tolist(), first.n) == ([5.0, 3.0], [1.0, 2.0], 2)
     assert second.begin == 2.5  # the mean of the starts, 3 and 2
     assert (second.mean.tolist(), second.x.tolist()) == ([4.0, 2.0], [3.5, 4.5])
     assert first.sd == pytest.approx([math.sqrt(2), math.sqrt(2)])  # the sample's: n - 1
-    figure = figures_curves.mean_loss(frame)
+    figure = figures.curves.mean_loss(frame)
     thick = [n for n in lines_of(figure.axes[0], "mf") if n.get_linewidth() > 1]
     assert [n.get_ydata().tolist() for n in thick] == [[5.0, 3.0], [4.0, 2.0]]
     band = figure.axes[0].collections[0].get_paths()[0].vertices
@@ -197,7 +189,7 @@ def test_the_mean_is_of_all_seeds_or_it_is_not_drawn():
 def test_seconds_of_seeds_of_different_speed_are_interpolated_where_both_train():
     rows = curve("bp", 0, {"network": [4.0, 3.0, 2.0]}, seconds=1.0)
     rows += curve("bp", 1, {"network": [4.0, 2.0]}, seconds=2.0)
-    (stage,) = figures_curves.aligned(pd.DataFrame(rows), "elapsed_s")
+    (stage,) = figures.curves.aligned(pd.DataFrame(rows), "elapsed_s")
     assert (stage.x[0], stage.x[-1]) == (
         2.0,
         3.0,
@@ -206,7 +198,7 @@ def test_seconds_of_seeds_of_different_speed_are_interpolated_where_both_train()
 
 
 def test_one_seed_has_no_band():
-    figure = figures_curves.mean_loss(pd.DataFrame(curve("bp", 0, {"network": [2.0, 1.0]})))
+    figure = figures.curves.mean_loss(pd.DataFrame(curve("bp", 0, {"network": [2.0, 1.0]})))
     assert "no band" in texts(figure)
     assert not figure.axes[0].collections[0].get_paths()
 
@@ -214,29 +206,29 @@ def test_one_seed_has_no_band():
 def test_without_a_gpu_the_process_stands_in_and_the_caption_says_so():
     memory = samples("bp", "cpu:process", "rss", [2**20, 3 * 2**20])
     busy = samples("bp", "cpu:process", "utilisation", [0.0, 99.0, 101.0])
-    figure = figures_resources.memory_and_clock(pd.concat([memory, busy]))
+    figure = figures.resources.memory_and_clock(pd.concat([memory, busy]))
     assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [1.0, 3.0]
     assert "resident memory (MiB)" in figure.axes[0].get_ylabel()
     assert figure.axes[1].get_lines()[0].get_ydata().tolist() == [99.0, 101.0]  # 0: before there was a share
     assert "no GPU" in texts(figure)
     assert "resident memory of the process" in texts(figure)
-    warm = figures_resources.utilisation_and_temperature(pd.concat([memory, busy]))
+    warm = figures.resources.utilisation_and_temperature(pd.concat([memory, busy]))
     assert len(warm.axes) == 1
     assert "nothing for the temperature" in texts(warm).replace("\n", " ")
 
 
 def test_a_gpu_that_ran_it_is_shown_and_one_that_did_not_is_not():
     parts = [samples("bp", "gpu:0", "memory", [2**20, 2**21]), samples("bp", "cpu:process", "rss", [1, 1])]
-    used = figures_resources.memory_steps(pd.concat(parts).assign(device="cuda"))
+    used = figures.resources.memory_steps(pd.concat(parts).assign(device="cuda"))
     assert used.axes[0].get_lines()[0].get_ydata().tolist() == [1.0, 2.0]
     assert used.axes[0].get_ylabel().startswith("GPU")
     assert "no GPU" not in texts(used)
-    assert "no GPU" in texts(figures_resources.memory_steps(pd.concat(parts)))
+    assert "no GPU" in texts(figures.resources.memory_steps(pd.concat(parts)))
 
 
 def test_memory_is_marked_where_stages_begin():
     trace = samples("mf", "cpu:process", "rss", [1, 1, 1, 1], stages=["layer 1"] * 2 + ["layer 2"] * 2)
-    figure = figures_resources.memory_steps(trace)
+    figure = figures.resources.memory_steps(trace)
     marks = [n.get_xdata()[0] for n in figure.axes[0].get_lines() if n.get_linestyle() == ":"]
     assert marks == [0, 2]
     assert "layer 2" in texts(figure)
@@ -264,7 +256,7 @@ def test_accuracy_stands_over_energy_and_printed_numbers_are_open_and_named():
     from bpfree import published
 
     printed = published.results(source="thesis", protocol="published")
-    figure = figures_comparison.accuracy_against_energy(RUNS, printed)
+    figure = figures.comparison.accuracy_against_energy(RUNS, printed)
     points = {(n.get_xdata()[0], n.get_ydata()[0]): n for n in figure.axes[0].get_lines()}
     assert points[10.0, 90.5].get_fillstyle() == "full"
     assert points[10.0, 90.5].get_color() == COLOURS["bp"]
@@ -276,7 +268,7 @@ def test_accuracy_stands_over_energy_and_printed_numbers_are_open_and_named():
     assert "(J, estimated)" in figure.axes[0].get_xlabel()
     assert "estimated: a model" in texts(figure)
     assert "printed: thesis" in texts(figure)
-    assert "printed" not in texts(figures_comparison.accuracy_against_energy(RUNS))
+    assert "printed" not in texts(figures.comparison.accuracy_against_energy(RUNS))
 
 
 def test_measured_joules_are_drawn_only_if_all_runs_have_them():
@@ -288,7 +280,7 @@ def test_measured_joules_are_drawn_only_if_all_runs_have_them():
 
 
 def test_rungs_lead_from_one_to_the_next_and_the_corner_stands_beside():
-    figure = figures_comparison.ladder(RUNS)
+    figure = figures.comparison.ladder(RUNS)
     energy = figure.axes[1]
     bars = [(p.get_x(), p.get_x() + p.get_width()) for p in energy.patches]
     assert bars == [(0, 10), (10, 15), (15, 20), (20, 50), (20, 5)]  # interleaved from joint, not the corner
@@ -302,10 +294,10 @@ def test_rungs_lead_from_one_to_the_next_and_the_corner_stands_beside():
 def test_a_shared_out_budget_borrows_the_run_that_set_it():
     matched = RUNS[RUNS["algorithm"] != "bp"].assign(protocol="matched", machine="m")
     frame = pd.concat([RUNS[RUNS["algorithm"] == "bp"], matched])
-    lent = figures_comparison.with_baseline(frame)
+    lent = figures.comparison.with_baseline(frame)
     assert set(lent.loc[lent["protocol"] == "matched", "algorithm"]) == set(RUNS["algorithm"])
-    assert len(figures_comparison.with_baseline(RUNS)) == len(RUNS)
-    assert "protocol matched" in figures_comparison.ladder(frame).axes[0].get_title(loc="left")
+    assert len(figures.comparison.with_baseline(RUNS)) == len(RUNS)
+    assert "protocol matched" in figures.comparison.ladder(frame).axes[0].get_title(loc="left")
 
 
 def test_lengths_add_up_where_factors_multiply():
@@ -314,9 +306,9 @@ def test_lengths_add_up_where_factors_multiply():
         {"algorithm": "bp", "samples": 100, "train_estimated_j": 10, **cost},
         {"algorithm": "mf", "samples": 300, "train_estimated_j": 8, "prefix_estimated_j": 1, **cost},
     )
-    table = figures_comparison.factors(runs)
+    table = figures.comparison.factors(runs)
     assert table.loc["mf"].to_dict() == pytest.approx({"passes": 3.0, "per_pass": 0.3, "energy": 0.9})
-    ax = figures_comparison.decomposition(runs).axes[0]
+    ax = figures.comparison.decomposition(runs).axes[0]
     first, second = ax.patches
     assert (first.get_x(), first.get_x() + first.get_width()) == (1, 3)
     assert (second.get_x(), second.get_x() + second.get_width()) == pytest.approx((3, 0.9))
@@ -332,7 +324,7 @@ def test_the_forest_shows_differences_intervals_margin_and_verdicts():
         for seed in range(5)
     ]
     table = stats.contrasts(tidy(*runs))
-    figure = figures_forest.forest(table, margin=0.25)
+    figure = figures.forest.forest(table, margin=0.25)
     ax = figure.axes[0]
     for row in table.itertuples():
         found = [n for n in ax.get_lines() if n.get_color() == COLOURS[row.algorithm]]
@@ -350,13 +342,13 @@ def test_the_forest_shows_differences_intervals_margin_and_verdicts():
 @pytest.mark.parametrize(
     "draw",
     [
-        figures_curves.against_seconds,
-        figures_curves.mean_loss,
-        figures_resources.memory_and_clock,
-        figures_comparison.accuracy_against_energy,
-        figures_comparison.ladder,
-        figures_comparison.decomposition,
-        figures_forest.forest,
+        figures.curves.against_seconds,
+        figures.curves.mean_loss,
+        figures.resources.memory_and_clock,
+        figures.comparison.accuracy_against_energy,
+        figures.comparison.ladder,
+        figures.comparison.decomposition,
+        figures.forest.forest,
     ],
 )
 def test_nothing_to_draw_is_said_in_one_line(draw):
@@ -378,11 +370,11 @@ def test_machines_and_presets_are_not_pooled():
 def test_nothing_is_printed_smaller_than_seven_points(runs):
     records, epochs = store.tidy(runs), store.epochs(runs)
     drawn = [
-        figures_curves.mean_loss(epochs),
-        figures_curves.against_seconds(epochs),
-        figures_comparison.ladder(RUNS),
+        figures.curves.mean_loss(epochs),
+        figures.curves.against_seconds(epochs),
+        figures.comparison.ladder(RUNS),
     ]
-    drawn += [figures_comparison.decomposition(records), figures_comparison.accuracy_against_energy(records)]
+    drawn += [figures.comparison.decomposition(records), figures.comparison.accuracy_against_energy(records)]
     for figure in drawn:
         assert figure.get_figwidth() == figures.WIDTH
         sizes = [t.get_fontsize() for t in figure.findobj(mpl.text.Text) if t.get_text().strip()]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bpfree import figures_landscape
+from bpfree import figures
 from bpfree.labels import COLOURS
 from bpfree.landscape import COLUMNS
 
@@ -48,7 +48,7 @@ def coloured(ax, name: str) -> list:
 
 
 def test_slices_show_every_run_and_their_mean(evidence):
-    loss, rise = figures_landscape.slices(evidence).axes
+    loss, rise = figures.landscape.slices(evidence).axes
     for ax in (loss, rise):
         assert [len(coloured(ax, name)) for name in ("bp", "mf")] == [2 * 2 + 1] * 2
     rows = evidence[(evidence["kind"] == "slice") & (evidence["algorithm"] == "mf")]
@@ -58,7 +58,7 @@ def test_slices_show_every_run_and_their_mean(evidence):
 
 
 def test_line_runs_from_one_solution_to_the_other(evidence):
-    figure = figures_landscape.line(evidence)
+    figure = figures.landscape.line(evidence)
     for ax, base in zip(figure.axes, (0.0, 90.0), strict=True):
         runs = [line.get_ydata().tolist() for line in ax.get_lines() if len(line.get_xdata()) == 3]
         assert runs == [[base, base + 0.5, base + 1.0], [base + 1.0, base + 1.5, base + 2.0]]
@@ -67,7 +67,7 @@ def test_line_runs_from_one_solution_to_the_other(evidence):
 
 
 def test_planes_have_one_scale_and_the_axes_the_right_way_round(evidence):
-    figure = figures_landscape.plane(evidence)
+    figure = figures.landscape.plane(evidence)
     bp, mf, bar = figure.axes
     assert [ax.get_xlabel().split(":")[0] for ax in (bp, mf)] == ["BP", "MF"]
     filled = [ax.collections[0] for ax in (bp, mf)]
@@ -82,7 +82,7 @@ def test_planes_have_one_scale_and_the_axes_the_right_way_round(evidence):
 
 
 def test_sharpness_is_of_the_training_images_and_gaps_are_validation_minus_training(evidence):
-    figure = figures_landscape.sharpness(evidence)
+    figure = figures.landscape.sharpness(evidence)
     drawn = [[coloured(ax, name)[0].get_ydata().tolist() for name in ("bp", "mf")] for ax in figure.axes]
     assert drawn[0] == [[5.0, 6.0], [7.0, 8.0]]
     assert np.ravel(drawn[1]) == pytest.approx([0.2, 0.4, 0.6, 0.8])
@@ -92,7 +92,7 @@ def test_sharpness_is_of_the_training_images_and_gaps_are_validation_minus_train
 @pytest.mark.parametrize(("draw", "columns"), [("slices", 2), ("line", 2), ("plane", 2), ("sharpness", 3)])
 def test_every_data_set_has_a_row_of_its_own(evidence, draw, columns):
     both = pd.concat([evidence, evidence.assign(data="mnist", loss=evidence["loss"] + 1.0)])
-    figure = getattr(figures_landscape, draw)(both)
+    figure = getattr(figures.landscape, draw)(both)
     titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
     assert [title.split()[0] for title in titles] == ["digits", "MNIST"]
     assert len(figure.axes) == 2 * (columns + (draw == "plane"))
@@ -100,4 +100,4 @@ def test_every_data_set_has_a_row_of_its_own(evidence, draw, columns):
 
 def test_pictures_show_themselves(evidence):
     for draw in ("slices", "line", "plane", "sharpness"):
-        assert getattr(figures_landscape, draw)(evidence)._repr_png_().startswith(b"\x89PNG")
+        assert getattr(figures.landscape, draw)(evidence)._repr_png_().startswith(b"\x89PNG")

@@ -10,11 +10,11 @@ import torch
 from helpers import arm, same, toy, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bpfree import figures_hardware, hardware
+from bpfree import figures, hardware
 from bpfree.algorithms import ALGORITHMS
 from bpfree.energy import EnergyMeter
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.figures_hardware import law
+from bpfree.figures.hardware import law
 from bpfree.hardware.flops import optimiser_flops
 from bpfree.hardware.kernels import Kernels, counter
 from bpfree.hardware.memory import Ledger
@@ -434,7 +434,7 @@ def test_the_scaling_figure_has_a_panel_for_every_metric_and_sweep():
         for name in ("bp", "mf")
         for m in ("step_s", "saved_bytes", "flops")
     ]
-    figure = figures_hardware.scaling(pd.DataFrame(rows))
+    figure = figures.hardware.scaling(pd.DataFrame(rows))
     assert len(figure.axes) == 6
     assert all(len(ax.lines) == 4 for ax in figure.axes)  # points and a law for each of two algorithms
 

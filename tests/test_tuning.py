@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from optuna.trial import TrialState
 
 import bpfree
-from bpfree import Experiment, figures_tuning, published, tuned, tuning
+from bpfree import Experiment, figures, published, tuned, tuning
 from bpfree.algorithms import ALGORITHMS
 from bpfree.errors import BpfreeError, InvalidInput, UnknownName
 from bpfree.experiment import fit
@@ -426,9 +426,9 @@ def test_figures_show_every_algorithm_and_say_what_the_joules_are(toy):
     sweeps = tuning.trials([tuning.sweep(a, "lr", [1e-3, 1e-2, 1e-1], progress=False) for a in arms])
     studies = [tune(a, 3) for a in arms]
     drawn_figures = [
-        figures_tuning.best_so_far(table),
-        figures_tuning.sensitivity(sweeps, tuning.tolerance(sweeps)),
-        figures_tuning.importances(tuning.importances(studies)),
+        figures.tuning.best_so_far(table),
+        figures.tuning.sensitivity(sweeps, tuning.tolerance(sweeps)),
+        figures.tuning.importances(tuning.importances(studies)),
     ]
     for figure in drawn_figures:
         words = " ".join(t.get_text() for t in figure.findobj(Text))
@@ -447,7 +447,7 @@ def test_optunas_slices_leave_no_style_and_no_open_figure_behind(toy):
     import matplotlib.pyplot as plt
 
     before = dict(plt.rcParams)
-    figure = figures_tuning.slices(tune(arm(toy), 3))
+    figure = figures.tuning.slices(tune(arm(toy), 3))
     assert {ax.get_xlabel() for ax in figure.axes} >= {"lr", "weight_decay"}
     assert dict(plt.rcParams) == before
     assert plt.get_fignums() == []

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.optimize import nnls
 
-from .figures import _figure
-from .labels import COLOURS, LABELS, MARKERS, ORDER
+from ..labels import COLOURS, LABELS, MARKERS, ORDER
+from . import _figure
 
 MIB = 2**20
 PARTS = {  # Okabe and Ito's colours again, here for what is held

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .figures import _figure, _present, caption, facets, key, require, styled
-from .labels import COLOURS, LINES, MARKERS
+from ..labels import COLOURS, LINES, MARKERS
+from . import _figure, _present, caption, facets, key, require, styled
 
 METRICS = {
     "val_accuracy": "validation accuracy (%)",

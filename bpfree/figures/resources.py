@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .errors import InvalidInput
-from .figures import _figure, _present, caption, facets, key, require, styled
-from .figures_hardware import QUANTITIES
-from .labels import COLOURS, DATASETS, LINES, MARKERS
+from ..errors import InvalidInput
+from ..labels import COLOURS, DATASETS, LINES, MARKERS
+from . import _figure, _present, caption, facets, key, require, styled
+from .hardware import QUANTITIES
 
 PROCESS = "cpu:process"
 #: What a GPU's sensor would say -> what the process's own account says in its place; None: nothing does.

@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .figures import _figure, _present, _title
-from .labels import COLOURS, LABELS, MARKERS
-from .landscape import overview
+from ..labels import COLOURS, LABELS, MARKERS
+from ..landscape import overview
+from . import _figure, _present, _title
 
 LOSS = "validation cross-entropy (nats)"
 STEP = "step (1: as long as the weights)"

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .figures import SMALL, _figure, caption, require, styled
-from .labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
+from ..labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
+from . import SMALL, _figure, caption, require, styled
 
 ROW = 0.27  # inches of a contrast
 VERDICT_COLOURS = {"EQUIVALENT": "#007A5A", "DIFFERENT": "#B04A00", "INCONCLUSIVE": "#666666"}

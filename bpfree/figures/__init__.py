@@ -1,10 +1,12 @@
 """Tidy records in, figures out. Nothing here trains or reads files.
 
-One look for all: a colour and a marker per algorithm (`labels`), units on every axis, and the
-provenance of every joule printed in the picture.
+One look for all: a colour and a marker per algorithm (`labels`), units on every axis, and the provenance of
+every joule printed in the picture. That look and the figures of single runs are here; the others are in modules
+of this package, which `figures.curves` and the like import when they are first used.
 """
 
 import functools
+import importlib
 import io
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -17,11 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from .errors import InvalidInput
-from .labels import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
+from ..errors import InvalidInput
+from ..labels import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MODULES = ("comparison", "curves", "forest", "hardware", "landscape", "resources", "tuning")
 
 STYLE = {
     "figure.dpi": 110,
@@ -356,3 +360,9 @@ def _title(frame: pd.DataFrame) -> str:
         title += f", {column} {' and '.join(found)}" if found else ""
     seeds = frame["seed"].nunique()
     return f"{title}; {seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def __getattr__(name: str):
+    if name in MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

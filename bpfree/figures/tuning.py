@@ -6,8 +6,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .figures import STYLE, WIDTH, Picture, _figure, caption, key, require, styled
-from .labels import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
+from ..labels import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
+from . import STYLE, WIDTH, Picture, _figure, caption, key, require, styled
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -120,7 +120,7 @@ def slices(study: "Study") -> Figure:
     import matplotlib.pyplot as plt
     from optuna.visualization import matplotlib as plots
 
-    from .tuning.storage import quiet
+    from ..tuning.storage import quiet
 
     with mpl.rc_context(), quiet():  # Optuna sets a style for the whole process
         axes = plots.plot_slice(study, target_name="validation accuracy (%)")

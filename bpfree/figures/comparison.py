@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .errors import InvalidInput
-from .figures import SMALL, _figure, _present, caption, facets, joules, key, require, styled
-from .labels import COLOURS, LABELS, MARKERS, ORDER
+from ..errors import InvalidInput
+from ..labels import COLOURS, LABELS, MARKERS, ORDER
+from . import SMALL, _figure, _present, caption, facets, joules, key, require, styled
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
 LADDER = {
