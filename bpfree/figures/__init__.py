@@ -1,8 +1,8 @@
 """Tidy records in, figures out. Nothing here trains or reads files.
 
 One look for all: a colour and a marker per algorithm (`labels`), units on every axis, and the provenance of
-every joule printed in the picture. That look and the figures of single runs are here; the others are in modules
-of this package, which `figures.curves` and the like import when they are first used.
+every joule printed in the picture. That look and the figures of single runs are here; the others are in the
+modules of this package, which `figures.curves` and the like import when they are first used.
 """
 
 import functools
