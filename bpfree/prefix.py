@@ -3,8 +3,8 @@
 The stage loop reads its batches from a `Source`. Where a stage is fed by frozen blocks, their output
 on the training and validation images is computed once and kept (`PrefixCache`), so that the stage's
 epochs cost its own work only; with augmented images, or on request, it is recomputed batch by batch.
-Both give the same bits, because a prefix is always applied to batches of the same size: the rounding
-of a matrix product may depend on the number of its rows, not on their order.
+Both give the same bits, because a prefix is always applied to batches of the same size that begin at
+an aligned address: the rounding of a matrix product may depend on both, not on the order of its rows.
 """
 
 import errno
@@ -103,7 +103,7 @@ class PrefixCache:
         out = None
         for rows, fresh in windows(len(x), batch_size):
             with self.autocast:
-                h = apply(modules, x[rows].to(self.device))
+                h = apply(modules, part(x, rows).to(self.device))
             if out is None:
                 out = self._allocate((len(x), *h.shape[1:]), h.dtype)
             out[rows.start + fresh : rows.stop] = h[fresh:]
@@ -150,12 +150,12 @@ class Source:
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every training sample once, unaugmented."""
         for rows, fresh in windows(self.size, self.batch_size):
-            inputs = self._features(self.train[rows])
+            inputs = self._features(part(self.train, rows))
             yield inputs[fresh:], self.cache.data.y_train[rows][fresh:]
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         for rows, fresh in windows(self.val_size, VALIDATION_BATCH):
-            yield self._features(self.val[rows])[fresh:], self.cache.data.y_val[rows][fresh:]
+            yield self._features(part(self.val, rows))[fresh:], self.cache.data.y_val[rows][fresh:]
 
     def _features(self, x: Tensor) -> Tensor:
         x = x.to(self.cache.device)
@@ -175,6 +175,11 @@ def windows(n: int, size: int) -> Iterator[tuple[slice, int]]:
     for start in range(0, n, size):
         begin = min(start, n - size)
         yield slice(begin, begin + size), start - begin
+
+
+def part(x: Tensor, rows: slice) -> Tensor:
+    """These rows in memory of their own: the rounding of a product may depend on where its operand begins."""
+    return x[rows].clone()
 
 
 def apply(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
