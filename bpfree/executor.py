@@ -13,7 +13,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Training:
 
     def checkpoint(self):
         """Called on a cluster when the time is up or the machine is taken away: Slurm queues the same job
-        again, and the run goes on from its own last checkpoint."""
+        again, and on a machine of the same kind the run goes on from its last checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -274,8 +274,13 @@ class _Batch:
         for _, _, job in self.jobs:
             if self.kind == "local":
                 job.done()  # takes note of the end of its process
-        if not self.failures:
-            shutil.rmtree(self.logs, ignore_errors=True)
+        kept = {failure.log for failure in self.failures.values()}
+        for path in self.logs.glob("*"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+        for folder in (self.logs, self.logs.parent):
+            with suppress(OSError):  # not empty, or not there
+                folder.rmdir()
 
 
 def engine(kind: str, logs: Path, slurm: Mapping[str, object]):

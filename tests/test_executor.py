@@ -1,0 +1,489 @@
+"""Runs as jobs: each once, references first, a failure tried again and then told, Ctrl-C that tidies up.
+
+The cluster is an imitation of Slurm's commands that runs their scripts here.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import cloudpickle
+import psutil
+import pytest
+from nbformat import write as write_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import run_all
+from bpfree import batch, executor, running, study
+from bpfree.errors import InvalidInput, MissingData, UnknownName
+from bpfree.executor import Training, reason, slurm_settings, submit
+from bpfree.experiment import Experiment
+from bpfree.store import Store
+
+ROOT = Path(run_all.__file__).parent
+SMALL = {"architecture": "1x4", "max_epochs": 1, "device": "cpu"}
+
+
+def small(algorithm="bp", **changes) -> Experiment:
+    return Experiment(algorithm, **{**SMALL, **changes})
+
+
+ABSENT = small(data="/no/such/folder/own.npz")
+DIVERGING = small(options={"optimiser": "sgd"}, hyperparameters={"lr": 1e30})
+
+
+def stored(store) -> list[tuple]:
+    """Algorithm, seed and protocol of every record."""
+    found = [Store(store).read(key).experiment for key in Store(store)]
+    return sorted((e["algorithm"], e["seed"], e["protocol"]) for e in found)
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """What was trained in this process, in order; a `broken` algorithm raises as often as it says."""
+    done, broken, plain = [], Counter(), running._train
+
+    def train(resolved, *rest):
+        done.append((resolved["algorithm"], resolved["seed"], resolved["protocol"]))
+        if broken[resolved["algorithm"]] > 0:
+            broken[resolved["algorithm"]] -= 1
+            raise RuntimeError("lost the GPU")
+        return plain(resolved, *rest)
+
+    monkeypatch.setattr(running, "_train", train)
+    return SimpleNamespace(done=done, broken=broken)
+
+
+# ---------------------------------------------------------------- in this process
+
+
+def test_each_run_is_trained_once_and_references_first(tmp_path, trainings):
+    runs = [small("mf", protocol="matched"), small(), small("mf"), small(seed=1), small("mf")]
+    assert submit(runs, "inline", tmp_path, progress=False) == []
+    bp, mf = ("bp", 0, "convergence"), ("mf", 0, "convergence")
+    assert trainings.done[0] == bp
+    assert sorted(trainings.done) == sorted([bp, ("bp", 1, "convergence"), mf, ("mf", 0, "matched")])
+    assert stored(tmp_path) == sorted(trainings.done)
+    assert submit(runs, "inline", tmp_path, progress=False) == []
+    assert len(trainings.done) == 4
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_what_fails_once_is_tried_again(tmp_path, trainings):
+    trainings.broken["mf"] = 1
+    assert submit([small("mf"), small()], "inline", tmp_path, progress=False) == []
+    assert Counter(trainings.done) == {("mf", 0, "convergence"): 2, ("bp", 0, "convergence"): 1}
+    assert len(stored(tmp_path)) == 2
+
+
+def test_what_fails_twice_is_reported_and_the_others_go_on(tmp_path, trainings):
+    trainings.broken["mf"] = 99
+    failures = submit([ABSENT, small("mf"), small("bp_ds")], "inline", tmp_path, progress=False)
+    assert [f.experiment for f in failures] == [ABSENT, small("mf")]
+    assert [f.reason.partition(":")[0] for f in failures] == ["MissingData", "RuntimeError"]
+    assert str(failures[1]) == "mf digits 1x4 seed 0 (convergence) failed: RuntimeError: lost the GPU"
+    assert Counter(trainings.done)["mf", 0, "convergence"] == 2
+    assert stored(tmp_path) == [("bp_ds", 0, "convergence")]
+
+
+def test_without_its_reference_run_nothing_is_trained_on_its_budget(tmp_path, trainings):
+    trainings.broken["bp"] = 99
+    budgeted = small("mf", protocol="matched")
+    failures = submit([budgeted, small("mf")], "inline", tmp_path, progress=False)
+    assert [f.experiment for f in failures] == [small(), budgeted]
+    assert failures[1].reason == "its reference run bp digits 1x4 seed 0 failed"
+    assert stored(tmp_path) == [("mf", 0, "convergence")]
+
+
+def test_divergence_is_a_record_and_no_failure(tmp_path, trainings):
+    assert submit([DIVERGING], "inline", tmp_path, progress=False) == []
+    assert len(trainings.done) == 1
+    (key,) = Store(tmp_path)
+    assert Store(tmp_path).read(key).status == "failed"
+
+
+def test_an_interrupt_says_what_is_finished(tmp_path, monkeypatch):
+    plain = running._train
+
+    def train(resolved, *rest):
+        if resolved["algorithm"] == "mf":
+            raise KeyboardInterrupt
+        return plain(resolved, *rest)
+
+    monkeypatch.setattr(running, "_train", train)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        submit([small(), small("mf"), small("bp_ds")], "inline", tmp_path, progress=False)
+    assert f"1 of 3 runs are in {tmp_path}, the other jobs were cancelled" in stop.value.__notes__[-1]
+    assert stored(tmp_path) == [("bp", 0, "convergence")]
+
+
+# ---------------------------------------------------------------- what is handed in, and when
+
+
+class Engine:
+    """submitit's part, played: every job ends at the second look, as `fates` (of an algorithm) say."""
+
+    def __init__(self, store: Path, fates=()):
+        self.store, self.fates = store, dict(fates)
+        self.running, self.peak, self.order, self.cancelled = 0, 0, [], []
+
+    def batch(self):
+        return contextlib.nullcontext()
+
+    def submit(self, training):
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        self.order.append(training.experiment.algorithm)
+        return Job(self, training)
+
+
+class Job:
+    def __init__(self, engine: Engine, training: Training):
+        self.engine, self.training, self.looks = engine, training, 0
+        self.job_id, self.paths = "7", SimpleNamespace(stdout=Path("log"))
+
+    def done(self) -> bool:
+        if self.engine.fates.get(self.training.experiment.algorithm) == "interrupt":
+            raise KeyboardInterrupt
+        self.looks += 1
+        return self.looks == 2
+
+    def exception(self):
+        self.engine.running -= 1
+        if self.engine.fates.get(self.training.experiment.algorithm) != "elsewhere":
+            self.key = self.training()
+        else:
+            self.key = "0" * 64
+
+    def result(self) -> str:
+        return self.key
+
+    def cancel(self, check):
+        self.engine.cancelled.append(self.training.experiment.algorithm)
+
+
+def play(monkeypatch, store: Path, **fates) -> Engine:
+    played = Engine(store, fates)
+    monkeypatch.setattr(executor, "engine", lambda *_: played)
+    monkeypatch.setitem(executor.POLL_S, "slurm", 0.0)
+    return played
+
+
+def test_never_more_jobs_than_workers(tmp_path, monkeypatch):
+    runs = [small(a) for a in ("bp", "mf", "bp_ds", "mf_joint", "ff")]
+    played = play(monkeypatch, tmp_path)
+    assert submit(runs, "slurm", tmp_path, workers=2, progress=False) == []
+    assert played.peak == 2
+    assert played.order == ["bp", "mf", "bp_ds", "mf_joint", "ff"]
+    assert played.cancelled == []
+
+
+def test_a_cluster_has_all_at_once_but_what_needs_a_reference(tmp_path, monkeypatch):
+    runs = [small("mf", protocol="matched"), small("ff"), small("mf_joint", protocol="equal_energy")]
+    played = play(monkeypatch, tmp_path)
+    assert submit(runs, "slurm", tmp_path, progress=False) == []
+    assert sorted(played.order[:2]) == ["bp", "ff"]
+    assert sorted(played.order[2:]) == ["mf", "mf_joint"]
+    assert played.peak == 2
+
+
+def test_a_record_that_lies_elsewhere_is_a_failure(tmp_path, monkeypatch):
+    play(monkeypatch, tmp_path, bp="elsewhere")
+    (failure,) = submit([small()], "slurm", tmp_path, progress=False)
+    assert failure.reason == f"its record is not in {tmp_path}, which must lie where every machine sees it"
+    assert str(failure).endswith("; its log is log")
+
+
+def test_an_interrupt_cancels_what_is_queued(tmp_path, monkeypatch):
+    played = play(monkeypatch, tmp_path, mf="interrupt")
+    with pytest.raises(KeyboardInterrupt):
+        submit([small(), small("mf")], "slurm", tmp_path, progress=False)
+    assert sorted(played.cancelled) == ["bp", "mf"]
+
+
+def test_settings_of_a_cluster_are_typed():
+    assert slurm_settings(["partition=gpu", "timeout_min=120", "mem_gb=7.5", "gres=gpu:a100:1"]) == {
+        "slurm_partition": "gpu",
+        "timeout_min": 120,
+        "mem_gb": 7.5,
+        "slurm_gres": "gpu:a100:1",
+    }
+    with pytest.raises(UnknownName, match="did you mean 'partition'"):
+        slurm_settings(["partitions=gpu"])
+    for bad in ("partition", "partition=", "timeout_min=1.5", "timeout_min=0", "mem_gb=1e3"):
+        with pytest.raises(InvalidInput, match=f"--slurm '{bad}'"):
+            slurm_settings([bad])
+
+
+def test_without_submitit_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(InvalidInput, match=r"'local' needs submitit: pip install 'bpfree\[cluster\]'"):
+        submit([small()], "local", tmp_path)
+
+
+def test_a_reason_is_one_line():
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    rule = "-" * 22
+    trace = "Traceback (most recent call last):\n  File x\nbpfree.errors.MissingData: no mnist in /data\n"
+    failed = FailedJobError(f"Job failed with trace:\n{rule}\n{trace}\n{rule}\nYou can check full logs")
+    assert reason(failed) == "MissingData: no mnist in /data"
+    lost = UncompletedJobError(
+        "Job 1 has not produced any output (state: OUT_OF_MEMORY)\nError stream\n---\nx"
+    )
+    assert reason(lost) == "its process ended without a result (OUT_OF_MEMORY)"
+    assert reason(MissingData("no mnist")) == "MissingData: no mnist"
+
+
+# ---------------------------------------------------------------- run_all.py
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """Two chapters of which only 00 has runs: those in `runs`."""
+    folder = tmp_path / "chapters"
+    folder.mkdir()
+    for name in ("00_a", "04_b"):
+        cells = [
+            new_markdown_cell(f"# {name}\n\nWhy?"),
+            new_code_cell("seeds: list = []", metadata={"tags": ["parameters"]}),
+            new_code_cell("print('read')"),
+        ]
+        kernel = {"name": "python3", "display_name": "x"}
+        info = {"kernelspec": kernel, "language_info": {"name": "python"}}
+        write_notebook(new_notebook(cells=cells, metadata=info), folder / f"{name}.ipynb")
+    runs, executed = [small(), small("mf", protocol="matched")], []
+    monkeypatch.setattr(study, "plan", lambda chosen, numbers: runs if numbers == ["00"] else 1 / 0)
+    monkeypatch.setattr(batch, "execute", lambda chapter, *_: executed.append(chapter.name))
+    monkeypatch.setattr("bpfree.pages.Pages.end", lambda *_: None)
+    monkeypatch.setenv("BPFREE_STORE", str(tmp_path / "store"))
+
+    def run(*argv):
+        executed.clear()
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = run_all.main([*argv, "--output", str(tmp_path / "out")], folder)
+        return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
+
+    return SimpleNamespace(run=run, runs=runs, executed=executed, folder=folder, store=tmp_path / "store")
+
+
+def test_the_batch_trains_first_and_then_executes_the_chapters(book, trainings):
+    result = book.run("--executor", "inline")
+    assert result.status == 0, result.err
+    assert "inline: 2 of 2 runs are in the store" in result.out
+    assert stored(book.store) == [("bp", 0, "convergence"), ("mf", 0, "matched")]
+    assert book.executed == ["00_a", "04_b"]
+    book.run("--executor", "inline", "--only", "04")  # which has no runs
+    assert book.executed == ["04_b"]
+    assert len(trainings.done) == 2
+
+
+def test_after_a_failure_the_chapters_wait_unless_told_otherwise(book):
+    book.runs.append(ABSENT)
+    result = book.run("--executor", "inline")
+    assert result.status == 1
+    assert book.executed == []
+    first, second = result.err.splitlines()
+    assert first.startswith(
+        "run_all.py: bp own 1x4 seed 0 (convergence) failed: MissingData: no file /no/such"
+    )
+    assert "--keep-going" in second
+    assert "2 of 3 runs are in the store" in result.out
+    assert book.run("--executor", "inline", "--keep-going").status == 1
+    assert book.executed == ["00_a", "04_b"]
+
+
+# ---------------------------------------------------------------- processes of this machine
+
+
+class Flaky(Training):
+    """Writes down what it trains, and fails the first time that it is to train `mf_joint`."""
+
+    def __call__(self) -> str:
+        from bpfree import running  # in the process of the job
+
+        notes = self.root.parent
+        plain = running._train
+
+        def train(resolved, *rest):
+            with open(notes / "trained", "a") as log:
+                log.write(f"{resolved['algorithm']} {os.environ.get('OMP_NUM_THREADS')}\n")
+            return plain(resolved, *rest)
+
+        running._train = train
+        if self.experiment.algorithm == "mf_joint" and not (notes / "again").exists():
+            (notes / "again").touch()
+            raise RuntimeError("out of luck")
+        return super().__call__()
+
+
+@pytest.mark.slow
+def test_local_processes_share_the_store_and_fail_alone(tmp_path, monkeypatch, capfd):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(executor, "Training", Flaky)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    store = tmp_path / "store"
+    runs = [small("mf", protocol="matched"), small("mf_joint"), ABSENT]
+    try:
+        failures = submit(runs, "local", store, workers=2, progress=False)
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    (failure,) = failures
+    assert failure.experiment == ABSENT
+    assert failure.reason.startswith("MissingData: no file /no/such/folder/own.npz")
+    assert "Traceback" in failure.log.read_text()
+    assert stored(store) == [("bp", 0, "convergence"), ("mf", 0, "matched"), ("mf_joint", 0, "convergence")]
+    trained = Counter((tmp_path / "trained").read_text().split("\n")[:-1])
+    threads = max(1, executor.cores() // 2)
+    assert trained == {f"{a} {threads}": 1 for a in ("bp", "mf", "mf_joint")}
+    assert [p.name for p in failure.log.parent.iterdir()] == [failure.log.name]
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert capfd.readouterr().err == ""
+
+
+LONG = """
+import sys
+from pathlib import Path
+import run_all
+from bpfree import study
+from bpfree.experiment import Experiment
+own = {"architecture": "1x4", "device": "cpu"}
+study.plan = lambda *_: [
+    Experiment("bp", max_epochs=1, **own),
+    Experiment("bp", **{**own, "architecture": "9x999"}),  # trains for minutes
+    Experiment("mf", max_epochs=1, **own),
+]
+sys.exit(run_all.main(["--executor", "local", "--only", "00", "--output", sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
+def test_ctrl_c_ends_local_processes_and_leaves_nothing(tmp_path):
+    store = tmp_path / "store"
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "BPFREE_STORE": str(store)},
+        # A shell's background job ignores Ctrl-C, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 120
+    while not list(store.glob("locks/*.json")) or not list(store.glob("??/*/record.json")):
+        assert time.monotonic() < end
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.count("\n") == 1, err
+    assert err.startswith("run_all.py: interrupted; 1 of 3 runs are in ")
+    assert "The same command goes on" in err
+    assert psutil.wait_procs(children, 10)[1] == []
+    assert not (store / "jobs").exists()
+    assert stored(store) == [("bp", 0, "convergence")]
+
+
+# ---------------------------------------------------------------- a cluster, imitated
+
+SBATCH = """
+import os, re, subprocess, sys
+script = open(sys.argv[1]).read()
+if "--partition=wrong" in script:
+    sys.exit("sbatch: error: invalid partition specified: wrong")
+number, folder = str(os.getpid()), os.environ["CLUSTER"]
+open(f"{folder}/{number}.sh", "w").write(script)
+array = re.search(r"--array=0-(\\d+)", script)
+for task in range(int(array[1]) + 1) if array else [None]:
+    env = {**os.environ, "SLURM_JOB_ID": number, "SLURM_PROCID": "0"}
+    if task is not None:
+        env |= {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": str(task)}
+    subprocess.Popen(["bash", f"{folder}/{number}.sh"], env=env, stdin=-3, stdout=-3, stderr=-3,
+                     start_new_session=True)
+print("Submitted batch job", number)
+"""
+SRUN = """
+import os, sys
+words = sys.argv[1:]
+output = words[words.index("--output") + 1]
+number = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ["SLURM_JOB_ID"])
+output = output.replace("%A_%a", f"{number}_{os.environ.get('SLURM_ARRAY_TASK_ID')}")
+output = output.replace("%j", number).replace("%t", "0")
+os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
+os.dup2(1, 2)
+start = next(i for i, w in enumerate(words) if "python" in w)
+os.execvp(words[start], words[start:])
+"""
+SACCT = "print('JobID|State|NodeList')"  # knows nothing yet: the result's file says that a job has ended
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, code in {"sbatch": SBATCH, "srun": SRUN, "sacct": SACCT, "scancel": ""}.items():
+        (commands / name).write_text(f"#!{sys.executable}\n{code}")
+        (commands / name).chmod(0o755)
+    (tmp_path / "cluster").mkdir()
+    monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
+    monkeypatch.setenv("CLUSTER", str(tmp_path / "cluster"))
+    monkeypatch.setitem(executor.POLL_S, "slurm", 0.2)
+    return lambda: [path.read_text() for path in sorted((tmp_path / "cluster").glob("*.sh"))]
+
+
+def test_what_slurm_refuses_is_one_line(cluster, tmp_path):
+    said = "Slurm refuses the jobs .*invalid partition specified: wrong.*: change --slurm"
+    with pytest.raises(InvalidInput, match=said) as raised:
+        submit([small()], "slurm", tmp_path, slurm={"slurm_partition": "wrong"}, progress=False)
+    assert "\n" not in str(raised.value)
+    assert cluster() == []
+
+
+@pytest.mark.slow
+def test_a_cluster_trains_an_array_of_runs(cluster, tmp_path):
+    runs = [small("mf", protocol="matched"), small("ff"), ABSENT]
+    settings = slurm_settings(["partition=gpu", "gpus_per_node=1", "timeout_min=7"])
+    (failure,) = submit(runs, "slurm", tmp_path / "store", slurm=settings, progress=False)
+    assert failure.experiment == ABSENT
+    assert failure.reason.startswith("MissingData: no file")
+    assert stored(tmp_path / "store") == [
+        ("bp", 0, "convergence"),
+        ("ff", 0, "convergence"),
+        ("mf", 0, "matched"),
+    ]
+    scripts = cluster()
+    assert len(scripts) == 3  # the array, the second try, and the run that waited for its reference
+    assert sum("--array=0-2" in script for script in scripts) == 1
+    for line in ("--partition=gpu", "--gpus-per-node=1", "--time=7", "--job-name=bpfree"):
+        assert all(line in script for script in scripts)
+
+
+@pytest.mark.slow
+def test_the_chapters_are_a_job_as_well(cluster, book, monkeypatch, tmp_path):
+    seen = tmp_path / "seen"
+    (tmp_path / "run_all.py").write_text(
+        f"import json, os, sys\njson.dump(sys.argv[1:], open({str(seen)!r}, 'w'))\nprint('index: here')\n"
+        "sys.exit(3)\n"
+    )
+    monkeypatch.setattr(run_all, "ROOT", tmp_path)
+    argv = ["--executor", "slurm", "--only", "00", "--slurm", "partition=gpu", "mem_gb=2", "--keep-going"]
+    result = book.run(*argv)
+    assert result.status == 3
+    assert "index: here\n" in result.out
+    assert json.loads(seen.read_text()) == ["--only", "00", "--keep-going", "--output", str(tmp_path / "out")]
+    assert stored(book.store) == [("bp", 0, "convergence"), ("mf", 0, "matched")]
+    assert book.executed == []
