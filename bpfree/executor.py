@@ -6,6 +6,7 @@ its process as a pickle, which it writes beside the log in `<store>/jobs` and re
 it is ours, never data, records or weights.
 """
 
+import io
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +137,8 @@ def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, objec
         raise InvalidInput(f"job {job.job_id} failed: {reason(error)}; its log is {job.paths.stdout}")
     result = job.result()
     shutil.rmtree(logs, ignore_errors=True)
+    with suppress(OSError):  # where others have theirs
+        logs.parent.rmdir()
     return result
 
 
@@ -307,10 +310,11 @@ def refusals() -> Iterator[None]:
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
-        yield
+        with redirect_stderr(io.StringIO()):  # where submitit repeats it
+            yield
     except (FailedJobError, FailedSubmissionError) as error:
         said = [line for line in str(error).splitlines() if "error:" in line] or [last_line(str(error))]
-        raise InvalidInput(f"Slurm refuses the jobs ({said[-1].strip()}): change --slurm") from error
+        raise InvalidInput(f"Slurm refuses the jobs ({said[0].strip()}): change --slurm") from error
 
 
 def slurm_settings(pairs: Sequence[str]) -> dict[str, object]:

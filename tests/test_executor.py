@@ -404,7 +404,7 @@ SBATCH = """
 import os, re, subprocess, sys
 script = open(sys.argv[1]).read()
 if "--partition=wrong" in script:
-    sys.exit("sbatch: error: invalid partition specified: wrong")
+    sys.exit("sbatch: error: invalid partition specified: wrong\\nsbatch: error: Batch job submission failed")
 number, folder = str(os.getpid()), os.environ["CLUSTER"]
 open(f"{folder}/{number}.sh", "w").write(script)
 array = re.search(r"--array=0-(\\d+)", script)
@@ -445,11 +445,12 @@ def cluster(tmp_path, monkeypatch):
     return lambda: [path.read_text() for path in sorted((tmp_path / "cluster").glob("*.sh"))]
 
 
-def test_what_slurm_refuses_is_one_line(cluster, tmp_path):
+def test_what_slurm_refuses_is_one_line(cluster, tmp_path, capfd):
     said = "Slurm refuses the jobs .*invalid partition specified: wrong.*: change --slurm"
     with pytest.raises(InvalidInput, match=said) as raised:
         submit([small()], "slurm", tmp_path, slurm={"slurm_partition": "wrong"}, progress=False)
     assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
     assert cluster() == []
 
 
