@@ -17,8 +17,9 @@ def pytest_configure(config):
     os.environ["BPFREE_STORE"] = store.name  # tests neither read nor fill the user's store
     os.environ["TQDM_DISABLE"] = "1"
     # A warning in a notebook is an error, as it is in a test. But ipykernel warns of its own code when it
-    # shuts down, and would then not shut down.
-    os.environ["PYTHONWARNINGS"] = "error,ignore::PendingDeprecationWarning:ipykernel.kernelbase"
+    # shuts down, and would then not shut down; and, since Python 3.12, when it starts.
+    own = "ignore::PendingDeprecationWarning:ipykernel.kernelbase"
+    os.environ["PYTHONWARNINGS"] = f"error,{own},ignore:There is no current event loop:DeprecationWarning"
     # The kernels test this checkout, wherever they start and whatever is installed.
     path = [str(config.rootpath), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
