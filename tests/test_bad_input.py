@@ -486,7 +486,10 @@ GROUPS: dict[str, dict[str, tuple[Callable, tuple[str, str, str]]]] = {
             command(run_all.main, "--executor pbs"),
             ("'pbs'", "slurm, local, inline", "allowed are"),
         ),
-        "no cluster": (command(run_all.main, "--executor slurm"), ("'slurm'", "sbatch", "use")),
+        "no cluster": (
+            command(run_all.main, "--executor slurm", before=lambda b: b.monkeypatch.setenv("PATH", "")),
+            ("'slurm'", "sbatch", "use"),
+        ),
         "workers": (command(run_all.main, "--executor local --workers 0"), ("'0'", "1 or more", "give")),
         "workers of none": (
             command(run_all.main, "--workers 2"),
