@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint
 from .claims import Claim
 from .data import Data, load
 from .energy import EnergyMeter
-from .errors import TrainingDiverged
+from .errors import InvalidInput, TrainingDiverged
 from .experiment import Experiment, key_of, train_resolved
 from .history import COST, OUTCOME, REGIONS, History
 from .machine import machine
@@ -103,6 +103,8 @@ class _Job:
             progress,
             keep_weights,
         )
+        if not isinstance(experiment, Experiment):
+            raise InvalidInput(f"experiment={experiment!r}: make one first, as in bpfree.Experiment('mf')")
         reference = experiment.reference()
         self.reference = None if reference is None else _Job(reference, store, progress, keep_weights=True)
         self.resolved: dict | None = None

@@ -434,6 +434,10 @@ GROUPS: dict[str, dict[str, tuple[Callable, tuple[str, str, str]]]] = {
         "precision": (experiment(precision="fp16"), ("'fp16'", "fp32, bf16", "did you mean 'bf16'")),
         "cache": (experiment(cache="yes"), ("'yes'", "True or False", "use")),
         "cache of training": (train(cache=2), ("cache=2", "True or False", "use")),
+        "a name for an experiment": (
+            call(lambda b: bpfree.run("mf", b.folder)),
+            ("'mf'", "bpfree.Experiment", "make one first"),
+        ),
         "a name for data": (train(data="digits"), ("'digits'", "bpfree.load", "load them first")),
         "a name for an algorithm": (train(algorithm="mf"), ("'mf'", "bpfree.MonoForward", "make one first")),
         "untrained": (
