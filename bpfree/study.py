@@ -95,6 +95,11 @@ class Profile:
         """What a chapter trains, or reads from the store; nothing twice."""
         return list(dict.fromkeys(CHAPTERS[choose("chapter", number, CHAPTERS)](self)))
 
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """The rungs of the ladder that get BP's budget."""
+        return tuple(a for a in RIVALS if a in self.budgets)
+
     def budgeted(self, family: str, protocol: str) -> "list[Experiment]":
         """The family's local algorithms under a protocol that gives them BP's passes or energy."""
         chosen = [a for a in self.budgets if a in OTHERWISE[family]]
@@ -129,14 +134,14 @@ CHAPTERS = {
     "07": lambda p: [
         *p.ladder(),
         *(e for e in p.ladder("mf", cache=False) if e.data not in NOT_CACHED),
-        *(e for protocol in ("matched", "equal_energy") for e in p.ladder(*RIVALS, protocol=protocol)),
+        *(e for protocol in ("matched", "equal_energy") for e in p.ladder(*p.rivals, protocol=protocol)),
     ],
     "08": lambda p: p.arms("mf", "bp", "mf"),
 }
 
 PROFILES = {
     # small networks on the bundled digits: two minutes, offline
-    "quick": Profile(("digits",), (0, 1, 2), 30, {"batch_size": 64}, budgets=RIVALS),
+    "quick": Profile(("digits",), (0, 1, 2), 25, {"batch_size": 64}, budgets=("mf",)),
     # one seed on two data sets, for a CPU
     "laptop": Profile(("mnist", "fashion_mnist"), (0,), 20, budgets=RIVALS),
     # the whole study: wants a GPU

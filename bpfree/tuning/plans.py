@@ -52,7 +52,7 @@ def half_decades(low: float, high: float) -> tuple[float, ...]:
 
 PLANS = {
     # seconds, on small networks
-    "quick": Plan(12, 4, half_decades(-3, -0.5), {"": "2x64", "cafo_rand": "cnn-8-16"}),
+    "quick": Plan(8, 4, half_decades(-3, -0.5), {"": "2x64", "cafo_rand": "cnn-8-16"}),
     # some hours on a CPU: one network for all MLPs, and a smaller CNN than the paper's
     "laptop": Plan(20, 8, half_decades(-5, -1), {"": "2x1000", "cafo_rand": "cnn-16-32-64"}),
     # the paper's networks, and as many trials for all as it gave to the local algorithms
