@@ -29,7 +29,8 @@ KINDS = {"slurm": "slurm", "local": "local", "inline": "debug"}  # our name -> s
 #: What --slurm sets: numbers that submitit translates, and words that go to sbatch as they are.
 NUMBERS = {"timeout_min": int, "cpus_per_task": int, "gpus_per_node": int, "mem_gb": float}
 WORDS = ("partition", "account", "qos", "constraint", "gres", "nodelist", "exclude", "mem_per_gpu", "comment")
-TIMEOUT_MIN = 240  # on a cluster, where nothing else is said: a run that needs longer is queued again
+TIMEOUT_MIN = 240  # on a cluster, where nothing else is said
+REQUEUES = 20  # of a job whose time was up: its run goes on
 FOREVER_MIN = 60 * 24 * 365
 TRIES = 2
 POLL_S = {"slurm": 5.0, "local": 0.2, "inline": 0.0}
@@ -297,7 +298,8 @@ def engine(kind: str, logs: Path, slurm: Mapping[str, object]):
         raise InvalidInput(
             "executor 'slurm' finds no sbatch and srun here: use a machine that submits jobs, or 'local'"
         )
-    made = submitit.AutoExecutor(logs, cluster=KINDS[kind])
+    own = {"slurm_max_num_timeout": REQUEUES} if kind == "slurm" else {}
+    made = submitit.AutoExecutor(logs, cluster=KINDS[kind], **own)
     made.update_parameters(stderr_to_stdout=True, timeout_min=TIMEOUT_MIN if kind == "slurm" else FOREVER_MIN)
     if kind == "slurm":
         made.update_parameters(name="bpfree", **slurm)
