@@ -221,6 +221,11 @@ def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]
             continue
         path = Path(folder) / f"{name}.svg"
         with mpl.rc_context(figures.STYLE):
-            GALLERY[name].draw(evidence.read(table)).savefig(path, metadata={"Date": None})
+            try:
+                figure = GALLERY[name].draw(evidence.read(table))
+            except InvalidInput as error:  # such as a trace of runs too short to be sampled
+                print(f"{name}: not drawn: {error}", file=sys.stderr)
+                continue
+            figure.savefig(path, metadata={"Date": None})
         written.append(path)
     return written

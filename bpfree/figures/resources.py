@@ -107,7 +107,8 @@ def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
             return part.iloc[:0], "", what
         rows = part[(part["channel"] == PROCESS) & (part["quantity"] == quantity)]
         if quantity == "utilisation":  # the first sample has no time before it to be a share of
-            rows = rows[rows.groupby("algorithm").cumcount() > 0]
+            runs = rows.groupby("algorithm")["value"]
+            rows = rows[(runs.cumcount() > 0) | (runs.transform("size") == 1)]
     label, factor = QUANTITIES[quantity]
     where = "GPU" if gpu.any() else "process"
     return rows.assign(value=factor * rows["value"]), f"{where}:\n{label}", what
