@@ -68,7 +68,7 @@ def test_cached_and_recomputed_prefixes_give_the_same_bits(n, precision, monkeyp
 
 @pytest.fixture
 def one_thread():
-    """Several threads share out the rows of a batch; on some processors that shows in batches of a few rows."""
+    """Several threads share out a batch's rows; on some processors that shows if they are few."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
