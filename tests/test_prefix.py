@@ -17,7 +17,7 @@ from bpfree.clock import Clock
 from bpfree.data import Augmentation
 from bpfree.errors import InvalidInput, StorageFailed
 from bpfree.models import MLP, CaFoCNN
-from bpfree.prefix import PrefixCache, mapped, reserve, windows
+from bpfree.prefix import PrefixCache, apply, mapped, reserve, windows
 from bpfree.stages import stream
 from bpfree.training import train
 
@@ -66,19 +66,10 @@ def test_cached_and_recomputed_prefixes_give_the_same_bits(n, precision, monkeyp
         assert results[0][1] == other[1]
 
 
-@pytest.fixture
-def one_thread():
-    """Several threads share out a batch's rows; on some processors that shows if they are few."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 128])
 @pytest.mark.parametrize("width", [31, 256])
-def test_at_sizes_where_a_products_rounding_depends_on_its_rows(batch_size, width, one_thread):
+def test_at_sizes_where_a_products_rounding_depends_on_its_rows(batch_size, width):
     data, results = toy(n=213, val=70, shape=(1, 28, 28)), []
     for mode in (True, False):
         algorithm = arm("mf", (784, width, width, width), batch_size=batch_size)
@@ -86,6 +77,22 @@ def test_at_sizes_where_a_products_rounding_depends_on_its_rows(batch_size, widt
         results.append((weights(algorithm), outcome(history)))
     assert same(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_rows_place_in_its_batch_does_not_matter(threads):
+    """Whatever the number of rows: several threads would share few of them out unevenly."""
+    generator, before = torch.Generator().manual_seed(0), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for n in (*range(1, 20), 31, 64, 100, 128):
+            x = torch.randn(n, 784, generator=generator)
+            order = torch.randperm(n, generator=generator)
+            blocks = blocks_of(784, 256, 31)
+            assert torch.equal(apply(blocks, x)[order], apply(blocks, x[order])), n
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_same_of_convolutions_with_batch_normalisation():
