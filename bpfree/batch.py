@@ -166,6 +166,8 @@ def execute(chapter: Chapter, values: dict, target: Path, cwd: Path, bars: Bars)
             # Else every kernel warns on the terminal that it talks to us without encryption, and logs Ctrl-C.
             extra_arguments=["--log-level=CRITICAL"],
             coalesce_streams=True,
+            # A kernel has nothing to say after its last cell, and with torch in it takes seconds to leave.
+            shutdown_kernel="immediate",
             on_notebook_start=bars.on_notebook_start,
             on_cell_execute=bars.on_cell_execute,
             on_cell_executed=bars.on_cell_executed,
