@@ -108,11 +108,19 @@ class PrefixCache:
             with self.autocast:
                 h = apply(modules, part(x, rows).to(self.device))
             if out is None:
-                out = self._allocate((len(x), *h.shape[1:]), h.dtype)
+                out = self._allocate(len(x), h)
             out[rows.start + fresh : rows.stop] = h[fresh:]
         return out
 
-    def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def _allocate(self, rows: int, like: Tensor) -> Tensor:
+        """Room for so many rows, in memory as in `like`: a kernel may round otherwise on another layout."""
+        channels_last = like.ndim == 4 and like.stride(1) == 1 and like.shape[1] < like[0].numel()
+        order = (0, 2, 3, 1) if channels_last else tuple(range(like.ndim))
+        shape = [rows, *(like.shape[axis] for axis in order[1:])]
+        back = [order.index(axis) for axis in range(like.ndim)]
+        return self._room(shape, like.dtype).permute(back)
+
+    def _room(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         size = torch.Size(shape).numel()
         budget = SHARE_OF_FREE_MEMORY * free_memory(self.device) if self.budget is None else self.budget
         if size * dtype.itemsize <= budget:

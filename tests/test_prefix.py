@@ -116,6 +116,21 @@ def test_in_fp32_the_cache_holds_what_the_blocks_put_out():
             assert not mine.requires_grad
 
 
+@pytest.mark.parametrize("budget", [None, 0], ids=["in memory", "on disk"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_cache_has_the_layout_of_what_the_blocks_put_out(channels, budget):
+    # On a GPU, normalising channels-last features rounds otherwise than normalising plain ones.
+    data = toy(n=70, shape=(1, 8, 8))
+    blocks = list(CaFoCNN((1, 8, 8), classes=3, channels=(channels, 8)).blocks)
+    for prefix in (blocks[:1], [*blocks[0][:-1]], blocks):
+        with torch.no_grad():
+            expected = apply(prefix, data.x_train[:16])
+        with cache_of(data, budget=budget) as cache:
+            source = cache.source(stage_of(prefix), Clock(CPU))
+            for mine in (source.train, source.val):
+                assert mine.stride() == expected.stride()
+
+
 def test_a_frozen_prefix_runs_once_a_stage_when_cached_and_once_a_batch_when_not():
     data = toy(n=64)  # 4 batches, and one of validation
     for mode, calls in ((True, 5), (False, 3 * 5)):
