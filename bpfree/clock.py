@@ -30,8 +30,8 @@ class Clock:
         self._inner = []
         window = self.meter.window(name) if self.meter is not None else nullcontext()
         self._synchronise()
-        start = time.perf_counter()
         with window as opened:
+            start = time.perf_counter()  # from here, because a meter may take milliseconds to look
             yield
             self._synchronise()
             seconds = time.perf_counter() - start

@@ -1,5 +1,6 @@
 """Regions of seconds and joules add up, and prefix work goes to its own account."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +30,21 @@ def test_a_region_adds_its_seconds_and_joules_to_the_row(hand):
     assert row == {"train_s": 5.0, "train_measured_j": 7.0, "train_estimated_j": 10.0}
     assert clock.provenance == "scripted"
     assert clock.meter.names == ["train", "train"]
+
+
+def test_the_time_that_the_meter_takes_to_look_is_not_the_regions(hand):
+    class Slow(ScriptedMeter):
+        @contextmanager
+        def window(self, name):
+            hand.now += 7.0
+            with super().window(name) as opened:
+                yield opened
+                hand.now += 7.0
+
+    row, clock = {}, Clock(CPU, Slow((6.0, 8.0)))
+    with clock.region(row, "train"):
+        hand.now += 2.0
+    assert row["train_s"] == 2.0
 
 
 def test_prefix_work_is_moved_with_its_share_of_the_joules(hand):
