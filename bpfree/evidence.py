@@ -6,7 +6,9 @@ measured. A table of every run is kept a row per run, and read back as records.
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -99,13 +101,23 @@ def _rank(data: str) -> tuple[int, str]:
 
 
 def epochs(records: Sequence[Record]) -> pd.DataFrame:
-    """The epochs of finished runs; see `bpfree.store.epochs`."""
-    return store.epochs(_finished(records))[list(EPOCHS)]
+    """The epochs of finished runs; see `bpfree.store.epochs`. Those of contended runs have no `elapsed_s`."""
+    done = _finished(records)
+    frames = [store.epochs([r]).assign(**({"elapsed_s": math.nan} if r.contended else {})) for r in done]
+    return pd.concat(frames, ignore_index=True)[list(EPOCHS)]
+
+
+def timed_epochs(records: Sequence[Record]) -> pd.DataFrame:
+    """The epochs of finished runs that had their machine to themselves."""
+    return epochs(_alone(records))
 
 
 def traces(records: Sequence[Record]) -> pd.DataFrame:
-    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `bpfree.store.traces`."""
-    done = _finished(records)
+    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `bpfree.store.traces`.
+
+    Of runs that had their machine to themselves.
+    """
+    done = _alone(records)
     arm = [tuple(r.experiment[f] for f in FIELDS if f != "seed") for r in done]
     lowest = {a: min(r.experiment["seed"] for r, b in zip(done, arm, strict=True) if a == b) for a in arm}
     chosen = [r for r, a in zip(done, arm, strict=True) if r.experiment["seed"] == lowest[a]]
@@ -115,8 +127,11 @@ def traces(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def runs(records: Sequence[Record], metrics: Iterable[str]) -> pd.DataFrame:
-    """Some metrics of finished runs, tidy; keys are shortened. See `bpfree.store.tidy`."""
-    table = store.tidy(_finished(records))
+    """Some metrics of finished runs, tidy; keys are shortened. See `bpfree.store.tidy`.
+
+    Contended runs have no seconds and joules there.
+    """
+    table = store.tidy(map(undisturbed, _finished(records)))
     table = table[table["metric"].isin(list(metrics))]
     return table.assign(key=table["key"].str[:12])
 
@@ -126,6 +141,21 @@ def contrasts(records: Sequence[Record]) -> pd.DataFrame:
     from .stats import contrasts
 
     return contrasts(store.tidy(_finished(records)), baseline_protocol="convergence")
+
+
+def undisturbed(record: Record) -> Record:
+    """The record; if others were at work beside it, without the seconds and joules, which are theirs, too."""
+    if not record.contended:
+        return record
+    own = {name: value for name, value in record.cost.items() if store.unit(name) not in ("s", "J")}
+    return replace(record, cost=own)
+
+
+def _alone(records: Iterable[Record]) -> list[Record]:
+    done = [r for r in _finished(records) if not r.contended]
+    if not done:
+        raise InvalidInput("every run shared its machine with other work: run them on a quiet machine")
+    return done
 
 
 def _finished(records: Iterable[Record]) -> list[Record]:
@@ -139,7 +169,10 @@ def _finished(records: Iterable[Record]) -> list[Record]:
 
 
 def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.DataFrame:
-    """A row per run: what it was, which chapters show it, and its outcome and cost as columns."""
+    """A row per run: what it was, which chapters show it, and its outcome and cost as columns.
+
+    Contended runs have no seconds and joules.
+    """
     return pd.DataFrame(
         {
             "key": r.key,
@@ -147,13 +180,14 @@ def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.Dat
             **{name: r.experiment[name] for name in FIELDS},
             "cache": str(r.experiment["cache"]),
             "status": r.status,
+            "contended": r.contended,
             "provenance": r.provenance,
             "machine": r.machine["id"],
             "git": r.machine["git"],
             **{f"outcome {name}": value for name, value in r.metrics.items()},
             **{f"cost {name}": value for name, value in r.cost.items()},
         }
-        for r in records
+        for r in map(undisturbed, records)
     )
 
 
@@ -177,6 +211,7 @@ def narrow(table: pd.DataFrame) -> list[Record]:
                 stages=[],
                 machine={"id": row["machine"], "git": row["git"]},
                 provenance=row["provenance"],
+                contended=bool(row["contended"]),
             )
         )
     return records

@@ -77,14 +77,15 @@ def _other_protocols(profile: study.Profile) -> "list[Experiment]":
 
 
 _epochs, _traces, _contrasts = evidence.epochs, evidence.traces, evidence.contrasts
+_timed = evidence.timed_epochs
 _loss_by_seconds = partial(figures.curves.against_seconds, metrics=("val_accuracy", "val_loss"))
 _ladder_runs = partial(evidence.runs, metrics=("test_accuracy", *TOTALS))
 
 GALLERY: dict[str, Exhibit] = {
     # the paper's figures 1 to 6
-    "ff_learning": Exhibit(figures.curves.against_seconds, lambda p: p.arms("ff"), _epochs),
+    "ff_learning": Exhibit(figures.curves.against_seconds, lambda p: p.arms("ff"), _timed),
     "ff_resources": Exhibit(figures.resources.memory_and_clock, lambda p: p.arms("ff", "bp", "ff"), _traces),
-    "cafo_learning": Exhibit(_loss_by_seconds, lambda p: p.arms("cafo"), _epochs),
+    "cafo_learning": Exhibit(_loss_by_seconds, lambda p: p.arms("cafo"), _timed),
     "mf_mean_loss": Exhibit(figures.curves.mean_loss, lambda p: p.arms("mf", "bp", "mf"), _epochs),
     "mf_resources": Exhibit(
         figures.resources.utilisation_and_temperature, lambda p: p.arms("mf", "bp", "mf"), _traces

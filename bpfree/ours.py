@@ -48,6 +48,7 @@ COSTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "utilisation_max": lambda r: r["utilisation_max"],
 }
 SAMPLED = ("utilisation", "utilisation_max", "nvml_bytes", "host_bytes")
+TIMES = ("total_s", "s_per_epoch")
 ENERGIES = ("total_j", "j_per_epoch", "power_w", "co2e_g")
 #: how a comparison is made of the runs a and b of the same seeds; ratios are of means, as the papers' are
 COMPARISONS: dict[str, Callable] = {
@@ -266,12 +267,17 @@ def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_machine(metric: str, *arms: pd.DataFrame):
-    """(machine, the arms' runs there) for each machine that has all of them; outcomes are of all machines."""
+    """(machine, the arms' runs there) for each machine that has all of them; outcomes are of all machines.
+
+    Of times and energies only the runs that have them: runs that shared their machine have none.
+    """
     if any(arm.empty for arm in arms):
         return
     if metric in OUTCOMES:
         yield "", list(arms)
         return
+    if metric in ENERGIES + TIMES and all(arm["total_s"].notna().any() for arm in arms):
+        arms = [arm[arm["total_s"].notna()] for arm in arms]
     for machine in arms[0]["machine"].unique():
         parts = [arm[arm["machine"] == machine] for arm in arms]
         if not any(part.empty for part in parts):

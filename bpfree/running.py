@@ -215,6 +215,7 @@ def _train(
         machine=machine(resolved["device"]),
         provenance=history.provenance,
         error=error,
+        contended=any("contention" in value.flags for value in meter.reading.values),
         resumed=checkpoint.resumed,
     )
 

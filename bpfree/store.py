@@ -56,6 +56,8 @@ class Record:
         machine: where it ran; costs of different machines must not be pooled.
         provenance: how the joules were obtained.
         error: why it failed; None if it did not.
+        contended: whether others were at work beside it, on its processor or its GPU: its seconds and joules
+            are then not its own alone, and no table of evidence has them.
         resumed: how often it was gone on with from a checkpoint. Seconds and joules are then those of the
             epochs that count and of every computation of a cached prefix; what was lost with a process that
             was killed is not in them. Operations and bytes are those of a run without an interruption.
@@ -74,6 +76,7 @@ class Record:
     machine: dict
     provenance: str | None = None
     error: dict | None = None
+    contended: bool = False
     resumed: int = 0
     folder: Path | None = None
 

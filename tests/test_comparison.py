@@ -199,6 +199,24 @@ def test_a_device_s_memory_and_our_account_are_not_compared():
     assert allocator["difference"] == pytest.approx(200 - 216.79395)
 
 
+def test_times_and_energies_are_of_the_runs_that_have_them():
+    records = pd.concat(
+        [
+            runs("bp", total_s=[100, 100, 100], total_measured_j=[50, 50, 50], test_accuracy=[90, 91, 92]),
+            runs("mf", total_s=[300, 200, 999], total_measured_j=[70, 80, 999], test_accuracy=[92, 93, 94]),
+        ]
+    )
+    third = (records["algorithm"] == "mf") & (records["seed"] == 2) & records["metric"].str.endswith(COST)
+    found = ours.Ours(records[~third])  # that run shared its machine
+    arms = [found.arm("cifar10", "3x2000", name, ("convergence",)) for name in ("mf", "bp")]
+    [time] = found.comparison("total_s", "ratio", *arms)
+    assert (time.mean, time.n) == (2.5, 2)
+    [energy] = found.number("total_j", arms[0])
+    assert (energy.mean, energy.n) == (75, 2)
+    [accuracy] = found.comparison("test_accuracy", "difference", *arms)
+    assert (accuracy.mean, accuracy.n) == (2, 3)
+
+
 def trace(records: pd.DataFrame, utilisations, memory=2**30) -> pd.DataFrame:
     """As `store.traces` gives it: two samples a run of an accelerator and of the process."""
     one_each = records.drop_duplicates("key")[list(FIELDS)].assign(machine="m")

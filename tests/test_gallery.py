@@ -1,6 +1,7 @@
 """The gallery is collected from a store and redrawn from its tables, the same bytes each time."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,12 @@ SMALL = study.Profile(("digits",), (0, 1), 40, {"batch_size": 64}, budgets=("mf"
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A store with some of what the profile asks for, and a run that it does not ask for."""
+    """A store with some of what the profile asks for, and a run that it does not ask for.
+
+    None of them contended, whatever else the machine has to do.
+    """
+    alone = pytest.MonkeyPatch()
+    alone.setattr("bpfree.energy.meter.contended", lambda *_: False)
     kept = store.Store(tmp_path_factory.mktemp("store"))
     shown = SMALL.arms("mf", "bp", "mf")
     shown += SMALL.arms("mf", "mf", protocol="matched")
@@ -28,6 +34,7 @@ def kept(tmp_path_factory):
         bpfree.Experiment("mf", max_epochs=1, hyperparameters=dict(SMALL.hyperparameters)),
     ]:
         bpfree.run(experiment, kept, progress=False, keep_weights=False)
+    alone.undo()
     return kept
 
 
@@ -103,6 +110,28 @@ def test_committed_runs_are_records_again(collected, kept):
     machines = gallery.recorded("machines", collected)
     assert set(everything["machine"].dropna()) <= set(machines["id"])
     assert {"cpu", "torch", "git"} <= set(machines)
+
+
+def test_runs_that_shared_their_machine_give_outcomes_and_no_costs(kept, tmp_path):
+    found = sorted(map(kept.read, kept), key=lambda r: (r.experiment["algorithm"], r.experiment["seed"]))
+    shared = [replace(r, contended=r.experiment["seed"] == 1) for r in found]
+    table = evidence.runs(shared, ("test_accuracy", "total_s", "total_estimated_j", "total_flop"))
+    seeds = table.groupby("metric")["seed"].unique().map(set).to_dict()
+    assert seeds["test_accuracy"] == seeds["total_flop"] == {0, 1}
+    assert seeds["total_s"] == seeds["total_estimated_j"] == {0}
+    assert evidence.epochs(shared).groupby("seed")["elapsed_s"].count()[1] == 0
+    assert set(evidence.timed_epochs(shared)["seed"]) == {0}
+    again = evidence.narrow(evidence.wide(shared, lambda r: ""))
+    assert [r.contended for r in again] == [r.contended for r in shared]
+    assert all("total_s" not in r.cost and "total_flop" in r.cost for r in again if r.contended)
+    with pytest.raises(InvalidInput, match="quiet machine"):
+        evidence.traces([replace(r, contended=True) for r in found])
+
+
+def test_the_traces_shown_are_of_a_run_that_was_alone(kept):
+    found = list(map(kept.read, kept))
+    shared = [replace(r, contended=r.experiment["seed"] == 0) for r in found]
+    assert set(evidence.traces(shared)["seed"]) == {1}
 
 
 def test_a_failed_run_stays_a_failed_run():
