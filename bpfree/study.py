@@ -43,7 +43,8 @@ class Profile:
         max_epochs: cap on the epochs of every stage; None: the protocol's.
         hyperparameters: for data without published ones.
         budgets: the local algorithms that also run under `matched` and `equal_energy`.
-        preset: of every run, as in `Experiment`; "tuned" for a study of what was tuned here.
+        preset: of every run, as in `Experiment`; with "tuned", arms that were not tuned take the published
+            settings. The ladder, whose settings are its own, has none.
     """
 
     datasets: tuple[str, ...]
@@ -61,8 +62,10 @@ class Profile:
             algorithms: of the family's; all of them if none is named.
             settings: further fields of each experiment; `hyperparameters` join the profile's.
         """
+        from . import tuned
         from .architectures import default_architecture  # here, because torch comes with it
         from .experiment import Experiment
+        from .protocols import TUNED
 
         paper = ARMS[choose("family", family, ARMS)]
         own = {
@@ -71,6 +74,10 @@ class Profile:
             **settings,
             "hyperparameters": {**self.hyperparameters, **settings.get("hyperparameters", {})},
         }
+
+        def preset(*arm: str) -> str | None:
+            return own["preset"] if own["preset"] != TUNED or tuned.settings(*arm) else None
+
         found = []
         for data in self.datasets:
             networks = paper.get(data)
@@ -79,7 +86,13 @@ class Profile:
                     continue  # the paper has this family on other data only
                 networks = {default_architecture(OTHERWISE[family][-1], data): OTHERWISE[family]}
             found += [
-                Experiment(algorithm, data, seed=seed, architecture=network, **own)
+                Experiment(
+                    algorithm,
+                    data,
+                    seed=seed,
+                    architecture=network,
+                    **{**own, "preset": preset(algorithm, data, network)},
+                )
                 for network, known in networks.items()
                 for algorithm in known
                 if not algorithms or algorithm in algorithms
@@ -89,7 +102,8 @@ class Profile:
 
     def ladder(self, *algorithms: str, **settings) -> "list[Experiment]":
         """The rungs from BP to Mono-Forward, or those named, all with the same optimiser, rate and decay."""
-        return self.arms("mf", *algorithms, hyperparameters=LADDER_SETTINGS, **settings)
+        own = {"preset": None, "hyperparameters": LADDER_SETTINGS}
+        return self.arms("mf", *algorithms, **{**own, **settings})
 
     def chapter(self, number: str) -> "list[Experiment]":
         """What a chapter trains, or reads from the store; nothing twice."""

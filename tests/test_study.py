@@ -103,3 +103,16 @@ def test_an_unknown_family_or_chapter_is_one_line(method, name):
     with pytest.raises(BpfreeError, match="allowed are") as error:
         getattr(study.profile("quick"), method)(name)
     assert "\n" not in str(error.value)
+
+
+def test_a_study_of_tuned_settings_takes_published_ones_where_nothing_was_tuned(monkeypatch):
+    from bpfree import tuned
+
+    found = {("bp", "mnist", "2x1000"): {"lr": 0.5}, ("mf", "mnist", "2x1000"): {"lr": 0.25}}
+    monkeypatch.setattr(tuned, "settings", lambda *arm, **named: found.get((*arm, *named.values()), {}))
+    chosen = study.Profile(("mnist",), (0,), None, preset="tuned")
+    presets = {e.algorithm: e.preset for e in chosen.arms("mf")}
+    assert {name for name, preset in presets.items() if preset == "tuned"} == {"bp", "mf"}
+    assert [e.rule().hyperparameters for e in chosen.arms("mf", "bp", "mf")] == [{"lr": 0.5}, {"lr": 0.25}]
+    assert {e.rule().source for e in chosen.arms("cafo", "bp", "cafo_rand")} == {"thesis"}
+    assert {e.preset for e in chosen.ladder()} == {None}
