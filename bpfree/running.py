@@ -202,7 +202,7 @@ def _train(
         status="failed" if error else "finished",
         metrics={} if error else outcome(algorithm, history, data),
         history=frame[list(OUTCOME)],
-        cost={**totals(history), **({} if error else hardware.bill(algorithm, data, history))},
+        cost={**totals(history), **({} if error else hardware.bill(_counts(resolved, algorithm, data), history))},
         epoch_cost=frame[["stage", "epoch", *COST]],
         trace=history.staged(
             meter.trace.assign(time_s=lambda t: t["time_s"] + checkpoint.begun_s),
@@ -218,6 +218,17 @@ def _train(
         contended=any("contention" in value.flags for value in meter.reading.values),
         resumed=checkpoint.resumed,
     )
+
+
+_counted: dict[str, hardware.Counts] = {}  # of the arms that this process has trained
+
+
+def _counts(resolved: dict, algorithm: Algorithm, data: Data) -> hardware.Counts:
+    """What an epoch of this arm costs; counted for the first seed only, because it does not depend on it."""
+    arm = key_of({name: resolved[name] for name in ("algorithm", "data_sha256", "architecture", "options")})
+    if arm not in _counted:
+        _counted[arm] = hardware.counts(algorithm, data)
+    return _counted[arm]
 
 
 def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, float]:

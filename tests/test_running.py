@@ -201,10 +201,31 @@ def test_a_finished_run_leaves_nothing_but_its_record(store, monkeypatch):
     assert files == {key[:2]}
 
 
+def test_what_an_epoch_costs_is_counted_once_for_all_seeds_of_an_arm(store, tmp_path, monkeypatch):
+    from bpfree import hardware, running
+
+    monkeypatch.setattr(running, "_counted", {})
+    real, calls = hardware.counts, []
+    monkeypatch.setattr(hardware, "counts", lambda *what: calls.append(what) or real(*what))
+    costs = ("total_flop", "memory_bytes", "graph_bytes")
+
+    def bill(store, **changes):
+        cost = run(small("mf", architecture="2x6", max_epochs=2, **changes), store, progress=False).cost
+        return [cost[name] for name in costs]
+
+    first, second = bill(store), bill(store, seed=1)
+    assert len(calls) == 1
+    running._counted.clear()
+    assert bill(tmp_path / "alone", seed=1) == second == first
+    assert bill(store, hyperparameters={"batch_size": 32}) != first  # another arm
+    assert len(calls) == 3
+
+
 def test_a_run_goes_on_from_its_checkpoint_and_its_record_says_so(store, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoint, "every_s", 0.0)
     monkeypatch.setattr(Checkpoint, "share", float("inf"))
-    experiment = small("mf", architecture="2x4", max_epochs=3)
+    monkeypatch.setattr("bpfree.energy.meter.FIRST_VISIT_S", 0.0)  # what is left takes milliseconds
+    experiment = small("mf", architecture="2x256", max_epochs=3)
     through, plain, writes = run(experiment, tmp_path / "through", progress=False), Checkpoint.save, []
 
     def die(self, *state, **how):
@@ -218,7 +239,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_its_record_says_so(store, tmp_pat
         run(experiment, store, progress=False)
     (path,) = (store.root / "checkpoints").iterdir()
     assert stop.value.__notes__ == [
-        f"mf digits 2x4 seed 0 is not finished; the same call goes on from {path}."
+        f"mf digits 2x256 seed 0 is not finished; the same call goes on from {path}."
     ]
     assert list(store) == []
     resumed = run(experiment, store, progress=False)

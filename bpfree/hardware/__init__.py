@@ -8,13 +8,14 @@
     place(algorithm, data, roof)    each stage's step against that
     profile_step(algorithm, data)   where the milliseconds of one step go
     resources(algorithm, data, m)   a training run under a tracing meter, as a tidy frame
-    bill(algorithm, data, history)  operations and bytes of a whole run
+    counts(algorithm, data)         operations and account together, for
+    bill(counts, history)           operations and bytes of a whole run
 
-The first three and the last are counted on a real step and need no particular hardware. None of them changes
-the algorithm that it is given.
+Operations and bytes are counted on a real step and need no particular hardware. None of these functions
+changes the algorithm that it is given.
 """
 
-from .bill import bill
+from .bill import Counts, bill, counts
 from .flops import flops, paper_flops
 from .memory import account, measured, saved_bytes
 from .rehearsal import stand_in
@@ -22,9 +23,11 @@ from .roofline import Roofline, place, roofline, shapes
 from .timing import epoch_seconds, profile_step, resources, step_seconds
 
 __all__ = [
+    "Counts",
     "Roofline",
     "account",
     "bill",
+    "counts",
     "epoch_seconds",
     "flops",
     "measured",
