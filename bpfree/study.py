@@ -41,6 +41,7 @@ class Profile:
     Attributes:
         datasets, seeds: what every chapter runs over.
         max_epochs: cap on the epochs of every stage; None: the protocol's.
+        caps: of families that have another.
         hyperparameters: for data without published ones.
         budgets: the local algorithms that also run under `matched` and `equal_energy`.
         preset: of every run, as in `Experiment`; with "tuned", arms that were not tuned take the published
@@ -53,6 +54,7 @@ class Profile:
     hyperparameters: Mapping = field(default_factory=dict)
     budgets: tuple[str, ...] = LOCAL
     preset: str | None = None
+    caps: Mapping[str, int] = field(default_factory=dict)
 
     def arms(self, family: str, *algorithms: str, **settings) -> "list[Experiment]":
         """One experiment for each network, algorithm and seed of a family, in this order.
@@ -69,7 +71,7 @@ class Profile:
 
         paper = ARMS[choose("family", family, ARMS)]
         own = {
-            "max_epochs": self.max_epochs,
+            "max_epochs": self.caps.get(family, self.max_epochs),
             "preset": self.preset,
             **settings,
             "hyperparameters": {**self.hyperparameters, **settings.get("hyperparameters", {})},
@@ -102,7 +104,7 @@ class Profile:
 
     def ladder(self, *algorithms: str, **settings) -> "list[Experiment]":
         """The rungs from BP to Mono-Forward, or those named, all with the same optimiser, rate and decay."""
-        own = {"preset": None, "hyperparameters": LADDER_SETTINGS}
+        own = {"preset": None, "hyperparameters": {**LADDER_SETTINGS, **self.hyperparameters}}
         return self.arms("mf", *algorithms, **{**own, **settings})
 
     def chapter(self, number: str) -> "list[Experiment]":
@@ -155,11 +157,15 @@ CHAPTERS = {
 
 PROFILES = {
     # small networks on the bundled digits: two minutes, offline
-    "quick": Profile(("digits",), (0, 1, 2), 25, {"batch_size": 64}, budgets=("mf",)),
+    "quick": Profile(("digits",), (0, 1, 2), 25, {"lr": 3e-3}, budgets=("mf",), caps={"cafo": 12}),
     # one seed on two data sets, for a CPU
     "laptop": Profile(("mnist", "fashion_mnist"), (0,), 20, budgets=RIVALS),
     # the whole study: wants a GPU
     "paper": Profile(("mnist", "fashion_mnist", "cifar10", "cifar100"), (0, 1, 2), None),
+    # of which the records in figures/data are, as far as it was run: hyperparameters tuned here, where they were
+    "evidence": Profile(
+        ("mnist", "fashion_mnist", "cifar10"), tuple(range(7)), None, preset="tuned", caps={"ff": 60}
+    ),
 }
 
 

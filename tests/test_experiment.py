@@ -228,7 +228,7 @@ def test_every_published_arm_can_be_built_under_its_own_protocol():
 
 
 def test_profiles_ask_for_what_exists():
-    assert set(PROFILES) == {"quick", "laptop", "paper"}
+    assert set(PROFILES) == {"quick", "laptop", "paper", "evidence"}
     for profile in PROFILES.values():
         for data in profile.datasets:
             Experiment("mf", data, seed=profile.seeds[0], max_epochs=profile.max_epochs)

@@ -20,12 +20,14 @@ class Plan:
         max_epochs: cap on every stage of every trial; None: the protocol's.
         rates: at which the learning rate is swept.
         networks: algorithm -> architecture, "" for the others; without an entry the paper's.
+        fixed: hyperparameters that are not searched.
     """
 
     trials: int
     max_epochs: int | None
     rates: tuple[float, ...]
     networks: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping = field(default_factory=dict)
 
     def experiments(self, chosen: Profile, *algorithms: str) -> list[Experiment]:
         """What is tuned: these algorithms (default: `ALGORITHMS`) on the profile's first data set and seed.
@@ -38,7 +40,7 @@ class Plan:
                 chosen.datasets[0],
                 seed=chosen.seeds[0],
                 architecture=self.networks.get(algorithm, self.networks.get("")),
-                hyperparameters={"optimiser": "adamw", **chosen.hyperparameters},
+                hyperparameters={"optimiser": "adamw", **self.fixed},
                 max_epochs=self.max_epochs,
             )
             for algorithm in algorithms or ALGORITHMS
@@ -52,9 +54,10 @@ def half_decades(low: float, high: float) -> tuple[float, ...]:
 
 PLANS = {
     # seconds, on small networks
-    "quick": Plan(8, 4, half_decades(-3, -0.5), {"": "2x64", "cafo_rand": "cnn-8-16"}),
+    "quick": Plan(8, 4, half_decades(-3, -0.5), {"": "2x64", "cafo_rand": "cnn-8-16"}, {"batch_size": 64}),
     # some hours on a CPU: one network for all MLPs, and a smaller CNN than the paper's
     "laptop": Plan(20, 8, half_decades(-5, -1), {"": "2x1000", "cafo_rand": "cnn-16-32-64"}),
+    "evidence": Plan(20, 8, half_decades(-5, -1), {"": "2x1000"}),
     # the paper's networks, and as many trials for all as it gave to the local algorithms
     "paper": Plan(50, None, half_decades(-5, -1)),
 }
