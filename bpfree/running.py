@@ -196,13 +196,14 @@ def _train(
             history = diverged.history
             error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
     frame = history.frame()
+    counted = {} if error else hardware.bill(_counts(resolved, algorithm, data), history)
     return algorithm, Record(
         key=key,
         experiment=resolved,
         status="failed" if error else "finished",
         metrics={} if error else outcome(algorithm, history, data),
         history=frame[list(OUTCOME)],
-        cost={**totals(history), **({} if error else hardware.bill(_counts(resolved, algorithm, data), history))},
+        cost={**totals(history), **counted},
         epoch_cost=frame[["stage", "epoch", *COST]],
         trace=history.staged(
             meter.trace.assign(time_s=lambda t: t["time_s"] + checkpoint.begun_s),

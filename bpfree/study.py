@@ -162,7 +162,7 @@ PROFILES = {
     "laptop": Profile(("mnist", "fashion_mnist"), (0,), 20, budgets=RIVALS),
     # the whole study: wants a GPU
     "paper": Profile(("mnist", "fashion_mnist", "cifar10", "cifar100"), (0, 1, 2), None),
-    # of which the records in figures/data are, as far as it was run: hyperparameters tuned here, where they were
+    # the records in figures/data are of this one, as far as it was run; tuned here, where it was tuned
     "evidence": Profile(
         ("mnist", "fashion_mnist", "cifar10"), tuple(range(7)), None, preset="tuned", caps={"ff": 60}
     ),
