@@ -16,6 +16,7 @@ def pytest_configure(config):
     config.add_cleanup(store.cleanup)
     os.environ["BPFREE_STORE"] = store.name  # tests neither read nor fill the user's store
     os.environ["TQDM_DISABLE"] = "1"
+    os.environ["BPFREE_DEVICE"] = "cpu"  # what needs a GPU says so: tests/test_cuda.py
     # A warning in a notebook is an error, as it is in a test. But ipykernel warns of its own code when it
     # shuts down, and would then not shut down; and, since Python 3.12, when it starts.
     own = "ignore::PendingDeprecationWarning:ipykernel.kernelbase"

@@ -171,7 +171,7 @@ def _finished(records: Iterable[Record]) -> list[Record]:
 def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.DataFrame:
     """A row per run: what it was, which chapters show it, and its outcome and cost as columns.
 
-    Contended runs have no seconds and joules.
+    Contended runs have no seconds and joules as cost; `busy_s` is how long they took all the same.
     """
     return pd.DataFrame(
         {
@@ -184,10 +184,11 @@ def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.Dat
             "provenance": r.provenance,
             "machine": r.machine["id"],
             "git": r.machine["git"],
+            "busy_s": r.cost.get("total_s"),
             **{f"outcome {name}": value for name, value in r.metrics.items()},
-            **{f"cost {name}": value for name, value in r.cost.items()},
+            **{f"cost {name}": value for name, value in undisturbed(r).cost.items()},
         }
-        for r in map(undisturbed, records)
+        for r in records
     )
 
 

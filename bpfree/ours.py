@@ -27,6 +27,7 @@ ACCOUNT = "exact account of tensors"
 #: metric -> its value of every run; of the columns that `_wide` and `_same_source` make.
 OUTCOMES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "test_accuracy": lambda r: r["test_accuracy"],
+    "test_accuracy[sum]": lambda r: r["test_accuracy[sum]"],
     "val_loss": lambda r: r["val_loss"],
     "epochs": lambda r: r["epochs"],
     "epochs_median": lambda r: r["epochs"],
@@ -231,8 +232,9 @@ def _wide(records: pd.DataFrame, traces: pd.DataFrame | None) -> pd.DataFrame:
     runs = runs.join(metrics).join(_stages(metrics, runs["algorithm"]))
     if traces is not None:
         runs = _traced(runs, traces)
-    wanted = ["test_accuracy", "val_loss", "epochs", "total_s", "memory_bytes", "nvml_bytes", "host_bytes"]
-    wanted += ["utilisation", "utilisation_max", *(f"total_{kind}_j" for kind in KINDS)]
+    wanted = ["test_accuracy", "test_accuracy[sum]", "val_loss", "epochs", "total_s", "memory_bytes"]
+    wanted += ["nvml_bytes", "host_bytes", "utilisation", "utilisation_max"]
+    wanted += [f"total_{kind}_j" for kind in KINDS]
     return runs.reindex(columns=[*runs.columns, *(c for c in wanted if c not in runs)]).reset_index()
 
 

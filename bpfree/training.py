@@ -8,6 +8,7 @@ could not have had.
 """
 
 import math
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def train(
         precision: "fp32", or "bf16" for autocast.
         meter: a running `bpfree.EnergyMeter`; each stage's and epoch's joules are recorded from it.
         progress: show a bar over stages and one over batches (off with the variable TQDM_DISABLE=1).
-        device: default CUDA, else MPS, else CPU.
+        device: default the variable BPFREE_DEVICE, else CUDA, else MPS, else CPU.
         on_epoch: called as on_epoch(algorithm, stage, row) after every epoch of a descended stage, outside
             the timed regions; row is the epoch's in the history.
         checkpoint: where to go on from, if it holds this run, and to keep how far it has come. What is
@@ -256,8 +257,14 @@ def freeze_all_but(algorithm: nn.Module, stage: Stage) -> None:
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or CUDA, MPS, CPU in that order. Raises InvalidInput if it is not there."""
+    """The device asked for, else that of the variable BPFREE_DEVICE, else CUDA, MPS, CPU in that order.
+
+    Raises InvalidInput if it is not there.
+    """
     if device is None or (isinstance(device, str) and device == "auto"):
+        wanted = os.environ.get("BPFREE_DEVICE", "auto")
+        if wanted not in ("", "auto"):
+            return pick_device(wanted)
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
     try:

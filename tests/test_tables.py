@@ -110,7 +110,7 @@ def test_readouts_are_columns():
         for seed, a in enumerate([90.0, 94.0])
     )
     table = tables.readouts(rows)
-    assert table.columns.tolist() == ["data", "algorithm", "last", "layer 1"]
+    assert table.columns.tolist() == ["data", "network", "algorithm", "last", "layer 1"]
     assert table.loc[0, "last"] == f"92.00 ± {np.std([90, 94], ddof=1):.2f}"
 
 
@@ -294,3 +294,53 @@ def test_tables_as_markdown_and_latex():
     assert not re.search(r"(?<!\\)[%_#&](?! )", text)
     assert not set("±−×Σ") & set(text)
     assert r"a\_b \& 1 \%" in tables.latex(pd.DataFrame({"x": ["a_b & 1 %"]}))
+
+
+def test_agreement_names_what_differs_and_is_not_explained():
+    cifar = {"data": "cifar10", "architecture": "3x2000"}
+    rows = pd.concat([pair(), arm("mf", [66.0, 66.0, 66.0], [1, 1, 1], where=cifar)])
+    printed = published.results(
+        source="thesis", protocol="published", metric="test_accuracy", variant="", baseline="", **cifar
+    ).set_index("algorithm")["mean"]
+    table = tables.agreement(rows)
+    where = {"network": "CIFAR-10 3x2000", "algorithm": "MF", "source": "thesis"}
+    found = row(table, **where)
+    assert found["ours − printed (pp)"] == f"{66 - printed['mf']:+.2f}"
+    assert (found["why"], found["seeds"]) == ("open", "3")
+    assert row(table, network="MNIST 2x1000", algorithm="MF", source="thesis")["why"] == ""
+    reasons = {("thesis", "CIFAR-10 3x2000", "MF"): "stopped earlier", ("thesis", "MNIST 2x1000", "MF"): "-"}
+    table = tables.agreement(rows, reasons)
+    assert row(table, **where)["why"] == "stopped earlier"
+    assert row(table, network="MNIST 2x1000", algorithm="MF", source="thesis")["why"] == ""  # none needed
+
+
+def test_a_campaign_counts_all_seconds_and_averages_those_of_runs_that_were_alone():
+    fixed = {"protocol": "convergence", "machine": "m", **MNIST}
+    runs = pd.DataFrame(
+        [
+            {**fixed, "algorithm": "bp", "contended": False, "busy_s": 10.0, "cost total_measured_j": 70.0},
+            {**fixed, "algorithm": "bp", "contended": False, "busy_s": 20.0, "cost total_measured_j": 90.0},
+            {**fixed, "algorithm": "bp", "contended": True, "busy_s": 99.0},
+            {**fixed, "algorithm": "mf", "contended": True, "busy_s": 5.0},
+        ]
+    )
+    bp, mf = tables.campaign(runs).to_dict("records")
+    assert (bp["runs"], bp["busy (s)"], bp["alone"]) == (3, "129", 2)
+    assert (bp["a run alone (s)"], bp["a run alone (J)"]) == ("15.00", "80.00 measured")
+    assert bp["a run, thesis (s)"] == "39.84"  # copied from the paper's table
+    assert (mf["runs"], mf["alone"], mf["a run alone (s)"], mf["a run alone (J)"]) == (1, 0, "", "")
+
+
+def test_the_overview_measures_energy_or_leaves_it_out_and_shows_the_sum_of_layers():
+    estimated = pair(**{"test_accuracy[sum]": 99.0})
+    table = tables.overview(estimated)
+    mf = row(table, network="MNIST 2x1000", algorithm="MF")
+    assert (mf["time (× BP), ours"], mf["energy (× BP), ours"]) == ("0.50", "")
+    assert mf["by all layers (%)"] == "99.00"
+    measured = pd.concat(
+        [
+            arm("bp", [98.0, 98.2, 98.4], [4, 5, 6], where=MNIST, total_measured_j=100.0),
+            arm("mf", [98.5, 98.5, 98.5], [2, 2.5, 3], where=MNIST, total_measured_j=160.0),
+        ]
+    )
+    assert row(tables.overview(measured), algorithm="MF")["energy (× BP), ours"] == "1.60"

@@ -24,6 +24,7 @@ LADDER = {
 }
 CORNER = "mf_sequential_joint"  # beside the ladder: it and `mf_interleaved` each change one thing of MF-Joint
 BUDGETED = ("matched", "equal_energy")  # protocols that share out what BP spent under "convergence"
+ENERGIES = ("total_measured_j", "total_estimated_j")
 FILLS = ("none", "left", "top")  # of the marks of published sources, in their order
 
 
@@ -50,8 +51,13 @@ def with_baseline(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
 
 
 def per_run(records: pd.DataFrame) -> pd.DataFrame:
-    """A row per run: algorithm, seed, and its metrics as columns."""
-    return records.pivot(index=["algorithm", "architecture", "seed", "key"], columns="metric", values="value")
+    """A row per run: algorithm, seed, and its metrics as columns.
+
+    NaN where a run has none: those that shared their machine have no seconds and joules.
+    """
+    index = ["algorithm", "architecture", "seed", "key"]
+    table = records.pivot(index=index, columns="metric", values="value")
+    return table.reindex(columns=[*table, *(c for c in ("total_s", *ENERGIES) if c not in table)])
 
 
 @styled
@@ -60,12 +66,15 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
 
     Args:
         records: as `bpfree.records` gives it. A filled mark is an arm's mean over seeds, its bars the sample
-            standard deviations. A panel holds all networks of its data set; BP's marks say which is which.
+            standard deviations; of the energy over the seeds that have one. A panel holds all networks of its
+            data set; BP's marks say which is which.
         published: as `bpfree.published.results` gives it: open marks, a filling per source and protocol.
             Those joules are of the authors' machines.
     """
     runs = finished(records)
     panels = facets(runs, ("data", "protocol", "preset", "precision", "machine"))
+    panels = [(t, p) for t, p in panels if p["metric"].isin(ENERGIES).any()]
+    require(runs if panels else runs.iloc[:0], "runs whose energy is known")
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = _figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
@@ -75,7 +84,10 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         notes.append(how)
         table = per_run(part[part["metric"].isin(["test_accuracy", f"total_{kind}_j"])])
         for (name, network), arm in table.groupby(level=["algorithm", "architecture"], sort=False):
-            point = _mark(ax, name, arm[f"total_{kind}_j"], arm["test_accuracy"])
+            spent = arm[f"total_{kind}_j"].dropna()
+            if spent.empty:
+                continue
+            point = _mark(ax, name, spent, arm["test_accuracy"])
             if name == "bp" and part["architecture"].nunique() > 1:
                 ax.annotate(
                     network, point, xytext=(6, -3), textcoords="offset points", fontsize=SMALL, va="top"
@@ -109,7 +121,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
 
 def _mark(ax, name: str, x: pd.Series, y: pd.Series) -> tuple[float, float]:
     """An arm's mean, with its sample standard deviations if it has several seeds."""
-    bars = {"xerr": x.std(ddof=1), "yerr": y.std(ddof=1)} if len(x) > 1 else {}
+    bars = {f"{axis}err": v.std(ddof=1) for axis, v in (("x", x), ("y", y)) if len(v) > 1}
     look = {"color": COLOURS[name], "ms": 6.5, "mec": "white", "mew": 0.4, "elinewidth": 0.8}
     ax.errorbar(x.mean(), y.mean(), fmt=MARKERS[name], **bars, **look)
     return x.mean(), y.mean()
@@ -179,9 +191,13 @@ def _rungs(ax, values: pd.Series, rungs: list[str]) -> None:
 
 
 def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
-    means = {name: values[name].mean() for name in rungs}
+    values = values.dropna()
+    known = set(values.index.get_level_values("algorithm"))
+    means = {name: values[name].mean() for name in rungs if name in known}
     before = None  # the rung that a bar leads from
     for place, name in enumerate(rungs):
+        if name not in means:
+            continue
         start = means[before] if before else 0.0
         hatch = "////" if name == CORNER else None
         ax.barh(
@@ -206,7 +222,8 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
                 text, (right, place), xytext=(5, 0), textcoords="offset points", fontsize=SMALL, va="center"
             )
         before = before if name == CORNER and before else name
-    ax.set_xlim(0, 1.25 * max(values.max(), *means.values()))
+    if means:
+        ax.set_xlim(0, 1.25 * max(values.max(), *means.values()))
 
 
 @styled
@@ -283,8 +300,10 @@ def _three(ratio: float) -> str:
 def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     """By algorithm: passes, per_pass and energy as ratios to the baseline's means, of one facet."""
     kind, _ = joules(runs)
-    mean = per_run(runs).groupby(level="algorithm").mean()
-    spent = mean[[f"train_{kind}_j", f"prefix_{kind}_j"]].fillna(0.0).sum(axis=1)
+    mean = per_run(runs).dropna(subset=f"total_{kind}_j").groupby(level="algorithm").mean()
+    if baseline not in mean.index:
+        return pd.DataFrame()
+    spent = mean.reindex(columns=[f"train_{kind}_j", f"prefix_{kind}_j"]).fillna(0.0).sum(axis=1)
     passes = mean["samples"] / mean["samples"][baseline]
     energy = spent / spent[baseline]
     table = pd.DataFrame({"passes": passes, "per_pass": energy / passes, "energy": energy})

@@ -73,7 +73,9 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
                 runs = part[part["algorithm"] == name]
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
                     ax.plot(stage[clock], stage[metric], color=COLOURS[name], lw=0.5, alpha=0.35)
-                _draw_mean(ax, name, list(aligned(runs, clock, metric)))
+                _draw_mean(ax, name, list(aligned(runs.dropna(subset=clock), clock, metric)))
+            if part[clock].isna().all():
+                ax.text(0.5, 0.5, "no run was alone\non its machine", ha="center", transform=ax.transAxes)
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
                 ax.set_yscale("log")
@@ -111,7 +113,7 @@ def aligned(runs: pd.DataFrame, clock: str, metric: str = "val_loss") -> Iterato
     one seed.
     """
     seeds = [run.sort_values("pass") for _, run in runs.groupby("seed")]
-    for name in seeds[0]["stage"].drop_duplicates():
+    for name in seeds[0]["stage"].drop_duplicates() if seeds else ():
         begins, times, values = [], [], []
         for run in seeds:
             stage = run[run["stage"] == name].dropna(subset=metric)

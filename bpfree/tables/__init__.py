@@ -3,11 +3,13 @@
 summary, bill, readouts, passes_times_cost      what runs reached and cost
 ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
                                                 the paper's tables, its numbers beside ours
+agreement, campaign                             how far ours agree with what was printed; what it took
 best_hyperparameters, environment               what was trained with, and on
 paper_tables                                    these nine at once
 markdown, latex                                 a table as text
 """
 
+from .campaign import agreement, campaign
 from .paper import (
     cafo_efficiency,
     cafo_performance,
@@ -24,10 +26,12 @@ from .setup import best_hyperparameters, environment
 from .text import latex, markdown, quantity
 
 __all__ = [
+    "agreement",
     "best_hyperparameters",
     "bill",
     "cafo_efficiency",
     "cafo_performance",
+    "campaign",
     "cross_algorithm",
     "environment",
     "ff_efficiency",

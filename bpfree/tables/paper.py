@@ -213,13 +213,13 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
 def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
     """What was reached and what it cost, in one row per arm of ours, with both sources' numbers beside it.
 
-    Costs are ratios to BP on the same network: of time, which every machine can measure, and of energy as the
-    sources printed it (A100). Arms that were not run are left out.
+    Costs are ratios to BP on the same network and machine, of the seeds whose runs were alone there; energy
+    where it was measured, and as the sources printed it (A100). Arms that were not run are left out.
     """
     ours = Ours(records)
     found: dict[tuple, dict[str, Arm]] = {}
     for source in USUAL:
-        for arm in arms(ours, FAMILIES, source, our_protocol=our_protocol):
+        for arm in arms(ours, (*FAMILIES, "bp"), source, our_protocol=our_protocol):
             if len(arm.runs):
                 found.setdefault((arm.data, arm.architecture, arm.algorithm), {})[source] = arm
     rows = []
@@ -227,6 +227,8 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
         arm = next(iter(by_source.values()))
         accuracy = ours.number("test_accuracy", arm.runs)[0]
         [time, *_] = ours.comparison("total_s", "ratio", arm.runs, arm.bp)
+        [energy, *_] = ours.comparison("total_j", "ratio", arm.runs, arm.bp)
+        summed = ours.number("test_accuracy[sum]", arm.runs)[0]
         printed = {
             f"{what}, {source}": text
             for what, metric in (("accuracy (%)", ""), ("energy (× BP)", "total_j"))
@@ -240,11 +242,17 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
                 "algorithm": arm.label,
                 "seeds": accuracy.n,
                 "accuracy (%), ours": _text(accuracy, "test_accuracy"),
+                "by all layers (%)": _text(summed, "test_accuracy"),
                 "time (× BP), ours": "" if arm.algorithm == "bp" else _text(time, "ratio"),
+                "energy (× BP), ours": _text(energy, "ratio") if _measured(energy, arm) else "",
                 **{column: text or "–" for column, text in printed.items()},
             }
         )
     return pd.DataFrame(rows)
+
+
+def _measured(energy: Number, arm: Arm) -> bool:
+    return arm.algorithm != "bp" and energy.what.startswith("measured")
 
 
 def ff_performance(records: pd.DataFrame, **how) -> pd.DataFrame:

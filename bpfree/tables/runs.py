@@ -77,15 +77,18 @@ def bill(record: "Record", country: str) -> pd.DataFrame:
 def readouts(records: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy (%) of every read-out: mean ± sample standard deviation over seeds.
 
-    A column per read-out: "last" layer, "sum" over layers, each layer alone.
+    records: of one protocol. A column per read-out: "last" layer, "sum" over layers, each layer alone.
     """
     pattern = r"test_accuracy\[(?P<readout>.+)\]"
     rows = records[records["metric"].str.fullmatch(pattern)]
     rows = rows.assign(
         readout=rows["metric"].str.extract(pattern)["readout"], algorithm=rows["algorithm"].map(LABELS)
     )
-    table = rows.groupby(["data", "algorithm", "readout"], sort=False)["value"].apply(spread, 2)
-    return table.unstack("readout").fillna("").reset_index().rename_axis(columns=None)
+    table = rows.groupby(["data", "architecture", "algorithm", "readout"], sort=False)["value"].apply(
+        spread, 2
+    )
+    table = table.unstack("readout").fillna("").reset_index().rename_axis(columns=None)
+    return table.rename(columns={"architecture": "network"})
 
 
 def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:

@@ -1,0 +1,101 @@
+"""What the committed evidence is: how far it agrees with what was printed, and what it took."""
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from .. import published
+from ..comparison import beside
+from ..labels import DATASETS, LABELS, ORDER
+from .paper import USUAL
+from .text import quantity
+
+NOTICEABLE = 0.7  # percentage points: a difference above this asks for an explanation
+OPEN = "open"
+
+
+def agreement(
+    records: pd.DataFrame,
+    explained: Mapping[tuple[str, str, str], str] | None = None,
+    our_protocol: str = "convergence",
+) -> pd.DataFrame:
+    """Every printed accuracy that we have runs beside, with the difference and, if it is large, its reason.
+
+    Args:
+        records: as `bpfree.records` gives it.
+        explained: (source, network, algorithm) -> why the two differ by more than `NOTICEABLE`; what is not
+            in it is "open".
+        our_protocol: of ours.
+    """
+    rows = []
+    for source, protocol in USUAL.items():
+        where = {"source": source, "protocol": protocol, "metric": "test_accuracy"}
+        table = beside(records, our_protocol=our_protocol, variant="", baseline="", **where)
+        for row in table[table["ours"].notna()].itertuples():
+            network = f"{DATASETS.get(row.data, row.data)} {row.architecture}"
+            large = abs(row.difference) > NOTICEABLE
+            why = (explained or {}).get((source, network, LABELS[row.algorithm]), OPEN) if large else ""
+            rows.append(
+                {
+                    "network": network,
+                    "algorithm": LABELS[row.algorithm],
+                    "source": source,
+                    "printed (%)": quantity(row.published, row.published_sd, 2),
+                    "ours (%)": quantity(row.ours, row.ours_sd, 2),
+                    "seeds": f"{row.ours_n:.0f}",
+                    "ours − printed (pp)": f"{row.difference:+.2f}",
+                    "why": why,
+                    "_order": (list(DATASETS).index(row.data), row.architecture, ORDER.index(row.algorithm)),
+                }
+            )
+    return _sorted(rows)
+
+
+def campaign(runs: pd.DataFrame) -> pd.DataFrame:
+    """What every arm took, on which machine, and what the same arm took its authors, a run.
+
+    Args:
+        runs: a row per run, as `bpfree.gallery.recorded("runs")` gives it.
+
+    Returns: a row per arm, protocol and machine. "busy (s)": of all its runs together, those included that
+        shared their machine; "alone": how many did not, and their mean seconds and joules. The authors' are
+        of their own protocols, on an A100.
+    """
+    printed = published.results(
+        source=list(USUAL), protocol=[*USUAL.values()], metric="total_s", variant="", baseline=""
+    )
+    theirs = printed.set_index(["source", "data", "architecture", "algorithm"])["mean"]
+
+    def printed_of(*place: str) -> str:
+        return quantity(theirs.get(place, math.nan))
+
+    rows = []
+    arm = ["data", "architecture", "algorithm", "protocol", "machine"]
+    for (data, architecture, algorithm, protocol, machine), part in runs.groupby(arm, sort=False):
+        alone = part[~part["contended"].astype(bool)]
+        kind = "measured" if alone.get("cost total_measured_j", pd.Series()).notna().any() else "estimated"
+        joules = alone.get(f"cost total_{kind}_j", pd.Series(dtype=float))
+        rows.append(
+            {
+                "network": f"{DATASETS.get(data, data)} {architecture}",
+                "algorithm": LABELS[algorithm],
+                "protocol": protocol,
+                "machine": machine,
+                "runs": len(part),
+                "busy (s)": quantity(part["busy_s"].sum(), places=0),
+                "alone": len(alone),
+                "a run alone (s)": quantity(alone["busy_s"].mean()) if len(alone) else "",
+                "a run alone (J)": f"{quantity(joules.mean())} {kind}" if joules.notna().any() else "",
+                **{f"a run, {s} (s)": printed_of(s, data, architecture, algorithm) for s in USUAL},
+                "_order": (list(DATASETS).index(data), architecture, ORDER.index(algorithm), protocol),
+            }
+        )
+    return _sorted(rows)
+
+
+def _sorted(rows: list[dict]) -> pd.DataFrame:
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows).sort_values("_order", kind="stable")
+    return table.drop(columns="_order").reset_index(drop=True)
