@@ -107,11 +107,6 @@ def epochs(records: Sequence[Record]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)[list(EPOCHS)]
 
 
-def timed_epochs(records: Sequence[Record]) -> pd.DataFrame:
-    """The epochs of finished runs that had their machine to themselves."""
-    return epochs(_alone(records))
-
-
 def traces(records: Sequence[Record]) -> pd.DataFrame:
     """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `bpfree.store.traces`.
 

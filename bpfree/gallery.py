@@ -77,15 +77,14 @@ def _other_protocols(profile: study.Profile) -> "list[Experiment]":
 
 
 _epochs, _traces, _contrasts = evidence.epochs, evidence.traces, evidence.contrasts
-_timed = evidence.timed_epochs
 _loss_by_seconds = partial(figures.curves.against_seconds, metrics=("val_accuracy", "val_loss"))
 _ladder_runs = partial(evidence.runs, metrics=("test_accuracy", *TOTALS))
 
 GALLERY: dict[str, Exhibit] = {
     # the paper's figures 1 to 6
-    "ff_learning": Exhibit(figures.curves.against_seconds, lambda p: p.arms("ff"), _timed),
+    "ff_learning": Exhibit(figures.curves.against_seconds, lambda p: p.arms("ff"), _epochs),
     "ff_resources": Exhibit(figures.resources.memory_and_clock, lambda p: p.arms("ff", "bp", "ff"), _traces),
-    "cafo_learning": Exhibit(_loss_by_seconds, lambda p: p.arms("cafo"), _timed),
+    "cafo_learning": Exhibit(_loss_by_seconds, lambda p: p.arms("cafo"), _epochs),
     "mf_mean_loss": Exhibit(figures.curves.mean_loss, lambda p: p.arms("mf", "bp", "mf"), _epochs),
     "mf_resources": Exhibit(
         figures.resources.utilisation_and_temperature, lambda p: p.arms("mf", "bp", "mf"), _traces
@@ -103,8 +102,9 @@ GALLERY: dict[str, Exhibit] = {
         figures.comparison.decomposition, _everything, partial(evidence.runs, metrics=(*PARTS, *TOTALS))
     ),
     # of other measurements
-    "mf_learning_curves": Exhibit(figures.learning_curves),
     "scaling": Exhibit(figures.hardware.scaling),
+    "sensors": Exhibit(figures.hardware.sensors),
+    "pass_cost": Exhibit(figures.hardware.pass_cost),
     "tuning": Exhibit(figures.tuning.best_so_far),
     "landscape_slices": Exhibit(figures.landscape.slices, kept_as="landscape"),
     "landscape_line": Exhibit(figures.landscape.line, kept_as="landscape"),

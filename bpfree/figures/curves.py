@@ -24,22 +24,25 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
     """What was reached by when: a row of panels per data set and network, a column per metric.
 
     epochs: as `bpfree.store.epochs` gives it. A line per run and stage; the marker is the epoch whose weights
-    the stage kept. A stage without epochs (a solved read-out) is a marker alone.
+    the stage kept. A stage without epochs (a solved read-out) is a marker alone. Runs without seconds, which
+    shared their machine, are left out; where all did, the panel is against passes.
     """
     require(epochs, "epochs")
     rows = facets(epochs)
     figure, axes = _figure(columns=len(metrics), rows=len(rows), height=0.75 + 2.1 * len(rows))
     for line, (title, part) in zip(axes, rows, strict=True):
+        clock = "elapsed_s" if part["elapsed_s"].notna().any() else "pass"
+        part = part.dropna(subset=clock)
         for ax, metric in zip(line, metrics, strict=True):
             for name in _present(part):
                 runs = part[part["algorithm"] == name].dropna(subset=metric)
                 look = {"color": COLOURS[name], "zorder": 2 + (name != "bp")}
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    ax.plot(stage["elapsed_s"], stage[metric], ls=LINES[name], lw=1, alpha=0.75, **look)
+                    ax.plot(stage[clock], stage[metric], ls=LINES[name], lw=1, alpha=0.75, **look)
                 kept = runs[runs["kept"]]
-                ax.plot(kept["elapsed_s"], kept[metric], MARKERS[name], ms=6, mec="white", mew=0.4, **look)
+                ax.plot(kept[clock], kept[metric], MARKERS[name], ms=6, mec="white", mew=0.4, **look)
             ax.set_ylabel(METRICS[metric])
-            ax.set_xlabel("seconds")
+            ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
                 ax.set_yscale("log")
         line[0].set_title(title, loc="left", fontsize=9)

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.optimize import nnls
 
-from ..labels import COLOURS, LABELS, MARKERS, ORDER
-from . import _figure
+from ..labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
+from . import _figure, caption
 
 MIB = 2**20
 PARTS = {  # Okabe and Ito's colours again, here for what is held
@@ -30,6 +30,12 @@ METRICS = {
 SWEEPS = {"depth": "hidden layers", "width": "units a layer", "batch": "batch size"}
 #: The powers of x in each sweep's law: a layer more costs a layer's work; weights grow as width squared.
 LAWS = {"depth": (0, 1), "width": (0, 1, 2), "batch": (0, 1)}
+SENSORS = {"counter": "#0072B2", "instant": "#E69F00", "average": "#BBBBBB"}
+SENSOR_LABELS = {
+    "counter": "energy counter",
+    "instant": "instantaneous power, integrated",
+    "average": "averaged power, integrated",
+}
 QUANTITIES = {  # of a trace, in the order of the panels: (label, factor)
     "utilisation": ("utilisation (%)", 1.0),
     "sm_clock": ("clock (MHz)", 1.0),
@@ -213,3 +219,79 @@ def step(profiles: pd.DataFrame) -> Figure:
 def _stage(row) -> str:
     label = LABELS[row["algorithm"]]
     return label if row["stage"] == "network" else f"{label}, {row['stage']}"
+
+
+def pass_cost(table: pd.DataFrame) -> Figure:
+    """What a pass over the data costs: microseconds an image, training and validating; a row per network.
+
+    table: as `tests/benchmarks/pass_cost.py` writes it. Beside each bar is its ratio to backpropagation's.
+    """
+    networks = [part for _, part in table.groupby(["data", "architecture"], sort=False)]
+    heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 1.2 for part in networks]
+    titles = {"train": "training a stage (µs an image)", "val": "validating it (µs an image)"}
+    figure, axes = _figure(
+        columns=2, rows=len(networks), height=0.4 + 0.3 * sum(heights), height_ratios=heights, sharey="row"
+    )
+    for line, part in zip(axes, networks, strict=True):
+        wide = part.pivot(index=["algorithm", "prefix"], columns="metric", values="value")
+        wide = wide.loc[sorted(wide.index, key=lambda arm: (ORDER.index(arm[0]), arm[1] == "recomputed"))]
+        for ax, (metric, title) in zip(line, titles.items(), strict=True):
+            _ratio_bars(ax, wide[metric], wide.loc[("bp", "kept"), metric])
+            ax.set_xlabel(title)
+        ways = [f"{LABELS[n]}, recomputed" if w == "recomputed" else LABELS[n] for n, w in wide.index]
+        line[0].set_yticks(range(len(wide)), ways, fontsize=8)
+        line[0].invert_yaxis()
+        data, network = part[["data", "architecture"]].iloc[0]
+        line[0].set_title(f"images as of {DATASETS.get(data, data)}, {network}", loc="left", fontsize=9)
+    threads = table["threads"].iloc[0]
+    caption(
+        figure,
+        "hatched: the frozen layers below are computed again for every batch; elsewhere they are kept",
+        f"{table['machine'].iloc[0]}, {threads} thread{'s' if threads > 1 else ''}",
+    )
+    return figure
+
+
+def sensors(table: pd.DataFrame) -> Figure:
+    """Mean power by each of a GPU's sensors while it does one thing after the other.
+
+    table: as `tests/benchmarks/sensors.py` writes it. Beside the bars is their share of the counter's energy.
+    """
+    wide = table.pivot(index="phase", columns="sensor", values="joules").loc[table["phase"].unique()]
+    seconds = table.drop_duplicates("phase").set_index("phase")["seconds"]
+    figure, ((ax,),) = _figure(height=0.9 + 0.62 * len(wide))
+    for offset, (sensor, colour) in zip((-0.27, 0.0, 0.27), SENSORS.items(), strict=True):
+        watts = wide[sensor] / seconds
+        places = np.arange(len(wide)) + offset
+        ax.barh(places, watts, height=0.25, color=colour, ec="black", lw=0.4, label=SENSOR_LABELS[sensor])
+        for place, power, share in zip(places, watts, wide[sensor] / wide["counter"], strict=True):
+            text = f"{power:.0f} W" + ("" if sensor == "counter" else f", {100 * share:.0f} %")
+            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(text, (power, place), fontsize=7, **beside)
+    ax.set_yticks(range(len(wide)), wide.index)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.2 * (wide.max(axis=1) / seconds).max())
+    ax.set_xlabel("mean power (W); of the counter's energy (%)")
+    ax.grid(visible=False, axis="y")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
+    card, driver = table[["card", "driver"]].iloc[0]
+    period = table.loc[table["sensor"] == "counter", "update_ms"].median()
+    caption(figure, f"{card}, driver {driver}", f"the counter has a new value every {period:.0f} ms")
+    return figure
+
+
+def _ratio_bars(ax, values: pd.Series, base: float) -> None:
+    for place, ((name, way), value) in enumerate(values.items()):
+        hatch = "////" if way == "recomputed" else None
+        ax.barh(place, value, height=0.6, color=COLOURS[name], alpha=0.55, hatch=hatch, ec=COLOURS[name])
+        ratio = value / base
+        ax.annotate(
+            f"×{ratio:.2f}" if ratio >= 0.1 else f"×{ratio:.2g}",
+            (value, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+        )
+    ax.set_xlim(0, 1.18 * values.max())
+    ax.grid(visible=False, axis="y")
