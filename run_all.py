@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     p = Parser(prog="run_all.py", description=__doc__, allow_abbrev=False)
-    p.add_argument("--profile", default="quick", help="quick (default), laptop or paper")
+    p.add_argument("--profile", default="quick", help="quick (default), laptop, paper or evidence")
     p.add_argument("--only", nargs="+", metavar="CHAPTER", help="only these, by number or name: 03 01")
     p.add_argument(
         "--datasets", nargs="+", metavar="NAME", help="instead of the profile's: names or .npz files"

@@ -18,27 +18,35 @@ SHADES = ("#4477AA", "#CCBB44", "#66CCEE", "#BBBBBB")
 
 @styled
 def best_so_far(trials: pd.DataFrame) -> Figure:
-    """The best validation accuracy so far against trials and against joules, by algorithm.
+    """The best validation accuracy so far against trials and joules, by algorithm; a row per data set.
 
-    trials: as `tuning.trials` gives them, of one data set. A line is a study, a marker on the left a trial.
+    trials: as `tuning.trials` gives them. A line is a study, a marker on the left a trial.
     """
     require(trials, "trials")
-    figure, (axes,) = _figure(columns=2, sharey=True, height=3.0)
+    parts = [part for _, part in trials.groupby("data", sort=False)]
+    figure, rows = _figure(columns=2, rows=len(parts), sharey="row", height=0.6 + 2.4 * len(parts))
     names = present(trials)
-    for name in names:
-        for _, part in trials[trials["algorithm"] == name].groupby("study"):
-            look = {"color": COLOURS[name], "ls": LINES[name], "lw": 1.5, "drawstyle": "steps-post"}
-            number = range(1, len(part) + 1)
-            axes[0].plot(number, part["value"], MARKERS[name], color=COLOURS[name], ms=3.5, alpha=0.35)
-            axes[0].plot(number, part["best"], **look)
-            axes[1].plot(part["total_joules"], part["best"], **look)
-    axes[1].set_xlim(left=0)
-    axes[0].set_xlabel("trials")
-    axes[1].set_xlabel(f"joules of the search so far ({' and '.join(trials['energy'].unique())})")
-    axes[0].set_ylabel("best validation accuracy so far (%)")
-    axes[0].set_ylim(*_upper_part(trials))
+    for axes, part in zip(rows, parts, strict=True):
+        for name in names:
+            for _, study in part[part["algorithm"] == name].groupby("study"):
+                look = {"color": COLOURS[name], "ls": LINES[name], "lw": 1.5, "drawstyle": "steps-post"}
+                number = range(1, len(study) + 1)
+                axes[0].plot(number, study["value"], MARKERS[name], color=COLOURS[name], ms=3.5, alpha=0.35)
+                axes[0].plot(number, study["best"], **look)
+                axes[1].plot(study["total_joules"], study["best"], **look)
+        axes[1].set_xlim(left=0)
+        axes[0].set_xlabel("trials")
+        axes[1].set_xlabel(f"joules of the search so far ({' and '.join(part['energy'].unique())})")
+        axes[0].set_ylabel("best validation\naccuracy so far (%)")
+        axes[0].set_ylim(*_upper_part(part))
+        if len(parts) > 1:
+            axes[0].set_title(
+                DATASETS.get(part["data"].iloc[0], part["data"].iloc[0]), loc="left", fontsize=9
+            )
     key(figure, names, marker=False)
-    caption(figure, _where(trials), *trials["provenance"].dropna().unique(), _cut(trials))
+    below = sum(int((part["value"] < _upper_part(part)[0]).sum()) for part in parts)
+    cut = f"{below} of {len(trials)} trials lie below" if below else ""
+    caption(figure, _where(trials), *trials["provenance"].dropna().unique(), cut)
     return figure
 
 
@@ -47,11 +55,6 @@ def _upper_part(trials: pd.DataFrame) -> tuple[float, float]:
     final = trials.groupby("study")["best"].max()
     span = max(final.max() - final.min(), 4.0)
     return final.min() - span / 2, final.max() + span / 10
-
-
-def _cut(trials: pd.DataFrame) -> str:
-    below = int((trials["value"] < _upper_part(trials)[0]).sum())
-    return f"{below} of {len(trials)} trials lie below" if below else ""
 
 
 @styled
