@@ -72,6 +72,9 @@ class Profile:
         from .protocols import TUNED
 
         paper = ARMS[choose("family", family, ARMS)]
+        members = {*OTHERWISE[family], *(a for by in paper.values() for known in by.values() for a in known)}
+        for algorithm in algorithms:
+            choose(f"algorithm of {family}", algorithm, sorted(members))
         own = {
             "max_epochs": self.caps.get(family, self.max_epochs),
             "preset": self.preset,

@@ -316,6 +316,42 @@ def test_lengths_add_up_where_factors_multiply():
     assert "3.00 × 0.300 = 0.900" in texts(ax.figure)
 
 
+def test_runs_without_seconds_and_joules_count_for_accuracy_and_for_nothing_else():
+    cost = {"samples": 100, "train_estimated_j": 10, "total_estimated_j": 10, "total_s": 5}
+    shared = {"algorithm": "mf", "seed": 1, "test_accuracy": 94, "samples": 900, "total_flop": 1}
+    runs = tidy(
+        {"algorithm": "bp", "seed": 0, "test_accuracy": 90, **cost},
+        {"algorithm": "mf", "seed": 0, "test_accuracy": 92, **cost, "samples": 300},
+        shared,
+        {**shared, "algorithm": "mf_interleaved"},
+    )
+    runs["machine"] = "m"
+    ax = figures.comparison.accuracy_against_energy(runs).axes[0]
+    points = {(n.get_xdata()[0], n.get_ydata()[0]) for n in ax.get_lines() if len(n.get_xdata()) == 1}
+    assert {(10.0, 90.0), (10.0, 93.0)} <= points  # the mean accuracy of both seeds, the energy of one
+    assert not any(y == 94.0 for _, y in points)
+    assert figures.comparison.factors(runs).loc["mf", "passes"] == 3.0
+    energy = figures.comparison.ladder(runs).axes[1]
+    assert [p.get_width() for p in energy.patches] == [10, 0]  # and no bar for interleaved MF
+    with pytest.raises(InvalidInput, match="energy is known"):
+        figures.comparison.accuracy_against_energy(runs[runs["key"] == runs["key"].iloc[-1]])
+
+
+def test_curves_of_runs_without_seconds_are_left_out_or_against_passes():
+    alone = curve("bp", 0, {"network": [2.0, 1.0]})
+    shared = [{**row, "elapsed_s": math.nan, "seed": 1} for row in curve("bp", 0, {"network": [9.0, 8.0]})]
+    ax = figures.curves.against_seconds(pd.DataFrame(alone + shared), ("val_loss",)).axes[0]
+    (line,) = lines_of(ax, "bp")
+    assert (line.get_xdata().tolist(), ax.get_xlabel()) == ([1.0, 2.0], "seconds")
+    ax = figures.curves.against_seconds(pd.DataFrame(shared), ("val_loss",)).axes[0]
+    (line,) = lines_of(ax, "bp")
+    assert (line.get_ydata().tolist(), ax.get_xlabel()) == ([9.0, 8.0], "passes over the data")
+    left, right = figures.curves.mean_loss(pd.DataFrame(shared)).axes
+    assert lines_of(left, "bp")
+    assert not right.get_lines()
+    assert "no run was alone" in right.texts[0].get_text()
+
+
 def test_the_forest_shows_differences_intervals_margin_and_verdicts():
     rng = np.random.default_rng(0)
     runs = [

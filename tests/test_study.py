@@ -98,10 +98,12 @@ def test_bad_input_is_one_line(name, seeds):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("method", "name"), [("arms", "fff"), ("chapter", "9")])
-def test_an_unknown_family_or_chapter_is_one_line(method, name):
+@pytest.mark.parametrize(
+    ("method", "names"), [("arms", ["fff"]), ("arms", ["mf", "cafo_rand"]), ("chapter", ["9"])]
+)
+def test_an_unknown_family_member_or_chapter_is_one_line(method, names):
     with pytest.raises(BpfreeError, match="allowed are") as error:
-        getattr(study.profile("quick"), method)(name)
+        getattr(study.profile("quick"), method)(*names)
     assert "\n" not in str(error.value)
 
 

@@ -7,8 +7,8 @@
 
 NVIDIA documents no update period: 0.1 s is what an H200 was seen to take (tests/benchmarks/sensors.py). Yang
 et al. (2024, "Accurate and Convenient Energy Measurements for GPUs", SC24) found that A100 and H100 look at
-their power for only a quarter of the time: no interval here covers that. The tolerance of sampled power, ±5 W,
-is that of the nvidia-smi manual; for the counter none is documented.
+their power for only a quarter of the time: no interval here covers that. The tolerance of sampled power,
+±5 W, is that of the nvidia-smi manual; for the counter none is documented.
 """
 
 from __future__ import annotations

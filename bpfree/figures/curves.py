@@ -73,10 +73,10 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     for line, (title, part) in zip(axes, rows, strict=True):
         for ax, clock in zip(line, CLOCKS, strict=True):
             for name in _present(part):
-                runs = part[part["algorithm"] == name]
+                runs = part[part["algorithm"] == name].dropna(subset=clock)
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
                     ax.plot(stage[clock], stage[metric], color=COLOURS[name], lw=0.5, alpha=0.35)
-                _draw_mean(ax, name, list(aligned(runs.dropna(subset=clock), clock, metric)))
+                _draw_mean(ax, name, list(aligned(runs, clock, metric)))
             if part[clock].isna().all():
                 ax.text(0.5, 0.5, "no run was alone\non its machine", ha="center", transform=ax.transAxes)
             ax.set_xlabel(CLOCKS[clock])
