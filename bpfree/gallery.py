@@ -89,7 +89,7 @@ GALLERY: dict[str, Exhibit] = {
     "mf_resources": Exhibit(
         figures.resources.utilisation_and_temperature, lambda p: p.arms("mf", "bp", "mf"), _traces
     ),
-    "mf_memory": Exhibit(figures.resources.memory_steps, lambda p: p.arms("mf", "bp", "mf"), _traces),
+    "mf_memory": Exhibit(figures.resources.memory_steps, kept_as="mf_resources"),
     # what the paper could not show
     "accuracy_against_energy": Exhibit(
         _energy, _everything, partial(evidence.runs, metrics=("test_accuracy", *TOTALS))
