@@ -26,11 +26,8 @@ if TYPE_CHECKING:
     from .experiment import Experiment
 
 Experiments = Callable[[study.Profile], "list[Experiment]"]
-TOTALS = ("total_s", "total_measured_j", "total_estimated_j")
-PARTS = (
-    "samples",
-    *(f"{part}_{kind}_j" for part in ("train", "prefix") for kind in ("measured", "estimated")),
-)
+TOTALS = ("samples", "total_flop", "total_s", "total_measured_j", "total_estimated_j")
+PARTS = (*(f"{part}_{kind}_j" for part in ("train", "prefix") for kind in ("measured", "estimated")),)
 PRINTED = {"source": ["thesis", "2026"], "protocol": ["published", "convergence_loss"], "variant": ""}
 
 

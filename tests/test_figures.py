@@ -256,18 +256,20 @@ def test_accuracy_stands_over_energy_and_printed_numbers_are_open_and_named():
     from bpfree import published
 
     printed = published.results(source="thesis", protocol="published")
-    figure = figures.comparison.accuracy_against_energy(RUNS, printed)
+    runs = RUNS.assign(architecture="2x1000")
+    figure = figures.comparison.accuracy_against_energy(runs, printed)
     points = {(n.get_xdata()[0], n.get_ydata()[0]): n for n in figure.axes[0].get_lines()}
     assert points[10.0, 90.5].get_fillstyle() == "full"
     assert points[10.0, 90.5].get_color() == COLOURS["bp"]
-    thesis = printed[(printed["data"] == "mnist") & (printed["algorithm"] == "mf")].set_index("metric")[
-        "mean"
-    ]
+    mnist = printed[(printed["data"] == "mnist") & (printed["algorithm"].isin(["mf", "ff"]))]
+    thesis = mnist[mnist["algorithm"] == "mf"].set_index("metric")["mean"]
     assert points[thesis["total_j"], thesis["test_accuracy"]].get_fillstyle() == "none"
     assert figure.axes[0].get_xscale() == "log"
     assert "(J, estimated)" in figure.axes[0].get_xlabel()
     assert "estimated: a model" in texts(figure)
     assert "printed: thesis" in texts(figure)
+    of_another_network = mnist[(mnist["algorithm"] == "ff") & (mnist["metric"] == "total_j")]["mean"]
+    assert not {x for x, _ in points} & set(of_another_network)
     assert "printed" not in texts(figures.comparison.accuracy_against_energy(RUNS))
 
 
@@ -328,9 +330,11 @@ def test_runs_without_seconds_and_joules_count_for_accuracy_and_for_nothing_else
     runs["machine"] = "m"
     ax = figures.comparison.accuracy_against_energy(runs).axes[0]
     points = {(n.get_xdata()[0], n.get_ydata()[0]) for n in ax.get_lines() if len(n.get_xdata()) == 1}
-    assert {(10.0, 90.0), (10.0, 93.0)} <= points  # the mean accuracy of both seeds, the energy of one
+    # The mean accuracy of both seeds, the energy of one on the scale of both seeds' passes: 600 / 300.
+    assert {(10.0, 90.0), (20.0, 93.0)} <= points
     assert not any(y == 94.0 for _, y in points)
-    assert figures.comparison.factors(runs).loc["mf", "passes"] == 3.0
+    table = figures.comparison.factors(runs)
+    assert table.loc["mf"].to_dict() == pytest.approx({"passes": 6.0, "per_pass": 1 / 3, "energy": 2.0})
     energy = figures.comparison.ladder(runs).axes[1]
     assert [p.get_width() for p in energy.patches] == [10, 0]  # and no bar for interleaved MF
     with pytest.raises(InvalidInput, match="energy is known"):

@@ -335,8 +335,11 @@ def test_the_overview_measures_energy_or_leaves_it_out_and_shows_the_sum_of_laye
     estimated = pair(**{"test_accuracy[sum]": 99.0})
     table = tables.overview(estimated)
     mf = row(table, network="MNIST 2x1000", algorithm="MF")
-    assert (mf["time (× BP), ours"], mf["energy (× BP), ours"]) == ("0.50", "")
+    assert (mf["passes (× BP)"], mf["time of a pass"]) == ("1.00", "0.50")
+    assert (mf["energy of a pass"], mf["energy (× BP), ours"]) == ("", "")  # estimated
     assert mf["by all layers (%)"] == "99.00"
+    bp = row(table, network="MNIST 2x1000", algorithm="BP")
+    assert (bp["passes (× BP)"], bp["time of a pass"]) == ("", "")
     measured = pd.concat(
         [
             arm("bp", [98.0, 98.2, 98.4], [4, 5, 6], where=MNIST, total_measured_j=100.0),
@@ -344,3 +347,17 @@ def test_the_overview_measures_energy_or_leaves_it_out_and_shows_the_sum_of_laye
         ]
     )
     assert row(tables.overview(measured), algorithm="MF")["energy (× BP), ours"] == "1.60"
+
+
+def test_passes_of_all_seeds_times_the_energy_of_a_pass_of_those_that_were_alone():
+    def run(name, seed, epochs, joules=None):
+        cost = {} if joules is None else {"total_s": joules / 10, "total_measured_j": joules}
+        return record(name, seed, where=MNIST, test_accuracy=98.0, epochs=epochs, memory_bytes=1, **cost)
+
+    records = [run("bp", 0, 10, 100.0), run("bp", 1, 30), run("mf", 0, 40, 200.0), run("mf", 1, 20)]
+    mf = row(tables.overview(pd.concat(records)), algorithm="MF")
+    assert mf["passes (× BP)"].startswith("1.50")  # (40 + 20) / (10 + 30)
+    assert mf["energy of a pass"] == mf["time of a pass"] == "0.50"  # (200 / 40) / (100 / 10)
+    assert mf["energy (× BP), ours"] == "0.75"
+    mf = row(tables.cross_algorithm(pd.concat(records)), algorithm="MF", numbers_of="ours, convergence")
+    assert mf["energy (%)"] == "+100.0 (n = 1)"

@@ -130,9 +130,10 @@ def key(figure: Figure, names: Iterable[str], *, line: bool = True, marker: bool
 def joules(records: pd.DataFrame) -> tuple[str, str]:
     """("measured" or "estimated", how they were obtained), of the energies of some runs.
 
-    Measured only if all of them were: a model's joules and a sensor's are never put on one axis.
+    Measured only if all of them were: a model's joules and a sensor's are never put on one axis. Runs without
+    any are not asked.
     """
-    total = records[records["metric"].str.startswith("total_")]
+    total = records[records["metric"].isin(["total_measured_j", "total_estimated_j"])]
     runs = total["key"].nunique()
     measured = total.loc[total["metric"] == "total_measured_j", "key"].nunique() == runs > 0
     kind = "measured" if measured else "estimated"

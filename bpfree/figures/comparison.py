@@ -66,8 +66,8 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
 
     Args:
         records: as `bpfree.records` gives it. A filled mark is an arm's mean over seeds, its bars the sample
-            standard deviations; of the energy over the seeds that have one. A panel holds all networks of its
-            data set; BP's marks say which is which.
+            standard deviations. Where only some seeds have an energy it is theirs per pass, times the mean
+            passes of all. A panel holds all networks of its data set; BP's marks say which is which.
         published: as `bpfree.published.results` gives it: open marks, a filling per source and protocol.
             Those joules are of the authors' machines.
     """
@@ -82,9 +82,9 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     for ax, (title, part) in zip(axes.flat, panels, strict=False):
         kind, how = joules(part)
         notes.append(how)
-        table = per_run(part[part["metric"].isin(["test_accuracy", f"total_{kind}_j"])])
+        table = per_run(part[part["metric"].isin(["test_accuracy", "samples", f"total_{kind}_j"])])
         for (name, network), arm in table.groupby(level=["algorithm", "architecture"], sort=False):
-            spent = arm[f"total_{kind}_j"].dropna()
+            spent = energies(arm, kind)
             if spent.empty:
                 continue
             point = _mark(ax, name, spent, arm["test_accuracy"])
@@ -93,7 +93,8 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
                     network, point, xytext=(6, -3), textcoords="offset points", fontsize=SMALL, va="top"
                 )
         if published is not None:
-            _draw_published(ax, published[published["data"] == part["data"].iloc[0]], sources)
+            here = published["architecture"].isin(set(part["architecture"]))
+            _draw_published(ax, published[here & (published["data"] == part["data"].iloc[0])], sources)
         ax.set_xscale("log")
         low, high = ax.get_xlim()
         if high < 100 * low:  # powers of ten alone would be two labels or none
@@ -230,7 +231,7 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
 def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     """Energy as passes over the data × joules of a pass, as ratios to the baseline's, on a logarithmic axis.
 
-    records: as `bpfree.records` gives it. Means over seeds; training and prefix work, without validation.
+    records: as `bpfree.records` gives it. Means over seeds (see `factors`); without validation.
         On this axis lengths add up: the upper bar is the ratio of passes, the lower one goes on from its end
         by the ratio of joules per pass, and where that ends, at the mark, is the ratio of energies.
     """
@@ -298,13 +299,32 @@ def _three(ratio: float) -> str:
 
 
 def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
-    """By algorithm: passes, per_pass and energy as ratios to the baseline's means, of one facet."""
+    """By algorithm: passes, per_pass and energy as ratios to the baseline's means, of one facet.
+
+    Passes are of all seeds. The joules of a pass are of the runs whose joules are known, and the energy is
+    the product: where they are known of all, that is the mean energy.
+    """
     kind, _ = joules(runs)
-    mean = per_run(runs).dropna(subset=f"total_{kind}_j").groupby(level="algorithm").mean()
-    if baseline not in mean.index:
+    table = per_run(runs)
+    alone = table.dropna(subset=f"total_{kind}_j").groupby(level="algorithm").mean()
+    if baseline not in alone.index:
         return pd.DataFrame()
-    spent = mean.reindex(columns=[f"train_{kind}_j", f"prefix_{kind}_j"]).fillna(0.0).sum(axis=1)
-    passes = mean["samples"] / mean["samples"][baseline]
-    energy = spent / spent[baseline]
-    table = pd.DataFrame({"passes": passes, "per_pass": energy / passes, "energy": energy})
-    return table.loc[[n for n in ORDER if n in table.index and n != baseline]]
+    spent = alone.reindex(columns=[f"train_{kind}_j", f"prefix_{kind}_j"]).fillna(0.0).sum(axis=1)
+    per_pass = spent / alone["samples"]
+    passes = table["samples"].groupby(level="algorithm").mean()[alone.index]
+    ratios = pd.DataFrame(
+        {"passes": passes / passes[baseline], "per_pass": per_pass / per_pass[baseline]}
+    ).assign(energy=lambda t: t["passes"] * t["per_pass"])
+    return ratios.loc[[n for n in ORDER if n in ratios.index and n != baseline]]
+
+
+def energies(arm: pd.DataFrame, kind: str) -> pd.Series:
+    """Joules of the runs of an arm that have them, on the scale of the mean passes of all its seeds.
+
+    How long a run trains varies more from seed to seed than what a pass costs, so the few runs that had their
+    machine to themselves are not taken for typical in their length.
+    """
+    spent = arm[f"total_{kind}_j"].dropna()
+    if "samples" not in arm or arm["samples"].isna().any():
+        return spent
+    return spent * (arm["samples"].mean() / arm.loc[spent.index, "samples"].mean())

@@ -170,7 +170,8 @@ UNITS = {
 def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> pd.DataFrame:
     """Every algorithm against BP on the same network: accuracy, epochs, time, energy and memory.
 
-    The paper's table 7. Changes are of means; ours pair the seeds that both have, on one machine.
+    The paper's table 7. Changes are of means; ours pair the seeds that both have, on one machine. Where fewer
+    seeds have a cost than an accuracy, n says how many.
     """
     ours = Ours(records)
     rows = []
@@ -213,8 +214,9 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
 def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
     """What was reached and what it cost, in one row per arm of ours, with both sources' numbers beside it.
 
-    Costs are ratios to BP on the same network and machine, of the seeds whose runs were alone there; energy
-    where it was measured, and as the sources printed it (A100). Arms that were not run are left out.
+    Costs are ratios to BP on the same network. Passes are of all seeds; time and energy of a pass of the runs
+    that were alone on their machine, energy only where it was measured. "energy (× BP), ours" is passes times
+    energy of a pass; beside it what the sources printed (A100). Arms that were not run are left out.
     """
     ours = Ours(records)
     found: dict[tuple, dict[str, Arm]] = {}
@@ -226,8 +228,11 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
     for by_source in found.values():
         arm = next(iter(by_source.values()))
         accuracy = ours.number("test_accuracy", arm.runs)[0]
-        [time, *_] = ours.comparison("total_s", "ratio", arm.runs, arm.bp)
-        [energy, *_] = ours.comparison("total_j", "ratio", arm.runs, arm.bp)
+        compared = functools.partial(ours.comparison, how="ratio", runs=arm.runs, partners=arm.bp)
+        passes, time, joules = (compared(m)[0] for m in ("epochs", "s_per_epoch", "j_per_epoch"))
+        if arm.algorithm == "bp":
+            passes = time = joules = Number()
+        measured = joules.what.startswith("measured")
         summed = ours.number("test_accuracy[sum]", arm.runs)[0]
         printed = {
             f"{what}, {source}": text
@@ -243,16 +248,14 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
                 "seeds": accuracy.n,
                 "accuracy (%), ours": _text(accuracy, "test_accuracy"),
                 "by all layers (%)": _text(summed, "test_accuracy"),
-                "time (× BP), ours": "" if arm.algorithm == "bp" else _text(time, "ratio"),
-                "energy (× BP), ours": _text(energy, "ratio") if _measured(energy, arm) else "",
+                "passes (× BP)": _text(passes, "ratio"),
+                "time of a pass": _text(time, "ratio"),
+                "energy of a pass": _text(joules, "ratio") if measured else "",
+                "energy (× BP), ours": f"{passes.mean * joules.mean:.2f}" if measured else "",
                 **{column: text or "–" for column, text in printed.items()},
             }
         )
     return pd.DataFrame(rows)
-
-
-def _measured(energy: Number, arm: Arm) -> bool:
-    return arm.algorithm != "bp" and energy.what.startswith("measured")
 
 
 def ff_performance(records: pd.DataFrame, **how) -> pd.DataFrame:
@@ -366,7 +369,8 @@ def _printed(
 
 def _against(ours: Ours, runs: pd.DataFrame, bp: pd.DataFrame, metric: str, how: str) -> str:
     [number] = ours.comparison(metric, how, runs, bp)
-    return _text(number, how)
+    few = number.n < runs["seed"].nunique() and not math.isnan(number.mean)
+    return _text(number, how) + (f" (n = {number.n})" if few else "")
 
 
 def _text(number: Number, what: str) -> str:
