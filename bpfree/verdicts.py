@@ -96,8 +96,8 @@ def verdicts(
                             "claim": claim.text,
                             "source": claim.source,
                             "network": arm.network,
-                            "printed": _text(printed, math.nan, claim.how),
-                            "ours": _text(number.mean, number.sd, claim.how),
+                            "printed": _text(printed, math.nan, claim),
+                            "ours": _text(number.mean, number.sd, claim),
                             "seeds": number.n,
                             "ours is": number.what.partition(":")[0],
                             "our protocol": protocol,
@@ -140,9 +140,10 @@ def _ours(claim: Claim, ours: Ours, arm: Arm) -> list[Number]:
     return ours.comparison(claim.metric, claim.how, arm.runs, arm.bp)
 
 
-def _text(mean: float, sd: float, how: str) -> str:
-    text = quantity(mean, sd, DIGITS[how], sign=how != "ratio")
-    return f"{text} {UNITS[how]}" if text else ""
+def _text(mean: float, sd: float, claim: Claim) -> str:
+    text = quantity(mean, sd, DIGITS[claim.how], sign=claim.how != "ratio")
+    unit = "nats" if claim.metric == "val_loss" else UNITS[claim.how]
+    return f"{text} {unit}" if text else ""
 
 
 def effect(value: float, how: str) -> float:

@@ -93,7 +93,7 @@ def environment(machines: Iterable[Mapping]) -> pd.DataFrame:
             if name != "id" and value not in values.setdefault(name, []):
                 values[name].append(value)
     table = pd.DataFrame(
-        {id_: {k: "; ".join("none" if v is None else str(v) for v in vs) for k, vs in values.items()}
+        {id_: {k: "; ".join("none" if pd.isna(v) else str(v) for v in vs) for k, vs in values.items()}
          for id_, values in found.items()}
     )  # fmt: skip
     names = {"memory_gib": "memory (GiB)", "git": "revision"}
