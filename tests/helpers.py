@@ -1,11 +1,13 @@
 """What several test modules share: small data, the arms by name, and comparisons to the last bit."""
 
+import math
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
 
 from bpfree.algorithms import ALGORITHMS, Algorithm
+from bpfree.checkpoint import Checkpoint
 from bpfree.data import Data
 from bpfree.history import OUTCOME, History
 from bpfree.models import MLP
@@ -48,6 +50,22 @@ def outcome(history: History, *without: str) -> list[dict]:
     return [
         {key: row[key] for key in OUTCOME if key not in without} for s in history.stages for row in s.rows
     ]
+
+
+class Eager(Checkpoint):
+    """Writes whenever it may, and dies after the n-th time."""
+
+    every_s, share = 0.0, math.inf
+
+    def __init__(self, path, run="a run", dies_after=None):
+        super().__init__(path, run)
+        self.left, self.writes = dies_after, 0
+
+    def save(self, *state, **how):
+        super().save(*state, **how)
+        self.writes += 1
+        if self.writes == self.left:
+            raise KeyboardInterrupt
 
 
 class ScriptedMeter:

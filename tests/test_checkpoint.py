@@ -3,13 +3,12 @@
 import errno
 import json
 import logging
-import math
 import os
 import random
 
 import pytest
 import torch
-from helpers import ScriptedMeter, outcome, same, toy, weights
+from helpers import Eager, ScriptedMeter, outcome, same, toy, weights
 
 from bpfree import checkpoint as module
 from bpfree import disk
@@ -22,22 +21,6 @@ from bpfree.stopping import Budget, Stopping
 from bpfree.training import train
 
 SHAPE = (1, 8, 8)
-
-
-class Eager(Checkpoint):
-    """Writes whenever it may, and dies after the n-th time."""
-
-    every_s, share = 0.0, math.inf
-
-    def __init__(self, path, run="a run", dies_after=None):
-        super().__init__(path, run)
-        self.left, self.writes = dies_after, 0
-
-    def save(self, *state, **how):
-        super().save(*state, **how)
-        self.writes += 1
-        if self.writes == self.left:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(autouse=True)

@@ -3,38 +3,20 @@
 Skipped where there is none. Everything else is tested on the CPU, whatever the machine has.
 """
 
-import math
 import time
 
 import pytest
 import torch
-from helpers import same, weights
+from helpers import Eager, same, weights
 
 import bpfree
 from bpfree.algorithms import ALGORITHMS
-from bpfree.checkpoint import Checkpoint
 from bpfree.clock import Clock
 from bpfree.energy import EnergyMeter
 from bpfree.models import MLP, CaFoCNN
 from bpfree.training import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-
-
-class Eager(Checkpoint):
-    """Writes whenever it may, and dies after the n-th time."""
-
-    every_s, share = 0.0, math.inf
-
-    def __init__(self, path, dies_after=None):
-        super().__init__(path, "a run")
-        self.left, self.writes = dies_after, 0
-
-    def save(self, *state, **how):
-        super().save(*state, **how)
-        self.writes += 1
-        if self.writes == self.left:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
