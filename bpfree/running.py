@@ -122,7 +122,13 @@ class _Job:
                 if record is None or record.status == "failed":
                     self.holder = self.reference.holder
                     return record
-                budget = spent(record, self.experiment.rule().budget)
+                kind = self.experiment.rule().budget
+                budget = spent(record, kind)
+                if record.contended and kind == "energy":
+                    log.warning(
+                        "%s: the run whose energy is its budget shared its machine: the budget is too large",
+                        self.experiment.label,
+                    )
             self.resolved = self.experiment.resolve(self._data(), budget)
         key = key_of(self.resolved)
         if key in self.store:

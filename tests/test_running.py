@@ -443,3 +443,13 @@ def test_a_bar_counts_the_runs_and_says_which(store, monkeypatch):
     screen.truncate(0)
     run_many([small()], store, progress=False)
     assert screen.getvalue() == ""
+
+
+def test_a_budget_of_energy_from_a_run_that_was_not_alone_is_said_to_be_too_large(store, monkeypatch, caplog):
+    for others in (True, False):
+        monkeypatch.setattr("bpfree.energy.meter.contended", lambda *_, others=others: others)
+        caplog.clear()
+        experiment = small("mf", architecture="2x4", max_epochs=2, protocol="equal_energy", seed=int(others))
+        record = run(experiment, store, progress=False)
+        assert record.contended == others
+        assert ("shared its machine" in caplog.text) == others
