@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .errors import BpfreeError, InvalidInput, choose
 from .experiment import Experiment, key_of
-from .running import _load, run_many, spent
+from .running import loaded, run_many, spent
 from .store import Record, Store
 
 KINDS = {"slurm": "slurm", "local": "local", "inline": "debug"}  # our name -> submitit's
@@ -346,7 +346,7 @@ def stored(experiment: Experiment, store: Store) -> Record | None:
             if record is None or record.status == "failed":
                 return record
             budget = spent(record, experiment.rule().budget)
-        key = key_of(experiment.resolve(_load(experiment.data, experiment.seed), budget))
+        key = key_of(experiment.resolve(loaded(experiment.data, experiment.seed), budget))
         return store.read(key) if key in store else None
     except BpfreeError:  # the job will say it
         return None

@@ -145,7 +145,7 @@ class _Job:
             return self.store.read(key)
 
     def _data(self) -> Data:
-        return _load(self.experiment.data, self.experiment.seed)
+        return loaded(self.experiment.data, self.experiment.seed)
 
     def _wait(self, claim: Claim) -> bool:
         """Until the claim is ours."""
@@ -202,14 +202,13 @@ def _train(
             history = diverged.history
             error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
     frame = history.frame()
-    counted = {} if error else hardware.bill(_counts(resolved, algorithm, data), history)
     return algorithm, Record(
         key=key,
         experiment=resolved,
         status="failed" if error else "finished",
         metrics={} if error else outcome(algorithm, history, data),
         history=frame[list(OUTCOME)],
-        cost={**totals(history), **counted},
+        cost={**totals(history), **({} if error else _bill(resolved, algorithm, data, history))},
         epoch_cost=frame[["stage", "epoch", *COST]],
         trace=history.staged(
             meter.trace.assign(time_s=lambda t: t["time_s"] + checkpoint.begun_s),
@@ -230,12 +229,12 @@ def _train(
 _counted: dict[str, hardware.Counts] = {}  # of the arms that this process has trained
 
 
-def _counts(resolved: dict, algorithm: Algorithm, data: Data) -> hardware.Counts:
-    """What an epoch of this arm costs; counted for the first seed only, because it does not depend on it."""
+def _bill(resolved: dict, algorithm: Algorithm, data: Data, history: History) -> dict[str, float]:
+    """Operations and bytes; counted for the first seed of an arm only, because they do not depend on it."""
     arm = key_of({name: resolved[name] for name in ("algorithm", "data_sha256", "architecture", "options")})
     if arm not in _counted:
         _counted[arm] = hardware.counts(algorithm, data)
-    return _counted[arm]
+    return hardware.bill(_counted[arm], history)
 
 
 def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, float]:
@@ -269,5 +268,5 @@ def totals(history: History) -> dict[str, float]:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name: str, seed: int) -> Data:
+def loaded(name: str, seed: int) -> Data:
     return load(name, seed=seed)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from .errors import InvalidInput
-from .published import _value
+from .published import parse
 from .store import Store
 
 ARM = ["algorithm", "data", "architecture"]
@@ -39,7 +39,7 @@ def table() -> pd.DataFrame:
     replaced = pd.MultiIndex.from_frame(shipped[ARM]).isin(pd.MultiIndex.from_frame(own[ARM]))
     rows = pd.concat([shipped[~replaced], own], ignore_index=True)
     for column in ("value", "trials", "epochs", "seed", "val_accuracy"):
-        rows[column] = pd.Series([_value(text) for text in rows[column]], dtype=object)
+        rows[column] = pd.Series([parse(text) for text in rows[column]], dtype=object)
     try:
         return rows.astype({"val_accuracy": float})
     except (TypeError, ValueError) as error:

@@ -292,7 +292,7 @@ def test_another_training_version_is_another_run(record, store, monkeypatch, no_
 
 def test_test_data_cannot_influence_training(record, digits, tmp_path, monkeypatch):
     poisoned = replace(digits, x_test=torch.full_like(digits.x_test, float("nan")))
-    monkeypatch.setattr(running, "_load", lambda *_: poisoned)
+    monkeypatch.setattr(running, "loaded", lambda *_: poisoned)
     other = run(small(), tmp_path, progress=False)
     assert other.key == record.key
     assert same(other.weights(), record.weights())
@@ -303,7 +303,7 @@ def test_test_data_cannot_influence_training(record, digits, tmp_path, monkeypat
 def test_test_data_are_read_once_and_after_training(digits, tmp_path, monkeypatch):
     events = []
     plain_train, plain_predict = module.train, Algorithm.predict_all
-    monkeypatch.setattr(running, "_load", lambda *_: digits)
+    monkeypatch.setattr(running, "loaded", lambda *_: digits)
     monkeypatch.setattr(module, "train", lambda *a, **k: (plain_train(*a, **k), events.append("trained"))[0])
 
     def predict_all(self, x):
@@ -448,7 +448,7 @@ def test_a_users_own_data_are_known_by_their_content(tmp_path):
     keys = []
     for images in (x, x, x + 1):
         np.savez(path, x_train=images, y_train=y, x_test=images, y_test=y)
-        running._load.cache_clear()
+        running.loaded.cache_clear()
         keys.append(run(experiment, tmp_path / "store", progress=False).key)
     assert keys[0] == keys[1] != keys[2]
 

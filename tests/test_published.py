@@ -61,7 +61,7 @@ def test_every_name_in_it_is_one_of_this_package(lines):
         assert line["data"] in NAMES
         parse_architecture(line["architecture"])
         if line["parameter"].startswith("stopping."):
-            Stopping(**{line["parameter"].removeprefix("stopping."): published._value(line["value"])})
+            Stopping(**{line["parameter"].removeprefix("stopping."): published.parse(line["value"])})
         elif line["algorithm"] in ALGORITHMS:
             cls, _ = ALGORITHMS[line["algorithm"]]
             assert line["parameter"] in cls.options()

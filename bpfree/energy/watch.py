@@ -141,7 +141,7 @@ class Watch:
             + getattr(cpu, "softirq", 0)
         )
         own_ns = self._times.read()
-        own_cores = 0.0
+        own_cores = float("nan")  # of the first visit: a share of no time
         if self._last is not None and now_ns > self._last[0]:
             elapsed_ns = now_ns - self._last[0]
             own_cores = (own_ns - self._last[2]) / elapsed_ns

@@ -95,7 +95,7 @@ def hyperparameters(**where: str) -> pd.DataFrame:
     for column, wanted in where.items():
         choose("column of the published settings", column, table.columns)
         table = table[table[column] == wanted]
-    return table.assign(value=[_value(text) for text in table["value"]]).reset_index(drop=True)
+    return table.assign(value=[parse(text) for text in table["value"]]).reset_index(drop=True)
 
 
 def searches(**where: str) -> pd.DataFrame:
@@ -108,11 +108,12 @@ def searches(**where: str) -> pd.DataFrame:
     for column, wanted in where.items():
         choose("column of the published searches", column, table.columns)
         table = table[table[column] == wanted]
-    parsed = {c: [_value(text) for text in table[c]] for c in ("trials", "epochs", "low", "high")}
+    parsed = {c: [parse(text) for text in table[c]] for c in ("trials", "epochs", "low", "high")}
     return table.assign(**parsed).reset_index(drop=True)
 
 
-def _value(text: str) -> int | float | str | None:
+def parse(text: str) -> int | float | str | None:
+    """What a cell of the tables means: a number, None ("none"), or the text itself."""
     if text == "none":
         return None
     try:

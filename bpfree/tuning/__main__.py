@@ -114,7 +114,7 @@ def chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
             seed=args.seed,
             architecture=args.architecture,
             protocol=args.protocol,
-            hyperparameters={name: published._value(text) for name, text in args.fix},
+            hyperparameters={name: published.parse(text) for name, text in args.fix},
             max_epochs=args.max_epochs,
         )
         for what in args.what
