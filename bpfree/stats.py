@@ -172,7 +172,8 @@ def contrasts(
     """Every algorithm against the baseline, paired by seed on the same data, network and protocol.
 
     Args:
-        records: as `bpfree.records` gives it; failed runs are left out.
+        records: as `bpfree.records` gives it; failed runs are left out, and a seed that ran on several
+            devices counts once, by its mean.
         margin: differences up to this count as none, in the metric's unit.
         alpha: level of the verdict. p is corrected over all rows of the result (Holm); p_tost is not,
             because every row states its own equivalence.
@@ -194,7 +195,7 @@ def contrasts(
             f"no finished run of {baseline!r} has the metric {metric!r}: run the baseline, too"
         )
     keys = ["data", "architecture", "protocol", "algorithm"]
-    arms = {arm: part.set_index("seed")["value"] for arm, part in rows.groupby(keys, sort=False)}
+    arms = {arm: _by_seed(part) for arm, part in rows.groupby(keys, sort=False)}
     table = []
     for (data, architecture, protocol, algorithm), values in arms.items():
         partner = arms.get((data, architecture, protocol, baseline))
@@ -220,6 +221,13 @@ def contrasts(
     order = table["algorithm"].map(ORDER.index)
     keys = ["data", "architecture", "protocol", "_order"]
     return table.assign(_order=order).sort_values(keys).drop(columns="_order").reset_index(drop=True)
+
+
+def _by_seed(rows: "pd.DataFrame") -> "pd.Series":
+    """The values by seed. Of a seed that ran on several devices their mean: it is still one seed."""
+    if "device" in rows and not rows.duplicated(["seed", "device"]).any():
+        return rows.groupby("seed")["value"].mean()
+    return rows.set_index("seed")["value"]
 
 
 def _values(values: Iterable[float]) -> np.ndarray:
