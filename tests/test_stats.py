@@ -248,3 +248,12 @@ def test_what_cannot_be_contrasted_says_why():
     with pytest.raises(UnknownName, match="algorithm"):
         stats.contrasts(twice, baseline="backprop")
     assert stats.contrasts(tidy({("bp", "convergence"): [1.0]})).empty
+
+
+def test_a_seed_that_ran_on_two_devices_is_one_pair():
+    two = {("bp", "convergence"): [90.0, 91.0, 92.0], ("mf", "convergence"): [91.0, 91.5, 93.0]}
+    there = {("mf", "convergence"): [93.0]}
+    runs = pd.concat([tidy(two, device="cpu"), tidy(there, device="cuda")])
+    [row] = stats.contrasts(runs).to_dict("records")
+    assert row["n"] == 3
+    assert row["difference"] == pytest.approx(((91 + 93) / 2 - 90 + 0.5 + 1) / 3)
