@@ -349,6 +349,19 @@ def test_the_overview_measures_energy_or_leaves_it_out_and_shows_the_sum_of_laye
     assert row(tables.overview(measured), algorithm="MF")["energy (× BP), ours"] == "1.60"
 
 
+def test_costs_of_a_pass_are_of_the_machine_that_measures():
+    runs = [
+        arm("bp", [98.0], [4], "a", where=MNIST),
+        arm("mf", [98.0], [1], "a", where=MNIST),
+        arm("bp", [98.0], [4], "b", where=MNIST, total_measured_j=10.0),
+        arm("mf", [98.0], [2], "b", where=MNIST, total_measured_j=30.0),
+    ]
+    mf = row(tables.overview(pd.concat(runs)), algorithm="MF")
+    assert (mf["time of a pass"], mf["energy of a pass"]) == ("0.50", "3.00")
+    mf = row(tables.overview(pd.concat(runs[:2])), algorithm="MF")
+    assert (mf["time of a pass"], mf["energy of a pass"]) == ("0.25", "")
+
+
 def test_passes_of_all_seeds_times_the_energy_of_a_pass_of_those_that_were_alone():
     def run(name, seed, epochs, joules=None):
         cost = {} if joules is None else {"total_s": joules / 10, "total_measured_j": joules}

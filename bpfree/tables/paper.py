@@ -215,8 +215,9 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
     """What was reached and what it cost, in one row per arm of ours, with both sources' numbers beside it.
 
     Costs are ratios to BP on the same network. Passes are of all seeds; time and energy of a pass of the runs
-    that were alone on their machine, energy only where it was measured. "energy (× BP), ours" is passes times
-    energy of a pass; beside it what the sources printed (A100). Arms that were not run are left out.
+    that were alone on their machine, and of several machines of one that measured energy, which is left out
+    where none did. "energy (× BP), ours" is passes times energy of a pass; beside it what the sources printed (A100).
+    Arms that were not run are left out.
     """
     ours = Ours(records)
     found: dict[tuple, dict[str, Arm]] = {}
@@ -229,7 +230,10 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
         arm = next(iter(by_source.values()))
         accuracy = ours.number("test_accuracy", arm.runs)[0]
         compared = functools.partial(ours.comparison, how="ratio", runs=arm.runs, partners=arm.bp)
-        passes, time, joules = (compared(m)[0] for m in ("epochs", "s_per_epoch", "j_per_epoch"))
+        [passes], times, joules = (compared(m) for m in ("epochs", "s_per_epoch", "j_per_epoch"))
+        # Of one machine: of the first that measured energy, or else of the first.
+        by_machine = list(zip(times, joules, strict=True))
+        time, joules = next((n for n in by_machine if n[1].what.startswith("measured")), by_machine[0])
         if arm.algorithm == "bp":
             passes = time = joules = Number()
         measured = joules.what.startswith("measured")
