@@ -216,8 +216,8 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
 
     Costs are ratios to BP on the same network. Passes are of all seeds; time and energy of a pass of the runs
     that were alone on their machine, and of several machines of one that measured energy, which is left out
-    where none did. "energy (× BP), ours" is passes times energy of a pass; beside it what the sources printed (A100).
-    Arms that were not run are left out.
+    where none did. "energy (× BP), ours" is passes times energy of a pass; beside it what the sources printed
+    (A100). Arms that were not run are left out.
     """
     ours = Ours(records)
     found: dict[tuple, dict[str, Arm]] = {}
