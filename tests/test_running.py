@@ -224,8 +224,7 @@ def test_what_an_epoch_costs_is_counted_once_for_all_seeds_of_an_arm(store, tmp_
 def test_a_run_goes_on_from_its_checkpoint_and_its_record_says_so(store, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoint, "every_s", 0.0)
     monkeypatch.setattr(Checkpoint, "share", float("inf"))
-    monkeypatch.setattr("bpfree.energy.meter.FIRST_VISIT_S", 0.0)  # what is left takes milliseconds
-    experiment = small("mf", architecture="2x256", max_epochs=3)
+    experiment = small("mf", architecture="2x4", max_epochs=3)
     through, plain, writes = run(experiment, tmp_path / "through", progress=False), Checkpoint.save, []
 
     def die(self, *state, **how):
@@ -239,7 +238,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_its_record_says_so(store, tmp_pat
         run(experiment, store, progress=False)
     (path,) = (store.root / "checkpoints").iterdir()
     assert stop.value.__notes__ == [
-        f"mf digits 2x256 seed 0 is not finished; the same call goes on from {path}."
+        f"mf digits 2x4 seed 0 is not finished; the same call goes on from {path}."
     ]
     assert list(store) == []
     resumed = run(experiment, store, progress=False)

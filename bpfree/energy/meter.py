@@ -209,6 +209,12 @@ class EnergyMeter:
             raise RuntimeError("This meter was not started: call start() or use it in a with statement")
         if self._final is not None:
             return
+        if self._thread is not None and self._watch.tracing and not self._watch.rows:
+            self._end.set()  # over before the sampler's first visit: a trace has one sample at least
+            self._thread.join()
+            if not self._watch.rows:
+                with suppress(Exception):  # as in the sampler: what is metered goes on
+                    self._sample()
         try:
             self._own.__exit__(RuntimeError if failing else None)
         finally:  # if CUDA fails at the edge, the sensors are released all the same

@@ -263,6 +263,14 @@ def test_a_sampler_that_dies_is_confessed(monkeypatch):
     assert "sampler-stopped" in meter.reading.values[0].flags
 
 
+def test_a_trace_too_short_for_the_sampler_has_one_sample():
+    for _ in range(20):
+        with EnergyMeter(sources=["estimate"], hz=5, trace=True) as meter:
+            pass
+        assert meter.trace["time_s"].nunique() == 1
+        assert meter.trace["time_s"].between(0, meter.reading.seconds).all()
+
+
 def test_trace_of_the_process():
     with EnergyMeter(sources=["estimate"], hz=50, trace=True) as meter, meter.window() as window:
         begun = time.process_time()
