@@ -334,7 +334,9 @@ def test_runs_without_seconds_and_joules_count_for_accuracy_and_for_nothing_else
     assert {(10.0, 90.0), (20.0, 93.0)} <= points
     assert not any(y == 94.0 for _, y in points)
     table = figures.comparison.factors(runs)
-    assert table.loc["mf"].to_dict() == pytest.approx({"passes": 6.0, "per_pass": 1 / 3, "energy": 2.0})
+    assert table.loc["mf"].to_dict() == pytest.approx({"passes": 3.0, "per_pass": 1 / 3, "energy": 1.0})
+    unpaired = runs.assign(seed=runs["seed"].where(runs["algorithm"] == "bp", runs["seed"] + 5))
+    assert figures.comparison.factors(unpaired).empty  # no seed in common
     energy = figures.comparison.ladder(runs).axes[1]
     assert [p.get_width() for p in energy.patches] == [10, 0]  # and no bar for interleaved MF
     with pytest.raises(InvalidInput, match="energy is known"):

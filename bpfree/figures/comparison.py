@@ -301,8 +301,8 @@ def _three(ratio: float) -> str:
 def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     """By algorithm: passes, per_pass and energy as ratios to the baseline's means, of one facet.
 
-    Passes are of all seeds. The joules of a pass are of the runs whose joules are known, and the energy is
-    the product: where they are known of all, that is the mean energy.
+    Passes are of the seeds that both have; arms without one are left out. The joules of a pass are of the
+    runs whose joules are known, and the energy is the product.
     """
     kind, _ = joules(runs)
     table = per_run(runs)
@@ -311,11 +311,15 @@ def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
         return pd.DataFrame()
     spent = alone.reindex(columns=[f"train_{kind}_j", f"prefix_{kind}_j"]).fillna(0.0).sum(axis=1)
     per_pass = spent / alone["samples"]
-    passes = table["samples"].groupby(level="algorithm").mean()[alone.index]
-    ratios = pd.DataFrame(
-        {"passes": passes / passes[baseline], "per_pass": per_pass / per_pass[baseline]}
-    ).assign(energy=lambda t: t["passes"] * t["per_pass"])
-    return ratios.loc[[n for n in ORDER if n in ratios.index and n != baseline]]
+    samples = table["samples"].groupby(level=["algorithm", "seed"]).mean()
+    rows = {}
+    for name in [n for n in ORDER if n in alone.index and n != baseline]:
+        both = samples[name].index.intersection(samples[baseline].index)
+        if len(both):
+            passes = samples[name][both].mean() / samples[baseline][both].mean()
+            ratio = per_pass[name] / per_pass[baseline]
+            rows[name] = {"passes": passes, "per_pass": ratio, "energy": passes * ratio}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def energies(arm: pd.DataFrame, kind: str) -> pd.Series:
