@@ -78,7 +78,7 @@ def verdicts(
         protocols: of ours.
 
     Returns: a row per claim, network and protocol: claim, source, network, printed, ours ("mean ± sd"),
-        seeds, `ours is` (how it was obtained), our protocol, verdict; costs of several machines apart.
+        seeds, `ours is` (how it was obtained), our protocol, machine (of costs, which are apart), verdict.
     """
     ours = Ours(records)
     rows = []
@@ -101,6 +101,7 @@ def verdicts(
                             "seeds": number.n,
                             "ours is": number.what.partition(":")[0],
                             "our protocol": protocol,
+                            "machine": number.machine,
                             "verdict": judge(claim, printed, number),
                         }
                     )

@@ -404,6 +404,9 @@ def test_machines_and_presets_are_not_pooled():
     frame = pd.concat([RUNS, RUNS.assign(machine="other", key="other " + RUNS["key"])])
     titles = [title for title, _ in figures.facets(frame.assign(machine=frame["machine"].fillna("m")))]
     assert len(set(titles)) == len(titles) == 2
+    gpu = RUNS[RUNS["seed"] == 0].assign(machine="other", device="cuda", key="other " + RUNS["key"])
+    titles = [title for title, _ in figures.facets(pd.concat([RUNS.assign(machine="m"), gpu]))]
+    assert ["cuda" in title for title in titles].count(True) == 1  # other seeds do not make it another arm
     tuned = RUNS.assign(preset="tuned", machine="m")
     titles = [title for title, _ in figures.facets(pd.concat([RUNS.assign(machine="m"), tuned]))]
     assert ["tuned" in title for title in titles] == [False, True]

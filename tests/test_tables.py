@@ -329,6 +329,8 @@ def test_a_campaign_counts_all_seconds_and_averages_those_of_runs_that_were_alon
     assert (bp["a run alone (s)"], bp["a run alone (J)"]) == ("15.00", "80.00 measured")
     assert bp["a run, thesis (s)"] == "39.84"  # copied from the paper's table
     assert (mf["runs"], mf["alone"], mf["a run alone (s)"], mf["a run alone (J)"]) == (1, 0, "", "")
+    own = tables.campaign(pd.concat([runs, runs.assign(data="own.npz")]))
+    assert own["network"].tolist() == 2 * ["MNIST 2x1000"] + 2 * ["own.npz 2x1000"]
 
 
 def test_the_overview_measures_energy_or_leaves_it_out_and_shows_the_sum_of_layers():

@@ -760,3 +760,16 @@ def test_what_cannot_be_trained_is_refused_in_one_line(call, says):
         call()
     assert all(word in str(raised.value) for word in says)
     assert "\n" not in str(raised.value)
+
+
+def test_the_variable_names_the_device_where_nobody_else_does(monkeypatch):
+    from bpfree.training import pick_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # which would be taken
+    for wanted, found in (("cpu", "cpu"), ("", "cuda"), ("auto", "cuda")):
+        monkeypatch.setenv("BPFREE_DEVICE", wanted)
+        assert pick_device().type == pick_device("auto").type == found
+    monkeypatch.setenv("BPFREE_DEVICE", "abacus")
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(InvalidInput, match="abacus"):
+        pick_device()

@@ -86,10 +86,10 @@ def facets(frame: pd.DataFrame, by: Sequence[str] = FACET) -> list[tuple[str, pd
     parts = [part for _, part in frame.groupby(keys, sort=False, dropna=False)]
     parts.sort(key=lambda part: _place(part, keys))
     titles = [_title(part) for part in parts]
-    if "machine" in keys:  # the last resort to tell two panels apart
-        twice = {title for title in titles if titles.count(title) > 1}
-        machines = [f", machine {part['machine'].iloc[0]}" for part in parts]
-        titles = [t + m if t in twice else t for t, m in zip(titles, machines, strict=True)]
+    if "machine" in keys:  # the last resort to tell two panels apart, however many seeds each has
+        arms = [title.rpartition(";")[0] for title in titles]
+        places = [f", {p['device'].iloc[0]}, machine {p['machine'].iloc[0]}" for p in parts]
+        titles = [t + m if arms.count(a) > 1 else t for t, a, m in zip(titles, arms, places, strict=True)]
     return list(zip(titles, parts, strict=True))
 
 

@@ -46,7 +46,7 @@ def agreement(
                     "seeds": f"{row.ours_n:.0f}",
                     "ours − printed (pp)": f"{row.difference:+.2f}",
                     "why": why,
-                    "_order": (list(DATASETS).index(row.data), row.architecture, ORDER.index(row.algorithm)),
+                    "_order": (_rank(row.data), row.architecture, ORDER.index(row.algorithm)),
                 }
             )
     return _sorted(rows)
@@ -88,10 +88,15 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
                 "a run alone (s)": quantity(alone["busy_s"].mean()) if len(alone) else "",
                 "a run alone (J)": f"{quantity(joules.mean())} {kind}" if joules.notna().any() else "",
                 **{f"a run, {s} (s)": printed_of(s, data, architecture, algorithm) for s in USUAL},
-                "_order": (list(DATASETS).index(data), architecture, ORDER.index(algorithm), protocol),
+                "_order": (_rank(data), data, architecture, ORDER.index(algorithm), protocol),
             }
         )
     return _sorted(rows)
+
+
+def _rank(data: str) -> int:
+    """Data sets in their usual order, a user's own last."""
+    return [*DATASETS, data].index(data)
 
 
 def _sorted(rows: list[dict]) -> pd.DataFrame:
