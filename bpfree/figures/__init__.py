@@ -88,8 +88,11 @@ def facets(frame: pd.DataFrame, by: Sequence[str] = FACET) -> list[tuple[str, pd
     titles = [_title(part) for part in parts]
     if "machine" in keys:  # the last resort to tell two panels apart, however many seeds each has
         arms = [title.rpartition(";")[0] for title in titles]
-        places = [f", {p['device'].iloc[0]}, machine {p['machine'].iloc[0]}" for p in parts]
-        titles = [t + m if arms.count(a) > 1 else t for t, a, m in zip(titles, arms, places, strict=True)]
+        where = [(arm, part["device"].iloc[0]) for arm, part in zip(arms, parts, strict=True)]
+        for i, (arm, device) in enumerate(where):
+            if arms.count(arm) > 1:
+                machine = f"machine {parts[i]['machine'].iloc[0]}"
+                titles[i] += f", {device if where.count((arm, device)) == 1 else machine}"
     return list(zip(titles, parts, strict=True))
 
 
