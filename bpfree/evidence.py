@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Number
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -65,10 +66,20 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
         return found.get(_identity(experiment.resolve(SimpleNamespace(sha256=""), budget)), [])
 
     def of(experiments: "Iterable[Experiment]") -> list[Record]:
-        records = {r.key: r for e in experiments for r in records_of(e)}
+        records = {run_id(r): r for e in experiments for r in records_of(e)}
         return ordered(records.values())
 
     return of
+
+
+def joined(before: Iterable[Record], after: Iterable[Record]) -> list[Record]:
+    """Both; of runs with all settings in common on the same machine the one that came after."""
+    return list({run_id(r): r for records in (before, after) for r in records}.values())
+
+
+def run_id(record: Record) -> tuple[str, str]:
+    """The same for all records of one experiment from one machine."""
+    return record.key, record.machine["id"]
 
 
 def _identity(resolved: Mapping) -> str:
@@ -102,7 +113,7 @@ def _rank(data: str) -> tuple[int, str]:
 
 def epochs(records: Sequence[Record]) -> pd.DataFrame:
     """The epochs of finished runs; see `bpfree.store.epochs`. Those of contended runs have no `elapsed_s`."""
-    done = _finished(records)
+    done = _finished(r for r in records if len(r.history))
     frames = [store.epochs([r]).assign(**({"elapsed_s": math.nan} if r.contended else {})) for r in done]
     return pd.concat(frames, ignore_index=True)[list(EPOCHS)]
 
@@ -116,7 +127,7 @@ def traces(records: Sequence[Record]) -> pd.DataFrame:
     arm = [tuple(r.experiment[f] for f in FIELDS if f != "seed") for r in done]
     lowest = {a: min(r.experiment["seed"] for r, b in zip(done, arm, strict=True) if a == b) for a in arm}
     chosen = [r for r, a in zip(done, arm, strict=True) if r.experiment["seed"] == lowest[a]]
-    frame = store.traces(chosen)[list(TRACES)].dropna(subset="value")
+    frame = store.traces(_finished(r for r in chosen if len(r.trace)))[list(TRACES)].dropna(subset="value")
     series = frame.groupby(_series(frame), sort=False, dropna=False)["value"].transform("size").max()
     return thinned(frame, -(-int(series) // SAMPLES)) if len(frame) else frame
 
@@ -164,7 +175,8 @@ def _finished(records: Iterable[Record]) -> list[Record]:
 
 
 def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.DataFrame:
-    """A row per run: what it was, which chapters show it, and its outcome and cost as columns.
+    """A row per run: what it was (in `experiment` with all its settings), which chapters show it, and its
+    outcome and cost as columns.
 
     Contended runs have no seconds and joules as cost; `busy_s` is how long they took all the same.
     """
@@ -174,6 +186,7 @@ def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.Dat
             "chapters": chapters(r),
             **{name: r.experiment[name] for name in FIELDS},
             "cache": str(r.experiment["cache"]),
+            "experiment": json.dumps(dict(r.experiment), sort_keys=True),
             "status": r.status,
             "contended": r.contended,
             "provenance": r.provenance,
@@ -197,7 +210,7 @@ def narrow(table: pd.DataFrame) -> list[Record]:
         records.append(
             Record(
                 key=row["key"],
-                experiment={name: row[name] for name in (*FIELDS, "cache")},
+                experiment=json.loads(row["experiment"]),
                 status=row["status"],
                 metrics={n.removeprefix("outcome "): v for n, v in given.items() if n.startswith("outcome ")},
                 history=nothing,
@@ -214,23 +227,29 @@ def narrow(table: pd.DataFrame) -> list[Record]:
 
 
 def machines(records: Iterable[Record]) -> pd.DataFrame:
-    """Hardware, versions and git revisions that the records were made with; a row for each combination."""
-    table = pd.DataFrame([r.machine for r in records]).drop_duplicates()
-    return table.sort_values(["id", "git"]).reset_index(drop=True)
+    """Hardware, versions and git revisions that the records were made with; a row for each combination.
+
+    Of records of `narrow`, which know no more than the id, there is none.
+    """
+    table = pd.DataFrame([r.machine for r in records if "cpu" in r.machine]).drop_duplicates()
+    return table if table.empty else table.sort_values(["id", "git"]).reset_index(drop=True)
 
 
 # ---------------------------------------------------------------- files
 
 
-def keep(table: pd.DataFrame, path: Path) -> Path:
+def keep(table: pd.DataFrame, path: Path, *, add: bool = False) -> Path:
     """Writes a table as CSV, numbers to six figures. Raises InvalidInput if it would be too large to commit.
 
-    Rows of the file there whose data set the table does not have stay: a store holds a part of the study. A
-    table of epochs or samples that is too large is thinned.
+    Rows of the file there whose data set the table does not have stay: a store holds a part of the study.
+    With `add`, of a table of epochs or samples those stay whose run it does not have. One that is too large
+    is thinned.
     """
     if path.exists() and "data" in table:
         old = read(path)
-        old = old[~old["data"].isin(table["data"])] if "data" in old else old.iloc[:0]
+        by = [*FIELDS, "machine"] if add and _series(table) else ["data"]
+        same = set(_rows(table, by))
+        old = old[[row not in same for row in _rows(old, by)]] if set(by) <= set(old) else old.iloc[:0]
         table = _by_data(pd.concat([table, old], ignore_index=True)) if len(old) else table
     every = 1
     while len(text := _text(thinned(table, every))) > LIMIT and every < 1000 and _series(table):
@@ -266,6 +285,12 @@ def _series(table: pd.DataFrame) -> list[str]:
     if not {"time_s", "epoch"} & set(table):
         return []
     return [c for c in (*FIELDS, "machine", "stage", "channel", "quantity") if c in table]
+
+
+def _rows(table: pd.DataFrame, columns: list[str]) -> list[tuple]:
+    """What stands in these columns, the same whether the table was read or made: there 60 may be 60.0."""
+    plain = table[columns].map(lambda v: "" if pd.isna(v) else f"{v:g}" if isinstance(v, Number) else str(v))
+    return list(plain.itertuples(index=False, name=None))
 
 
 def _by_data(table: pd.DataFrame) -> pd.DataFrame:

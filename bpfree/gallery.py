@@ -148,17 +148,27 @@ def keep(name: str, table: pd.DataFrame, folder: Path = FOLDER) -> Path:
 
 
 def collect(
-    folder: Path = FOLDER, store: Store | str | None = None, profile: str | study.Profile = "quick"
+    folder: Path = FOLDER,
+    store: Store | str | None = None,
+    profile: str | study.Profile = "quick",
+    *,
+    add: bool = False,
 ) -> list[Path]:
     """Writes the tables of every figure from the store's runs of a profile. Returns the paths written.
 
     Data sets that the profile does not have keep the rows that are there, so that profiles can be collected
     one after the other, from stores of several machines. Nothing is trained; what a figure has no runs for is
     said on stderr.
+
+    add: runs that are there stay, too, beside the store's; one that the store has from the same machine is
+        replaced. For a study that was run in pieces.
     """
     store = store if isinstance(store, Store) else Store(store)
     profile = study.profile(profile) if isinstance(profile, str) else profile
-    of, written = evidence.recorded_runs(store), []
+    found = [store.read(key) for key in store]
+    if add and path_of("runs", folder).exists():
+        found = evidence.joined(records(folder=folder), found)
+    of, written = evidence.recorded_runs(found), []
     for name, exhibit in GALLERY.items():
         if exhibit.experiments is None:
             continue
@@ -170,23 +180,24 @@ def collect(
         except InvalidInput as error:
             print(f"{name}: not collected: {error}", file=sys.stderr)
             continue
-        written.append(evidence.keep(table, path_of(name, folder)))
+        written.append(evidence.keep(table, path_of(name, folder), add=add))
     return written + _collect_runs(Path(folder), of, profile)
 
 
 def _collect_runs(folder: Path, of: Callable, profile: study.Profile) -> list[Path]:
     """All runs, finished and failed, with the chapters that show them; and the machines they were made on."""
-    shown: dict[str, list[str]] = {}
+    shown: dict[tuple, list[str]] = {}
     found = []
     for chapter in study.CHAPTERS:
         for record in of(study.plan(profile, [chapter])):
-            found += [] if record.key in shown else [record]
-            shown.setdefault(record.key, []).append(chapter)
+            run = evidence.run_id(record)
+            found += [] if run in shown else [record]
+            shown.setdefault(run, []).append(chapter)
     if not found:
         return []
     paths = [path_of(name, folder) for name in TABLES]
     evidence.keep(
-        evidence.wide(evidence.ordered(found), lambda record: " ".join(shown[record.key])), paths[0]
+        evidence.wide(evidence.ordered(found), lambda r: " ".join(shown[evidence.run_id(r)])), paths[0]
     )
     table = evidence.machines(found)
     if paths[1].exists():  # those of the data sets that stayed

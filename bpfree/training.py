@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from . import subnormals
 from .checkpoint import Checkpoint
 from .clock import Clock
 from .data import Data
@@ -133,6 +134,7 @@ class _Run:
         lengths = Lengths(stages, self.max_epochs, self.budget)
         self.checkpoint.load(algorithm, self.history)
         with (
+            subnormals.flushed(),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
             PrefixCache(self.data, algorithm.batch_size, self.device, cache, self.autocast) as prefixes,
             Progress(algorithm.name, len(stages), enabled=progress) as bars,

@@ -173,6 +173,31 @@ def test_data_sets_of_other_stores_stay(collected, kept, few, tmp_path):
     assert evidence.keep(joined, path).read_bytes() == before  # rounding once is rounding for good
 
 
+def test_a_study_can_be_collected_in_pieces(collected, kept, few, tmp_path):
+    """What was collected stays beside what is added; the same run of the same machine is taken once."""
+    pieces = [store.Store(tmp_path / name) for name in ("first", "second")]
+    for key in kept:
+        record = kept.read(key)
+        for piece in pieces:  # both have the BP runs
+            if record.experiment["algorithm"] == "bp" or (piece is pieces[0]) == (
+                record.experiment["seed"] == 0
+            ):
+                piece.write(record)
+    for piece in pieces:
+        collect(tmp_path, piece, SMALL, add=True)
+    for name in ("mf_mean_loss", "ladder_matched", "forest_protocols", "runs"):
+        whole, joined = (gallery.recorded(name, folder) for folder in (collected, tmp_path))
+        by = [c for c in ("algorithm", "protocol", "seed", "stage", "epoch", "metric", "key") if c in whole]
+        whole, joined = (t.sort_values(by).reset_index(drop=True) for t in (whole, joined))
+        pd.testing.assert_frame_equal(joined, whole, check_dtype=False, rtol=1e-4)
+    assert set(gallery.recorded("mf_resources", tmp_path)["seed"]) == {0}
+    assert len(gallery.recorded("machines", tmp_path)) == 1
+    collect(tmp_path, pieces[1], SMALL)
+    assert set(gallery.recorded("mf_mean_loss", tmp_path)["algorithm"]) == {"bp", "mf"}
+    mf = gallery.recorded("runs", tmp_path).query("algorithm == 'mf'")
+    assert set(mf["seed"]) == {1}  # without `add` the store's own are all
+
+
 def test_traces_are_of_one_seed_and_thinned(collected, kept):
     table = gallery.recorded("mf_resources", collected)
     assert set(table["seed"]) == {0}

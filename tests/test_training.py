@@ -4,6 +4,7 @@ import gc
 import io
 import math
 import pickle
+import sys
 import weakref
 from dataclasses import replace
 
@@ -279,6 +280,33 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others(name):
     for again in (algorithm, arm(name)):  # neither has what the object did before
         assert outcome(train(again, data, seed=0, max_epochs=3, progress=False)) == outcome(first)
         assert same(trained, weights(again))
+
+
+def subnormals_left() -> int:
+    """How many come out of a product and of a fused optimiser, which torch shares out among its threads."""
+    parameter = nn.Parameter(torch.zeros(1 << 20))
+    parameter.grad = torch.full_like(parameter, 1e-21)
+    optimiser = torch.optim.AdamW([parameter], fused=True)
+    optimiser.step()
+    product = torch.full((256, 256), 1e-25) @ torch.full((256, 256), 1e-15)
+    return sum(t.count_nonzero().item() for t in (optimiser.state[parameter]["exp_avg_sq"], product))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on the calling thread alone there")
+def test_subnormal_numbers_are_zero_on_every_thread_while_training_and_then_no_longer():
+    everywhere = subnormals_left()  # which also starts the threads
+    assert everywhere == (1 << 20) + 256 * 256
+    seen = []
+    train(
+        MonoForward(MLP([12, 8], classes=2)),
+        toy(n=16, val=VALIDATION, classes=2),
+        max_epochs=1,
+        progress=False,
+        on_epoch=lambda *_: seen.append(subnormals_left()),
+    )
+    assert seen
+    assert not any(seen)
+    assert subnormals_left() == everywhere
 
 
 def test_training_leaves_the_global_generators_alone():
