@@ -60,6 +60,11 @@ def parser() -> Parser:
         help="take the store's runs of the profile into figures/ as its records, and redraw; run nothing",
     )
     p.add_argument(
+        "--add",
+        action="store_true",
+        help="with --collect: beside the runs that are there, not instead of them",
+    )
+    p.add_argument(
         "--update-notebooks",
         action="store_true",
         help="run, and put the outputs into notebooks/ (quick only)",
@@ -115,7 +120,7 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
     given = {k for k, v in vars(args).items() if v != p.get_default(k)} - {"debug"}
     for mode, allowed in {
         "figures_only": set(),
-        "collect": {"profile", "datasets", "seeds"},
+        "collect": {"add", "profile", "datasets", "seeds"},
         "list": {"profile", "only", "datasets", "seeds", "parameters"},
         "update_notebooks": {"only", "keep_going", "output"},  # what is committed is the quick profile's
     }.items():
@@ -123,6 +128,8 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
         if mode in given and others:
             which = " and ".join(sorted(flag[o] for o in others))
             raise InvalidInput(f"{flag[mode]} cannot be combined with {which}: leave one out")
+    if args.add and not args.collect:
+        raise InvalidInput("--add is for --collect: add that, or leave it out")
     for option, kinds in {"slurm": ("slurm",), "workers": ("slurm", "local")}.items():
         if option in given and args.executor not in kinds:
             raise InvalidInput(
@@ -143,11 +150,11 @@ def draw_figures() -> int:
     return 0
 
 
-def collect(chosen) -> int:
+def collect(chosen, add: bool) -> int:
     """Takes the store's runs of a profile into the committed records, and draws what is drawn from them."""
     from bpfree import gallery
 
-    for path in gallery.collect(ROOT / "figures", profile=chosen):
+    for path in gallery.collect(ROOT / "figures", profile=chosen, add=add):
         print(path)
     return draw_figures()
 
@@ -245,7 +252,7 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     common = common_values(args)
     chosen = study.profile(args.profile, common.get("datasets", ()), common.get("seeds", ()))
     if args.collect:
-        return collect(chosen)
+        return collect(chosen, args.add)
     from bpfree import batch  # here, because papermill takes a second or two to import
     from bpfree.pages import Pages
     from bpfree.store import Store

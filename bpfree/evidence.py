@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent.parent / "figures"
 LIMIT = 900 * 1024  # bytes of a file
 SAMPLES = 300  # of a trace's series: more cannot be told apart in a panel
-TEXT = dict.fromkeys(("key", "algorithm", "data", "architecture", "protocol", "preset", "machine"), str)
+TEXT = dict.fromkeys(
+    ("key", "chapters", "algorithm", "data", "architecture", "protocol", "preset", "machine"), str
+)
 #: What decides an experiment's outcome apart from the images themselves, the device and how BP fared.
 BESIDES = ("data_sha256", "device", "budget")
 
@@ -66,24 +68,20 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
         return found.get(_identity(experiment.resolve(SimpleNamespace(sha256=""), budget)), [])
 
     def of(experiments: "Iterable[Experiment]") -> list[Record]:
-        records = {run_id(r): r for e in experiments for r in records_of(e)}
+        records = {r.key: r for e in experiments for r in records_of(e)}
         return ordered(records.values())
 
     return of
 
 
 def joined(before: Iterable[Record], after: Iterable[Record]) -> list[Record]:
-    """Both; of runs with all settings in common on the same machine the one that came after."""
-    return list({run_id(r): r for records in (before, after) for r in records}.values())
+    """Both; of runs with all settings in common the one that came after, whatever budget BP set it."""
+    both = (r for records in (before, after) for r in records)
+    return list({_identity(r.experiment, besides=("budget",)): r for r in both}.values())
 
 
-def run_id(record: Record) -> tuple[str, str]:
-    """The same for all records of one experiment from one machine."""
-    return record.key, record.machine["id"]
-
-
-def _identity(resolved: Mapping) -> str:
-    return json.dumps({k: v for k, v in resolved.items() if k not in BESIDES}, sort_keys=True)
+def _identity(resolved: Mapping, besides: Iterable[str] = BESIDES) -> str:
+    return json.dumps({k: v for k, v in resolved.items() if k not in besides}, sort_keys=True)
 
 
 def ordered(records: Iterable[Record]) -> list[Record]:
@@ -247,7 +245,7 @@ def keep(table: pd.DataFrame, path: Path, *, add: bool = False) -> Path:
     """
     if path.exists() and "data" in table:
         old = read(path)
-        by = [*FIELDS, "machine"] if add and _series(table) else ["data"]
+        by = list(FIELDS) if add and _series(table) else ["data"]
         same = set(_rows(table, by))
         old = old[[row not in same for row in _rows(old, by)]] if set(by) <= set(old) else old.iloc[:0]
         table = _by_data(pd.concat([table, old], ignore_index=True)) if len(old) else table

@@ -65,6 +65,11 @@ class Experiment:
         if not self.data.endswith(".npz"):
             choose("data set (or path of an .npz file)", self.data, NAMES)
         choose("precision", self.precision, PRECISIONS)
+        if str(self.device).partition(":")[1]:
+            raise InvalidInput(
+                f"device={str(self.device)!r}: use 'auto', 'cpu', 'cuda' or 'mps'; the variable "
+                "CUDA_VISIBLE_DEVICES says which GPU is meant"
+            )
         if not isinstance(self.cache, bool) and self.cache != "auto":
             raise InvalidInput(f"cache={self.cache!r}: use 'auto', True or False")
         check_positive("max_epochs", self.max_epochs)

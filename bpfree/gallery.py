@@ -102,6 +102,7 @@ GALLERY: dict[str, Exhibit] = {
     "scaling": Exhibit(figures.hardware.scaling),
     "sensors": Exhibit(figures.hardware.sensors),
     "pass_cost": Exhibit(figures.hardware.pass_cost),
+    "subnormals": Exhibit(figures.hardware.subnormals),
     "tuning": Exhibit(figures.tuning.best_so_far),
     "landscape_slices": Exhibit(figures.landscape.slices, kept_as="landscape"),
     "landscape_line": Exhibit(figures.landscape.line, kept_as="landscape"),
@@ -160,8 +161,8 @@ def collect(
     one after the other, from stores of several machines. Nothing is trained; what a figure has no runs for is
     said on stderr.
 
-    add: runs that are there stay, too, beside the store's; one that the store has from the same machine is
-        replaced. For a study that was run in pieces.
+    add: runs that are there stay, too, beside the store's, unless it has the same ones. For a study that was
+        run in pieces.
     """
     store = store if isinstance(store, Store) else Store(store)
     profile = study.profile(profile) if isinstance(profile, str) else profile
@@ -186,19 +187,16 @@ def collect(
 
 def _collect_runs(folder: Path, of: Callable, profile: study.Profile) -> list[Path]:
     """All runs, finished and failed, with the chapters that show them; and the machines they were made on."""
-    shown: dict[tuple, list[str]] = {}
+    shown: dict[str, list[str]] = {}
     found = []
     for chapter in study.CHAPTERS:
         for record in of(study.plan(profile, [chapter])):
-            run = evidence.run_id(record)
-            found += [] if run in shown else [record]
-            shown.setdefault(run, []).append(chapter)
+            found += [] if record.key in shown else [record]
+            shown.setdefault(record.key, []).append(chapter)
     if not found:
         return []
     paths = [path_of(name, folder) for name in TABLES]
-    evidence.keep(
-        evidence.wide(evidence.ordered(found), lambda r: " ".join(shown[evidence.run_id(r)])), paths[0]
-    )
+    evidence.keep(evidence.wide(evidence.ordered(found), lambda r: " ".join(shown[r.key])), paths[0])
     table = evidence.machines(found)
     if paths[1].exists():  # those of the data sets that stayed
         table = pd.concat([evidence.read(paths[1]), table], ignore_index=True)

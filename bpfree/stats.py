@@ -155,7 +155,10 @@ def verdict(p: float, p_tost: float, alpha: float = ALPHA) -> str:
     Both can hold: many seeds show a difference that is real and too small to matter. That is called
     equivalent, because the margin says what matters. The camera-ready (CP025) has no such contrast among
     its twenty, so either order gives all of its verdicts. NaN proves nothing.
+    Raises InvalidInput for an alpha that is no probability.
     """
+    if not 0 < alpha < 1:
+        raise InvalidInput(f"alpha={alpha!r}: use a probability between 0 and 1, such as {ALPHA}")
     if p_tost < alpha:
         return EQUIVALENT
     return DIFFERENT if p < alpha else INCONCLUSIVE

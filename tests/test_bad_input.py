@@ -428,6 +428,7 @@ GROUPS: dict[str, dict[str, tuple[Callable, tuple[str, str, str]]]] = {
             ),
             ("'cuda:77'", "'cpu'", "use"),
         ),
+        "a GPU by its number": (experiment(device="cuda:0"), ("'cuda:0'", "CUDA_VISIBLE_DEVICES", "use")),
         "no device": (call(lambda _: pick_device("gpu")), ("'gpu'", "'cuda'", "use")),
         "nothing computed": (call(lambda _: pick_device("meta")), ("'meta'", "'cuda'", "use")),
         "a list": (call(lambda _: pick_device([])), ("'[]'", "'cuda'", "use")),

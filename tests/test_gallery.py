@@ -192,6 +192,14 @@ def test_a_study_can_be_collected_in_pieces(collected, kept, few, tmp_path):
         pd.testing.assert_frame_equal(joined, whole, check_dtype=False, rtol=1e-4)
     assert set(gallery.recorded("mf_resources", tmp_path)["seed"]) == {0}
     assert len(gallery.recorded("machines", tmp_path)) == 1
+    (again,) = (r for r in map(pieces[0].read, pieces[0]) if r.experiment["protocol"] == "matched")
+    other = store.Store(tmp_path / "other")  # the same run with what another BP run left it
+    other.write(
+        replace(again, key="f" * 64, experiment={**again.experiment, "budget": {"unit": "s", "amount": 1}})
+    )
+    collect(tmp_path, other, SMALL, add=True)
+    assert set(gallery.recorded("runs", tmp_path).query("protocol == 'matched'")["key"]) >= {"f" * 64}
+    assert len(gallery.recorded("runs", tmp_path)) == len(gallery.recorded("runs", collected))
     collect(tmp_path, pieces[1], SMALL)
     assert set(gallery.recorded("mf_mean_loss", tmp_path)["algorithm"]) == {"bp", "mf"}
     mf = gallery.recorded("runs", tmp_path).query("algorithm == 'mf'")

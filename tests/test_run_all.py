@@ -321,6 +321,7 @@ def nothing_runs(monkeypatch):
         ("-p flags [1", ["flags", "list", "'[1'"]),
         ("-p seeds [1]", ["-p seeds", "--seeds"]),
         ("--figures-only --seeds 1", ["--figures-only", "--seeds"]),
+        ("--add", ["--add", "--collect"]),
         ("--update-notebooks --profile paper", ["--update-notebooks", "--profile"]),
         ("--list --output x", ["--list", "--output"]),
         ("--resum", ["--resum", "--help"]),

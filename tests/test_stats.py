@@ -107,6 +107,12 @@ def test_no_spread_no_test(differences):
     assert stats.verdict(stats.ttest(differences), stats.tost(differences)) == "INCONCLUSIVE"
 
 
+@pytest.mark.parametrize("alpha", [0, 1, 5, math.nan])
+def test_alpha_is_a_probability(alpha):
+    with pytest.raises(InvalidInput, match="alpha="):
+        stats.verdict(0.01, 0.5, alpha)
+
+
 def test_margin_must_be_positive():
     with pytest.raises(InvalidInput, match="margin=0"):
         stats.tost([0.1, 0.2], margin=0)

@@ -315,7 +315,8 @@ def test_agreement_names_what_differs_and_is_not_explained():
 
 
 def test_a_campaign_counts_all_seconds_and_averages_those_of_runs_that_were_alone():
-    fixed = {"protocol": "convergence", "machine": "m", **MNIST}
+    of = {"chapters": "05 07", "experiment": '{"hyperparameters_from": "tuned"}'}
+    fixed = {"protocol": "convergence", "machine": "m", **of, **MNIST}
     runs = pd.DataFrame(
         [
             {**fixed, "algorithm": "bp", "contended": False, "busy_s": 10.0, "cost total_measured_j": 70.0},
@@ -329,6 +330,9 @@ def test_a_campaign_counts_all_seconds_and_averages_those_of_runs_that_were_alon
     assert (bp["a run alone (s)"], bp["a run alone (J)"]) == ("15.00", "80.00 measured")
     assert bp["a run, thesis (s)"] == "39.84"  # copied from the paper's table
     assert (mf["runs"], mf["alone"], mf["a run alone (s)"], mf["a run alone (J)"]) == (1, 0, "", "")
+    assert bp["settings"] == "tuned"
+    ladder = tables.campaign(pd.concat([runs, runs.assign(chapters="07")]))
+    assert ladder["settings"].tolist() == 2 * ["ladder", "tuned"]
     own = tables.campaign(pd.concat([runs, runs.assign(data="own.npz")]))
     assert own["network"].tolist() == 2 * ["MNIST 2x1000"] + 2 * ["own.npz 2x1000"]
 
@@ -362,6 +366,23 @@ def test_costs_of_a_pass_are_of_the_machine_that_measures():
     assert (mf["time of a pass"], mf["energy of a pass"]) == ("0.50", "3.00")
     mf = row(tables.overview(pd.concat(runs[:2])), algorithm="MF")
     assert (mf["time of a pass"], mf["energy of a pass"]) == ("0.25", "")
+
+
+def test_the_time_on_a_processor_is_of_whole_runs_there():
+    gpu = {**MNIST, "device": "cuda"}
+    runs = [
+        arm("bp", [98.0, 98.0], [4, 4], "a", where=MNIST),
+        arm("mf", [98.0, 98.0], [1, 3], "a", where=MNIST),
+        arm("bp", [98.0], [4], "b", where=MNIST),
+        arm("mf", [98.0], [4], "b", where=MNIST),
+        arm("bp", [98.0], [1], "c", where=gpu, total_measured_j=1.0),
+        arm("mf", [98.0], [3], "c", where=gpu, total_measured_j=3.0),
+    ]
+    table = tables.overview(pd.concat(runs))
+    assert row(table, algorithm="MF")["time (× BP), CPU"].startswith("0.50")  # of the machine with two seeds
+    assert row(table, algorithm="MF")["energy (× BP), ours"] == "3.00"
+    assert row(table, algorithm="BP")["time (× BP), CPU"] == ""
+    assert row(tables.overview(pd.concat(runs[4:])), algorithm="MF")["time (× BP), CPU"] == ""
 
 
 def test_passes_of_all_seeds_times_the_energy_of_a_pass_of_those_that_were_alone():

@@ -252,6 +252,27 @@ def pass_cost(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def subnormals(table: pd.DataFrame) -> Figure:
+    """Seconds of every pass, with subnormal numbers taken for zero and without.
+
+    table: as `tests/benchmarks/subnormals.py` writes it. A sequential algorithm's stages follow each other.
+    """
+    figure, ((ax,),) = _figure(height=3.0)
+    for (name, way), run in table.groupby(["algorithm", "subnormal"], sort=False):
+        style = "-" if way == "zero" else ":"
+        for number, (_, stage) in enumerate(run.groupby("stage", sort=False)):
+            label = f"{LABELS[name]}, taken for zero" if way == "zero" else f"{LABELS[name]}, kept"
+            label = label if number == 0 else None
+            ax.plot(stage["pass"], stage["value"], style, color=COLOURS[name], lw=1.5, label=label)
+    ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
+    ax.legend(title="subnormal numbers", fontsize=8, title_fontsize=8, frameon=False)
+    data, network = table[["data", "architecture"]].iloc[0]
+    ax.set_title(f"{DATASETS.get(data, data)}, {network}", loc="left", fontsize=9)
+    threads = table["threads"].iloc[0]
+    caption(figure, f"{table['machine'].iloc[0]}, {threads} thread{'s' if threads > 1 else ''}")
+    return figure
+
+
 def sensors(table: pd.DataFrame) -> Figure:
     """Mean power by each of a GPU's sensors while it does one thing after the other.
 

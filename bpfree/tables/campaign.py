@@ -1,5 +1,6 @@
 """What the committed evidence is: how far it agrees with what was printed, and what it took."""
 
+import json
 import math
 from collections.abc import Mapping
 
@@ -58,9 +59,9 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
     Args:
         runs: a row per run, as `bpfree.gallery.recorded("runs")` gives it.
 
-    Returns: a row per arm, protocol and machine. "busy (s)": of all its runs together, those included that
-        shared their machine; "alone": how many did not, and their mean seconds and joules. The authors' are
-        of their own protocols, on an A100.
+    Returns: a row per arm, protocol, origin of its settings ("ladder": the same for all rungs) and machine.
+        "busy (s)": of all its runs together, those included that shared their machine; "alone": how many did
+        not, and their mean seconds and joules. The authors' are of their own protocols, on an A100.
     """
     printed = published.results(
         source=list(USUAL), protocol=[*USUAL.values()], metric="total_s", variant="", baseline=""
@@ -71,8 +72,11 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
         return quantity(theirs.get(place, math.nan))
 
     rows = []
-    arm = ["data", "architecture", "algorithm", "protocol", "machine"]
-    for (data, architecture, algorithm, protocol, machine), part in runs.groupby(arm, sort=False):
+    runs = runs.assign(
+        settings=[_settings(*run) for run in runs[["chapters", "experiment"]].itertuples(index=False)]
+    )
+    arm = ["data", "architecture", "algorithm", "protocol", "settings", "machine"]
+    for (data, architecture, algorithm, protocol, settings, machine), part in runs.groupby(arm, sort=False):
         alone = part[~part["contended"].astype(bool)]
         kind = "measured" if alone.get("cost total_measured_j", pd.Series()).notna().any() else "estimated"
         joules = alone.get(f"cost total_{kind}_j", pd.Series(dtype=float))
@@ -81,6 +85,7 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
                 "network": f"{DATASETS.get(data, data)} {architecture}",
                 "algorithm": LABELS[algorithm],
                 "protocol": protocol,
+                "settings": settings,
                 "machine": machine,
                 "runs": len(part),
                 "busy (s)": quantity(part["busy_s"].sum(), places=0),
@@ -88,10 +93,14 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
                 "a run alone (s)": quantity(alone["busy_s"].mean()) if len(alone) else "",
                 "a run alone (J)": f"{quantity(joules.mean())} {kind}" if joules.notna().any() else "",
                 **{f"a run, {s} (s)": printed_of(s, data, architecture, algorithm) for s in USUAL},
-                "_order": (_rank(data), data, architecture, ORDER.index(algorithm), protocol),
+                "_order": (_rank(data), data, architecture, ORDER.index(algorithm), protocol, settings),
             }
         )
     return _sorted(rows)
+
+
+def _settings(chapters: str, experiment: str) -> str:
+    return "ladder" if chapters == "07" else json.loads(experiment)["hyperparameters_from"]
 
 
 def _rank(data: str) -> int:

@@ -217,7 +217,8 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
     Costs are ratios to BP on the same network. Passes are of all seeds; time and energy of a pass of the runs
     that were alone on their machine, and of several machines of one that measured energy, which is left out
     where none did. "energy (× BP), ours" is passes times energy of a pass; beside it what the sources printed
-    (A100). Arms that were not run are left out.
+    (A100). "time (× BP), CPU" is of whole runs, seed by seed, on the processor that has most of them. Arms
+    that were not run are left out.
     """
     ours = Ours(records)
     found: dict[tuple, dict[str, Arm]] = {}
@@ -234,8 +235,11 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
         # Of one machine: of the first that measured energy, or else of the first.
         by_machine = list(zip(times, joules, strict=True))
         time, joules = next((n for n in by_machine if n[1].what.startswith("measured")), by_machine[0])
+        on_cpu = set(arm.runs.loc[arm.runs["device"] == "cpu", "machine"])
+        whole = [n for n in compared("total_s") if n.machine in on_cpu and n.n]
+        cpu = max(whole, key=lambda n: n.n, default=Number())
         if arm.algorithm == "bp":
-            passes = time = joules = Number()
+            passes = time = joules = cpu = Number()
         measured = joules.what.startswith("measured")
         summed = ours.number("test_accuracy[sum]", arm.runs)[0]
         printed = {
@@ -256,6 +260,7 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
                 "time of a pass": _text(time, "ratio"),
                 "energy of a pass": _text(joules, "ratio") if measured else "",
                 "energy (× BP), ours": f"{passes.mean * joules.mean:.2f}" if measured else "",
+                "time (× BP), CPU": _text(cpu, "ratio"),
                 **{column: text or "–" for column, text in printed.items()},
             }
         )
