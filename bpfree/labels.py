@@ -21,6 +21,7 @@ DATASETS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
+BUDGETED = ("matched", "equal_energy")  # protocols under which an arm spends what BP spent under another
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which white paper
 # swallows; markers repeat the distinction in print, and dashes do within each family.
 COLOURS = {

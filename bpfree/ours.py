@@ -14,11 +14,12 @@ import pandas as pd
 from . import stats
 from .energy.carbon import JOULES_PER_KWH, grid
 from .errors import InvalidInput
+from .labels import BUDGETED
 
 MIB = 2**20
 KINDS = ("measured", "estimated")
-# As in `protocols`, which would bring torch along: whose cost, under which protocol, is the budget of which.
-REFERENCE, BUDGET_OF, BUDGETS = "bp", "convergence", ("matched", "equal_energy")
+# As in `protocols`, which would bring torch along: whose cost, under which protocol, is the budget.
+REFERENCE, BUDGET_OF = "bp", "convergence"
 #: The papers' MLPs of the Mono-Forward ladder, whose runs are meant where a paper pools "all".
 LADDER = {"mnist": "2x1000", "fashion_mnist": "2x1000", "cifar10": "3x2000", "cifar100": "3x2000"}
 NOT_RUN, NOT_RECORDED = "not run", "not recorded"
@@ -112,12 +113,12 @@ class Ours:
         if runs is None:
             return self.runs.iloc[:0]
         if algorithm == REFERENCE:
-            protocols = [p for name in protocols for p in ([name, BUDGET_OF] if name in BUDGETS else [name])]
+            protocols = [p for name in protocols for p in ([name, BUDGET_OF] if name in BUDGETED else [name])]
         for column, wanted in (("protocol", protocols), ("preset", presets), ("precision", ["fp32"])):
             others = [] if column == "protocol" else sorted(set(runs[column]) - set(wanted))
             found = [name for name in [*wanted, *others] if name in set(runs[column])]
             runs = runs[runs[column] == found[0]] if found else runs.iloc[:0]
-        if len(runs) and runs["protocol"].iloc[0] not in BUDGETS:
+        if len(runs) and runs["protocol"].iloc[0] not in BUDGETED:
             runs = runs[runs["max_epochs"] == runs["max_epochs"].max()]
         place = ["data", "architecture", "seed", "machine"]
         if runs.duplicated(place).any():

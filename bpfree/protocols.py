@@ -24,9 +24,6 @@ BUDGETS = {"matched": "passes", "equal_energy": "energy"}
 PROTOCOLS = ("published", "convergence", "convergence_loss", *BUDGETS)
 CONVERGENCE_CAP = 100
 LENGTHS = ("epochs", "block_epochs")  # settings that are the protocol's to give
-#: Two reports of one group: settings of an arm that one does not give are taken from the other. Else BP on
-#: Mono-Forward's networks, of which the camera-ready gives nothing, would go untuned against a tuned rival.
-OTHER_REPORT = {"2026": "thesis", "thesis": "2026"}
 TUNED = "tuned"  # the preset that takes hyperparameters from `bpfree.tuned`
 
 
@@ -39,8 +36,8 @@ class Rule:
         max_epochs: cap of every stage; None: the algorithm's own.
         preset: whose contested choices to take; None, and for "tuned", this package's.
         hyperparameters: published settings that are options of the algorithm.
-        source: where these come from: "thesis" or "2026" (one for the other, where that has none), "tuned",
-            or "defaults" where there are none.
+        source: where these come from: "thesis" (also where "2026" has none), "2026", "tuned", or "defaults"
+            where there are none.
         budget: what of the reference run is shared out, "passes" or "energy"; None: nothing.
     """
 
@@ -70,8 +67,10 @@ def rule(protocol: str, algorithm: str, data: str, architecture: str, preset: st
     else:
         source = preset or "thesis"
         settings = _settings(source, **arm)
-        if not settings and source in OTHER_REPORT and protocol != "published":
-            source = OTHER_REPORT[source]
+        if not settings and source == "2026" and protocol != "published":
+            # Of BP on Mono-Forward's networks the camera-ready gives nothing; the thesis, of the same authors,
+            # does, and without it BP would stand untuned beside a tuned rival.
+            source = "thesis"
             settings = _settings(source, **arm)
     stopping = {k.removeprefix("stopping."): v for k, v in settings.items() if k.startswith("stopping.")}
     if protocol == "published":

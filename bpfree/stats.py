@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import InvalidInput, choose
-from .labels import LABELS, ORDER
+from .labels import BUDGETED, LABELS, ORDER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,8 +180,8 @@ def contrasts(
         margin: differences up to this count as none, in the metric's unit.
         alpha: level of the verdict. p is corrected over all rows of the result (Holm); p_tost is not,
             because every row states its own equivalence.
-        baseline_protocol: whose baseline runs are the partners where the arm's own protocol has none, as
-            with "matched" and "equal_energy", whose budget is that of BP under "convergence".
+        baseline_protocol: whose baseline runs are the partners of runs with a budget, "matched" and
+            "equal_energy": the protocol under which BP spent it.
 
     Returns: a row per arm that has a partner. n: pairs; difference, sd, low, high: mean difference, its
     sample standard deviation and bootstrap interval; p, p_holm: paired t-test; p_tost; verdict. Where
@@ -202,7 +202,7 @@ def contrasts(
     table = []
     for (data, architecture, protocol, algorithm), values in arms.items():
         partner = arms.get((data, architecture, protocol, baseline))
-        if partner is None:
+        if partner is None and protocol in BUDGETED:
             partner = arms.get((data, architecture, baseline_protocol, baseline))
         if algorithm == baseline or partner is None:
             continue

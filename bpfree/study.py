@@ -46,7 +46,8 @@ class Profile:
         budgets: the local algorithms that also run under `matched` and `equal_energy`.
         compared: of the ladder, what chapter 05 compares, each rung by its own settings.
         preset: of every run, as in `Experiment`; with "tuned", arms that were not tuned take the published
-            settings. The ladder, whose settings are its own, has none.
+            settings, and rungs of the ladder that have none of either are left out where BP has some. The
+            ladder with equal settings has no preset.
     """
 
     datasets: tuple[str, ...]
@@ -69,7 +70,7 @@ class Profile:
         from . import tuned
         from .architectures import default_architecture  # here, because torch comes with it
         from .experiment import Experiment
-        from .protocols import TUNED
+        from .protocols import TUNED, rule
 
         paper = ARMS[choose("family", family, ARMS)]
         members = {*OTHERWISE[family], *(a for by in paper.values() for known in by.values() for a in known)}
@@ -84,6 +85,14 @@ class Profile:
 
         def preset(*arm: str) -> str | None:
             return own["preset"] if own["preset"] != TUNED or tuned.settings(*arm) else None
+
+        def comparable(data: str, network: str, known: tuple[str, ...]) -> tuple[str, ...]:
+            """Without the rungs of the ladder that nobody tuned, where BP was."""
+            if own["preset"] != TUNED or family != "mf":
+                return known
+            protocol = own.get("protocol", "convergence")
+            named = {a: rule(protocol, a, data, network, preset(a, data, network)).source for a in known}
+            return known if named["bp"] == "defaults" else tuple(a for a in known if named[a] != "defaults")
 
         found = []
         for data in self.datasets:
@@ -101,7 +110,7 @@ class Profile:
                     **{**own, "preset": preset(algorithm, data, network)},
                 )
                 for network, known in networks.items()
-                for algorithm in known
+                for algorithm in comparable(data, network, known)
                 if not algorithms or algorithm in algorithms
                 for seed in self.seeds
             ]

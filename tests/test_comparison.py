@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from bpfree import comparison, ours, protocols, published
+from bpfree import comparison, labels, ours, protocols, published
 from bpfree.energy.carbon import footprint
 from bpfree.errors import InvalidInput
 from bpfree.ours import verdicts
@@ -178,7 +178,7 @@ def test_the_partner_of_a_budget_is_the_bp_run_that_gave_it():
 
 
 def test_the_budgets_are_those_of_the_protocols():
-    assert (protocols.REFERENCE, tuple(protocols.BUDGETS)) == (ours.REFERENCE, ours.BUDGETS)
+    assert (protocols.REFERENCE, tuple(protocols.BUDGETS)) == (ours.REFERENCE, labels.BUDGETED)
 
 
 def test_no_other_protocol_lends_a_partner():

@@ -116,5 +116,7 @@ def test_a_study_of_tuned_settings_takes_published_ones_where_nothing_was_tuned(
     presets = {e.algorithm: e.preset for e in chosen.arms("mf")}
     assert {name for name, preset in presets.items() if preset == "tuned"} == {"bp", "mf"}
     assert [e.rule().hyperparameters for e in chosen.arms("mf", "bp", "mf")] == [{"lr": 0.5}, {"lr": 0.25}]
+    assert {e.algorithm for e in chosen.arms("mf")} == {"bp", "mf"}  # nobody tuned the other rungs
+    assert {e.algorithm for e in chosen.ladder()} == set(study.LADDER)
     assert {e.rule().source for e in chosen.arms("cafo", "bp", "cafo_rand")} == {"thesis"}
     assert {e.preset for e in chosen.ladder()} == {None}
