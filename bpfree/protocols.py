@@ -68,8 +68,8 @@ def rule(protocol: str, algorithm: str, data: str, architecture: str, preset: st
         source = preset or "thesis"
         settings = _settings(source, **arm)
         if not settings and source == "2026" and protocol != "published":
-            # Of BP on Mono-Forward's networks the camera-ready gives nothing; the thesis, of the same authors,
-            # does, and without it BP would stand untuned beside a tuned rival.
+            # Of BP on Mono-Forward's networks the camera-ready gives nothing; the thesis, of the same
+            # authors, does, and without it BP would stand untuned beside a tuned rival.
             source = "thesis"
             settings = _settings(source, **arm)
     stopping = {k.removeprefix("stopping."): v for k, v in settings.items() if k.startswith("stopping.")}
