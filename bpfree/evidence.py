@@ -190,7 +190,7 @@ def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.Dat
             "provenance": r.provenance,
             "machine": r.machine["id"],
             "git": r.machine["git"],
-            "busy_s": r.cost.get("total_s"),
+            "busy_s": r.cost.get("total_s", r.cost.get("busy_s")),
             **{f"outcome {name}": value for name, value in r.metrics.items()},
             **{f"cost {name}": value for name, value in undisturbed(r).cost.items()},
         }
@@ -199,7 +199,10 @@ def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.Dat
 
 
 def narrow(table: pd.DataFrame) -> list[Record]:
-    """The records of `wide`'s rows, as far as they are kept: without series and weights."""
+    """The records of `wide`'s rows, as far as they are kept: without series and weights.
+
+    The cost of a contended run has no seconds and joules but `busy_s`.
+    """
     nothing = pd.DataFrame()
     records = []
     for row in table.to_dict("records"):
@@ -212,7 +215,10 @@ def narrow(table: pd.DataFrame) -> list[Record]:
                 status=row["status"],
                 metrics={n.removeprefix("outcome "): v for n, v in given.items() if n.startswith("outcome ")},
                 history=nothing,
-                cost={n.removeprefix("cost "): v for n, v in given.items() if n.startswith("cost ")},
+                cost={
+                    **{n.removeprefix("cost "): v for n, v in given.items() if n.startswith("cost ")},
+                    **({"busy_s": given["busy_s"]} if row["contended"] and "busy_s" in given else {}),
+                },
                 epoch_cost=nothing,
                 trace=nothing,
                 stages=[],

@@ -123,6 +123,11 @@ def test_runs_that_shared_their_machine_give_outcomes_and_no_costs(kept, tmp_pat
     again = evidence.narrow(evidence.wide(shared, lambda r: ""))
     assert [r.contended for r in again] == [r.contended for r in shared]
     assert all("total_s" not in r.cost and "total_flop" in r.cost for r in again if r.contended)
+    tables = [
+        evidence.wide(r, lambda r: "") for r in (shared, again)
+    ]  # a table of what a table kept is the same
+    pd.testing.assert_frame_equal(*(t.drop(columns="git") for t in tables), check_like=True)
+    assert tables[1]["busy_s"].notna().all()
     with pytest.raises(InvalidInput, match="quiet machine"):
         evidence.traces([replace(r, contended=True) for r in found])
 

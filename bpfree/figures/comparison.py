@@ -195,6 +195,9 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
     values = values.dropna()
     known = set(values.index.get_level_values("algorithm"))
     means = {name: values[name].mean() for name in rungs if name in known}
+    if not means:
+        ax.text(0.5, 0.5, "every run shared\nits machine", transform=ax.transAxes, ha="center", fontsize=8)
+        ax.set_xticks([])
     before = None  # the rung that a bar leads from
     for place, name in enumerate(rungs):
         if name not in means:

@@ -44,8 +44,9 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
         decades = [10.0**k for k in range(-1, 3) if 2 * margin <= 10.0**k < far]
         axes[0, 0].set_xticks([*(-d for d in reversed(decades)), 0.0, *decades])
         axes[0, 0].xaxis.set_major_formatter("{x:g}")
-    room = 0.0 if far > 40 * margin else 0.05 * (high - low)
-    axes[0, 0].set_xlim(1.1 * low - room, 1.1 * high + room)
+    # On the logarithmic part a mark's width is a factor.
+    beyond, room = (2.0, 0.0) if far > 40 * margin else (1.1, 0.05 * (high - low))
+    axes[0, 0].set_xlim(beyond * low - room, beyond * high + room)
     for ax in axes.flat[max(0, len(groups) - columns) : len(groups)]:  # the lowest of each column
         ax.set_xlabel("difference of test accuracy (points)")
         ax.tick_params(labelbottom=True)

@@ -265,7 +265,9 @@ def subnormals(table: pd.DataFrame) -> Figure:
             label = label if number == 0 else None
             ax.plot(stage["pass"], stage["value"], style, color=COLOURS[name], lw=1.5, label=label)
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
-    ax.legend(title="subnormal numbers", fontsize=8, title_fontsize=8, frameon=False)
+    figure.legend(
+        title="subnormal numbers", loc="outside upper center", ncols=4, fontsize=8, title_fontsize=8
+    )
     data, network = table[["data", "architecture"]].iloc[0]
     ax.set_title(f"{DATASETS.get(data, data)}, {network}", loc="left", fontsize=9)
     threads = table["threads"].iloc[0]
