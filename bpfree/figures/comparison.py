@@ -159,7 +159,7 @@ def ladder(records: pd.DataFrame) -> Figure:
     notes = []
     for line, (title, part) in zip(axes, parts, strict=True):
         kind, how = joules(part)
-        notes.append(f"energy {how}")
+        notes += [f"energy {how}"] if how else []
         table = per_run(part)
         rungs = [name for name in LADDER if name in set(part["algorithm"])]
         _rungs(line[0], table["test_accuracy"], rungs)
