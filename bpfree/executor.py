@@ -182,7 +182,11 @@ class _Batch:
                     if not finished and self.jobs:
                         time.sleep(POLL_S[self.kind])
             except KeyboardInterrupt as stop:
-                kept = self.total - len(self.waiting) - len(self.jobs) - len(self.failures)
+                # A job may have stored its run and not have ended yet.
+                running = [
+                    e for e, _, _ in self.jobs if self.kind == "slurm" or stored(e, self.store) is None
+                ]
+                kept = self.total - len(self.waiting) - len(running) - len(self.failures)
                 stop.add_note(
                     f"{kept} of {self.total} runs are in {self.root}, the other jobs were cancelled. "
                     "The same command goes on: what was trained is read from the store."
