@@ -79,6 +79,14 @@ def test_the_same_records_give_the_same_bytes(collected, kept, few, tmp_path):
     assert {"mf_mean_loss.svg", "forest_protocols.svg", "runs.csv"} <= {path.name for path in files}
 
 
+def test_what_subnormal_numbers_cost_is_a_line_per_stage(redrawn):
+    table = gallery.recorded("subnormals", redrawn)
+    lines = GALLERY["subnormals"].draw(table).axes[0].get_lines()
+    drawn = [y for line in lines for y in line.get_ydata()]
+    assert sorted(drawn) == sorted(table["value"])
+    assert {line.get_linestyle() for line in lines} == {"-", ":"}
+
+
 def test_what_is_drawn_depends_on_the_records(collected, tmp_path):
     shutil.copytree(collected / "data", tmp_path / "data")
     path = tmp_path / "data" / "mf_mean_loss.csv"
