@@ -246,12 +246,13 @@ def keep(table: pd.DataFrame, path: Path, *, add: bool = False) -> Path:
     """Writes a table as CSV, numbers to six figures. Raises InvalidInput if it would be too large to commit.
 
     Rows of the file there whose data set the table does not have stay: a store holds a part of the study.
-    With `add`, of a table of epochs or samples those stay whose run it does not have. One that is too large
-    is thinned.
+    With `add`, of a table of epochs those stay whose run it does not have, and of one of samples, which has a
+    seed of every arm, those whose arm. One that is too large is thinned.
     """
     if path.exists() and "data" in table:
         old = read(path)
-        by = list(FIELDS) if add and _series(table) else ["data"]
+        one = [f for f in FIELDS if f != "seed" or "epoch" in table]
+        by = one if add and _series(table) else ["data"]
         same = set(_rows(table, by))
         old = old[[row not in same for row in _rows(old, by)]] if set(by) <= set(old) else old.iloc[:0]
         table = _by_data(pd.concat([table, old], ignore_index=True)) if len(old) else table
@@ -293,7 +294,9 @@ def _series(table: pd.DataFrame) -> list[str]:
 
 def _rows(table: pd.DataFrame, columns: list[str]) -> list[tuple]:
     """What stands in these columns, the same whether the table was read or made: there 60 may be 60.0."""
-    plain = table[columns].map(lambda v: "" if pd.isna(v) else f"{v:g}" if isinstance(v, Number) else str(v))
+    plain = table[columns].map(
+        lambda v: "" if pd.isna(v) else f"{v:.15g}" if isinstance(v, Number) else str(v)
+    )
     return list(plain.itertuples(index=False, name=None))
 
 

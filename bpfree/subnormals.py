@@ -1,8 +1,9 @@
 """Numbers too small for float32's full precision (below 1.2e-38: subnormal) count as zero while training.
 
-A CPU computes with them many times more slowly, and AdamW makes more and more of them: the square of a small
-gradient is one, and so in the end are the moments of a parameter that gets no gradient any more. The longer a
-stage went on, the more a pass of it would cost. The weights come out the same: such a moment moves none.
+A CPU computes with them many times more slowly, and training makes more and more of them: where a read-out is
+sure of its answer, the softmax leaves the other classes probabilities of that size, the backward pass
+multiplies with them, and AdamW squares what comes out. The longer a stage went on, the more a pass of it
+would cost. The weights come out the same: numbers so small move none.
 """
 
 import ctypes

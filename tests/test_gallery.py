@@ -131,9 +131,8 @@ def test_runs_that_shared_their_machine_give_outcomes_and_no_costs(kept, tmp_pat
     again = evidence.narrow(evidence.wide(shared, lambda r: ""))
     assert [r.contended for r in again] == [r.contended for r in shared]
     assert all("total_s" not in r.cost and "total_flop" in r.cost for r in again if r.contended)
-    tables = [
-        evidence.wide(r, lambda r: "") for r in (shared, again)
-    ]  # a table of what a table kept is the same
+    # A table of what a table kept is the same.
+    tables = [evidence.wide(records, lambda r: "") for records in (shared, again)]
     pd.testing.assert_frame_equal(*(t.drop(columns="git") for t in tables), check_like=True)
     assert tables[1]["busy_s"].notna().all()
     with pytest.raises(InvalidInput, match="quiet machine"):
@@ -187,16 +186,13 @@ def test_data_sets_of_other_stores_stay(collected, kept, few, tmp_path):
 
 
 def test_a_study_can_be_collected_in_pieces(collected, kept, few, tmp_path):
-    """What was collected stays beside what is added; the same run of the same machine is taken once."""
+    """What was collected stays beside what is added; the same run is taken once."""
     pieces = [store.Store(tmp_path / name) for name in ("first", "second")]
-    for key in kept:
-        record = kept.read(key)
-        for piece in pieces:  # both have the BP runs
-            if record.experiment["algorithm"] == "bp" or (piece is pieces[0]) == (
-                record.experiment["seed"] == 0
-            ):
-                piece.write(record)
-    for piece in pieces:
+    for record in map(kept.read, kept):
+        own = record.experiment
+        for piece in pieces if own["algorithm"] == "bp" else pieces[own["seed"] :][:1]:  # both have BP's runs
+            piece.write(record)
+    for piece in reversed(pieces):  # the first, whose seed is the lower one, comes last
         collect(tmp_path, piece, SMALL, add=True)
     for name in ("mf_mean_loss", "ladder_matched", "forest_protocols", "runs"):
         whole, joined = (gallery.recorded(name, folder) for folder in (collected, tmp_path))

@@ -240,11 +240,8 @@ def test_the_baseline_may_live_under_another_protocol():
     assert stats.contrasts(tidy(values))["protocol"].tolist() == ["convergence"]
     found = stats.contrasts(tidy(values), baseline_protocol="convergence").set_index("protocol")
     assert found.loc["matched", "difference"] == pytest.approx(1.2)
-    values["mf", "convergence_loss"] = [
-        9.0,
-        9.0,
-        9.5,
-    ]  # another rule is no budget: it wants a partner of its own
+    # Another rule is no budget: it wants a partner of its own.
+    values["mf", "convergence_loss"] = [9.0, 9.0, 9.5]
     found = stats.contrasts(tidy(values), baseline_protocol="convergence")
     assert found["protocol"].tolist() == ["convergence", "matched"]
     values["bp", "matched"] = [2.0, 3.0, 4.0]  # its own protocol's goes first

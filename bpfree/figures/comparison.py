@@ -166,7 +166,7 @@ def ladder(records: pd.DataFrame) -> Figure:
         _waterfall(line[1], table[f"total_{kind}_j"], rungs)
         _waterfall(line[2], table["total_s"], rungs)
         line[0].set_xlabel("test accuracy (%)")
-        line[1].set_xlabel(f"energy (J, {kind})")
+        line[1].set_xlabel(f"energy (J, {kind})" if how else "energy (J)")
         line[2].set_xlabel("time (s)")
         labels = [f"{LABELS[name]}\n{LADDER[name]}" for name in rungs]
         line[0].set_yticks(range(len(rungs)), labels, fontsize=SMALL)
