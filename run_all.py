@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from bpfree.errors import BpfreeError, InvalidInput, choose
+from bpfree.errors import InvalidInput, choose
+from bpfree.program import run_program
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
@@ -94,24 +95,16 @@ def executor_options(p: Parser) -> None:
 
 
 def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") -> int:
-    """Exit status: 0, 1 if a chapter failed, 2 for a wrong command, 130 after Ctrl-C."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
+    """Exit status: 0, 1 if a chapter failed, and otherwise as `run_program` has it."""
+
+    def command(argv: list[str]) -> int:
         p = parser()
         args = p.parse_args(argv)
         refuse_contradictions(p, args)
         args.argv = argv
-        if args.figures_only:
-            return draw_figures()
-        return run(args, notebooks)
-    except BpfreeError as error:
-        if "--debug" in argv:
-            raise
-        print(f"run_all.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print("; ".join(["run_all.py: interrupted", *getattr(stop, "__notes__", [])]), file=sys.stderr)
-        return 130
+        return draw_figures() if args.figures_only else run(args, notebooks)
+
+    return run_program("run_all.py", command, argv)
 
 
 def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from ..errors import BpfreeError, InvalidInput, choose
+from ..errors import InvalidInput, choose
+from ..program import run_program
 
 PROG = "python -m bpfree.tuning"
 GOODBYE_S = 30  # for a worker to give its trial back
@@ -58,17 +59,8 @@ def positive(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0, 1 if --no-wait ended before all trials did, 2 for a wrong command, 130 after Ctrl-C."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        return run(parser().parse_args(argv), argv)
-    except BpfreeError as error:
-        if "--debug" in argv:
-            raise
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # before anything was begun
-        return 130
+    """Exit status: 0, 1 if --no-wait ended before all trials did, and otherwise as `run_program` has it."""
+    return run_program(PROG, lambda argv: run(parser().parse_args(argv), argv), argv)
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
