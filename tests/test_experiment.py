@@ -15,13 +15,13 @@ from bpfree import experiment as module
 from bpfree import running
 from bpfree.algorithms import ALGORITHMS, Algorithm
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
-from bpfree.experiment import Experiment, build, build_model, key_of, parse_architecture, trained
+from bpfree.experiment import Experiment, build, build_model, parse_architecture, trained
 from bpfree.machine import environment_line, machine
 from bpfree.models import MLP, CaFoCNN
 from bpfree.published import hyperparameters
 from bpfree.running import run
 from bpfree.stopping import Budget
-from bpfree.store import Store, records
+from bpfree.store import Store, key_of, records
 from bpfree.study import PROFILES
 from bpfree.training import Stopping, train
 
@@ -448,7 +448,6 @@ def test_a_users_own_data_are_known_by_their_content(tmp_path):
     keys = []
     for images in (x, x, x + 1):
         np.savez(path, x_train=images, y_train=y, x_test=images, y_test=y)
-        running.loaded.cache_clear()
         keys.append(run(experiment, tmp_path / "store", progress=False).key)
     assert keys[0] == keys[1] != keys[2]
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from bpfree import tuned
-from bpfree.errors import InvalidInput
+from bpfree.errors import InvalidInput, StorageFailed
 
 ARM = ("mf", "digits", "2x256")
 
@@ -75,7 +75,23 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []  # no drafts are left
 
 
-@pytest.mark.parametrize("text", ["", "algorithm,data\nmf,digits\n", '"\n'])
+HEAD = ",".join(tuned.COLUMNS) + "\n"
+ROW = "mf,digits,2x256,lr,0.0012,s,20,8,0,convergence,97,r,m\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "algorithm,data\nmf,digits\n", '"\n', 64 * "\0", "[]\n", "null"),
+        *(
+            HEAD + ROW[:24],
+            HEAD + ROW[:22] + "\n",
+            HEAD + ROW[:-1],
+            HEAD + ROW[:-1] + ",more\n",
+            HEAD + ROW + ROW,
+        ),
+    ],
+)
 def test_a_broken_file_is_named_and_left_alone(text):
     path = tuned.store_path()
     path.parent.mkdir(parents=True)
@@ -89,5 +105,5 @@ def test_a_broken_file_is_named_and_left_alone(text):
 
 def test_a_path_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="give another path"):
+    with pytest.raises(StorageFailed, match="give another path"):
         tuned.write(*ARM, {"lr": 0.1}, tmp_path / "file" / "tuned.csv")
