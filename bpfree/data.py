@@ -433,6 +433,9 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
                 return _from_torchvision(name, temporary, download=False)
         return _from_torchvision(name, root, download=False)
     except Exception as error:
+        if getattr(error, "errno", None) in FULL:  # where the archive is unpacked
+            with refusals(Path(tempfile.gettempdir()), "set TMPDIR to a folder elsewhere"):
+                raise
         if "not found" not in str(error):  # torchvision's words for files that are missing or damaged
             raise InvalidInput(f"torchvision's {name} under {root} cannot be read ({error!r})") from error
         damaged = archive if archive.is_file() and not folder.exists() else _damaged(known, folder)
@@ -451,8 +454,9 @@ def _read_idx(name: str, folder: Path) -> dict[str, np.ndarray]:
             there = [path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()]
             missing += [] if there else [plain]
             for path in there:
-                try:
+                with refusals(path, ELSEWHERE, doing="read"):
                     content = path.read_bytes()
+                try:
                     arrays[key] = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
                     break
                 except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:

@@ -1,4 +1,6 @@
+import errno
 import multiprocessing
+import os
 
 import pandas as pd
 import pytest
@@ -44,6 +46,38 @@ def test_the_stores_rows_replace_the_shipped_ones_arm_by_arm():
     assert tuned.settings(*ARM) == {"lr": 0.4}  # two searches are never mixed
     assert tuned.settings("bp", *ARM[1:]) == {"lr": 0.3}
     assert dict(tuned.table()[["algorithm", "study"]].values) == {"mf": "own", "bp": "shipped"}
+
+
+def test_a_users_own_data_are_the_same_however_they_are_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.npz").symlink_to(tmp_path / "own.npz")
+    tuned.write("mf", "./own.npz", "2x256", {"lr": 0.1})
+    tuned.write("mf", "link.npz", "2x256", {"lr": 0.2})
+    for spelling in ("own.npz", "./own.npz", str(tmp_path / "own.npz"), "link.npz"):
+        assert tuned.settings("mf", spelling, "2x256") == {"lr": 0.2}
+    assert tuned.table()["data"].tolist() == [str(tmp_path / "own.npz")]
+
+
+def test_what_is_no_number_stays_text():
+    values = {"lr": "[]", "batch_size": "{[]: 1}", "optimiser": "(" * 300, "epochs": "b'1'"}
+    tuned.write(*ARM, values)
+    assert tuned.settings(*ARM) == values
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_refuses_is_one_line_and_the_file_stays_as_it_was(monkeypatch, number):
+    path = tuned.write(*ARM, {"lr": 0.1})
+    content = path.read_bytes()
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageFailed, match=f"{os.strerror(number)}.*give another path") as error:
+        tuned.write(*ARM, {"lr": 0.2})
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == content
+    assert {p.name for p in path.parent.iterdir()} == {"tuned.csv", "tuned.lock"}
 
 
 def test_an_arm_written_again_is_replaced_whole_and_others_stay():
