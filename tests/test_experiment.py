@@ -492,9 +492,7 @@ def test_weights_are_not_put_before_data_that_they_were_not_trained_on(tmp_path,
     trained(record, bpfree.load(path))
     own_data(path, 1)
     for data in (bpfree.load(path), digits):
-        with pytest.raises(
-            InvalidInput, match="was trained on .*own.npz when that held other data"
-        ) as raised:
+        with pytest.raises(InvalidInput, match=r"own\.npz when that held other data") as raised:
             trained(record, data)
         assert "\n" not in str(raised.value)
 

@@ -13,6 +13,7 @@ import time
 import warnings
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,11 +157,16 @@ def test_where_an_open_file_cannot_be_removed_a_claim_is_given_up_all_the_same(s
     """As on Windows: a run is stored, and neither its lock nor anything else is left."""
     remove = os.unlink
 
-    def unlink(self, missing_ok=False):
+    def is_open(path):
         for descriptor in os.listdir("/proc/self/fd"):
-            with suppress(OSError):
-                if os.path.samefile(f"/proc/self/fd/{descriptor}", self):
-                    raise PermissionError(errno.EACCES, "it is being used by another process", str(self))
+            with suppress(OSError):  # the folder's own has been closed
+                if os.path.samefile(f"/proc/self/fd/{descriptor}", path):
+                    return True
+        return False
+
+    def unlink(self, missing_ok=False):
+        if is_open(self):
+            raise PermissionError(errno.EACCES, "it is being used by another process", str(self))
         with suppress(*[FileNotFoundError] * missing_ok):
             remove(self)
 
@@ -321,14 +327,14 @@ def test_what_an_epoch_costs_is_that_of_the_data_set_and_not_of_another_with_its
         cost = run(experiment, tmp_path / store, progress=False).cost
         return {name: value for name, value in cost.items() if name.endswith(("_flop", "_bytes"))}
 
-    own, published = str(tmp_path / "own.npz"), "cifar10"
-    alone = []
-    for data in (own, published):
+    both, alone = (str(tmp_path / "own.npz"), "cifar10"), {}
+    for data in both:
         running._counted.clear()
-        alone.append(bill(data, "alone"))
-    assert alone[0] != alone[1]
-    running._counted.clear()
-    assert [bill(data, "together") for data in (own, published)] == alone
+        alone[data] = bill(data, "alone")
+    assert alone[both[0]] != alone[both[1]]
+    for order in (both, both[::-1]):
+        running._counted.clear()
+        assert {data: bill(data, f"{Path(order[0]).stem} first") for data in order} == alone
 
 
 PARTS = (("train", 60), ("test", 20))
