@@ -278,10 +278,9 @@ def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) 
         return Raw(path.name, False, _sha256(arrays), arrays)
     name = choose("data set (or path of an .npz file)", name, NAMES)
     if name == "digits":
-        arrays = _checked(_digits(), name)
-    else:
-        found, source = _find(name, data_root(root), download)
-        arrays = _checked(found, source, name, PUBLISHED[name])
+        return _digits()
+    found, source = _find(name, data_root(root), download)
+    arrays = _checked(found, source, name, PUBLISHED[name])
     return Raw(name, True, _sha256(arrays), arrays)
 
 
@@ -340,13 +339,15 @@ def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 @functools.cache  # they come with scikit-learn and are always the same
-def _digits() -> dict[str, np.ndarray]:
+def _digits() -> Raw:
     """scikit-learn's 1,797 digits of 8x8 pixels, 0..16; the last 360 are the test set."""
     from sklearn.datasets import load_digits  # here, because importing it takes a second
 
     x, y = load_digits(return_X_y=True)
     x = x.reshape(-1, 8, 8)
-    return {"x_train": x[:-360], "y_train": y[:-360], "x_test": x[-360:], "y_test": y[-360:]}
+    split = {"x_train": x[:-360], "y_train": y[:-360], "x_test": x[-360:], "y_test": y[-360:]}
+    arrays = _checked(split, "digits")
+    return Raw("digits", True, _sha256(arrays), arrays)
 
 
 def _find(name: str, root: Path, download: bool) -> tuple[dict[str, np.ndarray], str | Path]:
