@@ -5,9 +5,10 @@ import json
 import os
 import socket
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
-from .disk import ELSEWHERE, refusals
+from .disk import ELSEWHERE, read_object, refusals
 from .errors import StorageFailed
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -59,22 +60,30 @@ class Claim:
     def holder(self) -> str:
         """Who has the claim, as far as is known."""
         try:
-            note = json.loads(self.note.read_text())
-            return f"process {note['pid']} on {note['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
+            note = read_object(self.note.read_bytes())
+        except (OSError, ValueError):
             return "another process"
+        pid, host = note.get("pid"), note.get("host")
+        known = type(pid) is int and isinstance(host, str) and host.isprintable()
+        return f"process {pid} on {host}" if known else "another process"
 
     def forget(self) -> None:
-        """Removes the file of a claim that is ours and whose run is stored: nobody will take it any more.
+        """Gives up a claim that is ours and whose run is stored, and its file: nobody needs it any more.
 
-        Without a record it must stay: who waits for it would then hold another file than who comes later.
+        Without a record the file must stay: who waits for it would then hold another than who comes later.
         """
-        Path(self.lock.lock_file).unlink(missing_ok=True)
+        self._release()
+        with suppress(OSError):  # on Windows, while others have it open: then the last of them removes it
+            Path(self.lock.lock_file).unlink(missing_ok=True)
 
     def __enter__(self) -> "Claim":
         return self
 
     def __exit__(self, *_) -> None:
+        self._release()
+
+    def _release(self) -> None:
         if self.lock.is_locked:
-            self.note.unlink(missing_ok=True)
+            with suppress(OSError):  # a note that stays is written over by who comes next
+                self.note.unlink(missing_ok=True)
             self.lock.release()

@@ -8,12 +8,20 @@ tensors, a batch is one or two index operations; there is no DataLoader and no P
 """
 
 import functools
+import gzip
 import hashlib
+import math
 import os
+import shutil
+import socket
+import stat
+import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +29,14 @@ import platformdirs
 import torch
 from torch import Tensor
 
+from .disk import FORBIDDEN, FULL, refusals
 from .errors import InvalidInput, MissingData, check_seed, choose
 
 StrPath = str | os.PathLike
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # the layout of Keras's npz files
 MAX_CLASSES = 65_536  # larger labels are surely not class numbers, and a head for them would not fit
+SILENCE_S = 60.0  # after which a download is given up
+ELSEWHERE = "set BPFREE_DATA or root= to a folder elsewhere"
 
 
 # ---------------------------------------------------------------- batches
@@ -178,9 +189,14 @@ class Data:
 
 @dataclass(frozen=True)
 class _Published:
-    """What is known of a published data set, so that a mislabelled file is recognised."""
+    """What is known of a published data set, so that a mislabelled file is recognised.
+
+    torchvision, folder, archive: its class there, and where below a root its files lie, unpacked and not.
+    """
 
     torchvision: str
+    folder: str
+    archive: str | None
     image: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -188,6 +204,7 @@ class _Published:
     train: int = 50_000
     test: int = 10_000
     validation: int | None = None  # the last so many training images; None: a seeded random tenth
+    scale: int = 255
     augment: Augmentation | None = None
 
 
@@ -196,13 +213,41 @@ class _Published:
 # (the mean of the single images' deviations); the deviation of the pixels is the one here.
 _CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+#: Divided by 16, not normalised.
+_DIGITS = _Published("", "", None, (8, 8), (0.0,), (1.0,), train=1437, test=360, scale=16)
 PUBLISHED = {
-    "mnist": _Published("MNIST", (28, 28), (0.1307,), (0.3081,), train=60_000, validation=10_000),
-    "fashion_mnist": _Published("FashionMNIST", (28, 28), (0.2860,), (0.3530,), train=60_000),
-    "cifar10": _Published("CIFAR10", (32, 32, 3), *_CIFAR10, augment=Augmentation()),
-    "cifar100": _Published("CIFAR100", (32, 32, 3), *_CIFAR100, classes=100, augment=Augmentation()),
+    "mnist": _Published(
+        *("MNIST", "MNIST/raw", None, (28, 28), (0.1307,), (0.3081,)), train=60_000, validation=10_000
+    ),
+    "fashion_mnist": _Published(
+        *("FashionMNIST", "FashionMNIST/raw", None, (28, 28), (0.2860,), (0.3530,)), train=60_000
+    ),
+    "cifar10": _Published(
+        *("CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz", (32, 32, 3), *_CIFAR10),
+        augment=Augmentation(),
+    ),
+    "cifar100": _Published(
+        *("CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz", (32, 32, 3), *_CIFAR100),
+        classes=100,
+        augment=Augmentation(),
+    ),
 }
 NAMES = ("digits", *PUBLISHED)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as its files have it: checked, but neither split nor normalised.
+
+    name: of the data set, or of the user's file; published: whether it is one of `NAMES`.
+    sha256: identifies the arrays, whichever file they came from.
+    arrays: `KEYS`, x (N, H, W, C) uint8 or float32 and y (N,) int64. Two are equal by all the rest.
+    """
+
+    name: str
+    published: bool
+    sha256: str
+    arrays: Mapping[str, np.ndarray] = field(compare=False, repr=False)
 
 
 def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, seed: int = 0) -> Data:
@@ -212,39 +257,61 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
         of an .npz file with x_train, y_train, x_test, y_test. Its images are (N, H, W), (N, H, W, C)
         with C in 1..4, or flat vectors (N, F), which become (N, 1, 1, F); uint8 (divided by 255)
         or floats, taken as they are; both are normalised by the training images. Labels 0..K-1.
-    root: folder of the named sets: `<root>/<name>.npz`, else torchvision's own files.
-        Default: the environment variable BPFREE_DATA, else the user's cache directory.
-    download: fetch a named set that is not there through torchvision, and keep it as .npz.
+    root: folder of the named sets: `<root>/<name>.npz`, else torchvision's own files, unpacked or as they
+        are published. Default: the environment variable BPFREE_DATA, else the user's cache directory.
+    download: fetch a named set that is not there, or damaged, through torchvision, and keep it as .npz.
     seed: which random tenth of the training images validates; on MNIST its last 10,000 always do.
 
-    Raises UnknownName, MissingData, or InvalidInput, which names the file and the array.
+    Raises UnknownName; MissingData; InvalidInput, which names the file and the array; or StorageFailed.
     """
     check_seed(seed)
+    return assembled(read(name, root, download=download), seed)
+
+
+def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Raw:
+    """The arrays that `load` splits and normalises; the arguments and what it raises are those."""
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         arrays = _checked(_read_npz(path), path)
-        classes = 1 + max(int(arrays[k].max()) for k in ("y_train", "y_test"))
-        if classes < 2:
+        if not any(arrays[key].max() for key in ("y_train", "y_test")):
             raise InvalidInput(f"{path}: all labels are 0; at least two classes are needed")
-        scale = 255 if arrays["x_train"].dtype == np.uint8 else 1
-        return _assemble(path.name, arrays, classes, scale, _tenth(len(arrays["x_train"]), seed))
+        return Raw(path.name, False, _sha256(arrays), arrays)
     name = choose("data set (or path of an .npz file)", name, NAMES)
     if name == "digits":
-        arrays = _checked(_digits(), name)
-        rows = _tenth(len(arrays["x_train"]), seed)
-        return _assemble(name, arrays, 10, 16, rows, ((0.0,), (1.0,)))  # divided by 16, not normalised
-    known = PUBLISHED[name]
-    raw, source = _find(name, data_root(root), download)
-    arrays = _checked(raw, source, name, known)
-    last = known.validation
-    rows = (slice(None, -last), slice(-last, None)) if last else _tenth(known.train, seed)
-    return _assemble(name, arrays, known.classes, 255, rows, (known.mean, known.std), known.augment)
+        return _digits()
+    found, source = _find(name, data_root(root), download)
+    arrays = _checked(found, source, name, PUBLISHED[name])
+    return Raw(name, True, _sha256(arrays), arrays)
+
+
+def assembled(raw: Raw, seed: int) -> Data:
+    """Split the arrays, scale and normalise; what is not known of a user's own data is measured."""
+    known = _DIGITS if raw.name == "digits" else PUBLISHED[raw.name] if raw.published else None
+    arrays = raw.arrays
+    last = known and known.validation
+    train, val = (slice(None, -last), slice(-last, None)) if last else _tenth(len(arrays["x_train"]), seed)
+    scale = known.scale if known else 255 if arrays["x_train"].dtype == np.uint8 else 1
+    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
+    images = [_as_images(x, scale) for x in (x_train[train], x_train[val], x_test)]
+    labels = [torch.from_numpy(y) for y in (y_train[train], y_train[val], y_test)]
+    if known:
+        constants, classes, augment = (known.mean, known.std), known.classes, known.augment
+    else:  # from the training part alone: neither validation nor test images have a say
+        std, mean = torch.std_mean(images[0], dim=(0, 2, 3), correction=0)
+        std[std == 0] = 1.0  # a constant channel carries nothing; it becomes zero
+        constants, augment = (tuple(mean.tolist()), tuple(std.tolist())), None
+        classes = 1 + max(int(y.max()) for y in (y_train, y_test))
+    mean, std = (torch.tensor(c).view(-1, 1, 1) for c in constants)
+    for x in images:
+        x.sub_(mean).div_(std)
+    parts = [tensor for pair in zip(images, labels, strict=True) for tensor in pair]
+    return Data(raw.name, classes, *parts, *constants, raw.sha256, augment)
 
 
 def data_root(root: StrPath | None = None) -> Path:
     """The folder of the named data sets: the argument, else BPFREE_DATA, else the user's cache directory."""
     root = root or os.environ.get("BPFREE_DATA") or platformdirs.user_cache_dir("bpfree")
-    return Path(root).expanduser()
+    return Path(os.path.expanduser(root))
 
 
 def _tenth(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -252,23 +319,6 @@ def _tenth(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
     validation = max(1, n // 10)
     return order[:-validation], order[-validation:]
-
-
-def _assemble(name, arrays, classes, scale, rows, constants=None, augment=None) -> Data:
-    """Split the checked arrays, scale and normalise; the constants (mean, std) are measured if not given."""
-    train, val = rows
-    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
-    images = [_as_images(x, scale) for x in (x_train[train], x_train[val], x_test)]
-    labels = [torch.from_numpy(y) for y in (y_train[train], y_train[val], y_test)]
-    if constants is None:  # from the training part alone: neither validation nor test images have a say
-        std, mean = torch.std_mean(images[0], dim=(0, 2, 3), correction=0)
-        std[std == 0] = 1.0  # a constant channel carries nothing; it becomes zero
-        constants = tuple(mean.tolist()), tuple(std.tolist())
-    mean, std = (torch.tensor(c).view(-1, 1, 1) for c in constants)
-    for x in images:
-        x.sub_(mean).div_(std)
-    parts = [tensor for pair in zip(images, labels, strict=True) for tensor in pair]
-    return Data(name, classes, *parts, *constants, _sha256(arrays), augment)
 
 
 def _as_images(x: np.ndarray, scale: float) -> Tensor:
@@ -288,40 +338,163 @@ def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
 # ---------------------------------------------------------------- finding and checking files
 
 
-def _digits() -> dict[str, np.ndarray]:
+@functools.cache  # they come with scikit-learn and are always the same
+def _digits() -> Raw:
     """scikit-learn's 1,797 digits of 8x8 pixels, 0..16; the last 360 are the test set."""
     from sklearn.datasets import load_digits  # here, because importing it takes a second
 
     x, y = load_digits(return_X_y=True)
     x = x.reshape(-1, 8, 8)
-    return {"x_train": x[:-360], "y_train": y[:-360], "x_test": x[-360:], "y_test": y[-360:]}
+    split = {"x_train": x[:-360], "y_train": y[:-360], "x_test": x[-360:], "y_test": y[-360:]}
+    arrays = _checked(split, "digits")
+    return Raw("digits", True, _sha256(arrays), arrays)
 
 
 def _find(name: str, root: Path, download: bool) -> tuple[dict[str, np.ndarray], str | Path]:
     """The raw arrays of a published set and where they came from, for messages."""
     path = root / f"{name}.npz"
-    if path.exists():
+    if os.path.exists(path):
         return _read_npz(path), path
-    source = f"torchvision's {name} under {root}"
-    try:
-        return _from_torchvision(name, root, download=False), source
-    except Exception as error:
-        if "not found" not in str(error):  # torchvision's words for files that are not there
-            raise InvalidInput(f"cannot read {source} ({error!r}): delete it, use download=True") from error
     ways = f"put {path} there ({', '.join(KEYS)}), or set BPFREE_DATA or root= to the folder that has it"
-    if not download:
-        raise MissingData(f"no {name} in {root}: {ways}, or use download=True (run_all.py --download)")
     try:
+        return _unfetched(name, root), f"torchvision's {name} under {root}"
+    except MissingData as error:
+        if not download:
+            raise MissingData(f"{error}: {ways}, or use download=True (run_all.py --download)") from error
+    except InvalidInput as error:
+        if not download:
+            raise InvalidInput(
+                f"{error}: use download=True (run_all.py --download), or put a whole one there"
+            ) from error
+    with refusals(root, ELSEWHERE):
         root.mkdir(parents=True, exist_ok=True)
-        # Downloaded beside the target and renamed: an interrupted download leaves no half file.
-        with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary:
-            arrays = _from_torchvision(name, temporary, download=True)
-            complete = Path(temporary) / path.name
-            np.savez(complete, **arrays)
-            os.replace(complete, path)
+    try:
+        return _fetched(name, path), path
     except Exception as error:  # whatever sockets, archives, checksums or the disk may raise
-        raise MissingData(f"cannot download {name} ({error!r}): check the network, or {ways}") from error
-    return arrays, path
+        if getattr(error, "errno", None) in FULL + FORBIDDEN:
+            with refusals(path, ELSEWHERE):
+                raise
+        silent = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+        why = f"no answer for {SILENCE_S:g} s" if silent else repr(error)
+        raise MissingData(f"cannot download {name} ({why}): check the network, or {ways}") from error
+
+
+def _fetched(name: str, path: Path) -> dict[str, np.ndarray]:
+    """Downloads a published set and keeps it as `path`.
+
+    Downloaded beside the target and renamed: an interrupted download leaves no half file. Whoever downloads
+    has a lock in the folder, so that what killed ones left can be told, and is removed.
+    """
+    from filelock import FileLock, Timeout
+
+    for lock in path.parent.glob(f".{name}-*/lock"):
+        with suppress(OSError, Timeout):
+            with FileLock(lock, timeout=0):
+                pass
+            shutil.rmtree(lock.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as temporary:
+        folder = Path(temporary)
+        with FileLock(folder / "lock"), _no_silence():
+            arrays = _from_torchvision(name, folder, download=True)
+            np.savez(folder / path.name, **arrays)
+            os.replace(folder / path.name, path)
+    return arrays
+
+
+@contextmanager
+def _no_silence() -> Iterator[None]:
+    """Inside, a connection that is silent for `SILENCE_S` raises TimeoutError; torchvision has no limit."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(before or SILENCE_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
+    """What lies under a root as it was published, or as torchvision unpacked it; nothing is written there.
+
+    Raises MissingData if there is nothing of the set, and InvalidInput, which names the file, if not all.
+    """
+    known = PUBLISHED[name]
+    folder, archive = root / known.folder, root / (known.archive or "no archive")
+    if known.archive is None and (arrays := _read_idx(name, folder)):
+        return arrays
+    try:
+        if archive.is_file() and not folder.exists():
+            with tempfile.TemporaryDirectory() as temporary:
+                with tarfile.open(archive) as packed:
+                    for member in packed:
+                        if member.isfile() and Path(member.name).parent == Path(known.folder):
+                            target = Path(temporary, member.name)
+                            target.parent.mkdir(exist_ok=True)
+                            with open(target, "wb") as file:
+                                shutil.copyfileobj(packed.extractfile(member), file)
+                return _from_torchvision(name, temporary, download=False)
+        return _from_torchvision(name, root, download=False)
+    except Exception as error:
+        if getattr(error, "errno", None) in FULL:  # where the archive is unpacked
+            with refusals(Path(tempfile.gettempdir()), "set TMPDIR to a folder elsewhere"):
+                raise
+        if "not found" not in str(error):  # torchvision's words for files that are missing or damaged
+            raise InvalidInput(f"torchvision's {name} under {root} cannot be read ({error!r})") from error
+        damaged = archive if archive.is_file() and not folder.exists() else _damaged(known, folder)
+        if damaged is None:
+            raise MissingData(f"no {name} in {root}") from error
+        how = "is damaged" if damaged.exists() else "is missing"
+        raise InvalidInput(f"{damaged} of torchvision's {name} {how}") from error
+
+
+def _read_idx(name: str, folder: Path) -> dict[str, np.ndarray]:
+    """MNIST's four files, packed or not; nothing if there are none. Raises InvalidInput for damaged ones."""
+    arrays, missing = {}, []
+    for split, stem in (("train", "train"), ("test", "t10k")):
+        for key, kind in ((f"x_{split}", "images-idx3"), (f"y_{split}", "labels-idx1")):
+            plain = folder / f"{stem}-{kind}-ubyte"
+            there = [path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()]
+            missing += [] if there else [plain]
+            for path in there:
+                with refusals(path, ELSEWHERE, doing="read"):
+                    content = path.read_bytes()
+                try:
+                    arrays[key] = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
+                    break
+                except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+                    failure = InvalidInput(f"{path} of torchvision's {name} is damaged ({error})")
+            else:
+                if there:
+                    raise failure
+    if arrays and missing:
+        raise InvalidInput(f"{missing[0]} of torchvision's {name} is missing")
+    return arrays
+
+
+def _idx(content: bytes) -> np.ndarray:
+    """The array of an idx file: two zeros, the type (8: bytes), how many dimensions, these, the numbers."""
+    if content[:3] != b"\0\0\x08":
+        raise ValueError("it is no idx file of bytes")
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4).tolist()
+    numbers = np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * len(shape))
+    if len(numbers) != math.prod(shape):
+        raise ValueError(f"it has {len(numbers)} numbers for the shape {tuple(shape)}")
+    return numbers.reshape(shape)
+
+
+def _damaged(known: _Published, folder: Path) -> Path | None:
+    """The first of CIFAR's files that is missing, or has not the MD5 sum that torchvision knows; None if all
+    are missing."""
+    import torchvision
+
+    dataset = getattr(torchvision.datasets, known.torchvision)
+    if not folder.is_dir():
+        return None
+    meta = dataset.meta["filename"], dataset.meta["md5"]
+    files = {folder / name: md5 for name, md5 in (*dataset.train_list, *dataset.test_list, meta)}
+    if not any(path.exists() for path in files):
+        return None
+    check = torchvision.datasets.utils.check_integrity
+    return next((path for path, md5 in files.items() if not check(path, md5)), None)
 
 
 def _from_torchvision(name: str, root: str | Path, download: bool) -> dict[str, np.ndarray]:
@@ -338,7 +511,14 @@ def _from_torchvision(name: str, root: str | Path, download: bool) -> dict[str, 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """The four arrays of an npz file; the error names the one that is missing or damaged."""
     needed = ", ".join(KEYS)
-    if not path.is_file():
+    with refusals(path, "give the path of another file", doing="read"):
+        try:
+            is_file = stat.S_ISREG(os.stat(path).st_mode)  # and no pipe, which would be waited for
+            if is_file:
+                open(path, "rb").close()
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a zero in the path
+            is_file = False
+    if not is_file:
         raise MissingData(f"no file {path}: give the path of an .npz file with {needed}")
     if not zipfile.is_zipfile(path):  # np.load would take it for a pickle and say so
         raise InvalidInput(f"{path} is truncated or no npz file: write {needed} with numpy.savez")

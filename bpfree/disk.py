@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and what to do when the system refuses one."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +26,10 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
     """As `write`, but what was there before stays until the new content is whole. Raises StorageFailed."""
     draft = path.with_name(path.name + ".writing")
-    with refusals(path):
+    with refusals(path, remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(draft, content)
@@ -44,9 +45,31 @@ def safetensors(tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = 
     return save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
 
 
+def read_object(content: bytes) -> dict:
+    """The JSON object that a file holds. Raises ValueError for anything else."""
+    try:
+        found = json.loads(content.decode())
+    except RecursionError:  # brackets in brackets, for as long as the file is
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds no JSON object but {type(found).__name__}")
+    return found
+
+
+def one_spelling(name: str) -> str:
+    """A user's own data set by its absolute path, links followed, however it was spelled; others by name.
+
+    Messages name it as the user did; what is stored names it by this.
+    """
+    return os.path.realpath(os.path.expanduser(name)) if name.endswith(".npz") and "\0" not in name else name
+
+
 @contextmanager
-def refusals(path: Path, remedy: str = ELSEWHERE) -> Iterator[None]:
-    """Inside, an OSError becomes a StorageFailed that names the path, the reason and what to do."""
+def refusals(path: Path, remedy: str = ELSEWHERE, doing: str = "written") -> Iterator[None]:
+    """Inside, an OSError becomes a StorageFailed that names the path, the reason and what to do.
+
+    doing: what could not be done, "written" or "read".
+    """
     try:
         yield
     except StorageFailed:
@@ -56,5 +79,5 @@ def refusals(path: Path, remedy: str = ELSEWHERE) -> Iterator[None]:
         if error.errno in FULL:
             remedy = f"make room there, or {remedy}; what was stored before is unharmed"
         elif error.errno in FORBIDDEN:
-            remedy = f"make it writable, or {remedy}"
-        raise StorageFailed(f"{path} cannot be written ({reason}): {remedy}") from error
+            remedy = f"make it {'writable' if doing == 'written' else 'readable'}, or {remedy}"
+        raise StorageFailed(f"{path} cannot be {doing} ({reason}): {remedy}") from error

@@ -21,9 +21,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .errors import BpfreeError, InvalidInput, choose
-from .experiment import Experiment, key_of
+from .experiment import Experiment
 from .running import loaded, run_many, spent
-from .store import Record, Store
+from .store import Record, Store, key_of
 
 KINDS = {"slurm": "slurm", "local": "local", "inline": "debug"}  # our name -> submitit's
 #: What --slurm sets: numbers that submitit translates, and words that go to sbatch as they are.
@@ -351,7 +351,7 @@ def stored(experiment: Experiment, store: Store) -> Record | None:
                 return record
             budget = spent(record, experiment.rule().budget)
         key = key_of(experiment.resolve(loaded(experiment.data, experiment.seed), budget))
-        return store.read(key) if key in store else None
+        return store.find(key)
     except BpfreeError:  # the job will say it
         return None
 

@@ -1,6 +1,5 @@
 """An experiment is a value: what is to be trained, on what, and how long it may take."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from .algorithms import ALGORITHMS, Algorithm
 from .architectures import STAND_IN, build_model, default_architecture, parse_architecture
 from .data import NAMES, Data
+from .disk import one_spelling
 from .errors import InvalidInput, check_seed, choose
 from .history import History
 from .protocols import REFERENCE, TUNED, Rule, rule
@@ -26,7 +26,7 @@ class Experiment:
 
     Attributes:
         algorithm: a name in `bpfree.ALGORITHMS`.
-        data: a data set name, or the path of a .npz.
+        data: a data set name, or the path of a .npz, whose absolute path the record has.
         seed: of the weights, the batches and the validation split.
         architecture: "2x1000" (hidden layers x width), "1000-500" (widths), "cnn" (the three CaFo
             blocks) or "cnn-16-32-64" (with these channels); None: the paper's for this algorithm and data.
@@ -161,7 +161,7 @@ class Experiment:
         caps = () if budget else (self.max_epochs, chosen.max_epochs)
         return {
             "algorithm": self.algorithm,
-            "data": self.data,
+            "data": one_spelling(self.data),
             "data_sha256": data.sha256,
             "seed": self.seed,
             "architecture": self.resolved_architecture,
@@ -216,12 +216,20 @@ def build(resolved: dict, data: Data) -> Algorithm:
 
 
 def trained(record: Record, data: Data) -> Algorithm:
-    """The trained algorithm of a record, from its stored weights."""
+    """The trained algorithm of a record, from its stored weights.
+
+    Raises InvalidInput if it was trained on other data, or if its weights are not there or not its own.
+    """
+    if record.experiment["data_sha256"] != data.sha256:
+        raise InvalidInput(
+            f"record {record.key[:12]} was trained on {record.experiment['data']} when that held other data: "
+            "run its experiment again"
+        )
     algorithm = build(record.experiment, data)
-    algorithm.load_state_dict(record.weights())
+    try:
+        algorithm.load_state_dict(record.weights())
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"the weights in {record.folder} are of another network ({error}): remove it and run again"
+        ) from None
     return algorithm.eval()
-
-
-def key_of(resolved: dict) -> str:
-    """SHA-256 of a resolved experiment, in hexadecimal."""
-    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()

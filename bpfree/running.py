@@ -1,6 +1,5 @@
 """Running an experiment gives a record; running it again reads that record."""
 
-import functools
 import logging
 import math
 import time
@@ -14,14 +13,14 @@ from . import hardware
 from .algorithms import Algorithm
 from .checkpoint import Checkpoint
 from .claims import Claim
-from .data import Data, load
+from .data import Data, assembled, read
 from .energy import EnergyMeter
 from .errors import InvalidInput, TrainingDiverged
-from .experiment import Experiment, key_of, train_resolved
+from .experiment import Experiment, train_resolved
 from .history import COST, OUTCOME, REGIONS, History
 from .machine import machine
 from .stopping import Budget
-from .store import Record, Store
+from .store import Record, Store, key_of
 
 POLL_S = 1.0  # between two looks at what another process is training
 log = logging.getLogger("bpfree")
@@ -131,18 +130,22 @@ class _Job:
                     )
             self.resolved = self.experiment.resolve(self._data(), budget)
         key = key_of(self.resolved)
-        if key in self.store:
+        record = self.store.find(key)
+        if record is not None:
             self.store.sweep(key)
-            return self.store.read(key)
+            return record
         with self.store.claim(key) as claim:
             if not (self._wait(claim) if wait else claim.take()):
                 self.holder = claim.holder()
                 return None
-            self.store.sweep(key)
-            if key not in self.store:  # which it may be since we waited
-                self._train(key)
+            record = self.store.find(key)  # which may be there since we waited
+            if record is None:
+                self.store.set_aside(key)
+                self.store.sweep(key)
+                record = self._train(key)
             claim.forget()
-            return self.store.read(key)
+            self.store.sweep(key)
+            return record
 
     def _data(self) -> Data:
         return loaded(self.experiment.data, self.experiment.seed)
@@ -159,25 +162,29 @@ class _Job:
                 bar.refresh()
         return True
 
-    def _train(self, key: str) -> None:
+    def _train(self, key: str) -> Record:
         """Train and store; what cannot be stored is kept in the checkpoint."""
         here = machine(self.resolved["device"])["id"]  # elsewhere it would not be the same to the bit
         checkpoint = Checkpoint(self.store.checkpoint(key), f"{key} on {here}")
+        data = self._data()
+        if data.sha256 != self.resolved["data_sha256"]:
+            raise InvalidInput(f"{self.experiment.data} was changed after its run had begun: run it again")
         try:
-            algorithm, record = _train(self.resolved, key, self._data(), checkpoint, self.progress)
+            algorithm, record = _train(self.resolved, key, data, checkpoint, self.progress)
         except KeyboardInterrupt as stop:
             kept = f"from {checkpoint.path}" if checkpoint.path.exists() else "from its beginning"
             stop.add_note(f"{self.experiment.label} is not finished; the same call goes on {kept}.")
             raise
         weights = algorithm.state_dict() if self.keep_weights and not record.error else None
         try:
-            self.store.write(record, weights)
+            stored = self.store.write(record, weights)
         except OSError:
             if algorithm is not None:
                 with suppress(OSError):
                     checkpoint.save(now=True)
             raise
         checkpoint.remove()
+        return stored
 
 
 def spent(record: Record, kind: str) -> Budget:
@@ -231,7 +238,8 @@ _counted: dict[str, hardware.Counts] = {}  # of the arms that this process has t
 
 def _bill(resolved: dict, algorithm: Algorithm, data: Data, history: History) -> dict[str, float]:
     """Operations and bytes; counted for the first seed of an arm only, because they do not depend on it."""
-    arm = key_of({name: resolved[name] for name in ("algorithm", "data_sha256", "architecture", "options")})
+    what = {name: resolved[name] for name in ("algorithm", "data_sha256", "architecture", "options")}
+    arm = key_of({**what, "augmented": data.augment is not None})  # the published sets by name, not content
     if arm not in _counted:
         _counted[arm] = hardware.counts(algorithm, data)
     return hardware.bill(_counted[arm], history)
@@ -267,6 +275,15 @@ def totals(history: History) -> dict[str, float]:
     return amounts
 
 
-@functools.lru_cache(maxsize=2)
+_kept: tuple = (None, None)  # the data set that was asked for last, and by what
+
+
 def loaded(name: str, seed: int) -> Data:
-    return load(name, seed=seed)
+    """As `bpfree.load`. The files are read each time, since they may have changed; the tensors are kept."""
+    global _kept
+    raw = read(name)
+    kept, data = _kept  # of another thread, perhaps, but of one call
+    if kept != (raw.name, raw.published, raw.sha256, seed):
+        data = assembled(raw, seed)
+        _kept = (raw.name, raw.published, raw.sha256, seed), data
+    return data

@@ -1,28 +1,51 @@
-"""Records on disk: content-addressed, written whole or not at all, read back as one tidy table."""
+"""Records on disk: content-addressed, written whole or not at all, read back as one tidy table.
 
+What is read is what was written: `SHA256SUMS` in a record's folder has the checksum of every file (for
+`sha256sum -c`, too), and the resolved experiment must have the hash that the folder is named by. Records from
+before there were checksums are read without.
+"""
+
+import hashlib
+import io
 import json
+import logging
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import platformdirs
 
 from . import disk
 from .claims import Claim
-from .errors import InvalidInput
+from .errors import InvalidInput, StorageFailed, TrainingDiverged
 from .history import REGIONS
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+log = logging.getLogger("bpfree")
 FORMAT = 2  # of the files below; raised when a reader of the old form could not read the new one
+RECORD, SUMS, WEIGHTS = "record.json", "SHA256SUMS", "weights.safetensors"
 SERIES = {"history": "history.parquet", "epoch_cost": "cost.parquet", "trace": "trace.parquet"}
+#: Of a record: the columns without which a series is none of ours, and the types of its scalars.
+NEEDED = {
+    "history": ("stage", "epoch"),
+    "epoch_cost": ("stage", "epoch", *(f"{region}_s" for region in REGIONS)),
+    "trace": ("time_s", "channel", "quantity", "value", "unit", "stage"),
+}
+TYPES = {
+    **dict.fromkeys(("experiment", "metrics", "cost", "machine"), dict),
+    **{"stages": list, "resumed": int, "contended": bool},
+    **{"provenance": (str, NoneType), "error": (dict, NoneType)},
+}
 UNITS = {
     "accuracy": "%",
     "loss": "nats",
@@ -33,6 +56,10 @@ UNITS = {
     "flop": "FLOP",
     "bytes": "B",
 }
+
+
+class DamagedRecord(InvalidInput):
+    """What lies under a key is not what was written there: cut, overwritten, or the record of another run."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +108,20 @@ class Record:
     folder: Path | None = None
 
     def weights(self) -> "dict[str, Tensor]":
-        """The trained parameters and buffers by name. Raises InvalidInput if none were stored."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        """The trained parameters and buffers by name.
 
-        path = self.folder / "weights.safetensors" if self.folder else None
+        Raises InvalidInput if none were stored, and DamagedRecord if they are not what was stored.
+        """
+        from safetensors.torch import load
+
+        path = self.folder / WEIGHTS if self.folder else None
         if path is None or not path.exists():
             stored = f"remove {self.folder} and run it again" if self.folder else "run it"
             raise InvalidInput(f"record {self.key[:12]} has no weights: {stored} with keep_weights=True")
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise InvalidInput(
-                f"{path} cannot be read ({error}): remove {self.folder} and run again"
-            ) from None
+        with _damage(path, self.folder):
+            content = _content(path)
+            _verify({WEIGHTS: content}, _sums(self.folder))
+            return load(content)
 
 
 class Store:
@@ -106,14 +133,20 @@ class Store:
 
     def __init__(self, root: str | os.PathLike | None = None):
         root = root or os.environ.get("BPFREE_STORE") or platformdirs.user_data_path("bpfree") / "records"
-        self.root = Path(root).expanduser()
-        if self.root.is_file():
+        self.root = Path(os.path.expanduser(root))
+        if os.path.isfile(self.root):
             raise InvalidInput(
                 f"store {self.root} is a file: name a folder (the variable BPFREE_STORE, or store=)"
             )
 
     def __contains__(self, key: str) -> bool:
-        return (self.folder(key) / "record.json").exists()
+        """Whether anything lies under a key; whether it is whole, `read` says."""
+        with disk.refusals(self.folder(key), doing="read"):
+            try:
+                os.lstat(self.folder(key))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
 
     def folder(self, key: str) -> Path:
         return self.root / key[:2] / key
@@ -127,9 +160,10 @@ class Store:
         return Claim(self.root / "locks", key)
 
     def __iter__(self) -> Iterator[str]:
-        """Every stored key, in a fixed order."""
-        for path in sorted(self.root.glob("??/*/record.json")):
-            yield path.parent.name
+        """Every stored key, in a fixed order; a folder under another name is no record of this store."""
+        for path in sorted(self.root.glob("??/*")):
+            if re.fullmatch("[0-9a-f]{64}", path.name) and path == self.folder(path.name):
+                yield path.name
 
     def write(self, record: Record, weights: "dict[str, Tensor] | None" = None) -> Record:
         """Stores a record under its key; an earlier one of the same key stays as it is.
@@ -148,7 +182,7 @@ class Store:
                     disk.write(draft / name, content)
                 os.rename(draft, target)
             except OSError:
-                if record.key not in self:  # anything but "another process stored the same run first"
+                if self.find(record.key) is None:  # not because another process stored the same run first
                     raise
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -162,45 +196,143 @@ class Store:
         left = [*self.root.glob(f".writing-{key}-*"), *self.root.glob(f"checkpoints/{key}.*.writing")]
         if key in self:
             left += [*self.root.glob(f"checkpoints/{key}.*"), *self.root.glob(f"locks/{key}.*")]
-        with suppress(OSError):  # in a store that may only be read they stay
-            for path in left:
+        for path in left:
+            with suppress(OSError):  # in a store that may only be read they stay
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
+    def find(self, key: str) -> Record | None:
+        """The record of a key; None if there is none, or none that is what was written.
+
+        Raises as `read` does for one of another version, and StorageFailed where the system lets nobody read.
+        """
+        try:
+            return self.read(key) if key in self else None
+        except DamagedRecord:
+            return None
+
+    def set_aside(self, key: str) -> None:
+        """Moves what lies under a key and cannot be read into the folder `damaged`, with a line in the log.
+
+        For who has its claim and found no record. Raises StorageFailed.
+        """
+        folder, aside = self.folder(key), self.root / "damaged" / f"{key}-{uuid.uuid4().hex[:8]}"
+        if key not in self:
+            return
+        with disk.refusals(folder):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(folder, aside)
+        log.warning("%s holds no record that can be read: it is now %s, and is trained again", folder, aside)
+
     def read(self, key: str) -> Record:
-        """The record of a key. Raises InvalidInput if there is none or its files cannot be read."""
+        """The record of a key.
+
+        Raises InvalidInput if there is none or it is of another version; DamagedRecord, which is one, if it
+        is not what was written; and StorageFailed if the system does not let us read it.
+        """
         import pandas as pd
 
         folder = self.folder(key)
         if key not in self:
             raise InvalidInput(f"no record {key[:12]} in {self.root}: run the experiment first")
-        try:
-            scalars = json.loads((folder / "record.json").read_text())
+        with _damage(folder, folder):
+            content = _content(folder / RECORD)
+            scalars = disk.read_object(content)
             found = scalars.pop("format")
-            if found != FORMAT:
-                raise InvalidInput(
-                    f"{folder} was written by another version of bpfree (format {found}, this one reads "
-                    f"{FORMAT}): use another store (the variable BPFREE_STORE), or remove it and run again"
-                )
-            for name in FIELDS:
-                scalars["experiment"][name]  # or the KeyError below
-            return Record(
-                **scalars,
-                **{field: pd.read_parquet(folder / file) for field, file in SERIES.items()},
-                folder=folder,
+        if type(found) is int and found != FORMAT:
+            raise InvalidInput(
+                f"{folder} was written by another version of bpfree (format {found}, this one reads "
+                f"{FORMAT}): use another store (the variable BPFREE_STORE), or remove it and run again"
             )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            if isinstance(error, InvalidInput):
-                raise
-            raise InvalidInput(f"{folder} cannot be read ({error}): remove it and run again") from None
+        with _damage(folder, folder):
+            _need(found == FORMAT, f"its format is {found!r}")
+            files = {name: _content(folder / name) for name in SERIES.values()}
+            _verify({RECORD: content, **files}, _sums(folder))
+            series = {field: pd.read_parquet(io.BytesIO(files[name])) for field, name in SERIES.items()}
+            record = Record(**scalars, **series, folder=folder)
+            _check(record, key)
+            return record
+
+
+# ---------------------------------------------------------------- what a record's files are
+
+
+def key_of(resolved: dict) -> str:
+    """SHA-256 of a resolved experiment, in hexadecimal."""
+    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
 
 
 def files_of(record: Record, weights: "dict[str, Tensor] | None") -> dict[str, bytes]:
     """The files of a record by name, with their content."""
     files = {file: getattr(record, field).to_parquet(None, index=False) for field, file in SERIES.items()}
     if weights is not None:
-        files["weights.safetensors"] = disk.safetensors(weights)
+        files[WEIGHTS] = disk.safetensors(weights)
     scalars = {name: value for name, value in vars(record).items() if name not in (*SERIES, "folder")}
-    return {**files, "record.json": json.dumps({"format": FORMAT, **scalars}, indent=1).encode()}
+    files[RECORD] = json.dumps({"format": FORMAT, **scalars}, indent=1).encode()
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    return {**files, SUMS: sums.encode()}
+
+
+@contextmanager
+def _damage(path: Path, folder: Path) -> Iterator[None]:
+    """Inside, whatever is wrong with a file becomes a DamagedRecord: the path, why, the folder to remove."""
+    try:
+        yield
+    except StorageFailed:
+        raise
+    except Exception as error:  # parsers of damaged files fail in many ways, pyarrow's in its own
+        it = "it" if path == folder else folder
+        raise DamagedRecord(f"{path} cannot be read ({error}): remove {it} and run again") from None
+
+
+def _need(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ValueError(otherwise)
+
+
+def _content(path: Path) -> bytes:
+    """Raises ValueError where there is no such file, and StorageFailed where the system refuses it."""
+    with disk.refusals(path, doing="read"), suppress(FileNotFoundError):  # it may be set aside meanwhile
+        if path.is_file():
+            return path.read_bytes()
+    raise ValueError(f"{path.name} is missing")
+
+
+def _sums(folder: Path) -> dict[str, str] | None:
+    """The checksums of a record's files by name; None for a record from before there were any."""
+    if not os.path.lexists(folder / SUMS):
+        return None
+    lines = re.findall(
+        r"^([0-9a-f]{64})  (.+)$", _content(folder / SUMS).decode(errors="replace"), re.MULTILINE
+    )
+    return {name: digest for digest, name in lines}
+
+
+def _verify(files: Mapping[str, bytes], sums: Mapping[str, str] | None) -> None:
+    """Raises ValueError for a file that has not the checksum that it was written with."""
+    for name, content in files.items():
+        whole = sums is None or sums.get(name) == hashlib.sha256(content).hexdigest()
+        _need(whole, f"{name} is not what was written: its checksum is another")
+
+
+def _check(record: Record, key: str) -> None:
+    """Raises ValueError, KeyError or TypeError for what is no record, or another run's than the key's."""
+    for name, kind in TYPES.items():
+        value = getattr(record, name)
+        _need(isinstance(value, kind), f"its {name} is {value!r}")
+    for name in FIELDS:
+        record.experiment[name]
+    _need(key == record.key == key_of(record.experiment), "it is the record of another run")
+    for name, value in [*record.metrics.items(), *record.cost.items()]:
+        _need(value is None or type(value) in (int, float), f"its {name} is {value!r}")
+    for field, columns in NEEDED.items():
+        lacking = [name for name in columns if name not in getattr(record, field)]
+        _need(not lacking, f"{SERIES[field]} has no {', '.join(lacking)}")
+    for stage in record.stages:
+        stage["name"], stage["restored"]
+    _need(isinstance(record.machine["id"], str), f"its machine is {record.machine!r}")
+    _need(record.status in ("finished", "failed"), f"its status is {record.status!r}")
+    if record.status == "failed":
+        TrainingDiverged(**record.error)  # which running it again raises
 
 
 FIELDS = (

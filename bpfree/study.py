@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from .disk import one_spelling
 from .errors import check_seed, choose
 
 if TYPE_CHECKING:
@@ -198,7 +199,8 @@ def profile(name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = ()) 
     chosen = PROFILES[choose("profile", name, PROFILES)]
     for seed in seeds:
         check_seed(seed)
-    return replace(chosen, datasets=tuple(datasets) or chosen.datasets, seeds=tuple(seeds) or chosen.seeds)
+    datasets = tuple(map(one_spelling, datasets)) or chosen.datasets  # as the records have them
+    return replace(chosen, datasets=datasets, seeds=tuple(seeds) or chosen.seeds)
 
 
 def plan(chosen: Profile, chapters: Sequence[str] = ()) -> "list[Experiment]":

@@ -5,14 +5,15 @@
 never mixed. An arm's rows are a whole recipe: what was searched, and what the search had fixed.
 """
 
+import csv
 import io
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from . import disk
 from .errors import InvalidInput
 from .published import parse
 from .store import Store
@@ -33,7 +34,7 @@ def store_path() -> Path:
 def table() -> pd.DataFrame:
     """Every tuned setting, one a row: `COLUMNS`, with values as numbers, strings or None.
 
-    Raises InvalidInput for a file that cannot be read.
+    Raises InvalidInput for a file that is damaged, and StorageFailed for one that cannot be read.
     """
     shipped, own = _read(SHIPPED), _read(store_path())
     replaced = pd.MultiIndex.from_frame(shipped[ARM]).isin(pd.MultiIndex.from_frame(own[ARM]))
@@ -49,7 +50,7 @@ def table() -> pd.DataFrame:
 def settings(algorithm: str, data: str, architecture: str) -> dict:
     """The tuned hyperparameters of an arm, {parameter: value}; empty if it was never tuned."""
     rows = table()
-    rows = rows[(rows[ARM] == [algorithm, data, architecture]).all(axis=1)]
+    rows = rows[_of(rows, algorithm, data, architecture)]
     return dict(zip(rows["parameter"], rows["value"], strict=True))
 
 
@@ -64,47 +65,52 @@ def write(
     """Puts the settings of an arm into `path` (default: the store's file), in place of any it had there.
 
     provenance: the columns in `PROVENANCE`; those left out stay empty. Two processes may write at once.
-    Returns the path. Raises InvalidInput if the file cannot be read or written.
+    Returns the path. Raises InvalidInput for a file that is damaged, StorageFailed if it cannot be written.
     """
     from filelock import FileLock
 
     path = Path(path) if path is not None else store_path()
-    fixed = dict(zip(ARM, (algorithm, data, architecture), strict=True)) | provenance
+    fixed = dict(zip(ARM, (algorithm, disk.one_spelling(data), architecture), strict=True)) | provenance
     rows = [{**fixed, "parameter": name, "value": value} for name, value in values.items()]
     new = pd.DataFrame(rows, columns=COLUMNS, dtype=object).map(_text)
-    try:
+    with disk.refusals(path, "give another path"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             old = _read(path)
-            others = old[(old[ARM] != [algorithm, data, architecture]).any(axis=1)]
+            others = old[~_of(old, algorithm, data, architecture)]
             text = io.StringIO()
             pd.concat([others, new]).to_csv(text, index=False, lineterminator="\n")
-            _replace(path, text.getvalue())
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be written ({error}): give another path") from None
+            disk.replace(path, text.getvalue().encode(), "give another path")
     return path
+
+
+def _of(rows: pd.DataFrame, algorithm: str, data: str, architecture: str) -> pd.Series:
+    """Which rows are of this arm, however its data set is spelled."""
+    same_data = rows["data"].map(disk.one_spelling) == disk.one_spelling(data)
+    return same_data & (rows["algorithm"] == algorithm) & (rows["architecture"] == architecture)
 
 
 def _read(path: Path) -> pd.DataFrame:
     """The rows as text; none where there is no file."""
-    if not path.exists():
-        return pd.DataFrame(columns=COLUMNS, dtype=str)
+    with disk.refusals(path, doing="read"):
+        if not path.exists():
+            return pd.DataFrame(columns=COLUMNS, dtype=str)
+        content = path.read_bytes()
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-        missing = [column for column in COLUMNS if column not in rows]
-    except (OSError, ValueError) as error:
+        text = content.decode()
+        header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row] or [[]]
+    except (ValueError, csv.Error) as error:
         raise InvalidInput(f"{path} cannot be read ({error}): remove it and tune again") from None
+    missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise InvalidInput(f"{path} has no column {', '.join(missing)}: remove it and tune again")
-    return rows[COLUMNS]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside the target and rename: a reader finds the old file or the new one, whole."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as draft:
-        draft.write(text)
-    os.chmod(draft.name, 0o644)  # not the 0600 of temporary files: stores are shared
-    os.replace(draft.name, path)
+    # A row that was cut may still look like one, with another value: the last must have come to its end.
+    if not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+        raise InvalidInput(f"{path} has a row that is not whole: remove it and tune again")
+    table = pd.DataFrame(rows, columns=header, dtype=str)[COLUMNS]
+    if table.duplicated([*ARM, "parameter"]).any():
+        raise InvalidInput(f"{path} has a parameter of an arm twice: remove it and tune again")
+    return table
 
 
 def _text(value: object) -> str:

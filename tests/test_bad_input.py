@@ -127,20 +127,25 @@ class Bench:
     def load(self, **changes):
         return bpfree.load(self.npz(**changes))
 
-    def spoiled(self, file: str, change: Callable[[bytes], bytes | None]) -> SimpleNamespace:
-        """A store with one record, of which a file is changed, or gone (None)."""
+    def spoiled(self, file: str, change: Callable[[bytes], bytes | None], sums=False) -> SimpleNamespace:
+        """A store with one record, of which a file is changed, or gone (None).
+
+        sums: whether it has its checksums, or is from before there were any.
+        """
         store = Store(self.folder / "store")
         shutil.copytree(self._record.folder.parents[1], store.root)
         path = store.folder(self._record.key) / file
         content = change(path.read_bytes())
         path.unlink() if content is None else path.write_bytes(content)
+        if not sums:
+            path.with_name("SHA256SUMS").unlink()
         return SimpleNamespace(store=store, key=self._record.key)
 
-    def records(self, file: str, change: Callable):
-        return records(self.spoiled(file, change).store)
+    def records(self, file: str, change: Callable, **how):
+        return records(self.spoiled(file, change, **how).store)
 
-    def weights(self, change: Callable):
-        spoiled = self.spoiled("weights.safetensors", change)
+    def weights(self, change: Callable, **how):
+        spoiled = self.spoiled("weights.safetensors", change, **how)
         return spoiled.store.read(spoiled.key).weights()
 
     def tuned(self, row: str, header: str = ",".join(tuned.COLUMNS)):
@@ -629,6 +634,22 @@ GROUPS: dict[str, dict[str, tuple[Callable, tuple[str, str, str]]]] = {
         "history missing": (
             call(lambda b: b.records("history.parquet", lambda c: None)),
             ("history.parquet", "cannot be read", AGAIN),
+        ),
+        "one bit of a number": (
+            call(lambda b: b.records("record.json", lambda c: c.replace(b": 1", b": 3", 1), sums=True)),
+            ("record.json is not what was written", "checksum", AGAIN),
+        ),
+        "another record's history": (
+            call(lambda b: b.records("cost.parquet", lambda c: c[:-1] + b"2", sums=True)),
+            ("cost.parquet is not what was written", "checksum", AGAIN),
+        ),
+        "checksums cut": (
+            call(lambda b: b.records("SHA256SUMS", lambda c: c[:90], sums=True)),
+            ("is not what was written", "checksum", AGAIN),
+        ),
+        "weights flipped": (
+            call(lambda b: b.weights(lambda c: c[:-1] + bytes([c[-1] ^ 1]), sums=True)),
+            ("weights.safetensors is not what was written", "checksum", "run again"),
         ),
         "no such record": (
             call(lambda b: Store(b.folder).read("f" * 64)),

@@ -278,6 +278,26 @@ def test_two_processes_share_a_plan_and_train_nothing_twice(tmp_path):
     print(f"runs stored by process: {dict(shares)}; most trainings of one run: {max(begun.values())}")
 
 
+def test_two_processes_share_a_store_with_damaged_records_and_train_each_once(tmp_path):
+    """Every other record is damaged: it is set aside once and trained once, and the rest stays."""
+    store, log = tmp_path / "store", tmp_path / "log"
+    with workers(1, store, log) as (first,):
+        json.loads(first.communicate(timeout=120)[0])
+    before, chance = outcomes(store), random.Random(0)
+    # But of BP, whose energy, another's budget, would be another.
+    damaged = [key for key in before if Store(store).read(key).experiment["algorithm"] != "bp"][::2]
+    for key in damaged:
+        path = Store(store).folder(key) / chance.choice(("record.json", "cost.parquet", "SHA256SUMS"))
+        path.write_bytes(path.read_bytes()[: chance.randrange(50)])
+    log.unlink()
+    with workers(2, store, log) as processes:
+        for process in processes:
+            assert len(json.loads(process.communicate(timeout=120)[0])) == 10
+    assert outcomes(store) == before
+    assert Counter(key for _, what, key in events(log) if what == "stored") == Counter(damaged)
+    assert sorted(path.name[:64] for path in (store / "damaged").iterdir()) == sorted(damaged)
+
+
 def test_who_lives_takes_over_from_who_is_killed(tmp_path):
     store, log = tmp_path / "store", tmp_path / "log"
     with workers(2, store, log) as (first, second):

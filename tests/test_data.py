@@ -1,9 +1,15 @@
 """Data sets: splits, normalisation, augmentation against torchvision, and what is said of bad files."""
 
+import errno
+import gzip
+import hashlib
 import os
 import pickle
+import shutil
+import socket
 import subprocess
 import sys
+import tarfile
 import urllib.error
 import zipfile
 from dataclasses import replace
@@ -14,13 +20,22 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as tvf
+from filelock import FileLock
 from sklearn.datasets import load_digits
 from torch.utils.data import random_split
 from torchvision.transforms import Normalize
 
 from bpfree import data as bp_data
 from bpfree.data import PUBLISHED, Augmentation, batches, gather, load, permutation
-from bpfree.errors import BpfreeError, InvalidInput, MissingData, TrainingDiverged, UnknownName, choose
+from bpfree.errors import (
+    BpfreeError,
+    InvalidInput,
+    MissingData,
+    StorageFailed,
+    TrainingDiverged,
+    UnknownName,
+    choose,
+)
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -359,26 +374,124 @@ def test_torchvisions_own_files_serve_without_download_and_nothing_is_written(sm
     assert load("cifar10", tmp_path).sha256 == data.sha256
 
 
-def test_real_torchvision_files_are_read(small, tmp_path):
-    """MNIST's idx files, written by hand, through the real torchvision class."""
-    arrays, raw = small("mnist"), tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
+def write_idx(raw: Path, arrays: dict, suffix: str = "") -> dict[str, Path]:
+    """MNIST's four files by the array they hold, written by hand, packed where the suffix says so."""
+    raw.mkdir(parents=True, exist_ok=True)
+    files = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
-        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        header = b"\0\0\x08\x03" + np.array(x.shape, ">i4").tobytes()
-        (raw / f"{stem}-images-idx3-ubyte").write_bytes(header + x.tobytes())
-        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(
-            b"\0\0\x08\x01" + np.array(y.shape, ">i4").tobytes() + y.tobytes()
-        )
-    data = load("mnist", tmp_path)
+        for key, kind in ((f"x_{split}", "images-idx3"), (f"y_{split}", "labels-idx1")):
+            a = arrays[key]
+            content = bytes([0, 0, 8, a.ndim]) + np.array(a.shape, ">i4").tobytes() + a.tobytes()
+            files[key] = raw / f"{stem}-{kind}-ubyte{suffix}"
+            files[key].write_bytes(gzip.compress(content) if suffix else content)
+    return files
+
+
+def write_cifar(root: Path, arrays: dict, monkeypatch) -> dict[str, Path]:
+    """CIFAR-10's files by name, with their sums where torchvision has those of the real ones."""
+    import torchvision
+
+    folder, files = root / PUBLISHED["cifar10"].folder, {}
+    folder.mkdir(parents=True)
+
+    def put(name: str, **content) -> list[str]:
+        files[name] = folder / name
+        files[name].write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5(files[name].read_bytes()).hexdigest()]
+
+    def batch(name: str, x, y) -> list[str]:
+        return put(name, data=x.transpose(0, 3, 1, 2).reshape(len(x), -1), labels=y.tolist())
+
+    x, y = arrays["x_train"], arrays["y_train"]
+    cifar = torchvision.datasets.CIFAR10
+    lists = [batch("data_batch_1", x[:30], y[:30]), batch("data_batch_2", x[30:], y[30:])]
+    monkeypatch.setattr(cifar, "train_list", lists)
+    monkeypatch.setattr(cifar, "test_list", [batch("test_batch", arrays["x_test"], arrays["y_test"])])
+    name, md5 = put("batches.meta", label_names=[str(k) for k in range(10)])
+    monkeypatch.setattr(cifar, "meta", {"filename": name, "key": "label_names", "md5": md5})
+    return files
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_mnists_own_files_are_read_packed_or_not(small, tmp_path, suffix):
+    arrays = small("mnist")
+    files = write_idx(tmp_path / "MNIST" / "raw", arrays, suffix)
+    data, before = load("mnist", tmp_path), sorted(tmp_path.rglob("*"))
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is written
     write(tmp_path / "mnist.npz", **arrays)
     assert load("mnist", tmp_path).sha256 == data.sha256
     (tmp_path / "mnist.npz").unlink()
-    file = raw / "train-images-idx3-ubyte"
-    file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(InvalidInput) as error:
-        load("mnist", tmp_path)
-    assert "torchvision's mnist" in message(error)
+    for key, file in files.items():
+        good = file.read_bytes()
+        for bad in (good[:-5], b"", bytes(len(good)), b"<html>404</html>", good[:9], b"\0\0\x08\xff"):
+            file.write_bytes(bad)
+            with pytest.raises(InvalidInput) as error:
+                load("mnist", tmp_path)
+            for said in (f"{file} of torchvision's mnist is damaged", "use download=True", "put a whole one"):
+                assert said in message(error), key
+        file.unlink()
+        with pytest.raises(InvalidInput, match=f"{stem_of(file)} of torchvision's mnist is missing"):
+            load("mnist", tmp_path)
+        file.write_bytes(good)
+    assert load("mnist", tmp_path).sha256 == data.sha256
+
+
+def stem_of(file: Path) -> str:
+    return file.name.removesuffix(".gz")
+
+
+def test_a_file_half_unpacked_beside_its_archive_is_passed_over(small, tmp_path):
+    packed = write_idx(tmp_path / "FashionMNIST" / "raw", small("fashion_mnist"), ".gz")
+    expected = load("fashion_mnist", tmp_path).sha256
+    for file in packed.values():
+        file.with_suffix("").write_bytes(b"\0\0\x08\x03")
+    assert load("fashion_mnist", tmp_path).sha256 == expected
+
+
+def test_cifars_own_files_are_read_packed_or_not(small, tmp_path, monkeypatch):
+    arrays = small("cifar10")
+    files = write_cifar(tmp_path, arrays, monkeypatch)
+    unpacked = load("cifar10", tmp_path).sha256
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(files["test_batch"].parent, files["test_batch"].parent.name)
+        outside = tarfile.TarInfo("../outside")
+        archive.addfile(outside)
+    shutil.rmtree(files["test_batch"].parent)
+    assert load("cifar10", tmp_path).sha256 == unpacked
+    assert os.listdir(tmp_path) == ["cifar-10-python.tar.gz"]  # nothing is written
+    content = (tmp_path / "cifar-10-python.tar.gz").read_bytes()
+    for bad in (content[: len(content) // 2], b"", b"<html>"):
+        (tmp_path / "cifar-10-python.tar.gz").write_bytes(bad)
+        with pytest.raises(InvalidInput) as error:
+            load("cifar10", tmp_path)
+        assert "torchvision's cifar10" in message(error)
+        assert "use download=True" in message(error)
+
+
+def test_a_damaged_or_missing_batch_is_named(small, tmp_path, monkeypatch):
+    files = write_cifar(tmp_path, small("cifar10"), monkeypatch)
+    for file in files.values():
+        good = file.read_bytes()
+        file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        for what in ("damaged", "missing"):
+            with pytest.raises(InvalidInput) as error:
+                load("cifar10", tmp_path)
+            for said in (f"{file} of torchvision's cifar10 is {what}", "download=True", "put a whole one"):
+                assert said in message(error)
+            file.unlink(missing_ok=True)
+        file.write_bytes(good)
+    for file in files.values():
+        file.unlink()
+    with pytest.raises(MissingData, match="no cifar10 in"):  # an empty folder
+        load("cifar10", tmp_path)
+
+
+def test_what_is_damaged_is_downloaded_where_that_is_asked_for(small, tmp_path, monkeypatch):
+    arrays = small("mnist")
+    write_idx(tmp_path / "MNIST" / "raw", arrays)["x_test"].write_bytes(b"half")
+    fake_torchvision(monkeypatch, "mnist", arrays)
+    data = load("mnist", tmp_path, download=True)
+    assert load("mnist", tmp_path).sha256 == data.sha256
 
 
 def test_missing_data_names_the_three_ways(tmp_path):
@@ -408,6 +521,56 @@ def test_a_failed_download_leaves_nothing_and_says_so(small, tmp_path, monkeypat
         load("mnist", tmp_path, download=True)
     assert "cannot download mnist" in message(error)
     assert type(failure).__name__ in message(error)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_silent_server_has_a_time_limit(small, tmp_path, monkeypatch):
+    """One that takes the connection and never answers; the caller's own limit is put back."""
+    import torchvision
+
+    monkeypatch.setattr(bp_data, "SILENCE_S", 0.2)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [address])
+        with pytest.raises(MissingData) as error:
+            load("fashion_mnist", tmp_path, download=True)
+    assert "cannot download fashion_mnist (no answer for 0.2 s): check the network" in message(error)
+    assert os.listdir(tmp_path) == []
+    assert socket.getdefaulttimeout() is None
+
+
+def test_what_a_killed_download_left_is_removed_by_the_next_but_not_one_that_goes_on(
+    small, tmp_path, monkeypatch
+):
+    fake_torchvision(monkeypatch, "mnist", small("mnist"))
+    folders = [tmp_path / name for name in (".mnist-killed", ".mnist-goes-on", ".cifar10-other")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "lock").touch()
+        (folder / "half").write_bytes(b"half")
+    with FileLock(folders[1] / "lock"):
+        load("mnist", tmp_path, download=True)
+        assert [folder.exists() for folder in folders] == [False, True, True]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("where", ["mkdir", "savez"])
+def test_a_disk_that_refuses_a_download_is_not_taken_for_the_network(
+    small, tmp_path, monkeypatch, number, where
+):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    fake_torchvision(monkeypatch, "mnist", small("mnist"))
+    monkeypatch.setattr(*((Path, "mkdir") if where == "mkdir" else (np, "savez")), refuse)
+    with pytest.raises(StorageFailed) as error:
+        load("mnist", tmp_path, download=True)
+    for said in (str(tmp_path), os.strerror(number), "BPFREE_DATA"):
+        assert said in message(error)
+    assert "network" not in message(error)
+    assert "BPFREE_STORE" not in message(error)
     assert os.listdir(tmp_path) == []
 
 
@@ -519,6 +682,26 @@ def test_damaged_files_are_refused(tmp_path, save):
             with pytest.raises(InvalidInput) as error:
                 load(path)
             assert f"cannot read {key}" in message(error)
+
+
+def test_what_is_no_file_that_may_be_read_is_said_to_be_that(tmp_path, monkeypatch):
+    (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "pipe.npz")  # which would be waited for
+    for path in ("folder.npz", "pipe.npz", "none/own.npz", "a\0b.npz", "~nobody-here/own.npz"):
+        with pytest.raises(MissingData, match="no file"):
+            load(str(tmp_path / path) if path[0] != "~" else path)
+    path = write(tmp_path / "own.npz", **arrays_of())
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for function in ("builtins.open", "os.stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(function, refuse)
+            with pytest.raises(StorageFailed) as error:
+                load(path)
+        for said in (str(path), "cannot be read (Permission denied)", "make it readable"):
+            assert said in message(error)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", pickle.dumps({"x_train": 1}), b"PK\x03\x04"])

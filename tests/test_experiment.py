@@ -1,6 +1,8 @@
 """Experiments: names are checked at once, keys are the content, and what was run is not run again."""
 
 import json
+import os
+import shutil
 from dataclasses import FrozenInstanceError, replace
 from types import SimpleNamespace
 
@@ -12,16 +14,17 @@ from sklearn.metrics import accuracy_score, log_loss
 
 import bpfree
 from bpfree import experiment as module
-from bpfree import running
+from bpfree import running, study
 from bpfree.algorithms import ALGORITHMS, Algorithm
-from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
-from bpfree.experiment import Experiment, build, build_model, key_of, parse_architecture, trained
+from bpfree.errors import InvalidInput, MissingData, TrainingDiverged, UnknownName
+from bpfree.evidence import recorded_runs
+from bpfree.experiment import Experiment, build, build_model, parse_architecture, trained
 from bpfree.machine import environment_line, machine
 from bpfree.models import MLP, CaFoCNN
 from bpfree.published import hyperparameters
-from bpfree.running import run
+from bpfree.running import run, run_many
 from bpfree.stopping import Budget
-from bpfree.store import Store, records
+from bpfree.store import Store, key_of, records
 from bpfree.study import PROFILES
 from bpfree.training import Stopping, train
 
@@ -441,16 +444,69 @@ def test_weights_are_left_out_on_request_and_then_said_to_be_missing(tmp_path, d
         trained(record, digits)
 
 
-def test_a_users_own_data_are_known_by_their_content(tmp_path):
+def own_data(path, shift=0.0):
     rng = np.random.default_rng(0)
-    path, x, y = tmp_path / "mine.npz", rng.random((60, 6)), np.arange(60) % 3
+    x, y = rng.random((60, 6)) + shift, np.arange(60) % 3
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    return path
+
+
+def test_a_users_own_data_are_known_by_their_content(tmp_path):
+    """And not by the date or the size of the file, which may be the same."""
+    path = own_data(tmp_path / "mine.npz")
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     experiment = Experiment("bp", str(path), architecture="1x4", max_epochs=1, device="cpu")
     keys = []
-    for images in (x, x, x + 1):
-        np.savez(path, x_train=images, y_train=y, x_test=images, y_test=y)
-        running.loaded.cache_clear()
+    for shift in (0, 0, 1):
+        own_data(path, shift)
+        os.utime(path, ns=times)
         keys.append(run(experiment, tmp_path / "store", progress=False).key)
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_users_own_file_is_one_data_set_however_its_path_is_spelled(tmp_path, monkeypatch):
+    """What is stored has one spelling; what is said has the user's."""
+    path = own_data(tmp_path / "own.npz")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link.npz").symlink_to(path)
+    spellings = ("own.npz", "./own.npz", str(path), f"{tmp_path}/../{tmp_path.name}/own.npz", "~/own.npz")
+    experiments = [
+        Experiment("bp", data, architecture="1x4", max_epochs=1, device="cpu")
+        for data in (*spellings, "link.npz")
+    ]
+    found = run_many(experiments, tmp_path / "store", progress=False)
+    assert len({record.key for record in found}) == 1
+    assert set(records(tmp_path / "store")["data"]) == {str(path)}
+    assert len(recorded_runs(Store(tmp_path / "store"))(experiments)) == 1
+    assert study.profile("quick", spellings[:2]).datasets == (str(path), str(path))
+    path.unlink()
+    with pytest.raises(MissingData, match=r"no file ~/own\.npz|no file own\.npz"):
+        run(experiments[0], tmp_path / "store", progress=False)
+
+
+def test_weights_are_not_put_before_data_that_they_were_not_trained_on(tmp_path, digits):
+    path = own_data(tmp_path / "own.npz")
+    experiment = Experiment("bp", str(path), architecture="1x4", max_epochs=1, device="cpu")
+    record = run(experiment, tmp_path / "store", progress=False)
+    trained(record, bpfree.load(path))
+    own_data(path, 1)
+    for data in (bpfree.load(path), digits):
+        with pytest.raises(InvalidInput, match=r"own\.npz when that held other data") as raised:
+            trained(record, data)
+        assert "\n" not in str(raised.value)
+
+
+def test_weights_of_another_network_are_refused(tmp_path, digits):
+    record, other = (run(small("bp", architecture=a), tmp_path, progress=False) for a in ("2x8", "2x7"))
+    shutil.copy(other.folder / "weights.safetensors", record.folder)
+    with pytest.raises(InvalidInput, match=r"weights\.safetensors is not what was written"):
+        trained(record, digits)
+    (record.folder / "SHA256SUMS").unlink()  # as if from before there were checksums
+    with pytest.raises(InvalidInput, match="are of another network") as raised:
+        trained(record, digits)
+    assert str(record.folder) in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 # ---------------------------------------------------------------- the machine

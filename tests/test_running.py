@@ -11,7 +11,11 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import same
 from tqdm import tqdm
@@ -19,7 +23,8 @@ from tqdm import tqdm
 from bpfree import running
 from bpfree.checkpoint import Checkpoint
 from bpfree.claims import Claim
-from bpfree.errors import MissingData, StorageFailed, TrainingDiverged
+from bpfree.data import PUBLISHED
+from bpfree.errors import InvalidInput, MissingData, StorageFailed, TrainingDiverged
 from bpfree.experiment import Experiment
 from bpfree.running import run, run_many
 from bpfree.store import Store
@@ -120,7 +125,10 @@ def test_who_does_not_take_it_leaves_it_to_its_holder(tmp_path):
         assert "process" in first.holder()
 
 
-@pytest.mark.parametrize("note", ["", "[]", "{", '{"pid": 1}'])
+NOTES = ["", "[]", "{", "null", "3", '{"pid": 1}', '{"pid": [], "host": {}}', '{"pid": 1, "host": "a\\nb"}']
+
+
+@pytest.mark.parametrize("note", [*NOTES, 100_000 * "[", "\0" * 30])
 def test_a_note_that_cannot_be_read_is_another_process(tmp_path, note):
     claim = Claim(tmp_path, "key")
     claim.note.write_text(note)
@@ -142,6 +150,30 @@ def test_a_file_system_without_locks_is_said_in_one_line(tmp_path, monkeypatch, 
         claim.take()
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="asks Linux which files are open")
+def test_where_an_open_file_cannot_be_removed_a_claim_is_given_up_all_the_same(store, monkeypatch):
+    """As on Windows: a run is stored, and neither its lock nor anything else is left."""
+    remove = os.unlink
+
+    def is_open(path):
+        for descriptor in os.listdir("/proc/self/fd"):
+            with suppress(OSError):  # the folder's own has been closed
+                if os.path.samefile(f"/proc/self/fd/{descriptor}", path):
+                    return True
+        return False
+
+    def unlink(self, missing_ok=False):
+        if is_open(self):
+            raise PermissionError(errno.EACCES, "it is being used by another process", str(self))
+        with suppress(*[FileNotFoundError] * missing_ok):
+            remove(self)
+
+    monkeypatch.setattr("pathlib.Path.unlink", unlink)
+    key = run(small(), store, progress=False).key
+    assert list(store) == [key]
+    assert not list((store.root / "locks").iterdir())
 
 
 # ---------------------------------------------------------------- one run
@@ -179,6 +211,63 @@ def test_a_run_whose_trainer_gave_up_is_trained_by_who_waited(store, trainings):
     waiting.join(30)
     assert results[0].key == key
     assert len(trainings) == 2
+
+
+def test_data_that_change_while_a_run_is_waited_for_are_not_trained_by_its_key(tmp_path, store, trainings):
+    experiment = small(data=str(own_data(tmp_path / "own.npz", 0)))
+    key = run(experiment, tmp_path / "elsewhere", progress=False).key
+    trainings.clear()
+    job = running._Job(experiment, store, progress=False, keep_weights=True)
+    with store.claim(key) as other:
+        assert other.take()
+        assert job.attempt(wait=False) is None
+    own_data(tmp_path / "own.npz", 1)
+    with pytest.raises(InvalidInput, match=r"own\.npz was changed after its run had begun: run it again"):
+        job.attempt(wait=False)
+    assert not trainings
+    assert list(store) == []
+    assert run(experiment, store, progress=False).key != key
+
+
+def own_data(path, seed):
+    chance = np.random.default_rng(seed)
+    x, y = chance.random((60, 6)), np.arange(60) % 3
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    return path
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_record_that_the_system_does_not_let_us_read_is_not_taken_for_damaged(
+    store, monkeypatch, number, trainings
+):
+    record = run(small(), store, progress=False)
+    trainings.clear()
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.read_bytes", refuse)
+        for call in (lambda: run(small(), store, progress=False), record.weights):
+            with pytest.raises(StorageFailed, match=f"cannot be read .{os.strerror(number)}") as raised:
+                call()
+            assert "\n" not in str(raised.value)
+    assert not trainings
+    assert run(small(), store, progress=False).metrics == record.metrics
+    assert not (store.root / "damaged").exists()
+
+
+def test_a_damaged_record_of_a_reference_run_is_trained_again_too(store, trainings, caplog):
+    matched = small("mf", architecture="2x4", protocol="matched")
+    (before,) = run_many([matched], store, progress=False)
+    reference = run(matched.reference(), store, progress=False)
+    for record in (before, reference):
+        (record.folder / "cost.parquet").write_bytes(b"PAR1")
+    trainings.clear()
+    (after,) = run_many([matched], store, progress=False)
+    assert trainings == [("bp", 0), ("mf", 0)]
+    assert (after.key, after.metrics) == (before.key, before.metrics)
+    assert len(caplog.messages) == len(list((store.root / "damaged").iterdir())) == 2
 
 
 def test_a_stored_run_needs_no_claim(store, monkeypatch):
@@ -219,6 +308,36 @@ def test_what_an_epoch_costs_is_counted_once_for_all_seeds_of_an_arm(store, tmp_
     assert bill(tmp_path / "alone", seed=1) == second == first
     assert bill(store, hyperparameters={"batch_size": 32}) != first  # another arm
     assert len(calls) == 3
+
+
+def test_what_an_epoch_costs_is_that_of_the_data_set_and_not_of_another_with_its_arrays(
+    tmp_path, monkeypatch
+):
+    """CIFAR-10 is augmented, so that its prefixes are not cached; a user's file with its images is not."""
+    monkeypatch.setitem(PUBLISHED, "cifar10", replace(PUBLISHED["cifar10"], train=60, test=20))
+    monkeypatch.setenv("BPFREE_DATA", str(tmp_path))
+    chance = np.random.default_rng(0)
+    arrays = {f"x_{k}": chance.integers(0, 256, (n, 32, 32, 3), np.uint8) for k, n in PARTS}
+    arrays |= {f"y_{k}": np.arange(n) % 10 for k, n in PARTS}
+    for name in ("cifar10", "own"):
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+
+    def bill(data, store):
+        experiment = small("mf", data=data, architecture="2x4", hyperparameters={"batch_size": 16})
+        cost = run(experiment, tmp_path / store, progress=False).cost
+        return {name: value for name, value in cost.items() if name.endswith(("_flop", "_bytes"))}
+
+    both, alone = (str(tmp_path / "own.npz"), "cifar10"), {}
+    for data in both:
+        running._counted.clear()
+        alone[data] = bill(data, "alone")
+    assert alone[both[0]] != alone[both[1]]
+    for order in (both, both[::-1]):
+        running._counted.clear()
+        assert {data: bill(data, f"{Path(order[0]).stem} first") for data in order} == alone
+
+
+PARTS = (("train", 60), ("test", 20))
 
 
 def test_a_run_goes_on_from_its_checkpoint_and_its_record_says_so(store, tmp_path, monkeypatch):

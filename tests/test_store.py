@@ -14,28 +14,31 @@ import torch
 
 from bpfree.errors import InvalidInput, StorageFailed
 from bpfree.history import COST
-from bpfree.store import COLUMNS, FORMAT, Record, Store, epochs, records, traces, unit
+from bpfree.store import COLUMNS, FORMAT, Record, Store, epochs, key_of, records, traces, unit
 
-KEY = "ab" + 62 * "0"
-OTHER = "cd" + 62 * "1"
+EXPERIMENT = {
+    "algorithm": "mf",
+    "data": "digits",
+    "architecture": "2x8",
+    "seed": 0,
+    "protocol": "convergence",
+    "preset": None,
+    "max_epochs": 2,
+    "precision": "fp32",
+    "device": "cpu",
+    "options": {"lr": 0.1},
+}
+KEY, OTHER = (key_of({**EXPERIMENT, "seed": seed}) for seed in (0, 1))
+ERROR = {"stage": "layer 1", "epoch": 1, "lr": 0.1}
 WEIGHTS = {"w": torch.arange(6.0).view(2, 3).T, "finished": torch.tensor(2)}  # transposed: not contiguous
 
 
 def record(key=KEY, **changes) -> Record:
+    """The record of a key; with another experiment, of its own."""
+    experiment = changes.get("experiment", {**EXPERIMENT, "seed": (KEY, OTHER).index(key)})
     fields = {
-        "key": key,
-        "experiment": {
-            "algorithm": "mf",
-            "data": "digits",
-            "architecture": "2x8",
-            "seed": 0,
-            "protocol": "convergence",
-            "preset": None,
-            "max_epochs": 2,
-            "precision": "fp32",
-            "device": "cpu",
-            "options": {"lr": 0.1},
-        },
+        "key": key_of(experiment),
+        "experiment": experiment,
         "status": "finished",
         "metrics": {
             "test_accuracy": 90.5,
@@ -160,7 +163,7 @@ def test_nothing_is_visible_before_everything_is_written(store, monkeypatch):
     monkeypatch.setattr(os, "rename", watch)
     store.write(record(), WEIGHTS)
     files = ["cost.parquet", "history.parquet", "record.json", "trace.parquet", "weights.safetensors"]
-    assert seen == [(False, [], files)]
+    assert seen == [(False, [], ["SHA256SUMS", *files])]
 
 
 def test_of_two_writers_of_one_key_the_first_stays(store):
@@ -168,7 +171,7 @@ def test_of_two_writers_of_one_key_the_first_stays(store):
     second = store.write(record(metrics={"test_accuracy": 2.0}), WEIGHTS)
     assert first.metrics == second.metrics == {"test_accuracy": 1.0}
     assert not (store.folder(KEY) / "weights.safetensors").exists()
-    assert [p.name for p in store.root.iterdir()] == ["ab"]  # no draft is left
+    assert [p.name for p in store.root.iterdir()] == [KEY[:2]]  # no draft is left
 
 
 def test_writers_at_the_same_time_agree(store):
@@ -252,6 +255,7 @@ def test_how_often_a_run_was_resumed_is_kept_and_may_be_missing_in_what_was_writ
     assert store.write(record(resumed=3)).resumed == 3
     path = store.folder(KEY) / "record.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "resumed"}))
+    path.with_name("SHA256SUMS").unlink()  # which there was not, either
     assert store.read(KEY).resumed == 0
 
 
@@ -280,7 +284,7 @@ def test_what_is_not_there_is_said_to_be_missing(store):
     with pytest.raises(InvalidInput, match=r"no record abababababab in .* run the experiment first"):
         store.read("ab" * 32)
     for without in (record(), store.write(record())):
-        with pytest.raises(InvalidInput, match="record ab0000000000 has no weights"):
+        with pytest.raises(InvalidInput, match=f"record {KEY[:12]} has no weights"):
             without.weights()
 
 
@@ -289,7 +293,7 @@ def test_what_is_not_there_is_said_to_be_missing(store):
 
 def test_the_table_is_tidy_with_units_and_provenance(store):
     store.write(record())
-    store.write(record(OTHER, metrics={}, cost={"train_s": 1.0}, status="failed", error={"stage": "layer 1"}))
+    store.write(record(OTHER, metrics={}, cost={"train_s": 1.0}, status="failed", error=ERROR))
     table = records(store)
     assert table.columns.tolist() == list(COLUMNS)
     assert len(table) == 5 + 4 + 1 + 1

@@ -1,10 +1,12 @@
+import errno
 import multiprocessing
+import os
 
 import pandas as pd
 import pytest
 
 from bpfree import tuned
-from bpfree.errors import InvalidInput
+from bpfree.errors import InvalidInput, StorageFailed
 
 ARM = ("mf", "digits", "2x256")
 
@@ -46,6 +48,38 @@ def test_the_stores_rows_replace_the_shipped_ones_arm_by_arm():
     assert dict(tuned.table()[["algorithm", "study"]].values) == {"mf": "own", "bp": "shipped"}
 
 
+def test_a_users_own_data_are_the_same_however_they_are_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.npz").symlink_to(tmp_path / "own.npz")
+    tuned.write("mf", "./own.npz", "2x256", {"lr": 0.1})
+    tuned.write("mf", "link.npz", "2x256", {"lr": 0.2})
+    for spelling in ("own.npz", "./own.npz", str(tmp_path / "own.npz"), "link.npz"):
+        assert tuned.settings("mf", spelling, "2x256") == {"lr": 0.2}
+    assert tuned.table()["data"].tolist() == [str(tmp_path / "own.npz")]
+
+
+def test_what_is_no_number_stays_text():
+    values = {"lr": "[]", "batch_size": "{[]: 1}", "optimiser": "(" * 300, "epochs": "b'1'"}
+    tuned.write(*ARM, values)
+    assert tuned.settings(*ARM) == values
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_refuses_is_one_line_and_the_file_stays_as_it_was(monkeypatch, number):
+    path = tuned.write(*ARM, {"lr": 0.1})
+    content = path.read_bytes()
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageFailed, match=f"{os.strerror(number)}.*give another path") as error:
+        tuned.write(*ARM, {"lr": 0.2})
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == content
+    assert {p.name for p in path.parent.iterdir()} == {"tuned.csv", "tuned.lock"}
+
+
 def test_an_arm_written_again_is_replaced_whole_and_others_stay():
     tuned.write("bp", *ARM[1:], {"lr": 0.3})
     tuned.write(*ARM, {"lr": 0.1, "weight_decay": 0.2})
@@ -75,7 +109,23 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []  # no drafts are left
 
 
-@pytest.mark.parametrize("text", ["", "algorithm,data\nmf,digits\n", '"\n'])
+HEAD = ",".join(tuned.COLUMNS) + "\n"
+ROW = "mf,digits,2x256,lr,0.0012,s,20,8,0,convergence,97,r,m\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "algorithm,data\nmf,digits\n", '"\n', 64 * "\0", "[]\n", "null"),
+        *(
+            HEAD + ROW[:24],
+            HEAD + ROW[:22] + "\n",
+            HEAD + ROW[:-1],
+            HEAD + ROW[:-1] + ",more\n",
+            HEAD + ROW + ROW,
+        ),
+    ],
+)
 def test_a_broken_file_is_named_and_left_alone(text):
     path = tuned.store_path()
     path.parent.mkdir(parents=True)
@@ -89,5 +139,5 @@ def test_a_broken_file_is_named_and_left_alone(text):
 
 def test_a_path_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="give another path"):
+    with pytest.raises(StorageFailed, match="give another path"):
         tuned.write(*ARM, {"lr": 0.1}, tmp_path / "file" / "tuned.csv")

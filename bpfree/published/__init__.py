@@ -114,9 +114,10 @@ def searches(**where: str) -> pd.DataFrame:
 
 def parse(text: str) -> int | float | str | None:
     """What a cell of the tables means: a number, None ("none"), or the text itself."""
-    if text == "none":
+    if text in ("none", "None"):
         return None
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # brackets without an end
         return text
+    return value if isinstance(value, int | float) else text
