@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.optimize import nnls
 
-from ..labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
-from . import _figure, caption
+from ..labels import COLOURS, LABELS, MARKERS, ORDER
+from . import _figure, caption, dataset
 
 MIB = 2**20
 PARTS = {  # Okabe and Ito's colours again, here for what is held
@@ -242,7 +242,7 @@ def pass_cost(table: pd.DataFrame) -> Figure:
         line[0].set_yticks(range(len(wide)), ways, fontsize=8)
         line[0].invert_yaxis()
         data, network = part[["data", "architecture"]].iloc[0]
-        line[0].set_title(f"images as of {DATASETS.get(data, data)}, {network}", loc="left", fontsize=9)
+        line[0].set_title(f"images as of {dataset(data)}, {network}", loc="left", fontsize=9)
     threads = table["threads"].iloc[0]
     caption(
         figure,
@@ -269,7 +269,7 @@ def subnormals(table: pd.DataFrame) -> Figure:
         title="subnormal numbers", loc="outside upper center", ncols=4, fontsize=8, title_fontsize=8
     )
     data, network = table[["data", "architecture"]].iloc[0]
-    ax.set_title(f"{DATASETS.get(data, data)}, {network}", loc="left", fontsize=9)
+    ax.set_title(f"{dataset(data)}, {network}", loc="left", fontsize=9)
     threads = table["threads"].iloc[0]
     caption(figure, f"{table['machine'].iloc[0]}, {threads} thread{'s' if threads > 1 else ''}")
     return figure
