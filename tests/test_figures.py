@@ -526,3 +526,27 @@ def test_a_search_in_which_nothing_mattered_or_ended_is_said():
     trials = trials.assign(best=math.nan, total_joules=1.0, energy="estimated", provenance=None)
     trials = trials.assign(architecture="2x8", protocol="convergence")
     assert "no trial ended" in texts(drawn(figures.tuning.best_so_far(trials)))
+
+
+def test_hardware_without_backpropagation_or_a_sensor_is_drawn_without_ratios():
+    one = {"data": "own.npz", "architecture": "2x8", "algorithm": "mf", "prefix": "kept", "threads": 1}
+    costs = [{**one, "machine": "m", "metric": m, "value": 1.0} for m in ("train", "val")]
+    assert "×" not in texts(drawn(figures.hardware.pass_cost(pd.DataFrame(costs))))
+    operations = pd.DataFrame([{"algorithm": "mf", "paper": 1e6, "forward": 1e6, "backward": 1e6}])
+    assert not drawn(figures.hardware.operations(operations)).axes[0].texts
+    sensor = {"phase": "idle", "sensor": "instant", "joules": 10.0, "seconds": 1.0, "update_ms": 100.0}
+    figure = drawn(figures.hardware.sensors(pd.DataFrame([{**sensor, "card": "c", "driver": "1"}])))
+    assert "10 W" in texts(figure)
+    assert "%" not in "".join(t.get_text() for t in figure.axes[0].texts)
+    point = {"sweep": "depth", "depth": 2, "algorithm": "mf", "metric": "saved_bytes", "value": 1e6}
+    drawn(figures.hardware.scaling(pd.DataFrame([point])))
+    steps = pd.DataFrame([{"algorithm": "mf", "stage": "layer 1", "group": "optimiser", "ms": 1.0}])
+    drawn(figures.hardware.step(steps))
+
+
+@pytest.mark.parametrize(
+    "name", ["memory", "operations", "scaling", "step", "pass_cost", "subnormals", "sensors"]
+)
+def test_no_hardware_to_draw_is_one_line(name):
+    with pytest.raises(InvalidInput, match="to draw"):
+        getattr(figures.hardware, name)(pd.DataFrame())
