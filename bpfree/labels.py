@@ -1,5 +1,7 @@
 """The names, colours, markers and lines under which algorithms and data sets appear in tables and figures."""
 
+from pathlib import Path
+
 LABELS = {
     "bp": "BP",
     "bp_ds": "BP-DS",
@@ -21,6 +23,7 @@ DATASETS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
+
 BUDGETED = ("matched", "equal_energy")  # protocols under which an arm spends what BP spent under another
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which white paper
 # swallows; markers repeat the distinction in print, and dashes do within each family.
@@ -51,3 +54,8 @@ LINES = {
     "cafo_rand_mse": (0, (1, 1)),
     "cafo_dfa": (0, (6, 1.5, 1, 1.5)),
 }
+
+
+def dataset(name: str) -> str:
+    """What tables and figures call a data set; a user's own by its file's name, wherever it lies."""
+    return DATASETS.get(name, Path(name).name)

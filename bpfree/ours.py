@@ -199,18 +199,20 @@ def verdicts(family: Sequence[pd.Series]) -> list[Number]:
 
 @functools.cache
 def paper_flop(algorithm: str, data: str, architecture: str) -> float:
-    """Operations of one sample by the papers' convention; NaN for data of unknown size. Needs no run."""
+    """Operations of one sample by the papers' convention; NaN for data whose name does not tell their size.
+
+    Needs no run.
+    """
     import torch
 
     from . import hardware
     from .algorithms import ALGORITHMS
     from .architectures import build_model
-    from .data import load
+    from .data import NAMES, load
 
-    try:
-        sizes = load("digits") if data == "digits" else hardware.stand_in(data)
-    except InvalidInput:
+    if data not in NAMES:
         return math.nan
+    sizes = load("digits") if data == "digits" else hardware.stand_in(data)
     cls, options = ALGORITHMS[algorithm]
     with torch.device("meta"):  # shapes only: nothing is initialised
         return float(hardware.paper_flops(cls(build_model(architecture, sizes), **options), sizes))

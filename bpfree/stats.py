@@ -96,6 +96,39 @@ def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, floa
     return float(found.low), float(found.high)
 
 
+def above_chance(accuracy: float, labels: Iterable[int]) -> float:
+    """By how many standard errors an accuracy exceeds that of always naming the labels' commonest class.
+
+    The standard error is that guess's own, √(p(1 − p)/n), p being the class's share of the n labels. So it
+    takes any number of classes of any sizes, and a small test set does not make chance look like learning.
+    NaN where all labels are the same.
+
+    accuracy: in %, of predictions of these labels. Raises InvalidInput for no labels.
+    """
+    labels = np.asarray(list(labels))
+    if not len(labels):
+        raise InvalidInput("no labels: give those that the accuracy is of")
+    share = np.unique(labels, return_counts=True)[1].max() / len(labels)
+    error = math.sqrt(share * (1 - share) / len(labels))
+    return (accuracy / 100 - share) / error if error else math.nan
+
+
+def learned(accuracies: "pd.Series", labels: Iterable[int], errors: float = 3.0) -> str:
+    """A sentence: which algorithms are above chance by more than so many standard errors (`above_chance`).
+
+    accuracies: in %, by algorithm, all of predictions of these labels.
+    """
+    labels = list(labels)
+    not_above = [
+        LABELS.get(name, name)
+        for name, accuracy in accuracies.items()
+        if not above_chance(accuracy, labels) > errors
+    ]
+    if not not_above:
+        return "far above chance: every algorithm"
+    return f"not surely above chance on these data: {', '.join(not_above)}"
+
+
 def paired(a: "pd.Series", b: "pd.Series") -> "pd.Series":
     """The differences a - b of the seeds that both have; a and b are indexed by seed.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .disk import one_spelling
-from .errors import check_seed, choose
+from .errors import MissingData, check_seed, choose
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -27,7 +27,9 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         **{data: {"3x2000": LADDER} for data in ("cifar10", "cifar100")},
     },
 }
+PAPERS = {data for networks in ARMS.values() for data in networks}
 OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
+FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")
 MF = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows
 LADDER_SETTINGS = {"optimiser": "adamw", "lr": 1e-3, "weight_decay": 0.0}  # a rung changes nothing else
@@ -99,9 +101,11 @@ class Profile:
         for data in self.datasets:
             networks = paper.get(data)
             if networks is None:
-                if any(other in paper for other in self.datasets):
+                if data in PAPERS and any(other in paper for other in self.datasets):
                     continue  # the paper has this family on other data only
-                networks = {default_architecture(OTHERWISE[family][-1], data): OTHERWISE[family]}
+                last = OTHERWISE[family][-1]
+                network = fitting_network(last, data, default_architecture(last, data), self.seeds[0])
+                networks = {network: OTHERWISE[family]} if network else {}
             found += [
                 Experiment(
                     algorithm,
@@ -121,6 +125,11 @@ class Profile:
         """The rungs from BP to Mono-Forward, or those named, all with the same optimiser, rate and decay."""
         own = {"preset": None, "hyperparameters": {**LADDER_SETTINGS, **self.hyperparameters}}
         return self.arms("mf", *algorithms, **{**own, **settings})
+
+    def fitting(self, family: str) -> "Profile":
+        """Over those of its data sets that a family is trained on; the bundled digits if that is none."""
+        trained = {e.data for e in self.arms(family)}
+        return replace(self, datasets=tuple(d for d in self.datasets if d in trained) or ("digits",))
 
     def chapter(self, number: str) -> "list[Experiment]":
         """What a chapter trains, or reads from the store; nothing twice."""
@@ -150,7 +159,7 @@ class Profile:
 #: What each chapter trains. Chapter 04 searches instead.
 CHAPTERS = {
     "00": lambda p: p.arms("mf", "bp")[:1],
-    "01": lambda p: p.arms("ff"),
+    "01": lambda p: p.fitting("ff").arms("ff"),
     "02": lambda p: p.arms("cafo"),
     "03": lambda p: p.arms("mf", *MF),
     "05": lambda p: [
@@ -201,6 +210,29 @@ def profile(name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = ()) 
         check_seed(seed)
     datasets = tuple(map(one_spelling, datasets)) or chosen.datasets  # as the records have them
     return replace(chosen, datasets=datasets, seeds=tuple(seeds) or chosen.seeds)
+
+
+def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, otherwise: str = FLAT) -> str:
+    """The network, or another one on a user's own data that it does not fit; "" if the algorithm does not.
+
+    Convolutions want images that every block can halve: smaller ones, and vectors, have `otherwise`. And
+    Forward-Forward writes the label over as many inputs as there are classes: vectors may have fewer.
+    """
+    from .architectures import parse_architecture
+    from .data import NAMES
+    from .running import loaded
+
+    if data in NAMES:
+        return network
+    try:
+        own = loaded(data, seed)
+    except MissingData:  # which is for whoever trains on them to say
+        return network
+    if algorithm.partition("_")[0] == "ff" and own.features < own.classes:
+        return ""
+    kind, channels = parse_architecture(network)
+    halved = min(own.shape[1:]) >> (len(channels) or 3)  # the paper's CNN has three blocks
+    return otherwise if kind == "cnn" and not halved else network
 
 
 def plan(chosen: Profile, chapters: Sequence[str] = ()) -> "list[Experiment]":

@@ -101,3 +101,18 @@ def test_every_data_set_has_a_row_of_its_own(evidence, draw, columns):
 def test_pictures_show_themselves(evidence):
     for draw in ("slices", "line", "plane", "sharpness"):
         assert getattr(figures.landscape, draw)(evidence)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_losses_of_zero_have_a_colour(evidence):
+    plane = evidence[evidence["kind"] == "plane"]
+    for losses in (plane["loss"].where(plane["x"] != 0, 0.0), 0.0 * plane["loss"]):
+        figures.landscape.plane(plane.assign(loss=losses)).canvas.draw()
+
+
+def test_what_evidence_lacks_is_said_in_its_figure(evidence):
+    one = evidence[(evidence["kind"] != "line") & (evidence["kind"] != "plane")]
+    for draw in (figures.landscape.line, figures.landscape.plane):
+        assert draw(one).axes[0].texts[0].get_text()
+    single = evidence[(evidence["seed"] == 0) & (evidence["algorithm"] == "bp")]
+    for draw in (figures.landscape.slices, figures.landscape.sharpness, figures.landscape.plane):
+        draw(single).canvas.draw()

@@ -1,5 +1,6 @@
 """Exact costs: operations and bytes equal their formulas, and their sum what real training computes."""
 
+from contextlib import contextmanager
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -478,3 +479,28 @@ def test_counting_does_not_depend_on_the_batch():
     )
     parts = one["obtained"] == "counted"
     assert one.loc[parts, "per_sample"].to_dict() == other.loc[parts, "per_sample"].to_dict()
+
+
+class Unsampled:
+    """A meter whose sampler never comes: what it traces has no rows."""
+
+    @contextmanager
+    def window(self, name: str):
+        opened = SimpleNamespace(
+            trace=pd.DataFrame(columns=["time_s", "channel", "quantity", "value", "unit"])
+        )
+        yield opened
+        opened.reading = SimpleNamespace(measured_j=None, estimated_j=None, provenance="", seconds=0.01)
+
+
+def test_a_run_that_nothing_sampled_is_in_the_trace_and_in_its_figure():
+    traces = []
+    for name in ("bp", "mf"):
+        trace = hardware.resources(arm(name), toy(), Unsampled(), seed=0, max_epochs=1, progress=False)
+        assert trace["algorithm"].tolist() == [name]
+        assert trace["value"].isna().all()
+        own = {"data": "own.npz", "architecture": "8-7-6", "protocol": "convergence", "device": "cpu"}
+        traces.append(trace.assign(seed=0, **own))
+    for draw in (figures.resources.memory_and_clock, figures.resources.utilisation_and_temperature):
+        said = [t.get_text() for t in draw(pd.concat(traces)).axes[0].texts]
+        assert "was sampled" in said[0]

@@ -267,3 +267,24 @@ def test_a_seed_that_ran_on_two_devices_is_one_pair():
     [row] = stats.contrasts(runs).to_dict("records")
     assert row["n"] == 3
     assert row["difference"] == pytest.approx(((91 + 93) / 2 - 90 + 0.5 + 1) / 3)
+
+
+# -- chance
+
+
+def test_chance_is_the_commonest_class_whatever_their_number():
+    three = [0] * 50 + [1] * 25 + [2] * 25
+    assert stats.above_chance(50.0, three) == pytest.approx(0.0)  # naming class 0 always
+    assert stats.above_chance(65.0, three) == pytest.approx(0.15 / math.sqrt(0.25 / 100))
+    assert stats.above_chance(34.0, three) < 0  # above one in three classes, and worse than the commonest
+    hundred = list(range(100)) * 10
+    assert stats.above_chance(5.0, hundred) > 3
+    assert math.isnan(stats.above_chance(100.0, [1, 1]))
+    with pytest.raises(InvalidInput, match="no labels"):
+        stats.above_chance(50.0, [])
+
+
+def test_a_few_test_images_do_not_make_chance_look_like_learning():
+    accuracies = pd.Series({"bp": 75.0, "mf": 100.0})
+    assert stats.learned(accuracies, [0, 1] * 100) == "far above chance: every algorithm"
+    assert stats.learned(accuracies, [0, 1] * 10) == "not surely above chance on these data: BP"

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bpfree import study
+from bpfree import study, tuning
 from bpfree.errors import BpfreeError
 from bpfree.protocols import BUDGETS, PROTOCOLS
 
@@ -120,3 +121,47 @@ def test_a_study_of_tuned_settings_takes_published_ones_where_nothing_was_tuned(
     assert {e.algorithm for e in chosen.ladder()} == set(study.LADDER)
     assert {e.rule().source for e in chosen.arms("cafo", "bp", "cafo_rand")} == {"thesis"}
     assert {e.preset for e in chosen.ladder()} == {None}
+
+
+# ---------------------------------------------------------------- data of one's own
+
+
+def write(path: Path, shape: tuple[int, ...], classes: int, n: int = 60) -> str:
+    labels = np.arange(n) % classes
+    images = np.random.default_rng(0).normal(size=(n, *shape)).astype("float32")
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return str(path)
+
+
+def test_own_data_are_trained_by_every_family_beside_published_ones(tmp_path):
+    own = write(tmp_path / "own.npz", (8, 8, 3), 3)
+    chosen = study.profile("quick", [own, "mnist"])
+    for family in ("ff", "cafo", "mf"):
+        assert {e.data for e in chosen.arms(family)} == {own, "mnist"}
+    assert "cnn" in {e.resolved_architecture for e in chosen.arms("cafo")}
+
+
+def test_vectors_and_small_images_are_not_convolved(tmp_path):
+    for shape in ((20,), (4, 4)):
+        own = write(tmp_path / f"{len(shape)}.npz", shape, 3)
+        assert {e.resolved_architecture for e in study.profile("quick", [own]).arms("cafo")} == {study.FLAT}
+        searched = tuning.plan("quick").experiments(study.profile("quick", [own]))
+        small = {"2x64"} if len(shape) == 1 else {"2x64", "cnn-8-16"}  # two blocks halve 4x4 to 1x1
+        assert {e.resolved_architecture for e in searched} == small
+
+
+def test_where_the_label_does_not_fit_there_is_no_forward_forward(tmp_path):
+    own = write(tmp_path / "own.npz", (5,), 6)
+    chosen = study.profile("quick", [own])
+    assert chosen.arms("ff") == []
+    assert chosen.fitting("ff").datasets == ("digits",)
+    assert study.profile("quick", [own, "digits"]).fitting("ff").datasets == ("digits",)
+    assert {e.data for e in chosen.chapter("01")} == {"digits"}
+    assert not {e.algorithm for n in ("05", "06") for e in chosen.chapter(n)} & {"ff", "ff_sgd"}
+    assert "ff" not in {e.algorithm for e in tuning.plan("quick").experiments(chosen)}
+
+
+def test_the_paper_s_own_rows_stay_the_paper_s():
+    chosen = study.profile("paper", ["cifar10", "mnist"])
+    assert chosen.fitting("ff").datasets == ("mnist",)  # so that the chapter's first data set has its runs
+    assert chosen.fitting("mf").datasets == ("cifar10", "mnist")

@@ -397,3 +397,43 @@ def test_passes_of_all_seeds_times_the_energy_of_a_pass_of_those_that_were_alone
     assert mf["energy (× BP), ours"] == "0.75"
     mf = row(tables.cross_algorithm(pd.concat(records)), algorithm="MF", numbers_of="ours, convergence")
     assert mf["energy (%)"] == "+100.0 (n = 1)"
+
+
+# ---------------------------------------------------------------- own data, failed runs, no costs
+
+OWN = {"data": "/some where/ä b.npz", "architecture": "2x1000"}
+FAILED = record("mf", 9, status="failed", where=OWN, failed=1.0)
+COSTLESS = pd.concat(
+    [record(a, 0, where=OWN, test_accuracy=50.0, epochs=4, samples=100) for a in ("bp", "ff", "mf")]
+    + [FAILED]
+)
+FAMILIES = [
+    *(tables.ff_performance, tables.ff_efficiency, tables.cafo_performance, tables.cafo_efficiency),
+    *(tables.mf_performance, tables.mf_efficiency, tables.cross_algorithm),
+]
+
+
+@pytest.mark.parametrize("table", [*FAMILIES, tables.overview, tables.summary, tables.passes_times_cost])
+@pytest.mark.parametrize("records", [COSTLESS, FAILED, COSTLESS.iloc[:0]], ids=["own", "failed", "none"])
+def test_every_table_takes_own_data_failed_runs_and_no_costs(table, records):
+    found = table(records)
+    text = found.to_string()
+    assert "some where" not in text  # nobody's folders
+    if len(records) > 2 and len(found):
+        assert "ä b.npz" in text
+        assert "50.0" in text or "×" in text or "J" in text or "not published" in text
+    if table in FAMILIES[:-1] and len(records) > 2 and "cafo" not in table.__name__:
+        assert tables.markdown(found).count("not published") >= 2
+
+
+def test_what_no_paper_printed_is_said_of_own_data_with_costs():
+    with_costs = pd.concat(arm(a, [50, 60], [1, 2], where=OWN) for a in ("bp", "mf"))
+    (bp, mf) = tables.mf_efficiency(with_costs)["numbers of"]
+    assert bp == mf == "ours, convergence (not published)"
+    assert set(tables.mf_performance(with_costs)["accuracy (%), thesis"]) == {"not published"}
+
+
+def test_readouts_of_no_run_and_of_own_data():
+    assert tables.readouts(COSTLESS).empty
+    own = record("mf", 0, where=OWN, **{"test_accuracy[last]": 50.0})
+    assert tables.readouts(own)["data"].tolist() == ["ä b.npz"]

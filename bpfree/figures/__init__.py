@@ -8,6 +8,7 @@ modules of this package, which `figures.curves` and the like import when they ar
 import functools
 import importlib
 import io
+import itertools
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from .. import labels
 from ..errors import InvalidInput
 from ..labels import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
 
@@ -103,6 +105,33 @@ def caption(figure: Figure, *sentences: str) -> None:
     figure.supxlabel(textwrap.fill(text, len(text) // max(lines, 1) + 10), fontsize=SMALL, color="#444444")
 
 
+def say(ax, text: str) -> None:
+    """In the middle of a panel that has nothing to show, why."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=8, color="#555555")
+
+
+def blank(text: str) -> Figure:
+    """A figure of nothing but the reason."""
+    figure, ((ax,),) = _figure(height=0.8)
+    ax.axis("off")
+    say(ax, text)
+    return figure
+
+
+def trail(name: str, points: pd.DataFrame) -> dict:
+    """How an algorithm's line looks: a single point, of which no line can be drawn, is a dot."""
+    return {"ls": LINES[name], "marker": "." if len(points) == 1 else "none"}
+
+
+def loss_scale(ax, losses: pd.Series) -> None:
+    """A logarithmic axis; below the smallest loss it is linear if some are 0, which it could not show."""
+    positive = losses[losses > 0]
+    if len(positive) and (losses <= 0).any():
+        ax.set_yscale("symlog", linthresh=positive.min())
+    elif len(positive):
+        ax.set_yscale("log")
+
+
 def key(figure: Figure, names: Iterable[str], *, line: bool = True, marker: bool = True, extra=()) -> None:
     """The legend above the panels: how each algorithm looks."""
     handles = [
@@ -150,13 +179,20 @@ def images(x: "Tensor", labels: "Tensor", *, per_class: int = 5) -> Figure:
     import torch
 
     classes = sorted(set(labels.tolist()))[:10]
-    first = torch.stack([x[labels == c][:per_class] for c in classes], dim=1)
-    return pictures([("", row) for row in first], titles=classes)
+    first = [x[labels == c][:per_class] for c in classes]
+    most = max(map(len, first))  # a class with fewer ends in white
+    white = x.max().expand(1, *x.shape[1:])
+    first = [torch.cat([own, *[white] * (most - len(own))]) for own in first]
+    return pictures([("", row) for row in torch.stack(first, dim=1)], titles=classes)
 
 
 @styled
 def pictures(rows: "Sequence[tuple[str, Tensor]]", titles: Sequence[object] = ()) -> Figure:
-    """Rows of images on one scale: (name of the row, images (n, C, H, W)); a title per column."""
+    """Rows of images on one scale: (name of the row, images (n, C, H, W)); a title per column.
+
+    Three channels are red, green and blue; of any other number the mean is shown. Vectors, (n, 1, 1, F), are
+    drawn as lines.
+    """
     columns = max(len(x) for _, x in rows)
     figure, axes = _figure(columns=columns, rows=len(rows), height=WIDTH * len(rows) / columns + 0.25)
     low, high = min(x.min().item() for _, x in rows), max(x.max().item() for _, x in rows)
@@ -165,7 +201,13 @@ def pictures(rows: "Sequence[tuple[str, Tensor]]", titles: Sequence[object] = ()
         for ax in line:
             ax.axis("off")
         for ax, image in zip(line, x, strict=False):
-            ax.imshow(((image - low) / (high - low)).permute(1, 2, 0).cpu().numpy(), cmap="gray")
+            shown = ((image - low) / ((high - low) or 1.0)).permute(1, 2, 0).cpu().numpy()
+            if shown.shape[0] == 1:
+                ax.plot(shown[0].mean(axis=1), color="black", lw=0.8, marker=".", ms=2)
+                ax.set_ylim(-0.1, 1.1)
+            else:
+                colour = shown.shape[2] == 3
+                ax.imshow(shown if colour else shown.mean(axis=2), cmap="gray", vmin=0.0, vmax=1.0)
     for ax, title in zip(axes[0], titles, strict=False):
         ax.set_title(str(title), fontsize=9)
     return figure
@@ -179,20 +221,21 @@ def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     weights a stage kept. A sequential algorithm's line starts anew with every stage, because each stage has
     a read-out of its own.
     """
+    require(epochs, "epochs")
     figure, (axes,) = _figure(columns=2, sharey=True)
     title = {"val_loss": "validation cross-entropy (nats)", "val_accuracy": "validation accuracy (%)"}[metric]
     for ax, x, label in zip(axes, ("pass", "elapsed_s"), ("passes over the data", "seconds"), strict=True):
         for name in _present(epochs):
             runs = epochs[epochs["algorithm"] == name]
             for _, part in runs.groupby(["seed", "stage"], sort=False):
-                ax.plot(part[x], part[metric], color=COLOURS[name], ls=LINES[name], lw=1, alpha=0.6)
+                ax.plot(part[x], part[metric], color=COLOURS[name], lw=1, alpha=0.6, **trail(name, part))
             kept = runs[runs["kept"]]
             ax.plot(kept[x], kept[metric], MARKERS[name], color=COLOURS[name], ms=5, label=LABELS[name])
         ax.set_xlabel(label)
     axes[0].set_ylabel(title)
     axes[0].legend()
     if metric == "val_loss":
-        axes[0].set_yscale("log")
+        loss_scale(axes[0], epochs[metric])
     figure.suptitle(_title(epochs), fontsize=9)
     return figure
 
@@ -215,6 +258,8 @@ def bill(records: pd.DataFrame) -> Figure:
             values = finished.loc[(finished["metric"] == metric) & (finished["algorithm"] == name), "value"]
             ax.bar(position, values.mean(), color=COLOURS[name], alpha=0.35, width=0.6)
             ax.plot([position] * len(values), values, MARKERS[name], color=COLOURS[name], ms=5)
+        if not finished.loc[finished["metric"] == metric, "value"].notna().any():
+            say(ax, "not recorded")
         ax.set_xticks(range(len(present)), [LABELS[name] for name in present])
         ax.grid(visible=False, axis="x")
         ax.set_title(label, fontsize=9)
@@ -222,7 +267,7 @@ def bill(records: pd.DataFrame) -> Figure:
             values = finished.loc[finished["metric"] == metric, "value"]
             margin = max(values.max() - values.min(), 1.0)
             ax.set_ylim(values.min() - margin, values.max() + margin)
-    caption(figure, f"energy {provenance}")
+    caption(figure, f"energy {provenance or 'not recorded'}")
     figure.suptitle(_title(finished), fontsize=9)
     return figure
 
@@ -236,6 +281,7 @@ def goodness(frame: pd.DataFrame) -> Figure:
     """
     import seaborn as sns
 
+    require(frame, "goodness")
     layers, moments = frame["layer"].unique(), frame["moment"].unique()
     figure, axes = _figure(columns=len(layers), rows=len(moments), height=1.7 * len(moments))
     palette = {"positive": "#0072B2", "negative": "#D55E00"}
@@ -268,6 +314,7 @@ def readouts(records: pd.DataFrame) -> Figure:
     pattern = r"test_accuracy\[(.+)\]"
     rows = records[records["metric"].str.fullmatch(pattern)]
     rows = rows.assign(readout=rows["metric"].str.extract(pattern, expand=False))
+    require(rows, "read-outs")
     names = list(rows["readout"].unique())
     present = _present(rows)
     figure, ((ax,),) = _figure(height=2.6)
@@ -286,15 +333,20 @@ def readouts(records: pd.DataFrame) -> Figure:
 def alignment(frame: pd.DataFrame) -> Figure:
     """The angle between DFA's signal and the true gradient, per block, over the epochs of training.
 
-    frame: columns epoch, block, degrees. The dashed line is chance.
+    frame: columns epoch, block, degrees; none for the last block, whose signal is the gradient. The dashed
+        line is chance.
     """
     figure, ((ax,),) = _figure(height=2.4)
-    for marker, (block, part) in zip("osv^", frame.groupby("block"), strict=False):
+    blocks = frame.groupby("block") if len(frame) else ()
+    for marker, (block, part) in zip(itertools.cycle("osv^"), blocks, strict=False):
         ax.plot(part["epoch"], part["degrees"], f"-{marker}", ms=4, lw=1, label=block)
     ax.axhline(90.0, color="black", lw=0.8, ls="--")
     ax.set_xlabel("epochs of training the blocks")
     ax.set_ylabel("angle (degrees)")
-    ax.legend()
+    if len(frame):
+        ax.legend()
+    else:
+        say(ax, "no epoch of a block below the last")
     return figure
 
 
@@ -340,6 +392,11 @@ def _symbol(parameter: str) -> str:
     return f"${letter}_{{{place}}}$" if place.isdigit() else place
 
 
+def dataset(name: str) -> str:
+    """A data set's name, in which dollars are dollars: between two of them matplotlib reads a formula."""
+    return labels.dataset(name).replace("$", r"\$")
+
+
 def _present(frame: pd.DataFrame) -> list[str]:
     return [name for name in ORDER if name in set(frame["algorithm"])]
 
@@ -357,7 +414,7 @@ def _title(frame: pd.DataFrame) -> str:
     names = []
     for (data, protocol), arms in frame.groupby(["data", "protocol"], sort=False):
         networks = ", ".join(arms["architecture"].drop_duplicates())
-        names.append(f"{DATASETS.get(data, data)} {networks}, protocol {protocol}")
+        names.append(f"{dataset(data)} {networks}, protocol {protocol}")
     title = "; ".join(names)
     for column, usual in (("preset", None), ("precision", "fp32")):
         found = sorted(set(frame[column].dropna().astype(str)) - {usual}) if column in frame else []

@@ -9,9 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..errors import InvalidInput
 from ..labels import COLOURS, LABELS, MARKERS, ORDER
-from . import SMALL, _figure, _present, caption, facets, joules, key, require, styled
+from . import SMALL, _figure, _present, blank, caption, facets, joules, key, require, say, styled
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
 LADDER = {
@@ -74,7 +73,8 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     runs = finished(records)
     panels = facets(runs, ("data", "protocol", "preset", "precision", "machine"))
     panels = [(t, p) for t, p in panels if p["metric"].isin(ENERGIES).any()]
-    require(runs if panels else runs.iloc[:0], "runs whose energy is known")
+    if not panels:
+        return blank("no run's energy is known: there is nothing to set its accuracy against")
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = _figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
@@ -196,7 +196,7 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
     known = set(values.index.get_level_values("algorithm"))
     means = {name: values[name].mean() for name in rungs if name in known}
     if not means:
-        ax.text(0.5, 0.5, "every run shared\nits machine", transform=ax.transAxes, ha="center", fontsize=8)
+        say(ax, "no run has any, or\nevery one shared its machine")
         ax.set_xticks([])
     before = None  # the rung that a bar leads from
     for place, name in enumerate(rungs):
@@ -242,7 +242,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     parts = [(t, p, factors(p, baseline)) for t, p in facets(runs) if baseline in set(p["algorithm"])]
     parts = [(title, part, table) for title, part, table in parts if len(table)]
     if not parts:
-        raise InvalidInput(f"no algorithm beside a {baseline!r} of its network to draw: run both")
+        return blank(f"no algorithm whose energy is known beside {LABELS[baseline]}'s on the same network")
     heights = [len(table) + 0.6 for *_, table in parts]
     figure, axes = _figure(
         rows=len(parts), height=0.7 + 0.36 * sum(heights), sharex=True, height_ratios=heights

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..labels import COLOURS, LINES, MARKERS
-from . import _figure, _present, caption, facets, key, require, styled
+from . import _figure, _present, caption, facets, key, loss_scale, require, say, styled, trail
 
 METRICS = {
     "val_accuracy": "validation accuracy (%)",
@@ -38,13 +38,15 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
                 runs = part[part["algorithm"] == name].dropna(subset=metric)
                 look = {"color": COLOURS[name], "zorder": 2 + (name != "bp")}
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    ax.plot(stage[clock], stage[metric], ls=LINES[name], lw=1, alpha=0.75, **look)
+                    ax.plot(stage[clock], stage[metric], lw=1, alpha=0.75, **trail(name, stage), **look)
                 kept = runs[runs["kept"]]
                 ax.plot(kept[clock], kept[metric], MARKERS[name], ms=6, mec="white", mew=0.4, **look)
             ax.set_ylabel(METRICS[metric])
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
-                ax.set_yscale("log")
+                loss_scale(ax, part[metric])
+            if part[metric].isna().all():
+                say(ax, "not recorded")
         line[0].set_title(title, loc="left", fontsize=9)
     key(figure, _present(epochs))
     own = "training loss: each algorithm's own, Forward-Forward's summed over its layers: not one scale"
@@ -75,13 +77,14 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
             for name in _present(part):
                 runs = part[part["algorithm"] == name].dropna(subset=clock)
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    ax.plot(stage[clock], stage[metric], color=COLOURS[name], lw=0.5, alpha=0.35)
+                    dot = "." if len(stage) == 1 else "none"
+                    ax.plot(stage[clock], stage[metric], color=COLOURS[name], lw=0.5, alpha=0.35, marker=dot)
                 _draw_mean(ax, name, list(aligned(runs, clock, metric)))
             if part[clock].isna().all():
-                ax.text(0.5, 0.5, "no run was alone\non its machine", ha="center", transform=ax.transAxes)
+                say(ax, "no run was alone\non its machine")
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
-                ax.set_yscale("log")
+                loss_scale(ax, part[metric])
         line[0].set_ylabel(METRICS[metric])
         line[0].set_title(title, loc="left", fontsize=9)
     key(figure, _present(epochs))

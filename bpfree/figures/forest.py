@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
-from . import SMALL, _figure, caption, require, styled
+from . import SMALL, _figure, caption, dataset, require, styled
 
 ROW = 0.27  # inches of a contrast
 VERDICT_COLOURS = {"EQUIVALENT": "#007A5A", "DIFFERENT": "#B04A00", "INCONCLUSIVE": "#666666"}
@@ -84,7 +84,7 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
     ax.set_ylim(lines - 0.4, -0.6)  # as tall as its neighbour's
     ax.grid(visible=False, axis="y")
     first = part.iloc[0]
-    title = f"{DATASETS.get(first['data'], first['data'])} {first['architecture']}, {first['protocol']}"
+    title = f"{dataset(first['data'])} {first['architecture']}, {first['protocol']}"
     ax.set_title(title, loc="left", fontsize=9)
 
 

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.optimize import nnls
 
-from ..labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
-from . import _figure, caption
+from ..labels import COLOURS, LABELS, MARKERS, ORDER
+from . import _figure, caption, dataset, require
 
 MIB = 2**20
 PARTS = {  # Okabe and Ito's colours again, here for what is held
@@ -51,6 +51,7 @@ def memory(accounts: pd.DataFrame) -> Figure:
 
     accounts: `hardware.account` of several algorithms, with the columns algorithm and stage.
     """
+    require(accounts, "accounts")
     rows = accounts.assign(order=accounts["algorithm"].map(ORDER.index)).sort_values("order", kind="stable")
     figure, ((ax,),) = _figure(height=1.0 + 0.3 * len(rows))
     left = np.zeros(len(rows))
@@ -80,9 +81,10 @@ def operations(table: pd.DataFrame) -> Figure:
 
     table: columns algorithm, paper (FLOPs), forward and backward (FLOPs, all stages once).
     """
+    require(table, "operations")
     figure, (axes,) = _figure(columns=2, height=2.6, sharey=True)
     exact = table["forward"] + table["backward"]
-    base = table["algorithm"].tolist().index("bp")
+    is_base = (table["algorithm"] == "bp").to_numpy()
     x = range(len(table))
     axes[0].bar(x, table["paper"] / 1e6, color="#BBBBBB", width=0.65)
     axes[1].bar(x, table["forward"] / 1e6, color="#0072B2", width=0.65, label="forward")
@@ -97,8 +99,8 @@ def operations(table: pd.DataFrame) -> Figure:
     for ax, values, title in zip(
         axes, (table["paper"], exact), ("the papers' convention", "counted"), strict=True
     ):
-        for i, value in enumerate(values):
-            text = f"{value / values.iloc[base]:.2f}"
+        for i, value in enumerate(values if is_base.any() else ()):
+            text = f"{value / values[is_base].iloc[0]:.2f}"
             ax.annotate(text, (i, value / 1e6), ha="center", va="bottom", fontsize=8)
         ax.set_xticks(x, [LABELS[name] for name in table["algorithm"]], rotation=30, ha="right")
         ax.grid(visible=False, axis="x")
@@ -115,6 +117,7 @@ def scaling(frame: pd.DataFrame) -> Figure:
         as tests/benchmarks/scaling.py writes it. The laws are polynomials with coefficients of 0 or more,
         fitted to the relative error (`law`).
     """
+    require(frame, "points")
     sweeps = [s for s in SWEEPS if s in set(frame["sweep"])]
     metrics = [m for m in METRICS if m in set(frame["metric"])]
     figure, axes = _figure(columns=len(sweeps), rows=len(metrics), height=0.4 + 2.1 * len(metrics))
@@ -163,6 +166,7 @@ def roofline(roof, placed: pd.DataFrame) -> Figure:
     roof: as `hardware.roofline` gives it; placed: `hardware.place` of several algorithms, with the column
         algorithm.
     """
+    require(placed, "steps")
     figure, ((ax,),) = _figure(height=3.0)
     ridge = roof.flops_per_s / roof.bytes_per_s
     x = np.geomspace(
@@ -202,12 +206,13 @@ def step(profiles: pd.DataFrame) -> Figure:
 
     profiles: `hardware.profile_step` of several algorithms, with the column algorithm.
     """
+    require(profiles, "steps")
     bars = profiles.pivot_table(index=["algorithm", "stage"], columns="group", values="ms", sort=False)
     figure, ((ax,),) = _figure(height=1.1 + 0.3 * len(bars))
     left = np.zeros(len(bars))
-    for group, colour in zip(profiles["group"].drop_duplicates(), GROUP_COLOURS, strict=True):
-        ax.barh(range(len(bars)), bars[group], left=left, color=colour, label=group, height=0.65)
-        left += bars[group].to_numpy()
+    for group, colour in zip(profiles["group"].drop_duplicates(), GROUP_COLOURS, strict=False):
+        ax.barh(range(len(bars)), bars[group].fillna(0.0), left=left, color=colour, label=group, height=0.65)
+        left += bars[group].fillna(0.0).to_numpy()
     ax.set_yticks(range(len(bars)), [_stage({"algorithm": a, "stage": s}) for a, s in bars.index])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
@@ -224,8 +229,10 @@ def _stage(row) -> str:
 def pass_cost(table: pd.DataFrame) -> Figure:
     """What a pass over the data costs: microseconds an image, training and validating; a row per network.
 
-    table: as `tests/benchmarks/pass_cost.py` writes it. Beside each bar is its ratio to backpropagation's.
+    table: as `tests/benchmarks/pass_cost.py` writes it. Beside each bar is its ratio to backpropagation's, if
+        that is there.
     """
+    require(table, "costs of a pass")
     networks = [part for _, part in table.groupby(["data", "architecture"], sort=False)]
     heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 1.2 for part in networks]
     titles = {"train": "training a stage (µs an image)", "val": "validating it (µs an image)"}
@@ -236,13 +243,13 @@ def pass_cost(table: pd.DataFrame) -> Figure:
         wide = part.pivot(index=["algorithm", "prefix"], columns="metric", values="value")
         wide = wide.loc[sorted(wide.index, key=lambda arm: (ORDER.index(arm[0]), arm[1] == "recomputed"))]
         for ax, (metric, title) in zip(line, titles.items(), strict=True):
-            _ratio_bars(ax, wide[metric], wide.loc[("bp", "kept"), metric])
+            _ratio_bars(ax, wide[metric], wide[metric].get(("bp", "kept")))
             ax.set_xlabel(title)
         ways = [f"{LABELS[n]}, recomputed" if w == "recomputed" else LABELS[n] for n, w in wide.index]
         line[0].set_yticks(range(len(wide)), ways, fontsize=8)
         line[0].invert_yaxis()
         data, network = part[["data", "architecture"]].iloc[0]
-        line[0].set_title(f"images as of {DATASETS.get(data, data)}, {network}", loc="left", fontsize=9)
+        line[0].set_title(f"images as of {dataset(data)}, {network}", loc="left", fontsize=9)
     threads = table["threads"].iloc[0]
     caption(
         figure,
@@ -257,19 +264,23 @@ def subnormals(table: pd.DataFrame) -> Figure:
 
     table: as `tests/benchmarks/subnormals.py` writes it. A sequential algorithm's stages follow each other.
     """
+    require(table, "passes")
     figure, ((ax,),) = _figure(height=3.0)
     for (name, way), run in table.groupby(["algorithm", "subnormal"], sort=False):
         style = "-" if way == "zero" else ":"
         for number, (_, stage) in enumerate(run.groupby("stage", sort=False)):
             label = f"{LABELS[name]}, taken for zero" if way == "zero" else f"{LABELS[name]}, kept"
             label = label if number == 0 else None
-            ax.plot(stage["pass"], stage["value"], style, color=COLOURS[name], lw=1.5, label=label)
+            dot = "." if len(stage) == 1 else "none"
+            ax.plot(
+                stage["pass"], stage["value"], style, color=COLOURS[name], lw=1.5, label=label, marker=dot
+            )
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
     figure.legend(
         title="subnormal numbers", loc="outside upper center", ncols=4, fontsize=8, title_fontsize=8
     )
     data, network = table[["data", "architecture"]].iloc[0]
-    ax.set_title(f"{DATASETS.get(data, data)}, {network}", loc="left", fontsize=9)
+    ax.set_title(f"{dataset(data)}, {network}", loc="left", fontsize=9)
     threads = table["threads"].iloc[0]
     caption(figure, f"{table['machine'].iloc[0]}, {threads} thread{'s' if threads > 1 else ''}")
     return figure
@@ -280,7 +291,9 @@ def sensors(table: pd.DataFrame) -> Figure:
 
     table: as `tests/benchmarks/sensors.py` writes it. Beside the bars is their share of the counter's energy.
     """
+    require(table, "sensors")
     wide = table.pivot(index="phase", columns="sensor", values="joules").loc[table["phase"].unique()]
+    wide = wide.reindex(columns=list(SENSORS))  # a card may lack one
     seconds = table.drop_duplicates("phase").set_index("phase")["seconds"]
     figure, ((ax,),) = _figure(height=0.9 + 0.62 * len(wide))
     for offset, (sensor, colour) in zip((-0.27, 0.0, 0.27), SENSORS.items(), strict=True):
@@ -288,7 +301,10 @@ def sensors(table: pd.DataFrame) -> Figure:
         places = np.arange(len(wide)) + offset
         ax.barh(places, watts, height=0.25, color=colour, ec="black", lw=0.4, label=SENSOR_LABELS[sensor])
         for place, power, share in zip(places, watts, wide[sensor] / wide["counter"], strict=True):
-            text = f"{power:.0f} W" + ("" if sensor == "counter" else f", {100 * share:.0f} %")
+            if np.isnan(power):
+                continue
+            known = sensor != "counter" and np.isfinite(share)
+            text = f"{power:.0f} W" + (f", {100 * share:.0f} %" if known else "")
             beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
             ax.annotate(text, (power, place), fontsize=7, **beside)
     ax.set_yticks(range(len(wide)), wide.index)
@@ -299,14 +315,17 @@ def sensors(table: pd.DataFrame) -> Figure:
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     card, driver = table[["card", "driver"]].iloc[0]
     period = table.loc[table["sensor"] == "counter", "update_ms"].median()
-    caption(figure, f"{card}, driver {driver}", f"the counter has a new value every {period:.0f} ms")
+    fresh = f"the counter has a new value every {period:.0f} ms" if np.isfinite(period) else ""
+    caption(figure, f"{card}, driver {driver}", fresh)
     return figure
 
 
-def _ratio_bars(ax, values: pd.Series, base: float) -> None:
+def _ratio_bars(ax, values: pd.Series, base: float | None) -> None:
     for place, ((name, way), value) in enumerate(values.items()):
         hatch = "////" if way == "recomputed" else None
         ax.barh(place, value, height=0.6, color=COLOURS[name], alpha=0.55, hatch=hatch, ec=COLOURS[name])
+        if base is None:
+            continue
         ratio = value / base
         ax.annotate(
             f"×{ratio:.2f}" if ratio >= 0.1 else f"×{ratio:.2g}",

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..labels import COLOURS, LABELS, MARKERS
 from ..landscape import overview
-from . import _figure, _present, _title
+from . import _figure, _present, _title, blank, require, say
 
 LOSS = "validation cross-entropy (nats)"
 STEP = "step (1: as long as the weights)"
@@ -25,6 +25,7 @@ def slices(evidence: pd.DataFrame) -> Figure:
     A thin line per seed and direction; a thick one for their mean.
     """
     rows = evidence[evidence["kind"] == "slice"]
+    require(rows, "slices")
     figure, panels = _rows_of_panels(rows, 2)
     for axes, arm in panels:
         for name in _present(arm):
@@ -43,6 +44,8 @@ def slices(evidence: pd.DataFrame) -> Figure:
 def line(evidence: pd.DataFrame) -> Figure:
     """Validation loss and accuracy on the line between two algorithms' solutions, a line per seed."""
     rows = evidence[evidence["kind"] == "line"]
+    if rows.empty:
+        return blank("no two solutions of the same parameters to lead a line between")
     ends = dict(zip((0.0, 1.0), rows["algorithm"].iloc[0].split("-"), strict=True))
     figure, panels = _rows_of_panels(rows, 2)
     metrics = {"loss": LOSS, "accuracy": "validation accuracy (%)"}
@@ -61,12 +64,19 @@ def line(evidence: pd.DataFrame) -> Figure:
 def plane(evidence: pd.DataFrame) -> Figure:
     """Contours of the validation loss in the plane of two random directions, on one scale in each row."""
     rows = evidence[evidence["kind"] == "plane"]
+    if rows.empty:
+        return blank("a plane takes two directions: there are fewer")
     names = _present(rows)
     figure, panels = _rows_of_panels(rows, len(names), height=3.5, sharex=True, sharey=True)
     for axes, arm in panels:
-        levels = np.geomspace(arm["loss"].min(), arm["loss"].max() * 1.001, 13)
+        losses = arm["loss"].clip(lower=1e-12)  # a loss of 0 has no place on a logarithmic scale of colours
+        levels = np.geomspace(losses.min(), losses.max() * 1.001, 13)
         for ax, name in zip(axes, names, strict=True):
-            grid = arm[arm["algorithm"] == name].pivot_table(index="y", columns="x", values="loss")
+            mine = arm.assign(loss=losses)[arm["algorithm"] == name]
+            if mine.empty:
+                say(ax, "no run")
+                continue
+            grid = mine.pivot_table(index="y", columns="x", values="loss")
             filled = ax.contourf(
                 grid.columns, grid.index, grid, levels=levels, norm="log", cmap="viridis_r", extend="both"
             )
@@ -87,6 +97,7 @@ def sharpness(evidence: pd.DataFrame) -> Figure:
     A grey line joins the runs of one seed.
     """
     runs = overview(evidence)
+    require(runs, "runs")
     columns = {
         "eigenvalue": "largest Hessian eigenvalue",
         "loss_gap": "validation − training loss (nats)",

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..errors import InvalidInput
-from ..labels import COLOURS, DATASETS, LINES, MARKERS
-from . import _figure, _present, caption, facets, key, require, styled
+from ..labels import COLOURS, LABELS, LINES, MARKERS
+from . import _figure, _present, blank, caption, dataset, facets, key, require, say, styled
 from .hardware import QUANTITIES
 
 PROCESS = "cpu:process"
@@ -32,11 +31,12 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
             the caption says so; what has no stand-in has no panel.
         stages: mark where the stages of a sequential algorithm begin.
 
-    Raises InvalidInput if nothing of them was sampled.
+    A run that was over before the sampler came a second time has a mark and no line, or nothing at all of a
+    quantity that is a share of the time between two samples; the caption names it.
     """
     require(traces, "traces")
     first = traces.groupby([c for c in traces if c in ("algorithm", "data", "architecture", "protocol")])
-    traces = traces[traces["seed"] == first["seed"].transform("min")].dropna(subset="value")
+    traces = traces[traces["seed"] == first["seed"].transform("min")]
     parts = facets(traces)
     columns, missing, without = [], [], []
     for quantity in quantities:
@@ -46,19 +46,20 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         if any(len(rows) for rows, _, _ in series):
             columns.append(series)
     if not columns:
-        raise InvalidInput(
-            f"nothing of {', '.join(quantities)} was sampled, nor what stands in: draw another"
-        )
+        return blank(f"nothing of {', '.join(quantities)} was sampled, nor what stands in for it")
+    short = []
     figure, axes = _figure(columns=len(columns), rows=len(parts), height=0.75 + 2.1 * len(parts))
     for i, (title, part) in enumerate(parts):
         for ax, series in zip(axes[i], columns, strict=True):
             rows, label, _ = series[i]
             if rows.empty:
                 ax.axis("off")
-                ax.text(0.5, 0.5, "no sensor", transform=ax.transAxes, ha="center", color="#555555")
+                say(ax, "no sample")
                 continue
-            for name in _present(rows):
-                _draw_run(ax, name, rows[rows["algorithm"] == name], stages)
+            for name in _present(part):
+                run = rows[rows["algorithm"] == name]
+                short += [name] if run.groupby("channel").size().max() < 2 or run.empty else []
+                _draw_run(ax, name, run, stages)
             ax.set_ylabel(label)
             ax.set_xlabel("seconds since the run began")
             ax.set_xlim(left=0)
@@ -70,10 +71,11 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         )
     key(figure, _present(traces), marker=False)
     names = dict.fromkeys(parts[i][1]["data"].iloc[0] for i in sorted(without))
-    where = f" for {', '.join(DATASETS.get(n, n) for n in names)}" if len(names) < len(parts) else ""
+    where = f" for {', '.join(dataset(n) for n in names)}" if len(names) < len(parts) else ""
     caption(
         figure,
         f"no GPU{where}, in its place: {', '.join(dict.fromkeys(missing))}" if missing else "",
+        f"over before a second sample: {', '.join(LABELS[n] for n in dict.fromkeys(short))}" if short else "",
         "dotted: a stage begins" if stages else "",
     )
     return figure
@@ -100,12 +102,12 @@ def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
     gpu = on_gpu & part["channel"].str.startswith("gpu") & (part["quantity"] == quantity)
     what = ""
     if gpu.any():
-        rows = part[gpu]
+        rows = part[gpu].dropna(subset="value")
     else:
         quantity, what = STAND_INS[quantity]
         if quantity is None:
             return part.iloc[:0], "", what
-        rows = part[(part["channel"] == PROCESS) & (part["quantity"] == quantity)]
+        rows = part[(part["channel"] == PROCESS) & (part["quantity"] == quantity)].dropna(subset="value")
         if quantity == "utilisation":  # the first sample has no time before it to be a share of
             runs = rows.groupby("algorithm")["value"]
             rows = rows[(runs.cumcount() > 0) | (runs.transform("size") == 1)]

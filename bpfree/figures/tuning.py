@@ -6,8 +6,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..labels import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
-from . import STYLE, WIDTH, Picture, _figure, caption, key, require, styled
+from ..labels import COLOURS, LABELS, LINES, MARKERS, ORDER
+from . import STYLE, WIDTH, Picture, _figure, blank, caption, dataset, key, require, say, styled
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -38,11 +38,12 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
         axes[0].set_xlabel("trials")
         axes[1].set_xlabel(f"joules of the search so far ({' and '.join(part['energy'].unique())})")
         axes[0].set_ylabel("best validation\naccuracy so far (%)")
-        axes[0].set_ylim(*_upper_part(part))
+        if part["best"].notna().any():
+            axes[0].set_ylim(*_upper_part(part))
+        else:
+            say(axes[0], "no trial ended with a finite loss")
         if len(parts) > 1:
-            axes[0].set_title(
-                DATASETS.get(part["data"].iloc[0], part["data"].iloc[0]), loc="left", fontsize=9
-            )
+            axes[0].set_title(dataset(part["data"].iloc[0]), loc="left", fontsize=9)
     key(figure, names, marker=False)
     below = sum(int((part["value"] < _upper_part(part)[0]).sum()) for part in parts)
     cut = f"{below} of {len(trials)} trials lie below" if below else ""
@@ -96,7 +97,8 @@ def importances(frame: pd.DataFrame) -> Figure:
 
     frame: as `tuning.importances` gives it.
     """
-    require(frame, "importances")
+    if frame.empty:
+        return blank("all trials reached the same: no parameter mattered")
     names = present(frame)
     parameters = list(dict.fromkeys(frame["parameter"].sort_values()))
     parameters.sort(key=lambda p: -frame.loc[frame["parameter"] == p, "importance"].sum())
@@ -143,5 +145,5 @@ def present(frame: pd.DataFrame) -> list[str]:
 
 def _where(trials: pd.DataFrame) -> str:
     networks = ", ".join(dict.fromkeys(trials["architecture"]))
-    data = ", ".join(DATASETS.get(d, d) for d in dict.fromkeys(trials["data"]))
+    data = ", ".join(dataset(d) for d in dict.fromkeys(trials["data"]))
     return f"{data}; {networks}; protocol {', '.join(trials['protocol'].unique())}; validation data, one seed"

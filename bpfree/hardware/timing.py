@@ -1,5 +1,6 @@
 """Where the time goes: seconds of a step, milliseconds by kind of kernel, and resources over a whole run."""
 
+import math
 import os
 import statistics
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from .rehearsal import Rehearsal, batch_of, deterministic, rehearse
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr, past Python
 
 REST = "Python, autograd, waiting"
+NO_SAMPLE = ("cpu:process", "rss", math.nan, "B")
 GROUPS = ("matrix products", "optimiser", "elementwise", "copies and fills", "batches", REST)
 
 
@@ -167,8 +169,12 @@ def resources(algorithm: nn.Module, data: Data, meter, **options) -> pd.DataFram
     Returns:
         The samples of `meter.trace` inside this run, times from its beginning (time_s, channel, quantity,
         value, unit), with the algorithm's name and the stage (by its share of the run's time, which leaves
-        out what the loop does between stages).
+        out what the loop does between stages). Of a run that was over before the sampler came, a row without
+        a value, so that it is not forgotten.
     """
     with meter.window(algorithm.name) as window:
         history = train(algorithm, data, meter=meter, **options)
-    return history.staged(window.trace, window.reading.seconds).assign(algorithm=algorithm.name)
+    trace = window.trace
+    if trace.empty:
+        trace = pd.DataFrame([(0.0, *NO_SAMPLE)], columns=["time_s", "channel", "quantity", "value", "unit"])
+    return history.staged(trace, window.reading.seconds).assign(algorithm=algorithm.name)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from .. import published
 from ..comparison import beside
-from ..labels import DATASETS, LABELS, ORDER
+from ..labels import DATASETS, LABELS, ORDER, dataset
 from .paper import USUAL
 from .text import quantity
 
@@ -34,7 +34,7 @@ def agreement(
         where = {"source": source, "protocol": protocol, "metric": "test_accuracy"}
         table = beside(records, our_protocol=our_protocol, variant="", baseline="", **where)
         for row in table[table["ours"].notna()].itertuples():
-            network = f"{DATASETS.get(row.data, row.data)} {row.architecture}"
+            network = f"{dataset(row.data)} {row.architecture}"
             large = abs(row.difference) > NOTICEABLE
             why = (explained or {}).get((source, network, LABELS[row.algorithm]), OPEN) if large else ""
             rows.append(
@@ -82,7 +82,7 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
         joules = alone.get(f"cost total_{kind}_j", pd.Series(dtype=float))
         rows.append(
             {
-                "network": f"{DATASETS.get(data, data)} {architecture}",
+                "network": f"{dataset(data)} {architecture}",
                 "algorithm": LABELS[algorithm],
                 "protocol": protocol,
                 "settings": settings,

@@ -21,7 +21,7 @@ import pandas as pd
 from .. import published
 from ..comparison import PRESETS, protocols_for
 from ..errors import choose
-from ..labels import DATASETS, LABELS, ORDER
+from ..labels import DATASETS, LABELS, ORDER, dataset
 from ..ours import COMPARISONS, Number, Ours, paper_flop
 from .setup import best_hyperparameters, environment
 from .text import quantity
@@ -47,7 +47,7 @@ class Arm:
 
     @property
     def network(self) -> str:
-        return f"{DATASETS.get(self.data, self.data)} {self.architecture}"
+        return f"{dataset(self.data)} {self.architecture}"
 
     @property
     def label(self) -> str:

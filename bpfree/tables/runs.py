@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..energy.carbon import footprint
-from ..labels import DATASETS, LABELS, ORDER
+from ..labels import LABELS, ORDER, dataset
 
 if TYPE_CHECKING:
     from ..store import Record
 
 ARM = ["data", "architecture", "protocol", "algorithm"]
+UNKNOWN = "not known"
 
 
 def summary(records: pd.DataFrame) -> pd.DataFrame:
@@ -23,17 +24,19 @@ def summary(records: pd.DataFrame) -> pd.DataFrame:
     finished = records[records["status"] == "finished"]
     machines = finished.dropna(subset="machine").drop_duplicates("key").set_index("key")["machine"]
     wide = finished.pivot(index=[*ARM, "seed", "key"], columns="metric", values="value").reset_index()
-    wide["machine"] = wide["key"].map(machines)
+    wide["machine"] = (
+        wide["key"].map(machines).astype(object).fillna("")
+    )  # of runs without costs nobody knows it
+    energies = ("total_measured_j", "total_estimated_j")
+    wide = wide.reindex(
+        columns=[*wide, *(c for c in ("test_accuracy", "epochs", "total_s", *energies) if c not in wide)]
+    )
     rows = []
     for arm, runs in wide.groupby([*ARM, "machine"], sort=False):
-        kind = (
-            "measured"
-            if "total_measured_j" in runs and runs["total_measured_j"].notna().all()
-            else "estimated"
-        )
+        kind = "measured" if runs["total_measured_j"].notna().all() else "estimated"
         rows.append(
             {
-                "data": DATASETS.get(arm[0], arm[0]),
+                "data": dataset(arm[0]),
                 "network": arm[1],
                 "protocol": arm[2],
                 "algorithm": LABELS[arm[3]],
@@ -42,11 +45,13 @@ def summary(records: pd.DataFrame) -> pd.DataFrame:
                 "epochs": spread(runs["epochs"], 1),
                 "time (s)": spread(runs["total_s"]),
                 "energy (J)": spread(runs[f"total_{kind}_j"]),
-                "energy is": kind,
+                "energy is": kind if runs[f"total_{kind}_j"].notna().any() else "",
                 "_order": ORDER.index(arm[3]),
             }
         )
-    table = pd.DataFrame(rows).sort_values(["data", "network", "protocol", "_order"])
+    columns = ["data", "network", "protocol", "algorithm", "seeds", "test accuracy (%)", "epochs", "time (s)"]
+    table = pd.DataFrame(rows, columns=[*columns, "energy (J)", "energy is", "_order"])
+    table = table.sort_values(["data", "network", "protocol", "_order"])
     return table.drop(columns="_order").reset_index(drop=True)
 
 
@@ -59,15 +64,16 @@ def bill(record: "Record", country: str) -> pd.DataFrame:
     kind = "measured" if "total_measured_j" in cost else "estimated"
     carbon = footprint(cost.get("total_measured_j"), cost.get("total_estimated_j"), country)
     grams = carbon.measured_g if kind == "measured" else carbon.estimated_g
+    joules = cost.get(f"total_{kind}_j")
     ended = ", ".join(stage["ended"] for stage in record.stages)
     rows = [
         ("test accuracy", f"{metrics['test_accuracy']:.1f} %", "test images, read once"),
         ("epochs", f"{metrics['epochs']}", f"stages ended by: {ended}"),
         ("time", f"{cost['total_s']:.3g} s", "wall clock of training, validation and prefix work"),
-        ("energy", f"{cost[f'total_{kind}_j']:.3g} J", record.provenance),
+        ("energy", UNKNOWN if joules is None else f"{joules:.3g} J", record.provenance or ""),
         (
             "carbon",
-            f"{1000 * grams:.3g} mg CO2e ({kind})",
+            UNKNOWN if grams is None else f"{1000 * grams:.3g} mg CO2e ({kind})",
             f"{carbon.country_name} {carbon.year}, {carbon.source}",
         ),
     ]
@@ -81,6 +87,8 @@ def readouts(records: pd.DataFrame) -> pd.DataFrame:
     """
     pattern = r"test_accuracy\[(?P<readout>.+)\]"
     rows = records[records["metric"].str.fullmatch(pattern)]
+    if rows.empty:
+        return pd.DataFrame(columns=["data", "network", "algorithm"])
     rows = rows.assign(
         readout=rows["metric"].str.extract(pattern)["readout"], algorithm=rows["algorithm"].map(LABELS)
     )
@@ -88,7 +96,7 @@ def readouts(records: pd.DataFrame) -> pd.DataFrame:
         spread, 2
     )
     table = table.unstack("readout").fillna("").reset_index().rename_axis(columns=None)
-    return table.rename(columns={"architecture": "network"})
+    return table.assign(data=table["data"].map(dataset)).rename(columns={"architecture": "network"})
 
 
 def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
@@ -96,23 +104,30 @@ def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFra
 
     Means over seeds, of one machine. A pass is `samples` / the samples of one epoch of the baseline; the
     seconds are those of training and prefix work, without validation. The product is the ratio of times.
+    Networks on which the baseline did not finish are left out.
     """
     costs = records[records["metric"].isin(["samples", "train_s", "prefix_s"])]
     wide = costs.pivot_table(index=["data", "architecture", "algorithm"], columns="metric", values="value")
-    wide["seconds"] = wide["train_s"] + wide["prefix_s"]
+    wide = wide.reindex(columns=["samples", "train_s", "prefix_s"])
+    wide["seconds"] = wide["train_s"] + wide["prefix_s"].fillna(0.0)
     rows = []
     for (data, architecture), arms in wide.groupby(level=[0, 1], sort=False):
         arms = arms.droplevel([0, 1])
+        if baseline not in arms.index:
+            continue
         for name in [n for n in ORDER if n in arms.index and n != baseline]:
             passes = arms["samples"][name] / arms["samples"][baseline]
             time = arms["seconds"][name] / arms["seconds"][baseline]
-            rows.append((DATASETS.get(data, data), architecture, LABELS[name], passes, time / passes, time))
+            rows.append((dataset(data), architecture, LABELS[name], passes, time / passes, time))
     columns = ["data", "network", "algorithm", "passes", "× seconds per pass", "= seconds of training"]
     return pd.DataFrame(rows, columns=columns).round(2)
 
 
 def spread(values: pd.Series, digits: int | None = None) -> str:
     """ "mean ± sample standard deviation"; the mean alone if there is one value. Three figures by default."""
+    values = values.dropna()
+    if values.empty:
+        return ""
     mean, sd = values.mean(), values.std(ddof=1)
     style = ".3g" if digits is None else f".{digits}f"
     return f"{mean:{style}}" if len(values) < 2 else f"{mean:{style}} ± {sd:{style if digits else '.2g'}}"

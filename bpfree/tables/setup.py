@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from .. import published
-from ..labels import DATASETS, LABELS, ORDER
+from ..labels import DATASETS, LABELS, ORDER, dataset
 
 ARM = ["data", "architecture", "algorithm"]
 #: The hyperparameters that the papers' tuning searched, in the order of the table.
@@ -74,7 +74,7 @@ def best_hyperparameters(
     )
     wide = wide.loc[place.sort_values(list(place)).index]
     named = {
-        "network": wide["data"].map(lambda d: DATASETS.get(d, d)) + " " + wide["architecture"],
+        "network": wide["data"].map(dataset) + " " + wide["architecture"],
         "algorithm": wide["algorithm"].map(LABELS),
         "parameter": wide["parameter"].map(SEARCHED),
     }

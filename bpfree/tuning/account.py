@@ -104,13 +104,15 @@ def importances(studies: Study | Iterable[Study]) -> pd.DataFrame:
 
     A row per study and parameter: study, algorithm, parameter, importance; those of a study add up to 1.
     Optuna's fANOVA (Hutter et al., 2014): the variance that a forest fitted to the trials owes to the
-    parameter alone. From a dozen trials it is a hint.
+    parameter alone. From a dozen trials it is a hint. A study whose trials all reached the same has no rows.
     """
     # Here, because scikit-learn's forests take a second to import.
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     rows = []
     for study in [studies] if isinstance(studies, Study) else studies:
+        if len({t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}) < 2:
+            continue
         with quiet():
             found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0))
         algorithm = identity_of(study)["algorithm"]

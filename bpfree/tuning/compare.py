@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from .. import published, tuned
-from ..labels import DATASETS, LABELS
+from ..labels import LABELS, dataset
 from .spaces import SPACES
 
 
@@ -29,7 +29,7 @@ def beside_published() -> pd.DataFrame:
         rows.append(
             {
                 "algorithm": LABELS[row.algorithm],
-                "data": DATASETS.get(row.data, row.data),
+                "data": dataset(row.data),
                 "network": row.architecture,
                 "parameter": row.parameter,
                 **known,

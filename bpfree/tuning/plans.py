@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from ..architectures import default_architecture
 from ..errors import choose
 from ..experiment import Experiment
-from ..study import PROFILES, Profile
+from ..study import FLAT, PROFILES, Profile, fitting_network
 
 #: One algorithm of each family. Of Forward-Forward and the MLPs it is compared with, the network is the same.
 ALGORITHMS = ("bp", "ff", "cafo_rand", "mf")
@@ -32,18 +33,26 @@ class Plan:
     def experiments(self, chosen: Profile, *algorithms: str) -> list[Experiment]:
         """What is tuned: these algorithms (default: `ALGORITHMS`) on the profile's first data set and seed.
 
-        All with AdamW, whatever the papers took: an optimiser is part of the effort, too.
+        All with AdamW, whatever the papers took: an optimiser is part of the effort, too. Without algorithms
+        that cannot be trained on a user's own data.
         """
+        data, seed = chosen.datasets[0], chosen.seeds[0]
+        usual = self.networks.get("")
+        networks = {}
+        for algorithm in algorithms or ALGORITHMS:
+            wanted = self.networks.get(algorithm, usual) or default_architecture(algorithm, data)
+            networks[algorithm] = fitting_network(algorithm, data, wanted, seed, usual or FLAT)
         return [
             Experiment(
                 algorithm,
-                chosen.datasets[0],
-                seed=chosen.seeds[0],
-                architecture=self.networks.get(algorithm, self.networks.get("")),
+                data,
+                seed=seed,
+                architecture=network,
                 hyperparameters={"optimiser": "adamw", **self.fixed},
                 max_epochs=self.max_epochs,
             )
-            for algorithm in algorithms or ALGORITHMS
+            for algorithm, network in networks.items()
+            if network
         ]
 
 
