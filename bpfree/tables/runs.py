@@ -1,5 +1,6 @@
 """What runs reached and cost: tables of records alone."""
 
+import math
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -16,9 +17,9 @@ ARM = ["data", "architecture", "protocol", "algorithm"]
 def summary(records: pd.DataFrame) -> pd.DataFrame:
     """Accuracy and bill of every arm: mean ± sample standard deviation over seeds.
 
-    records: as `bpfree.records` gives it. Energy is measured where it was measured and estimated
-    otherwise; the column `energy is` says which. Costs of different machines are never pooled: an arm
-    that ran on several has a row for each.
+    records: as `bpfree.records` gives it. Energy is measured where that of all seeds was measured and
+    estimated otherwise; the column `energy is` says which. Costs of different machines are never pooled: an
+    arm that ran on several has a row for each.
     """
     finished = records[records["status"] == "finished"]
     machines = finished.dropna(subset="machine").drop_duplicates("key").set_index("key")["machine"]
@@ -31,6 +32,7 @@ def summary(records: pd.DataFrame) -> pd.DataFrame:
             if "total_measured_j" in runs and runs["total_measured_j"].notna().all()
             else "estimated"
         )
+        joules = runs.get(f"total_{kind}_j", pd.Series(math.nan, runs.index))
         rows.append(
             {
                 "data": DATASETS.get(arm[0], arm[0]),
@@ -41,8 +43,8 @@ def summary(records: pd.DataFrame) -> pd.DataFrame:
                 "test accuracy (%)": spread(runs["test_accuracy"], 2),
                 "epochs": spread(runs["epochs"], 1),
                 "time (s)": spread(runs["total_s"]),
-                "energy (J)": spread(runs[f"total_{kind}_j"]),
-                "energy is": kind,
+                "energy (J)": spread(joules),
+                "energy is": kind if joules.notna().any() else "",
                 "_order": ORDER.index(arm[3]),
             }
         )
@@ -59,15 +61,16 @@ def bill(record: "Record", country: str) -> pd.DataFrame:
     kind = "measured" if "total_measured_j" in cost else "estimated"
     carbon = footprint(cost.get("total_measured_j"), cost.get("total_estimated_j"), country)
     grams = carbon.measured_g if kind == "measured" else carbon.estimated_g
+    joules = cost.get(f"total_{kind}_j")
     ended = ", ".join(stage["ended"] for stage in record.stages)
     rows = [
         ("test accuracy", f"{metrics['test_accuracy']:.1f} %", "test images, read once"),
         ("epochs", f"{metrics['epochs']}", f"stages ended by: {ended}"),
         ("time", f"{cost['total_s']:.3g} s", "wall clock of training, validation and prefix work"),
-        ("energy", f"{cost[f'total_{kind}_j']:.3g} J", record.provenance),
+        ("energy", "not recorded" if joules is None else f"{joules:.3g} J", record.provenance),
         (
             "carbon",
-            f"{1000 * grams:.3g} mg CO2e ({kind})",
+            "not recorded" if grams is None else f"{1000 * grams:.3g} mg CO2e ({kind})",
             f"{carbon.country_name} {carbon.year}, {carbon.source}",
         ),
     ]
@@ -112,7 +115,13 @@ def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFra
 
 
 def spread(values: pd.Series, digits: int | None = None) -> str:
-    """ "mean ± sample standard deviation"; the mean alone if there is one value. Three figures by default."""
-    mean, sd = values.mean(), values.std(ddof=1)
+    """ "mean ± sample standard deviation"; the mean alone if there is one value. Three figures by default.
+
+    Of values that are NaN it says how many they are; "" if all are.
+    """
+    known = values.dropna()
+    mean, sd = known.mean(), known.std(ddof=1)
     style = ".3g" if digits is None else f".{digits}f"
-    return f"{mean:{style}}" if len(values) < 2 else f"{mean:{style}} ± {sd:{style if digits else '.2g'}}"
+    text = f"{mean:{style}}" if len(known) < 2 else f"{mean:{style}} ± {sd:{style if digits else '.2g'}}"
+    lacking = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
+    return text + lacking if len(known) else ""
