@@ -11,7 +11,11 @@ class Clock:
     """Times regions of the training loop and reads the meter around them.
 
     A region adds `<name>_s` to a row, and with a meter `<name>_measured_j` and `<name>_estimated_j`
-    (absent where the meter has no such value). The device is synchronised at both edges.
+    (absent if the meter lacks such a value for any of the seconds). The device is synchronised at both edges.
+
+    Attributes:
+        provenance: how the joules were obtained: of the last region, or of one that lacks measured joules,
+            because then their total lacks them, too. None without a meter.
 
     Args:
         device: where the work runs.
@@ -23,6 +27,7 @@ class Clock:
         self.device = device
         self.meter = meter
         self.provenance: str | None = None
+        self._measured = True  # every region so far was
         self._inner: list = []
 
     @contextmanager
@@ -38,15 +43,16 @@ class Clock:
         amounts = {"s": seconds}
         if self.meter is not None:
             reading = opened.reading
-            self.provenance = reading.provenance
+            if self._measured or reading.measured_j is None:
+                self.provenance = reading.provenance
+            self._measured &= reading.measured_j is not None
             amounts |= {"measured_j": reading.measured_j, "estimated_j": reading.estimated_j}
         # What the prefix took of a region is moved to its own account; its joules by its share of the time.
         share = min(1.0, self._inner_seconds() / seconds) if self._inner else 0.0
-        for unit, amount in amounts.items():
-            if amount is not None:
-                _add(row, f"{name}_{unit}", amount * (1.0 - share))
-                if share:
-                    _add(row, f"prefix_{unit}", amount * share)
+        for account, part in {name: 1.0 - share, **({"prefix": share} if share else {})}.items():
+            before = f"{account}_s" in row
+            for unit, amount in amounts.items():
+                _add(row, f"{account}_{unit}", None if amount is None else amount * part, before)
 
     @contextmanager
     def prefix_work(self) -> Iterator[None]:
@@ -74,5 +80,9 @@ class Clock:
             torch.mps.synchronize()
 
 
-def _add(row: dict, key: str, amount: float) -> None:
-    row[key] = row.get(key, 0.0) + amount
+def _add(row: dict, key: str, amount: float | None, before: bool) -> None:
+    """Adds to what there was `before`; if either is not known, neither is the sum, and the key is absent."""
+    known = amount is not None and (key in row or not before)
+    total = row.pop(key, 0.0)
+    if known:
+        row[key] = total + amount

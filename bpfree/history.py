@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 OUTCOME = ("stage", "epoch", "lr", "train_loss", "val_loss", "val_accuracy", "samples")
 REGIONS = ("prefix", "train", "val")
-COST = tuple(f"{region}_{unit}" for region in REGIONS for unit in ("s", "measured_j", "estimated_j"))
+UNITS = ("s", "measured_j", "estimated_j")
+COST = tuple(f"{region}_{unit}" for region in REGIONS for unit in UNITS)
 
 
 @dataclass
@@ -75,12 +76,14 @@ class History:
         return sum(len(stage.rows) for stage in self.stages)
 
     def total(self, unit: str = "s", regions: tuple[str, ...] = REGIONS) -> float | None:
-        """Seconds ("s") or joules ("measured_j", "estimated_j") of the regions; None if never recorded."""
-        amounts = [
-            row[key]
-            for stage in self.stages
-            for row in stage.rows
-            for key in (f"{r}_{unit}" for r in regions)
-            if key in row
-        ]
-        return sum(amounts) if amounts else None
+        """Seconds ("s") or joules ("measured_j", "estimated_j") of the regions.
+
+        None if never recorded, and if one region of one epoch lacks them: the sum would be too small.
+        """
+        found = [a for stage in self.stages for row in stage.rows for a in amounts(row, unit, regions)]
+        return sum(found) if found and None not in found else None
+
+
+def amounts(row: dict, unit: str, regions: tuple[str, ...] = REGIONS) -> list[float | None]:
+    """What each region that an epoch had took, in seconds ("s") or joules; None where it lacks them."""
+    return [row.get(f"{r}_{unit}") for r in regions if any(f"{r}_{u}" in row for u in UNITS)]

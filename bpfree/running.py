@@ -17,7 +17,7 @@ from .data import Data, assembled, read
 from .energy import EnergyMeter
 from .errors import InvalidInput, TrainingDiverged
 from .experiment import Experiment, train_resolved
-from .history import COST, OUTCOME, REGIONS, History
+from .history import COST, OUTCOME, REGIONS, UNITS, History
 from .machine import machine
 from .stopping import Budget
 from .store import Record, Store, key_of
@@ -123,6 +123,12 @@ class _Job:
                     return record
                 kind = self.experiment.rule().budget
                 budget = spent(record, kind)
+                if budget.unit == "s" and record.epoch_cost.filter(like="measured_j").notna().any(axis=None):
+                    log.warning(
+                        "%s: of the run whose energy is its budget not all joules were measured: its budget "
+                        "is that run's seconds",
+                        self.experiment.label,
+                    )
                 if record.contended and kind == "energy":
                     log.warning(
                         "%s: the run whose energy is its budget shared its machine: the budget is too large",
@@ -188,7 +194,7 @@ class _Job:
 
 
 def spent(record: Record, kind: str) -> Budget:
-    """What a run took, as a budget: "passes", or "energy": joules, or seconds if none were measured."""
+    """What a run took, as a budget: "passes", or "energy": joules, or seconds if not all were measured."""
     if kind == "passes":
         return Budget("passes", record.metrics["epochs"])
     unit = "measured_j" if "total_measured_j" in record.cost else "s"
@@ -265,9 +271,9 @@ def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, flo
 
 
 def totals(history: History) -> dict[str, float]:
-    """Seconds and joules by region and in all; only what was recorded."""
+    """Seconds and joules by region and in all; only what was recorded of every epoch."""
     amounts = {}
-    for unit in ("s", "measured_j", "estimated_j"):
+    for unit in UNITS:
         for name, regions in {**{r: (r,) for r in REGIONS}, "total": REGIONS}.items():
             amount = history.total(unit, regions)
             if amount is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InvalidInput, choose
-from .history import REGIONS, History
+from .history import REGIONS, History, amounts
 from .stages import Stage
 
 DEFAULT_CAP = 100  # epochs per stage where nobody says otherwise
@@ -126,13 +126,15 @@ class Length:
 
 
 def cost(row: dict, unit: str, regions: tuple[str, ...] = REGIONS) -> float:
-    """What an epoch took: seconds ("s") or joules. Raises InvalidInput for joules that nobody measured."""
-    if unit != "s" and row.get(f"train_{unit}") is None:
+    """What an epoch took: seconds ("s") or joules. Raises InvalidInput if not all joules were measured."""
+    found = amounts(row, unit, regions)
+    if None in found:
+        lost = any(amount is not None for amount in amounts(row, unit))
+        why = "a sensor was lost while they were measured" if lost else "nothing measures them here"
         raise InvalidInput(
-            "a budget in joules, but nothing measures them here: give a meter that has a sensor, or a budget "
-            "in seconds"
+            f"a budget in joules, but {why}: give a meter that has a sensor, or a budget in seconds"
         )
-    return sum(row.get(f"{region}_{unit}", 0.0) for region in regions)
+    return sum(found)
 
 
 class Best:

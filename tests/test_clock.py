@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import ScriptedMeter, arm, toy
 
+import bpfree.running
 from bpfree.clock import Clock
 from bpfree.training import train
 
@@ -48,7 +49,8 @@ def test_the_time_that_the_meter_takes_to_look_is_not_the_regions(hand):
 
 
 def test_prefix_work_is_moved_with_its_share_of_the_joules(hand):
-    row, clock = {"prefix_s": 0.5}, Clock(CPU, ScriptedMeter((40.0, 80.0)))
+    row, clock = {"prefix_s": 0.5, "prefix_measured_j": 1.0}, Clock(CPU, ScriptedMeter((40.0, 80.0)))
+    row["prefix_estimated_j"] = 2.0
     with clock.region(row, "train"):
         hand.now += 5.0
         for _ in range(3):
@@ -56,7 +58,7 @@ def test_prefix_work_is_moved_with_its_share_of_the_joules(hand):
                 hand.now += 1.0
     # 8 seconds in all, 3 of them in the prefix
     expected = {"train_s": 5.0, "train_measured_j": 25.0, "train_estimated_j": 50.0}
-    expected |= {"prefix_s": 3.5, "prefix_measured_j": 15.0, "prefix_estimated_j": 30.0}
+    expected |= {"prefix_s": 3.5, "prefix_measured_j": 16.0, "prefix_estimated_j": 32.0}
     assert row == pytest.approx(expected)
 
 
@@ -82,6 +84,52 @@ def test_joules_that_nobody_read_are_absent_and_not_zero(meter, keys):
     with Clock(CPU, meter).region(row, "val"):
         pass
     assert row.keys() == keys
+
+
+@pytest.mark.parametrize("readings", [[(6.0, 8.0), (None, 2.0)], [(None, 8.0), (6.0, 2.0)]])
+def test_joules_that_lack_a_part_are_absent_and_not_less(hand, readings):
+    row, clock = {}, Clock(CPU, ScriptedMeter(*readings))
+    for _ in range(2):
+        with clock.region(row, "train"):
+            hand.now += 2.0
+    assert row == {"train_s": 4.0, "train_estimated_j": 10.0}
+
+
+def test_prefix_joules_lack_what_a_region_with_a_share_of_it_lacks(hand):
+    row, clock = {}, Clock(CPU, ScriptedMeter((1.0, 1.0), (None, 4.0), (5.0, 5.0)))
+    with clock.region(row, "prefix"):
+        hand.now += 1.0
+    with clock.region(row, "train"), clock.prefix_work():
+        hand.now += 2.0
+    with clock.region(row, "val"):
+        hand.now += 3.0
+    assert {k: v for k, v in row.items() if k.endswith("measured_j")} == {"val_measured_j": 5.0}
+    assert row["prefix_estimated_j"] == 5.0
+
+
+def test_one_region_without_joules_leaves_no_total_and_says_so():
+    """A sensor is lost in the second epoch and comes back: 5 windows, of which the fourth lacks it."""
+
+    class Losing(ScriptedMeter):
+        @contextmanager
+        def window(self, name):
+            with super().window(name) as opened:
+                yield opened
+            lost = len(self.names) == 4
+            opened.reading.provenance = "incomplete" if lost else "measured"
+
+    meter = Losing((1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (None, 8.0), (16.0, 16.0))
+    history = train(arm("bp"), toy(), max_epochs=2, meter=meter, progress=False)
+    assert meter.names == ["prefix", "train", "val", "train", "val"]
+    assert history.total("measured_j") is None
+    assert history.total("measured_j", ("train",)) is None
+    assert history.total("measured_j", ("val",)) == 20.0
+    assert history.total("estimated_j") == 31.0
+    assert history.provenance == "incomplete"
+    totals = bpfree.running.totals(history)
+    assert {"train_measured_j", "total_measured_j"}.isdisjoint(totals)
+    assert totals["val_measured_j"] == 20.0
+    assert history.frame()["train_measured_j"].isna().tolist() == [False, True]
 
 
 def test_every_epoch_has_its_regions_and_the_totals_are_their_sums():

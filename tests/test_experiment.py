@@ -349,6 +349,8 @@ def test_equal_energy_has_the_seconds_or_the_joules_that_bp_spent(store, monkeyp
     assert record.cost["total_s"] == pytest.approx(reference.cost["total_s"], abs=spent.max())
     metered = replace(reference, cost={**reference.cost, "total_measured_j": 12.5})
     assert running.spent(metered, "energy") == Budget("measured_j", 12.5)
+    partly = replace(reference, cost={**reference.cost, "train_measured_j": 12.5})  # validation's are lost
+    assert running.spent(partly, "energy") == Budget("s", reference.cost["total_s"])
 
 
 def test_a_budget_is_part_of_the_content(store):

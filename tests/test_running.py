@@ -571,3 +571,17 @@ def test_a_budget_of_energy_from_a_run_that_was_not_alone_is_said_to_be_too_larg
         record = run(experiment, store, progress=False)
         assert record.contended == others
         assert ("shared its machine" in caplog.text) == others
+
+
+def test_a_budget_of_energy_from_a_run_that_lost_a_sensor_is_its_seconds_and_said_so(
+    store, monkeypatch, caplog
+):
+    for lost in (True, False):
+        known = property(lambda self, lost=lost: None if lost and self.name == "val" else 2.0)
+        monkeypatch.setattr("bpfree.energy.reading.Reading.measured_j", known)
+        caplog.clear()
+        experiment = small("mf", architecture="2x4", max_epochs=2, protocol="equal_energy", seed=int(lost))
+        record = run(experiment, store, progress=False)
+        assert record.experiment["budget"]["unit"] == ("s" if lost else "measured_j")
+        assert ("not all joules were measured" in caplog.text) == lost
+        assert ("total_measured_j" in record.cost, "train_measured_j" in record.cost) == (not lost, True)

@@ -129,6 +129,13 @@ def test_joules_that_nobody_measures_are_no_budget():
         assert "\n" not in str(raised.value)
 
 
+def test_joules_of_which_a_part_is_lost_are_no_budget():
+    meter = ScriptedMeter((2.0, 1.0), (2.0, 1.0), (None, 1.0))  # the first epoch's validation is lost
+    with pytest.raises(InvalidInput, match="a sensor was lost") as raised:
+        lengths("bp", Budget("measured_j", 50.0), meter=meter)
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("amount", [0.0, -1.0, math.inf, math.nan])
 def test_a_budget_is_a_number_above_zero(amount):
     with pytest.raises(InvalidInput, match="greater than 0"):

@@ -91,6 +91,20 @@ def test_summary_calls_estimates_estimated_and_measurements_measured():
     assert table.loc["MF", "energy (J)"] == "7"  # the sensor's, not the model's
 
 
+def test_summary_names_the_seeds_whose_joules_it_lacks():
+    lost = arm("mf", [90], [1]).query("metric != 'total_estimated_j'").assign(seed=5, key="lost")
+    one = tables.summary(pd.concat([arm("mf", [90, 92], [1, 3]), lost])).iloc[0]
+    assert (one["seeds"], one["energy is"]) == (3, "estimated")
+    assert one["energy (J)"] == f"4 ± {np.std([2, 6], ddof=1):.2g} (2 of 3)"
+    partly = pd.concat(
+        [arm("mf", [90], [1], total_measured_j=7.0), arm("mf", [92], [3]).assign(seed=5, key="b")]
+    )
+    two = tables.summary(partly).iloc[0]
+    assert (two["energy (J)"], two["energy is"]) == (f"4 ± {np.std([2, 6], ddof=1):.2g}", "estimated")
+    none = tables.summary(lost).iloc[0]
+    assert (none["energy (J)"], none["energy is"]) == ("", "")
+
+
 def test_summary_never_pools_machines_and_leaves_failures_out():
     rows = pd.concat(
         [
@@ -335,6 +349,14 @@ def test_a_campaign_counts_all_seconds_and_averages_those_of_runs_that_were_alon
     assert ladder["settings"].tolist() == 2 * ["ladder", "tuned"]
     own = tables.campaign(pd.concat([runs, runs.assign(data="own.npz")]))
     assert own["network"].tolist() == 2 * ["MNIST 2x1000"] + 2 * ["own.npz 2x1000"]
+
+
+def test_a_campaign_with_a_run_that_lost_a_sensor_has_no_measured_mean():
+    of = {"chapters": "05 07", "experiment": '{"hyperparameters_from": "tuned"}', "contended": False}
+    fixed = {"protocol": "convergence", "machine": "m", "algorithm": "bp", "busy_s": 10.0, **of, **MNIST}
+    estimated = "cost total_estimated_j"
+    runs = [{**fixed, estimated: 2.0, "cost total_measured_j": 70.0}, {**fixed, estimated: 4.0}]
+    assert tables.campaign(pd.DataFrame(runs))["a run alone (J)"].tolist() == ["3.000 estimated"]
 
 
 def test_the_overview_measures_energy_or_leaves_it_out_and_shows_the_sum_of_layers():

@@ -10,8 +10,8 @@
     epoch.reading.estimated_j       # CPU seconds times watts: a model, never added to the former
 
 Sources: ``nvml-counter``, ``nvml-power``, ``rapl``, ``estimate``; a source that cannot be read is
-"unavailable" with its reason, and its joules are None, never 0. ``python -m bpfree.energy --check`` lists
-them.
+"unavailable" with its reason, and its joules are None, never 0; so is a total to which a sensor belongs
+that was lost in the middle. ``python -m bpfree.energy --check`` lists the sources.
 
 Logic verified; sensors unverified on hardware so far: every rule here is tested against a stub of NVML and
 imitated powercap trees, and no reading has yet been compared with a wattmeter.

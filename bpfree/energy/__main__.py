@@ -8,23 +8,30 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from .check import check
 from .meter import EnergyMeter
+
+PROGRAM = "python -m bpfree.energy"
+WRONG, INTERRUPTED, NO_READER = 2, 130, 141  # exit statuses, as shells have them
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse, but an error is one line."""
 
     def error(self, message: str) -> None:
-        self.exit(2, f"{self.prog}: error: {message}; see --help\n")
+        self.exit(WRONG, f"{self.prog}: error: {message}; see --help\n")
+
+    def print_help(self, file: object = None) -> None:
+        self.exit(_print(self.format_help().rstrip()))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m bpfree.energy",
+        prog=PROGRAM,
         usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]   or   %(prog)s --check [--json]",
         description="Measure the energy of a command, or list what can be measured on this machine. "
         "The report follows the command's output; the exit status is the command's.",
@@ -48,14 +55,75 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def _ignoring_interrupts():
-    """Ctrl-C reaches the command, started before, as well: let it decide, and still print the reading."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Child:
+    """The command. What ends this program ends the command; then the reading is still printed.
+
+    Ctrl-C reaches the command by itself, and SIGTERM, which comes to this process alone, is passed on to it,
+    as often as it comes: what to do is the command's choice.
+    """
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen | None = None
+        self.terminated = False
+
+    def terminate(self, *_: object) -> None:
+        self.terminated = True
+        if self.process is not None:
+            self.process.terminate()
+
+    def run(self, command: Sequence[str], **options: object) -> int:
+        """The exit status of the command, negative for a signal. Raises OSError if it cannot run."""
+        self.process = subprocess.Popen(command, **options)
+        if self.terminated:  # while it was started
+            self.process.terminate()
+        return self.process.wait()
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        # Functions, not SIG_IGN, which the command would inherit; a signal that whoever started this program
+        # has it ignore (nohup) stays ignored.
+        handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: self.terminate}
+        before = {number: signal.getsignal(number) for number in handlers}
+        before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
+        if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
+            before = {}
+        for number in before:
+            signal.signal(number, handlers[number])
+        try:
+            yield
+        finally:
+            for number, was in before.items():
+                signal.signal(number, was)
+
+
+def _print(text: str) -> int:
+    """Print on standard output; 0, or the exit status if it refuses: in silence if its reader has gone."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+        if sys.stdout is not None:
+            with suppress(AttributeError, ValueError):  # a name of a command need not be encodable
+                sys.stdout.reconfigure(errors="backslashreplace")
+        print(text, flush=True)
+        return 0
+    except OSError as error:
+        _silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return NO_READER
+        return _say(f"standard output cannot be written ({error.strerror})", WRONG)
+
+
+def _say(line: str, status: int) -> int:
+    try:
+        print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
+    except OSError:  # nobody reads that, either
+        _silence(sys.stderr)
+    return status
+
+
+def _silence(stream: object) -> None:
+    """What the stream still holds goes nowhere, because Python writes it when it ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,32 +135,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {
         "country": options.country,
         "sources": options.sources.split(",") if options.sources else None,
-        "gpus": [int(g) if g.isdigit() else g for g in options.gpus.split(",")] if options.gpus else None,
+        "gpus": [int(g) if g.isdecimal() else g for g in options.gpus.split(",")] if options.gpus else None,
         "watts_per_core": options.watts_per_core,
         **({} if options.hz is None else {"hz": options.hz}),
     }
     try:
         if options.check:
             found = check(**settings)
-            print(json.dumps([row._asdict() for row in found]) if options.json else found)
-            return 0
+            return _print(json.dumps([row._asdict() for row in found]) if options.json else str(found))
         meter = EnergyMeter(**settings, name=" ".join(command))
     except (ValueError, ModuleNotFoundError) as error:
         if options.debug:
             raise
         parser.error(str(error))
-    sys.stdout.flush()
-    with meter:
-        try:
-            child = subprocess.Popen(command, stdout=sys.stderr if options.json else None)
-        except OSError as error:
-            print(f"{parser.prog}: cannot run {command[0]!r}: {os.strerror(error.errno)}", file=sys.stderr)
-            return 127 if isinstance(error, FileNotFoundError) else 126
-        with _ignoring_interrupts():
-            status = child.wait()
-    print(meter.reading.to_json() if options.json else meter.reading)
-    return status if status >= 0 else 128 - status
+    child, output = _Child(), (sys.stderr or subprocess.DEVNULL) if options.json else None
+    with child.signals():
+        with meter:
+            try:
+                status = child.run(command, stdout=output)
+            except OSError as error:
+                status = 127 if isinstance(error, FileNotFoundError) else 126
+                return _say(f"cannot run {command[0]!r}: {os.strerror(error.errno)}", status)
+        failed = _print(meter.reading.to_json() if options.json else str(meter.reading))
+    return (status if status >= 0 else 128 - status) or failed
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted", INTERRUPTED))

@@ -34,8 +34,8 @@ class Counter:
 
     ``read() -> int`` gives the raw counter in units of ``unit_j`` joules. ``modulus`` is the number of raw
     values before it wraps to 0, or None if that is unknown; then a backwards step is a fault and not a wrap.
-    ``max_power_w`` tells a wrap from a reset: a step that no such machine could have drawn is a fault too,
-    and so is an interval long enough for the counter to go all the way round.
+    ``max_power_w`` is more than the device can draw: a step beyond it is a fault, whether the counter leapt
+    or was reset and seems to have wrapped, and so is an interval long enough to go all the way round.
     """
 
     def __init__(
@@ -48,8 +48,9 @@ class Counter:
         self.unit_j = unit_j
         self._read = read
         self._modulus = modulus
-        self._max_power_w = max_power_w
+        self.max_power_w = max_power_w
         self._last: int | None = None
+        self._first_ns: int | None = None
         self._last_ns = 0
         self._tick: tuple[int, int] | None = None  # (ns, count) at the sampler's last visit
         self._power_w: float | None = None
@@ -61,7 +62,7 @@ class Counter:
 
     def _limit(self, elapsed_ns: int) -> float:
         """The most counts that can have passed in ``elapsed_ns``."""
-        return self._max_power_w * (elapsed_ns + WRAP_SLACK_NS) / NS / self.unit_j
+        return self.max_power_w * (elapsed_ns + WRAP_SLACK_NS) / NS / self.unit_j
 
     def _blame(self, fault: str) -> None:
         self.faults += 1
@@ -70,7 +71,7 @@ class Counter:
     def advance(self, now_ns: int) -> Mark:
         """Read the counter at ``now_ns`` and return the new mark."""
         try:
-            raw = self._read()
+            raw = int(self._read())
         except Exception as error:  # a sensor may fail in ways of its own; the run it watches goes on
             self._blame(f"a read failed ({type(error).__name__}: {error})")
             self._blind = True
@@ -80,23 +81,29 @@ class Counter:
             self._blind = False
         if self._last is not None:
             step, elapsed_ns = raw - self._last, now_ns - self._last_ns
-            if self._modulus is None:
-                if step < 0:
+            if step < 0 and self._modulus is not None:
+                step += self._modulus
+            if not 0 <= step <= self._limit(elapsed_ns):
+                if raw >= self._last:
+                    leap = f"{step * self.unit_j:.6g} J in {elapsed_ns / NS:.3g} s"
+                    self._blame(f"the counter leapt by {leap}; more than {self.max_power_w:.4g} W cannot be")
+                elif self._modulus is None:
                     self._blame("the counter went backwards (driver reload?)")
-                    step = 0
-            else:
-                if step < 0:
-                    step += self._modulus
-                    if not 0 <= step <= self._limit(elapsed_ns):
-                        self._blame("the counter went backwards by more than a wrap explains (reset?)")
-                        step = 0
-                if self._max_power_w * elapsed_ns / NS / self.unit_j >= self._modulus:
-                    self._blame(
-                        "the counter was not read for so long that it may have wrapped more than once"
-                    )
+                else:
+                    self._blame("the counter went backwards by more than a wrap explains (reset?)")
+                step = 0
+            if self._modulus and self.max_power_w * elapsed_ns / NS / self.unit_j >= self._modulus:
+                self._blame("the counter was not read for so long that it may have wrapped more than once")
             self.count += step
+        if self._first_ns is None:
+            self._first_ns = now_ns
         self._last, self._last_ns = raw, now_ns
         return self.mark()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds from the first read to the last."""
+        return 0.0 if self._first_ns is None else (self._last_ns - self._first_ns) / NS
 
     def tick(self, now_ns: int) -> None:
         """Called by the sampler after ``advance``: keeps the mean power since its last visit."""
@@ -119,15 +126,19 @@ class Trapezoid:
     Between samples p_k at t_k:  E = Σ (p_k + p_{k+1})/2 · (t_{k+1} - t_k). In mW and ns the sum is an
     integer number of half-picojoules. While power is monotone between two samples the trapezoid is off by
     at most |p_{k+1} - p_k|/2 · (t_{k+1} - t_k); ``spread`` adds these bounds up. A spike between two samples
-    escapes both.
+    escapes both. A sample of more than ``max_power_w`` is a fault, like a read that fails.
     """
 
     unit_j = 0.5e-12
 
-    def __init__(self, read_mw: Callable[[], int], gap_ns: int | None = None) -> None:
+    def __init__(
+        self, read_mw: Callable[[], int], gap_ns: int | None = None, max_power_w: float = 3000.0
+    ) -> None:
         self._read = read_mw
         self._gap_ns = gap_ns
+        self.max_power_w = max_power_w
         self._last: int | None = None
+        self._first_ns: int | None = None
         self._last_ns = 0
         self._blind = False
         self.count = self.spread = self.faults = self.gaps = 0
@@ -136,11 +147,17 @@ class Trapezoid:
 
     def advance(self, now_ns: int) -> Mark:
         """Sample the power at ``now_ns`` and return the new mark."""
+        fault = ""
         try:
-            power = self._read()
+            power = int(self._read())
         except Exception as error:  # as in Counter.advance
+            fault = f"a read failed ({type(error).__name__}: {error})"
+        else:
+            if not 0 <= power <= self.max_power_w * 1e3:
+                fault = f"it showed {power / 1e3:.6g} W; more than {self.max_power_w:.4g} W cannot be"
+        if fault:
             self.faults += 1
-            self.fault = f"a read failed ({type(error).__name__}: {error})"
+            self.fault = fault
             self._last = None  # nothing is interpolated across the hole
             self._blind = True
             return self.mark()
@@ -153,12 +170,19 @@ class Trapezoid:
             self.spread += abs(power - self._last) * elapsed
             if self._gap_ns is not None and elapsed > self._gap_ns:
                 self.gaps += 1
+        if self._first_ns is None:
+            self._first_ns = now_ns
         self._last, self._last_ns = power, now_ns
         self.peak_w = max(self.peak_w, power / 1e3)
         return self.mark()
 
     def tick(self, now_ns: int) -> None:
         """Power is known at every sample: the sampler's visits add nothing."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds from the first sample to the last."""
+        return 0.0 if self._first_ns is None else (self._last_ns - self._first_ns) / NS
 
     @property
     def power_w(self) -> float | None:

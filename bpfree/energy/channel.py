@@ -10,6 +10,7 @@ from .accumulator import Mark
 from .reading import EnergyValue, unavailable
 
 SHORT_WINDOW_PERIODS = 10
+LATE_SHARE = 0.02  # of a window: from here on it is flagged that its edges were read late
 
 
 class Accumulator(Protocol):
@@ -17,9 +18,12 @@ class Accumulator(Protocol):
     count: int
     fault: str
     peak_w: float
+    max_power_w: float
 
     def advance(self, now_ns: int) -> Mark: ...
     def tick(self, now_ns: int) -> None: ...
+    @property
+    def age_s(self) -> float: ...
     @property
     def power_w(self) -> float | None: ...
 
@@ -51,34 +55,48 @@ class SensorChannel:
         self.accumulator.tick(now_ns)
 
     def value(
-        self, a: Mark, b: Mark, seconds: float, companions: tuple[Mark, Mark] | None = None
+        self,
+        a: Mark,
+        b: Mark,
+        seconds: float,
+        companions: tuple[Mark, Mark] | None = None,
+        late_s: float = 0.0,
     ) -> EnergyValue:
-        """The energy between marks ``a`` and ``b``.
+        """The energy between marks ``a`` and ``b``, which were taken up to ``late_s`` outside the window.
 
         The sensor shows at time t what it knew at its last update, at most one period τ earlier. So the truth
         lies within  [E - τ·P_a, E + τ·P_b]  of what is shown, P_a and P_b the power before the two edges; the
-        larger power known stands for both, and the largest ever seen where it is not known.
+        larger power known stands for both, and the largest ever seen where it is not known. Reads outside
+        the window can only have added to it:  late_s · P  at most.
+
+        A sensor that fails inside the window leaves its joules unknown, and so the total that they belong to.
+        One that has never moved is not taken for a sensor at all.
         """
-        unit = self.accumulator.unit_j
+        sensor, unit = self.accumulator, self.accumulator.unit_j
+        energy, still = (b.count - a.count) * unit, b.count == a.count
         if b.faults > a.faults:
-            known = (b.count - a.count) * unit
-            reason = f"{self.accumulator.fault}; what could be read adds up to {known:.6g} J"
-            return unavailable(self.source, self.name, reason, (*self.flags, "counter-fault"))
-        if self.accumulator.count == 0:
+            reason = f"{sensor.fault}; what could be read adds up to {energy:.6g} J"
+            return unavailable(self.source, self.name, reason, (*self.flags, "counter-fault"), primary=True)
+        if sensor.count == 0 and sensor.age_s > 2 * self.period_s:
             reason = (
                 "the counter has not moved since the meter started (a virtual machine, or too short a time)"
             )
             return unavailable(self.source, self.name, reason, self.flags)
-        energy = (b.count - a.count) * unit
+        if still and seconds >= SHORT_WINDOW_PERIODS * self.period_s:
+            reason = f"the counter stood still for {seconds:.3g} s, though it had moved before"
+            return unavailable(self.source, self.name, reason, (*self.flags, "stands-still"), primary=True)
         edges = companions or (a, b)
-        powers = [self.accumulator.peak_w if m.power_w is None else m.power_w for m in edges]
+        powers = [sensor.peak_w if m.power_w is None else m.power_w for m in edges]
         if seconds > 0:
             powers.append(energy / max(seconds, self.period_s))
-        edge = self.period_s * max(powers, default=0.0) + unit
+        power = max(powers) or sensor.max_power_w
+        edge = (max(self.period_s, seconds) if still else self.period_s) * power + unit
         margin = edge + (b.spread - a.spread) * unit + self.tolerance_w * seconds
         flags = list(self.flags)
         if seconds < SHORT_WINDOW_PERIODS * self.period_s:
             flags.append("short-window")
+        if late_s > LATE_SHARE * seconds:
+            flags.append("late-edge")
         if b.gaps > a.gaps:
             flags.append("sampling-gap")
         return EnergyValue(
@@ -86,7 +104,7 @@ class SensorChannel:
             self.name,
             "measured",
             energy,
-            max(0.0, energy - margin),
+            max(0.0, energy - margin - late_s * power),
             energy + margin,
             tuple(flags),
             basis=self.basis,

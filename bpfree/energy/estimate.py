@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import psutil
@@ -69,9 +70,9 @@ def _linux_stat(pid: int) -> _Stat | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except OSError:
+        return _Stat(int(fields[19]), sum(map(int, fields[11:15])))  # starttime; utime stime cutime cstime
+    except (OSError, ValueError, IndexError):
         return None
-    return _Stat(int(fields[19]), sum(map(int, fields[11:15])))  # starttime; utime stime cutime cstime
 
 
 def _linux_children(pid: int) -> list[int]:
@@ -85,7 +86,7 @@ def _linux_children(pid: int) -> list[int]:
         try:
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
-        except OSError:  # the thread ended
+        except (OSError, ValueError):  # the thread ended
             continue
     return found
 
@@ -107,6 +108,7 @@ class ProcessTimes:
         )
         self._alive: dict[int, int] = {}  # pid -> start time, so that a reused pid is not mistaken
         self._scanned_ns: int | None = None
+        self._unlisted: Exception | None = None  # why the descendants could not be listed
         self._lost = self._high = 0
         self._missing_since: int | None = None
         self._lock = threading.Lock()  # the sampler reads too
@@ -117,7 +119,14 @@ class ProcessTimes:
         return {os.getpid(), *self._alive}
 
     def refresh(self) -> None:
-        """Look for descendants."""
+        """Look for descendants. If that fails, `read` will say so: what they burn is then not known."""
+        try:
+            self._look()
+            self._unlisted = None
+        except Exception as error:  # the system or psutil may refuse in ways of their own
+            self._unlisted = error
+
+    def _look(self) -> None:
         if self._lists:
             pids, queue = {}, [os.getpid()]
             while queue:
@@ -130,8 +139,11 @@ class ProcessTimes:
         now = time.monotonic_ns()
         if self._scanned_ns is None or now - self._scanned_ns >= self.SCAN_NS:
             self._scanned_ns = now
-            children = psutil.Process().children(recursive=True)
-            self._alive = {child.pid: int(child.create_time()) for child in children}
+            alive = {}
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                    alive[child.pid] = int(child.create_time())
+            self._alive = alive
 
     def _living_ns(self) -> int:
         total = 0
@@ -148,7 +160,9 @@ class ProcessTimes:
         return total
 
     def read(self) -> int:
-        """CPU nanoseconds so far; never decreases."""
+        """CPU nanoseconds so far; never decreases. Raises RuntimeError if the descendants are not known."""
+        if self._unlisted is not None:
+            raise RuntimeError(f"the child processes cannot be listed: {self._unlisted}")
         with self._lock:
             return self._read()
 
@@ -184,13 +198,25 @@ class EstimateChannel:
     def __init__(self, power: Watts, times: ProcessTimes) -> None:
         self.watts = power
         self._times = times
+        self._count = self._faults = 0
+        self._fault = ""
+        self._blind = False  # the last read failed
         self.basis = f"CPU seconds x {power.central:.3g} W/core"
         self.detail = (
             f"{self.basis} ({power.low:.3g} to {power.high:.3g}; {power.origin}); nothing beyond CPU time"
         )
 
     def advance(self, now_ns: int) -> Mark:
-        return Mark(self._times.read())
+        try:
+            self._count = self._times.read()
+        except Exception as error:  # as in accumulator.Counter
+            self._fault = f"a read failed ({type(error).__name__}: {error})"
+            self._faults += 1
+            self._blind = True
+        else:
+            self._faults += self._blind
+            self._blind = False
+        return Mark(self._count, faults=self._faults)
 
     def tick(self, now_ns: int) -> None:
         """The sampler's visit; nothing to keep."""
@@ -198,8 +224,12 @@ class EstimateChannel:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def value(self, a: Mark, b: Mark, seconds: float, companions: object = None) -> EnergyValue:
+    def value(
+        self, a: Mark, b: Mark, seconds: float, companions: object = None, late_s: float = 0.0
+    ) -> EnergyValue:
         """CPU seconds between the marks, times the watts and their bounds."""
+        if b.faults > a.faults:
+            return unavailable(SOURCE, CHANNEL, self._fault, ("counter-fault",))
         cpu_s = (b.count - a.count) / NS
         if cpu_s < 0:
             return unavailable(SOURCE, CHANNEL, "the process's CPU clock went backwards", ("counter-fault",))

@@ -162,13 +162,18 @@ class EnergyMeter:
             self._missing += [unavailable(source, "gpu", str(error)) for source in wanted]
             return None, GpuUse(None, [], False)
         if gpus is None:
-            devices, reason = session.visible()
+            try:
+                devices, reason = session.visible()
+            except Exception as error:  # torch's own
+                devices, reason = [], f"torch does not say which GPUs it sees: {error}"
         else:
             try:
                 devices, reason = [_named(session, gpu) for gpu in gpus], "gpus=() names none"
             except ValueError:
                 session.close()
                 raise
+        broken = session.broken.items() if gpus is None else ()
+        self._missing += [unavailable(source, f"gpu:{i}", why) for source in wanted for i, why in broken]
         if not devices:
             self._missing += [unavailable(source, "gpu", reason) for source in wanted]
         for device in devices:
@@ -276,7 +281,8 @@ class EnergyMeter:
         with self._lock:
             marks = tuple(channel.advance(self._clock()) for channel in self._channels)
             contention = self._watch.contention.mark()
-            self._use.look()
+            with suppress(Exception):  # torch's or NVML's; what it would have shown is then not known
+                self._use.look()
             ended = self._clock()
             self._overhead_ns += ended - begun
             return Snapshot(begun, ended, marks, contention, self._overhead_ns)
@@ -307,12 +313,13 @@ class EnergyMeter:
     def _read(self, name: str, a: Snapshot, b: Snapshot) -> Reading:
         elapsed_ns = b.in_ns - a.out_ns
         seconds = max(elapsed_ns, 0) / NS
+        late_s = (a.out_ns - a.in_ns + b.out_ns - b.in_ns) / NS
         values = list(self._missing)
         for index, channel in enumerate(self._channels):
             companions = None
             if channel.companion is not None:
                 companions = a.marks[channel.companion], b.marks[channel.companion]
-            value = channel.value(a.marks[index], b.marks[index], seconds, companions)
+            value = channel.value(a.marks[index], b.marks[index], seconds, companions, late_s)
             flags = list(value.flags)
             if channel.kind.startswith("gpu:"):
                 excluded = self._use.exclusion(channel.kind)
@@ -340,7 +347,8 @@ class EnergyMeter:
 
 def _close_all(channels: Sequence, session: nvml.Nvml | None) -> None:
     for channel in channels:
-        channel.close()
+        with suppress(Exception):  # the others are closed all the same
+            channel.close()
     if session is not None:
         session.close()
 
@@ -361,6 +369,8 @@ def _known(sources: Sequence[str] | None) -> tuple[str, ...]:
 def _named(session: nvml.Nvml, gpu: int | str) -> nvml.Device:
     device = session.resolve(gpu) if isinstance(gpu, str) else session.at(gpu)
     if device is None:
+        if gpu in session.broken:
+            raise ValueError(f"gpus: GPU {gpu} cannot be used: {session.broken[gpu]}")
         names = ", ".join(f"{d.index} ({d.uuid})" for d in session.devices)
         raise ValueError(f"Unknown GPU {gpu!r}: NVML sees {names}")
     return device

@@ -9,11 +9,16 @@ NVIDIA documents no update period: 0.1 s is what an H200 was seen to take (tests
 et al. (2024, "Accurate and Convenient Energy Measurements for GPUs", SC24) found that A100 and H100 look at
 their power for only a quarter of the time: no interval here covers that. The tolerance of sampled power,
 ±5 W, is that of the nvidia-smi manual; for the counter none is documented.
+
+No GPU is believed to draw more than twice the highest power limit that it can be set to, which leaves room
+for excursions of milliseconds, or ``MOST_W`` if the driver names none: GPUs are sold for 1,400 W at most.
+
+Whatever NVML and its Python module raise, errors of their own or any other, means that the sensor is
+unavailable, for that reason.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +32,7 @@ COUNTER, POWER = "nvml-counter", "nvml-power"
 UPDATE_PERIOD_S = 0.1
 AVERAGING_S = 1.0
 TOLERANCE_W = 5.0
+MOST_W = 3000.0
 GPU_QUANTITIES = (("utilisation", "%"), ("sm_clock", "MHz"), ("temperature", "°C"), ("memory", "B"))
 
 
@@ -55,35 +61,37 @@ class Nvml:
     def __init__(self) -> None:
         try:
             import pynvml
-        except ImportError:
+        except ModuleNotFoundError:
             raise NvmlUnavailable("the module pynvml is not installed: pip install nvidia-ml-py") from None
+        except Exception as error:
+            raise NvmlUnavailable(f"the module pynvml cannot be imported: {_said(error)}") from None
         self._nvml = pynvml
         try:
             pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
-            raise NvmlUnavailable(f"no NVIDIA driver here: {error}") from None
-        count = self._try(pynvml.nvmlDeviceGetCount) or 0
-        self.devices = [device for i in range(count) if (device := self._try(self._device, i))]
+        except Exception as error:
+            raise NvmlUnavailable(f"no NVIDIA driver here: {_said(error)}") from None
+        count = _try(lambda: int(pynvml.nvmlDeviceGetCount())) or 0
+        self.devices: list[Device] = []
+        self.broken: dict[int, str] = {}  # index -> why this GPU cannot be used
+        for index in range(count):
+            try:
+                self.devices.append(self._device(index))
+            except Exception as error:
+                self.broken[index] = f"the NVIDIA driver does not answer for it: {_said(error)}"
         if not self.devices:
             self.close()
-            raise NvmlUnavailable(f"the NVIDIA driver answers for none of its {count} GPUs")
+            why = f" ({self.broken[0].partition(': ')[2]})" if self.broken else ""
+            raise NvmlUnavailable(f"the NVIDIA driver answers for none of its {count} GPUs{why}")
 
     def close(self) -> None:
-        with contextlib.suppress(self._nvml.NVMLError):
-            self._nvml.nvmlShutdown()
+        _try(lambda: self._nvml.nvmlShutdown())
 
     def _device(self, index: int) -> Device:
         handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-        mode = self._try(self._nvml.nvmlDeviceGetMigMode, handle)
+        mode = _try(lambda: self._nvml.nvmlDeviceGetMigMode(handle)[0])
         uuid, name = self._nvml.nvmlDeviceGetUUID(handle), self._nvml.nvmlDeviceGetName(handle)
-        return Device(index, handle, uuid, name, bool(mode and mode[0]))
-
-    def _try(self, function: Callable, *arguments: object) -> object:
-        """The function's value, or None if this device or driver does not support it."""
-        try:
-            return function(*arguments)
-        except (self._nvml.NVMLError, AttributeError):
-            return None
+        uuid, name = (text.decode() if isinstance(text, bytes) else str(text) for text in (uuid, name))
+        return Device(index, handle, uuid, name, bool(mode))
 
     # ---------------------------------------------------------------- which devices
 
@@ -105,10 +113,11 @@ class Nvml:
 
     def _instances(self, device: Device) -> list[str]:
         found = []
-        for i in range(self._try(self._nvml.nvmlDeviceGetMaxMigDeviceCount, device.handle) or 0):
-            instance = self._try(self._nvml.nvmlDeviceGetMigDeviceHandleByIndex, device.handle, i)
+        nvml, handle = self._nvml, device.handle
+        for i in range(_try(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
+            instance = _try(lambda i=i: nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, i))
             if instance is not None:
-                found.append(self._try(self._nvml.nvmlDeviceGetUUID, instance))
+                found.append(_try(lambda instance=instance: nvml.nvmlDeviceGetUUID(instance)))
         return found
 
     def resolve(self, uuid: str) -> Device | None:
@@ -134,7 +143,7 @@ class Nvml:
         ordered = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or alike
         devices = []
         for entry in map(str.strip, setting.split(",")):
-            if entry.isdigit():
+            if entry.isdecimal():
                 if not ordered:
                     return [], (
                         f"CUDA_VISIBLE_DEVICES={setting} counts in CUDA's order, which NVML does not know: "
@@ -150,20 +159,23 @@ class Nvml:
 
     def processes(self, device: Device) -> list[int] | None:
         """Process ids that compute on the device; None where the driver does not tell."""
-        found = self._try(self._nvml.nvmlDeviceGetComputeRunningProcesses, device.handle)
-        return None if found is None else [process.pid for process in found]
+        nvml, handle = self._nvml, device.handle
+        return _try(lambda: [p.pid for p in nvml.nvmlDeviceGetComputeRunningProcesses(handle)])
 
     # ---------------------------------------------------------------- sensors
 
     def counter(self, device: Device) -> SensorChannel | str:
         """The energy counter's channel, or the reason why there is none."""
-        read = self._nvml.nvmlDeviceGetTotalEnergyConsumption
+
+        def read() -> int:
+            return self._nvml.nvmlDeviceGetTotalEnergyConsumption(device.handle)
+
         try:
-            read(device.handle)
-        except self._nvml.NVMLError as error:
-            return f"{device.name} has no energy counter ({error}); it needs Volta or newer"
+            int(read())
+        except Exception as error:
+            return f"{device.name} has no energy counter ({_said(error)}); it needs Volta or newer"
         # 64 bits of millijoules never wrap: a backwards step can only be a reset.
-        counter = Counter(lambda: read(device.handle), 1e-3)
+        counter = Counter(read, 1e-3, max_power_w=self._max_power_w(device))
         basis = f"energy counter, {device.name} {device.uuid}"
         return SensorChannel(
             COUNTER,
@@ -177,11 +189,11 @@ class Nvml:
 
     def power(self, device: Device, hz: float) -> SensorChannel | str:
         """The sampled power's channel, or the reason why there is none."""
-        read, method, period_s = self._power_reader(device)
         try:
-            read()
-        except self._nvml.NVMLError as error:
-            return f"{device.name} does not report its power ({error})"
+            read, method, period_s = self._power_reader(device)
+            int(read())
+        except Exception as error:
+            return f"{device.name} does not report its power ({_said(error)})"
         gap_ns = int(max(5 / hz, 1.0) * NS) if hz else None
         rate = f"{hz:g} Hz" if hz else "window edges only"
         basis = f"{method} power at {rate}, {device.name} {device.uuid}"
@@ -189,7 +201,7 @@ class Nvml:
         return SensorChannel(
             POWER,
             device.channel,
-            Trapezoid(read, gap_ns),
+            Trapezoid(read, gap_ns, self._max_power_w(device)),
             period_s,
             basis,
             tolerance_w=TOLERANCE_W,
@@ -197,12 +209,16 @@ class Nvml:
             kind=device.channel,
         )
 
+    def _max_power_w(self, device: Device) -> float:
+        """More than the device can draw."""
+        nvml, handle = self._nvml, device.handle
+        return _try(lambda: 2e-3 * nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)[1]) or MOST_W
+
     def _power_reader(self, device: Device) -> tuple[Callable[[], int], str, float]:
         nvml, handle = self._nvml, device.handle
-        field = [nvml.NVML_FI_DEV_POWER_INSTANT]
 
         def instant() -> int:
-            value = nvml.nvmlDeviceGetFieldValues(handle, field)[0]
+            value = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_POWER_INSTANT])[0]
             if value.nvmlReturn != nvml.NVML_SUCCESS:
                 raise nvml.NVMLError(value.nvmlReturn)
             return value.value.uiVal
@@ -210,24 +226,38 @@ class Nvml:
         def usage() -> int:
             return nvml.nvmlDeviceGetPowerUsage(handle)
 
-        if self._try(instant) is not None:
+        if _try(instant) is not None:
             return instant, "instant", UPDATE_PERIOD_S
-        architecture = self._try(nvml.nvmlDeviceGetArchitecture, handle)
-        capability = self._try(nvml.nvmlDeviceGetCudaComputeCapability, handle)
-        ga100 = capability is not None and tuple(capability) == (8, 0)
-        if ga100 or (architecture is not None and architecture < nvml.NVML_DEVICE_ARCH_AMPERE):
+        ga100 = _try(lambda: tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle))) == (8, 0)
+        older = _try(lambda: nvml.nvmlDeviceGetArchitecture(handle) < nvml.NVML_DEVICE_ARCH_AMPERE)
+        if ga100 or older:
             return usage, "instantaneous", UPDATE_PERIOD_S
         return usage, "1 s average", AVERAGING_S
 
     def gauges(self, device: Device) -> Sequence[float]:
         """Utilisation in %, SM clock in MHz, temperature in °C, memory in bytes; NaN where unsupported."""
         nvml, handle = self._nvml, device.handle
-        utilisation = self._try(nvml.nvmlDeviceGetUtilizationRates, handle)
-        memory = self._try(nvml.nvmlDeviceGetMemoryInfo, handle)
-        clock = self._try(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM)
-        temperature = self._try(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)
-        values = (getattr(utilisation, "gpu", None), clock, temperature, getattr(memory, "used", None))
-        return [math.nan if value is None else float(value) for value in values]
+        gauges = (
+            lambda: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+            lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            lambda: float(nvml.nvmlDeviceGetMemoryInfo(handle).used),
+        )
+        return [math.nan if (value := _try(gauge)) is None else value for gauge in gauges]
+
+
+def _try(function: Callable) -> object:
+    """The function's value, or None if this module, driver or device does not have it."""
+    try:
+        return function()
+    except Exception:
+        return None
+
+
+def _said(error: Exception) -> str:
+    """What an error says: NVML's own in its words, any other with its type."""
+    name = type(error).__name__
+    return str(error) if name.startswith("NVMLError") else f"{name}: {error}"
 
 
 def _unique(devices: Iterable[Device | None]) -> list[Device]:

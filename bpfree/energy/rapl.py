@@ -10,7 +10,9 @@ Layout (Linux, Documentation/power/powercap): zones ``intel-rapl:0`` named "pack
 - the dies of one package ("package-0-die-1") may mirror one counter: mirrors are counted once.
 
 The counters advance about every millisecond (Khan et al. 2018, "RAPL in Action"). Intel documents no
-tolerance.
+tolerance. No zone is believed to draw more than twice the highest limit that its constraints state
+(``constraint_*_power_limit_uw``, ``constraint_*_max_power_uw``), or ``MOST_W`` if they state none or more:
+a package is sold for 500 W at most.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +32,7 @@ SOURCE = "rapl"
 ROOT = Path("/sys/class/powercap")
 UNIT_J = 1e-6
 UPDATE_PERIOD_S = 1e-3
+MOST_W = 1000.0
 _PACKAGE = re.compile(r"package-(\d+)(?:-die-(\d+))?$")
 
 
@@ -60,13 +64,25 @@ class Zone:
         try:
             # The counter runs from 0 to the range inclusive, in steps of tens of µJ: the range serves as
             # modulus.
-            return int((self.path / "max_energy_range_uj").read_text()) or None
+            return max(0, int((self.path / "max_energy_range_uj").read_text())) or None
         except (OSError, ValueError):
             return None
 
+    @property
+    def max_power_w(self) -> float:
+        """More than the zone can draw."""
+        stated = [0]
+        for path in self.path.glob("constraint_*_uw"):  # power_limit_uw, max_power_uw, min_power_uw
+            with suppress(OSError, ValueError):
+                stated.append(int(path.read_text()))
+        return min(2 * UNIT_J * max(stated), MOST_W) or MOST_W
 
-def _zones(root: Path) -> list[Zone]:
-    """Every zone below ``root``, nested or flat (sysfs shows both), "intel-rapl" before its mmio twin."""
+
+def _zones(root: Path, found: Found) -> list[Zone]:
+    """Every zone below ``root``, nested or flat (sysfs shows both), "intel-rapl" before its mmio twin.
+
+    Zones without a readable name go to ``found.missing``.
+    """
     paths = {path.name: path for path in sorted(root.rglob("intel-rapl*:*")) if path.is_dir()}
     zones: list[Zone] = []
     labels: dict[str, str] = {}
@@ -77,7 +93,8 @@ def _zones(root: Path) -> list[Zone]:
         control, *numbers = key.split(":")
         try:
             label = labels[key] = (paths[key] / "name").read_text().strip()
-        except OSError:
+        except (OSError, ValueError) as error:
+            found.missing.append(unavailable(SOURCE, key, _reason(error, paths[key] / "name")))
             continue
         parent = labels.get(":".join([control, *numbers[:-1]]), "")
         channel = f"cpu:{label}" if _PACKAGE.match(label) else f"{label}:{parent}" if parent else label
@@ -93,11 +110,15 @@ def _reason(error: Exception, path: Path) -> str:
     return f"cannot read {path}: {error.__class__.__name__}"
 
 
-def discover(root: Path = ROOT, max_power_w: float = 1000.0) -> Found:
+def discover(root: Path = ROOT) -> Found:
     """Open the zones that count, once each, and say of every other why it does not."""
     found = Found()
-    zones = _zones(root)
-    if not zones:
+    try:
+        zones = _zones(root, found)
+    except OSError as error:
+        found.missing.append(unavailable(SOURCE, "cpu", _reason(error, root)))
+        return found
+    if not zones and not found.missing:
         reason = (
             f"no RAPL zones under {root}: not Linux on Intel or AMD, a virtual machine, or no powercap driver"
         )
@@ -115,26 +136,24 @@ def discover(root: Path = ROOT, max_power_w: float = 1000.0) -> Found:
                 (f"{zone.channel} ({zone.control})", "a second window onto the same counter")
             )
         else:
-            try:
-                read, close = zone.open()
-            except OSError as error:
-                failed.setdefault(zone.channel, unavailable(SOURCE, zone.channel, _reason(error, zone.path)))
-                continue
-            try:
-                read()
-            except (OSError, ValueError) as error:
-                close()
-                failed.setdefault(zone.channel, unavailable(SOURCE, zone.channel, _reason(error, zone.path)))
-                continue
-            twin = _mirrored(zone, read, opened)
-            if twin:
-                close()
-                found.ignored.append((zone.channel, f"mirrors the counter of {twin}: counted once"))
-                continue
+            with ExitStack() as closing:
+                try:
+                    read, close = zone.open()
+                    closing.callback(close)
+                    read()
+                    twin = _mirrored(zone, read, opened)
+                except Exception as error:  # a file of sysfs may fail in ways of its own
+                    why = unavailable(SOURCE, zone.channel, _reason(error, zone.path))
+                    failed.setdefault(zone.channel, why)
+                    continue
+                if twin:
+                    found.ignored.append((zone.channel, f"mirrors the counter of {twin}: counted once"))
+                    continue
+                closing.pop_all()  # it stays open
             opened[zone.channel] = read
             failed.pop(zone.channel, None)
             modulus = zone.range_uj
-            counter = Counter(read, UNIT_J, modulus, max_power_w)
+            counter = Counter(read, UNIT_J, modulus, zone.max_power_w)
             basis = "energy counter" + ("" if modulus else ", range unknown: a wrap would be a fault")
             found.channels.append(
                 SensorChannel(SOURCE, zone.channel, counter, UPDATE_PERIOD_S, basis, close=close)

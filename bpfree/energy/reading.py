@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 Status = Literal["measured", "estimated", "unavailable"]
+DISAGREE = "sources-disagree"  # two sensors of one channel, by more than twice what their intervals allow
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class EnergyValue:
 
     ``joules`` lies in [``low``, ``high``]: two edges of the sensor's update period times the power there,
     plus the sensor's tolerance where its maker documents one. All three are None, never 0, when
-    ``status`` is "unavailable"; ``reason`` then says why. ``primary`` is False for a second look at a
-    channel that another source already measures: it is shown and not added. ``net_joules`` is
-    ``joules`` less the idle baseline, if one was given.
+    ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the value belongs to the
+    totals of its reading. A second look at a channel that another source already measures does not: it is
+    shown and not added. Neither does a sensor that could not be read from the start. One that was lost in
+    the middle does, and then there is no total. ``net_joules`` is ``joules`` less the idle baseline, if one
+    was given.
     """
 
     source: str
@@ -48,28 +51,49 @@ class EnergyValue:
     def role(self) -> str:
         """How the value enters the totals of its reading."""
         if self.status == "unavailable":
-            return "-"
+            return "lacking: no total" if self.primary else "-"
         if self.status == "estimated":
             return "estimate, beside the bill"
         return "in measured_j" if self.primary else "cross-check, not added"
 
 
-def unavailable(source: str, channel: str, reason: str, flags: Iterable[str] = ()) -> EnergyValue:
+def unavailable(
+    source: str, channel: str, reason: str, flags: Iterable[str] = (), primary: bool = False
+) -> EnergyValue:
     """A channel that could not be read: its joules are None and its reason is stated."""
-    return EnergyValue(source, channel, "unavailable", flags=tuple(flags), reason=reason)
+    return EnergyValue(source, channel, "unavailable", flags=tuple(flags), reason=reason, primary=primary)
 
 
 def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[EnergyValue, ...]:
-    """Keep one primary value per channel, the first measured one in the order of ``preference``."""
+    """Keep one primary value per channel, and flag the channels whose sources contradict each other.
+
+    It is the first measured one in the order of ``preference``, or one that was lost if none is measured.
+    """
     ordered = sorted(values, key=lambda value: preference.index(value.source))
-    billed: set[str] = set()
-    settled = []
+    measured: dict[str, list[EnergyValue]] = {}
     for value in ordered:
-        primary = value.status == "estimated" or (value.status == "measured" and value.channel not in billed)
         if value.status == "measured":
-            billed.add(value.channel)
-        settled.append(replace(value, primary=primary))
+            measured.setdefault(value.channel, []).append(value)
+    settled, taken = [], set()
+    for value in ordered:
+        primary = value.status == "estimated"
+        if value.primary and not primary and value.channel not in taken:
+            primary = value.status == "measured" or value.channel not in measured
+            taken |= {value.channel} if primary else set()
+        flags = value.flags
+        if value.status == "measured" and _contradict(measured[value.channel]):
+            flags = (*flags, DISAGREE)
+        settled.append(replace(value, flags=flags, primary=primary))
     return tuple(settled)
+
+
+def _contradict(values: Sequence[EnergyValue]) -> bool:
+    """Do they differ by more than twice what their intervals allow, and by a twentieth at least?
+
+    The twentieth because sensors of different make are never calibrated to the last joule.
+    """
+    low, high = max(v.low for v in values), min(v.high for v in values)
+    return low - high > max(sum(v.high - v.low for v in values) / 2, 0.05 * low)
 
 
 @dataclass(frozen=True)
@@ -87,13 +111,24 @@ class Reading:
     overhead_s: float = 0.0
     idle_w: float | None = None
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Channels that were lost: their joules belong to the measured totals, which are therefore None."""
+        return tuple(v.channel for v in self.values if v.status == "unavailable" and v.primary)
+
     def _total(self, status: Status, field: str = "joules") -> float | None:
+        if status == "measured" and self.lacking:
+            return None
         joules = [getattr(v, field) for v in self.values if v.status == status and v.primary]
         return None if not joules or None in joules else sum(joules)
 
     @property
     def measured_j(self) -> float | None:
-        """Joules that a sensor counted: GPUs, CPU packages and DRAM. None if nothing was measured."""
+        """Joules that sensors counted: GPUs, CPU packages and DRAM.
+
+        None if nothing was measured, and if one of the channels is ``lacking``: a sum without it would be
+        too small.
+        """
         return self._total("measured")
 
     @property
@@ -114,9 +149,12 @@ class Reading:
         sources: dict[str, list[str]] = {}
         for value in self.values:
             if value.status == "measured" and value.primary:
-                sources.setdefault(value.source, []).append(value.channel.replace("gpu:", "GPU "))
+                doubt = ", contradicted" if DISAGREE in value.flags else ""
+                sources.setdefault(value.source, []).append(_shown(value.channel) + doubt)
         parts = []
-        if sources:
+        if self.lacking:
+            parts.append(f"incomplete: {', '.join(map(_shown, self.lacking))} could not be read")
+        elif sources:
             parts.append("measured: " + ", ".join(f"{s} ({', '.join(c)})" for s, c in sources.items()))
         parts += [f"estimated: {v.basis}" for v in self.values if v.status == "estimated"]
         return "; ".join(parts) or "unavailable: no energy source could be read"
@@ -134,6 +172,7 @@ class Reading:
             "measured_j": self.measured_j,
             "estimated_j": self.estimated_j,
             "net_measured_j": self.net_measured_j,
+            "lacking": list(self.lacking),
             "idle_w": self.idle_w,
             "provenance": self.provenance,
             "overhead_s": self.overhead_s,
@@ -163,13 +202,13 @@ class Reading:
         return rows
 
     def _summary(self) -> list[str]:
+        note = ""
+        if self.measured_j is not None:
+            note = f" ({self.measured_j / max(self.seconds, 1e-12):.3g} W mean)"
+        elif self.lacking:
+            note = f" (no total without {', '.join(self.lacking)})"
         lines = [
-            f"measured:  {joules(self.measured_j)}"
-            + (
-                ""
-                if self.measured_j is None
-                else f" ({self.measured_j / max(self.seconds, 1e-12):.3g} W mean)"
-            ),
+            f"measured:  {joules(self.measured_j)}{note}",
             f"estimated: {joules(self.estimated_j)} (a power model, not a measurement; not added)",
         ]
         if self.net_measured_j is not None:
@@ -198,6 +237,10 @@ class Reading:
         table = tabulate(self._rows(), headers=self._HEADER, tablefmt="html", disable_numparse=True)
         title = escape(f"{self.name or 'energy'}: {self.seconds:.3f} s")
         return f"<p>{title}</p>{table}<p>{'<br>'.join(map(escape, self._summary()))}</p>"
+
+
+def _shown(channel: str) -> str:
+    return channel.replace("gpu:", "GPU ")
 
 
 def joules(value: float | None) -> str:

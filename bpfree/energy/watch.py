@@ -114,7 +114,6 @@ class Watch:
         self._times = times
         self._nvml = nvml
         self._channels = channels
-        self._process = psutil.Process()
         self._last: tuple[int, float, int] | None = None  # (ns, busy CPU seconds of the machine, our CPU ns)
         self._asked_ns: int | None = None
         self._foreign_gpu: dict[str, bool] = {}
@@ -164,7 +163,11 @@ class Watch:
         row = [float("nan") if p is None else p for p in powers]
         for device in self.use.devices:
             row += self._nvml.gauges(device)
-        self.rows.append((now_ns, *row, 100 * own_cores, self._process.memory_info().rss))
+        try:
+            rss = psutil.Process().memory_info().rss
+        except psutil.Error:
+            rss = float("nan")
+        self.rows.append((now_ns, *row, 100 * own_cores, rss))
 
     def frame(self, start_ns: int, stop_ns: int | None = None) -> pandas.DataFrame:
         """The samples between two instants, tidy; ``time_s`` counts from ``start_ns``."""

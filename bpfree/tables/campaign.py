@@ -78,8 +78,12 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
     arm = ["data", "architecture", "algorithm", "protocol", "settings", "machine"]
     for (data, architecture, algorithm, protocol, settings, machine), part in runs.groupby(arm, sort=False):
         alone = part[~part["contended"].astype(bool)]
-        kind = "measured" if alone.get("cost total_measured_j", pd.Series()).notna().any() else "estimated"
-        joules = alone.get(f"cost total_{kind}_j", pd.Series(dtype=float))
+        joules = {
+            kind: alone.get(f"cost total_{kind}_j", pd.Series(math.nan, alone.index))
+            for kind in ("measured", "estimated")
+        }
+        kind = "measured" if joules["measured"].notna().all() else "estimated"
+        mean = joules[kind].mean()
         rows.append(
             {
                 "network": f"{dataset(data)} {architecture}",
@@ -91,7 +95,7 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
                 "busy (s)": quantity(part["busy_s"].sum(), places=0),
                 "alone": len(alone),
                 "a run alone (s)": quantity(alone["busy_s"].mean()) if len(alone) else "",
-                "a run alone (J)": f"{quantity(joules.mean())} {kind}" if joules.notna().any() else "",
+                "a run alone (J)": "" if math.isnan(mean) else f"{quantity(mean)} {kind}",
                 **{f"a run, {s} (s)": printed_of(s, data, architecture, algorithm) for s in USUAL},
                 "_order": (_rank(data), data, architecture, ORDER.index(algorithm), protocol, settings),
             }

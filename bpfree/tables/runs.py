@@ -17,9 +17,9 @@ UNKNOWN = "not known"
 def summary(records: pd.DataFrame) -> pd.DataFrame:
     """Accuracy and bill of every arm: mean ± sample standard deviation over seeds.
 
-    records: as `bpfree.records` gives it. Energy is measured where it was measured and estimated
-    otherwise; the column `energy is` says which. Costs of different machines are never pooled: an arm
-    that ran on several has a row for each.
+    records: as `bpfree.records` gives it. Energy is measured where that of all seeds was measured and
+    estimated otherwise; the column `energy is` says which. Costs of different machines are never pooled: an
+    arm that ran on several has a row for each.
     """
     finished = records[records["status"] == "finished"]
     machines = finished.dropna(subset="machine").drop_duplicates("key").set_index("key")["machine"]
@@ -124,10 +124,13 @@ def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFra
 
 
 def spread(values: pd.Series, digits: int | None = None) -> str:
-    """ "mean ± sample standard deviation"; the mean alone if there is one value. Three figures by default."""
-    values = values.dropna()
-    if values.empty:
-        return ""
-    mean, sd = values.mean(), values.std(ddof=1)
+    """ "mean ± sample standard deviation"; the mean alone if there is one value. Three figures by default.
+
+    Of values that are NaN it says how many they are; "" if all are.
+    """
+    known = values.dropna()
+    mean, sd = known.mean(), known.std(ddof=1)
     style = ".3g" if digits is None else f".{digits}f"
-    return f"{mean:{style}}" if len(values) < 2 else f"{mean:{style}} ± {sd:{style if digits else '.2g'}}"
+    text = f"{mean:{style}}" if len(known) < 2 else f"{mean:{style}} ± {sd:{style if digits else '.2g'}}"
+    lacking = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
+    return text + lacking if len(known) else ""

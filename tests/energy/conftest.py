@@ -62,7 +62,12 @@ class Stub:
     def identity(
         self, device: int, uuid: str, name="Stub GPU", architecture=7, capability=(8, 6), mig=0
     ) -> None:
-        self._library.stub_identity(device, uuid.encode(), name.encode(), architecture, *capability, mig)
+        name = name if isinstance(name, bytes) else name.encode()
+        self._library.stub_identity(device, uuid.encode(), name, architecture, *capability, mig)
+
+    def limit(self, device: int, watts: int) -> None:
+        """The highest power limit that the device can be set to."""
+        self._library.stub_limit(device, watts)
 
     def offset(self, device: int, millijoules: int) -> None:
         self._library.stub_offset(device, ctypes.c_int64(millijoules))

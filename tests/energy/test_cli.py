@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -48,6 +51,104 @@ def test_death_by_signal_is_128_plus_its_number(python):
     assert "estimated" in done.stdout  # it is measured all the same
 
 
+CHILD = """
+import os, signal, sys, time
+def first(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    print("first", flush=True)
+if {patient}:
+    signal.signal(signal.SIGTERM, first)
+print(os.getpid(), flush=True)
+for _ in range(20):  # and not for ever, should no signal come
+    time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("form", ["json", "table"])
+def test_sigterm_reaches_the_command_and_the_reading_is_printed(times, form):
+    """As often as it comes: a command that goes on after the first has the second."""
+    code = CHILD.format(patient=times == 2)
+    options = ["--sources", "estimate", *(["--json"] if form == "json" else [])]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        [sys.executable, *ENERGY, *options, "--", sys.executable, "-c", code], **streams
+    ) as p:
+        theirs = p.stderr if form == "json" else p.stdout
+        child = int(theirs.readline())
+        p.terminate()
+        try:
+            if times == 2:
+                assert theirs.readline() == "first\n"
+                p.terminate()
+            p.wait()
+            with pytest.raises(ProcessLookupError):
+                os.kill(child, 0)
+        finally:  # or its pipes would never end
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        out, err = p.communicate()
+    assert p.returncode == 128 + signal.SIGTERM
+    assert err == ""
+    if form == "json":
+        assert json.loads(out)["estimated_j"] > 0
+    else:
+        assert out.count("a power model, not a measurement") == 1
+
+
+def test_a_signal_that_is_to_be_ignored_stays_ignored(python):
+    """As with nohup: neither this program nor the command has it otherwise."""
+    code = "import signal; print([signal.getsignal(s) == signal.SIG_IGN for s in (2, 15)])"
+    start = (
+        "import os, signal, sys; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)];"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    done = python("-c", start, *ENERGY, "--", sys.executable, "-c", code)
+    assert "[True, True]" in done.stdout
+    assert "[False, False]" in python(*ENERGY, "--", sys.executable, "-c", code).stdout
+
+
+OUTPUTS = [["--check"], ["--check", "--json"], ["--help"], ["--", sys.executable, "-c", ""]]
+
+
+@pytest.mark.parametrize("arguments", OUTPUTS, ids=" ".join)
+def test_a_closed_pipe_is_silent(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, *ENERGY, *arguments]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", OUTPUTS, ids=" ".join)
+def test_a_full_device_is_one_line(arguments):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, *ENERGY, *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+def test_the_commands_failure_counts_before_that_of_our_output():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, *ENERGY, "--", sys.executable, "-c", "raise SystemExit(3)"]
+    assert subprocess.run(command, stdout=writing).returncode == 3
+    os.close(writing)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="arguments are bytes there")
+def test_a_command_whose_name_is_no_utf8(python):
+    code = "import os; os.execvp(os.sys.executable, [os.sys.executable, *{}, b'\\xff'])"
+    arguments = [*ENERGY, "--sources", "estimate", "--", sys.executable, "-c", "pass"]
+    done = python("-c", code.format(arguments), PYTHONIOENCODING="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert "not added" in done.stdout
+
+
 def test_the_commands_own_options_are_its_own(python):
     done = python(
         *ENERGY, "--", sys.executable, "-c", "import sys; print(sys.argv[1:])", "--json", "--", "--check"
@@ -68,6 +169,7 @@ def test_the_commands_own_options_are_its_own(python):
         (["--sources", "rpal", "--check"], "did you mean 'rapl'"),
         (["--watts-per-core", "0", "--", "true"], "watts_per_core=0.0"),
         (["--gpus", "0", "--sources", "estimate", "--", "true"], "gpus"),
+        (["--gpus", "²", "--sources", "estimate", "--", "true"], "gpus"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(python, arguments, message):

@@ -22,6 +22,7 @@ typedef struct {
     double base, amplitude, period, phase;    /* W, W, s, s */
     double update;                            /* s between sensor updates */
     double update_phase;
+    unsigned limit_w;                         /* the highest power limit; 0: not supported */
     int64_t offset_mj;                        /* added to the counter; set at a reset to make it start at 0 */
     int pids[PIDS], n_pids;
 } device_t;
@@ -70,6 +71,8 @@ void stub_identity(int i, const char *uuid, const char *name, int architecture, 
 }
 
 void stub_offset(int i, int64_t millijoules) { devices[i].offset_mj = millijoules; }
+
+void stub_limit(int i, unsigned watts) { devices[i].limit_w = watts; }
 
 void stub_processes(int i, int count, const int *pids) {
     devices[i].n_pids = count;
@@ -175,6 +178,13 @@ int nvmlDeviceGetPowerUsage(nvmlDevice_t h, unsigned *mw) {
     int averages = h->architecture >= 7 && !(h->cc_major == 8 && h->cc_minor == 0);
     double t = updated(h);
     *mw = milliwatts(averages ? energy(h, t) - energy(h, t - 1.0) : power(h, t));
+    return SUCCESS;
+}
+
+int nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t h, unsigned *least, unsigned *most) {
+    if (!h->limit_w) return NOT_SUPPORTED;
+    *least = 100000;
+    *most = 1000 * h->limit_w;
     return SUCCESS;
 }
 
