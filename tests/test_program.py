@@ -158,9 +158,17 @@ def test_output_that_the_shell_has_closed_is_missed_by_nobody(tmp_path):
     assert end(start(["sh", "-c", 'exec "$@" >&-', "sh", *command])) == (0, "")
 
 
+TIED = """
+from bpfree.program import stop_with_starter
+stop_with_starter()
+print("ready", flush=True)
+while True:
+    time.sleep(0.01)
+"""
+
+
 def test_who_watches_its_starter_ends_with_it(tmp_path):
-    body = "from bpfree.program import stop_with_starter\nstop_with_starter()\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)"
-    process = start(program(tmp_path, body), stdin=subprocess.PIPE)
+    process = start(program(tmp_path, TIED), stdin=subprocess.PIPE)
     assert process.stdout.readline() == "ready\n"
     process.stdin.close()
     process.stdin = None  # or communicate() would flush it
