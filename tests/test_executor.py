@@ -553,7 +553,7 @@ def test_of_an_array_too_large_it_says_that_fewer_workers_help(cluster, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["store", "run%j %t \udcff"])
+@pytest.mark.parametrize("name", ["store", "run%j %t ü"])
 def test_a_cluster_trains_an_array_of_runs(name, cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     runs = [small("mf", protocol="matched"), small("ff"), ABSENT]

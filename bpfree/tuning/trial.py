@@ -23,10 +23,10 @@ def run_trial(slots: Slots, trial: Trial, experiment: Experiment, data: Data) ->
     """Trains with the trial's parameters, and tells the study the outcome and the cost."""
     candidate = replace(experiment, hyperparameters={**experiment.hyperparameters, **trial.params})
     value, state, reason = None, TrialState.FAIL, "interrupted"
-    # torch imports its compiler with a process's first optimiser, for seconds that are no trial's.
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    report = Reporter(trial, slots.place)
     try:
+        # torch imports its compiler with a process's first optimiser, for seconds that are no trial's.
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        report = Reporter(trial, slots.place)
         with EnergyMeter() as meter:
             try:
                 _, history = fit(candidate, data, progress=False, on_epoch=report)
