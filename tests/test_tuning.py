@@ -20,6 +20,7 @@ import torch
 from helpers import same, weights
 from matplotlib.text import Text
 from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
 
 import bpfree
 from bpfree import Experiment, figures, published, tuned, tuning
@@ -34,6 +35,7 @@ from bpfree.tuning.spaces import LENGTHS
 from bpfree.tuning.storage import Place, open_storage
 
 SMALL = {"batch_size": 16}
+UNPOOLED = {"poolclass": NullPool}  # a pool would leave its connections to the garbage collector
 
 
 @pytest.fixture(autouse=True)
@@ -892,7 +894,7 @@ def test_a_killed_workers_trial_is_failed_and_made_up_for(name, worker, toy, tmp
 def test_without_a_lock_the_one_who_came_too_late_gives_its_trial_back(toy, tmp_path, monkeypatch):
     """Two workers of a database by its URL, both of which found a slot free before either had taken it."""
     first = tune(arm(toy), 1, tmp_path / "s.db", name="s")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db", UNPOOLED)
     slots = [Slots(first, 2, Place(storage, "s", None)) for _ in range(2)]
     space = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
     real = Slots._taken
@@ -911,7 +913,9 @@ def test_without_a_lock_the_one_who_came_too_late_gives_its_trial_back(toy, tmp_
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_without_a_file_a_trial_whose_heart_stopped_is_failed(toy, tmp_path):
     first = tune(arm(toy), 1, tmp_path / "s.db", name="s")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db", heartbeat_interval=1, grace_period=2)
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{tmp_path}/s.db", UNPOOLED, heartbeat_interval=1, grace_period=2
+    )
     study = optuna.load_study(study_name="s", storage=storage)
     space = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
     dead, living = (Slots(study, 3, Place(storage, "s", None)) for _ in range(2))
