@@ -6,22 +6,27 @@ its process as a pickle, which it writes beside the log in `<store>/jobs` and re
 it is ours, never data, records or weights.
 """
 
+import errno
 import io
+import logging
 import os
 import re
 import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
 from tqdm import tqdm
 
-from .errors import BpfreeError, InvalidInput, choose
+from . import disk
+from .errors import BpfreeError, InvalidInput, StorageFailed, choose
 from .experiment import Experiment
+from .program import stop_with_starter, stopped_by_sigterm
 from .running import loaded, run_many, spent
 from .store import Record, Store, key_of
 
@@ -35,6 +40,16 @@ FOREVER_MIN = 60 * 24 * 365
 TRIES = 2
 POLL_S = {"slurm": 5.0, "local": 0.2, "inline": 0.0}
 GOODBYE_S = 5.0  # for cancelled processes
+PAUSES_S = (5, 15, 60, 180, 600, 600, 600)  # before jobs that were refused in passing are handed in again
+#: What sbatch says when it would take the same jobs later, and what when it would take fewer at a time.
+PASSING = re.compile(
+    "timed out|temporarily|not responding|unable to contact|connection|zero bytes|standby|retry|try again",
+    re.IGNORECASE,
+)
+TOO_MANY = re.compile("job array specification|SubmitJob")
+LATER = (errno.EAGAIN, errno.ENOMEM)  # the same of this machine, when a process is to be started
+
+log = logging.getLogger("bpfree")
 
 
 @dataclass(frozen=True)
@@ -55,12 +70,27 @@ class Training:
 
     Args:
         environment: variables that the process shall have as ours has them; None: not set.
+        tied: whether it ends with whoever started it, as `stop_with_starter` has it.
     """
 
-    def __init__(self, experiment: Experiment, root: Path, environment: Mapping[str, str | None]):
+    def __init__(
+        self,
+        experiment: Experiment,
+        root: Path,
+        environment: Mapping[str, str | None],
+        tied: bool = False,
+    ):
         self.experiment, self.root, self.environment = experiment, root, dict(environment)
+        self.tied = tied
 
     def __call__(self) -> str:
+        if not self.tied:
+            return self.train()
+        with stopped_by_sigterm():  # which submitit would have ignored
+            stop_with_starter()
+            return self.train()
+
+    def train(self) -> str:
         for name, value in self.environment.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -99,7 +129,9 @@ def submit(
         progress: show a bar over runs (off with the variable TQDM_DISABLE=1).
 
     Raises:
-        InvalidInput: submitit is not installed, there is no Slurm, or it refuses the settings.
+        InvalidInput: submitit is not installed, there is no Slurm, or it refuses the jobs for good: said when
+            those that it took before have ended.
+        StorageFailed: what the jobs are told cannot be written.
         KeyboardInterrupt: its note says what is finished; what was queued is cancelled, what ran is stopped.
     """
     store = store if isinstance(store, Store) else Store(store)
@@ -123,9 +155,9 @@ def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, objec
 
     Raises InvalidInput if Slurm refuses it or it ends without an exit status.
     """
-    logs = store.root.absolute() / "jobs" / uuid.uuid4().hex[:8]
-    with refusals():
-        job = engine("slurm", logs, slurm).submit(Command(words))
+    logs = new_logs(store.root.absolute())
+    cluster = engine("slurm", logs, slurm)
+    job = patiently(lambda: cluster.submit(Command(words)), logs)
     print(f"the chapters are job {job.job_id}, whose log is {job.paths.stdout}", flush=True)
     try:
         while not job.done():
@@ -149,7 +181,7 @@ class _Batch:
     def __init__(self, experiments, kind: str, store: Store, workers: int | None, slurm: Mapping):
         self.root = store.root.absolute()
         self.kind, self.store = kind, Store(self.root)
-        self.logs = self.root / "jobs" / uuid.uuid4().hex[:8]
+        self.logs = new_logs(self.root)
         self.engine = engine(kind, self.logs, slurm)
         given = list(experiments)
         self.reference = {e: e.reference() for e in given}
@@ -164,13 +196,15 @@ class _Batch:
         self.tries: dict[Experiment, int] = {}
         self.jobs: list[tuple[Experiment, int, object]] = []  # with its slot
         self.failures: dict[Experiment, Failure] = {}
+        self.refusal: InvalidInput | None = None
+        self.lifeline = os.pipe() if kind == "local" else ()  # the jobs read there, and end when it ends
 
     def run(self, progress: bool) -> list[Failure]:
         off = {} if progress else {"disable": True}
         done = self.total - len(self.waiting)
         with tqdm(total=self.total, initial=done, desc=f"{self.kind} jobs", unit="run", **off) as bar:
             try:
-                while self.waiting or self.jobs:
+                while self.jobs or (self.waiting and not self.refusal):
                     self.give_up_without_reference()
                     self.start()
                     finished = [entry for entry in self.jobs if self.has_ended(entry[2])]
@@ -194,6 +228,8 @@ class _Batch:
                 raise
             finally:
                 self.cancel()
+        if self.refusal:
+            raise self.refusal
         return list(self.failures.values())
 
     def give_up_without_reference(self) -> None:
@@ -206,15 +242,27 @@ class _Batch:
         """Hands in what may run and finds a slot; at once, so that a cluster sees one array of jobs."""
         unfinished = {*self.waiting, *(e for e, _, _ in self.jobs)}
         ready = [e for e in self.waiting if self.reference.get(e) not in unfinished][: len(self.slots)]
-        if not ready:
+        if not ready or self.refusal:
             return
-        entries = []
-        with refusals(), self.surroundings(), self.engine.batch():
-            for e in ready:
-                slot = self.slots.pop(0)
-                entries.append((e, slot, self.engine.submit(Training(e, self.root, self.environment(slot)))))
+        slots = self.slots[: len(ready)]
+        try:
+            jobs = patiently(lambda: self.hand_in(ready, slots), self.logs)
+        except InvalidInput as refusal:
+            self.refusal = refusal
+            if self.jobs:
+                log.warning("%s; waiting for the %d jobs that run", refusal, len(self.jobs))
+            return
+        self.slots = self.slots[len(ready) :]
         self.waiting = [e for e in self.waiting if e not in ready]
-        self.jobs += entries
+        self.jobs += zip(ready, slots, jobs, strict=True)
+
+    def hand_in(self, ready: Sequence[Experiment], slots: Sequence[int]) -> list:
+        tied = self.kind == "local"
+        with self.surroundings(), self.engine.batch():
+            return [
+                self.engine.submit(Training(e, self.root, self.environment(slot), tied))
+                for e, slot in zip(ready, slots, strict=True)
+            ]
 
     def environment(self, slot: int) -> dict[str, str | None]:
         """submitit hides all GPUs from its local processes; each slot has its own here."""
@@ -224,21 +272,19 @@ class _Batch:
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
-        """What the local processes inherit: their share of the cores, and no terminal to complain on."""
+        """What the local processes inherit: their share of the cores, the lifeline, and no terminal.
+
+        After Ctrl-C submitit's own would print tracebacks there. What the runs print is in the logs.
+        """
         if self.kind != "local":
             yield
             return
         added = "OMP_NUM_THREADS" not in os.environ
         os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))  # torch reads it when it is imported
-        # After Ctrl-C submitit's own processes would print tracebacks. What the runs print is in the logs.
-        kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
         try:
-            yield
+            with open(os.devnull, "w") as null, replaced(0, self.lifeline[0]), replaced(2, null.fileno()):
+                yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(null)
             if added:
                 del os.environ["OMP_NUM_THREADS"]
 
@@ -270,6 +316,8 @@ class _Batch:
         """Ends what still runs, and removes all files but the logs of failed jobs."""
         import psutil
 
+        for end in self.lifeline:
+            os.close(end)
         processes = []
         for _, _, job in self.jobs:
             if self.kind == "local" and psutil.pid_exists(int(job.job_id)):
@@ -311,16 +359,66 @@ def engine(kind: str, logs: Path, slurm: Mapping[str, object]):
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """What sbatch has to say against a job becomes one line."""
+def replaced(number: int, other: int) -> Iterator[None]:
+    """Inside, the file descriptor of this number is a copy of the other, for what is started, too."""
+    with ExitStack() as after:
+        try:
+            kept = os.dup(number)
+        except OSError:  # it is closed
+            after.callback(os.close, number)
+        else:
+            after.callback(os.close, kept)
+            after.callback(os.dup2, kept, number)
+        os.dup2(other, number)
+        yield
+
+
+def new_logs(root: Path) -> Path:
+    """A folder for the jobs of a batch, in the store if submitit and Slurm take its path as it is.
+
+    In a path with %j or %t they would put numbers, a backslash is Slurm's, and its scripts are UTF-8.
+    """
+    for folder in (root, platformdirs.user_cache_path("bpfree")):
+        if re.fullmatch(r"[^%\\\n\ud800-\udfff]*", str(folder)):
+            return folder / "jobs" / uuid.uuid4().hex[:8]
+    raise InvalidInput(f"jobs cannot be told of {root}: use a store in a folder without % and \\ in its path")
+
+
+def patiently(hand_in: Callable, logs: Path):
+    """What `hand_in()` returns, once nobody refuses it in passing any more; jobs that run go on meanwhile.
+
+    Raises InvalidInput for a refusal for good, or as often as there are `PAUSES_S`, with what helps.
+    """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    try:
-        with redirect_stderr(io.StringIO()):  # where submitit repeats it
-            yield
-    except (FailedJobError, FailedSubmissionError) as error:
-        said = [line for line in str(error).splitlines() if "error:" in line] or [last_line(str(error))]
-        raise InvalidInput(f"Slurm refuses the jobs ({said[0].strip()}): change --slurm") from error
+    for pause in (*PAUSES_S, None):
+        try:
+            with disk.refusals(logs), redirect_stderr(io.StringIO()):  # where submitit repeats what it raises
+                return hand_in()
+        except StorageFailed as error:
+            cause = error.__cause__
+            if cause.errno not in LATER:
+                raise
+        except (FailedJobError, FailedSubmissionError) as error:
+            cause = error
+            if not PASSING.search(str(error)) or TOO_MANY.search(str(error)):
+                raise InvalidInput(f"Slurm refuses the jobs ({said(error)}): {remedy(str(error))}") from error
+        if pause is None:
+            raise InvalidInput(f"no jobs are taken at present ({said(cause)}): try again later") from cause
+        log.warning("no jobs are taken at present (%s): trying again in %g s", said(cause), pause)
+        time.sleep(pause)
+
+
+def remedy(refusal: str) -> str:
+    if TOO_MANY.search(refusal):
+        return "give a smaller --workers, so that fewer are handed in at a time"
+    return "change --slurm, or give a smaller --workers" if "submit limit" in refusal else "change --slurm"
+
+
+def said(error: Exception) -> str:
+    """What sbatch, or the system, has to say against a job, in one line."""
+    lines = [line for line in str(error).splitlines() if "error:" in line] or [last_line(str(error))]
+    return lines[0].strip()
 
 
 def slurm_settings(pairs: Sequence[str]) -> dict[str, object]:

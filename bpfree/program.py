@@ -1,5 +1,6 @@
 """How a command-line program ends: whatever happens, with one line at most and an exit status."""
 
+import _thread
 import os
 import signal
 import sys
@@ -24,63 +25,90 @@ def stopped_by_sigterm() -> Iterator[None]:
         return
 
     def stop(*_) -> None:
+        # Once: `timeout` sends it twice, and the second would end the tidying up.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: it was not set by Python
+
+
+def stop_with_starter() -> None:
+    """From now on this process gets SIGTERM as soon as its standard input ends.
+
+    For processes that are started with a pipe there whose other end nobody but their starter holds: it ends
+    when the starter closes it, and when the starter dies, however it dies and on any system.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock Python wants when it ends
+            pass
+        _thread.interrupt_main(signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def run_program(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Runs `main(argv)`, by default with the arguments of this process, and returns the exit status.
 
-    That is what `main` returns; 2 after an error that its user can put right, or if standard output cannot be
+    That is what `main` returns; 2 after an error that its user can put right, or if its output cannot be
     written; 130 after Ctrl-C and 143 after SIGTERM, with the notes of the exception; 141, in silence, when
     whoever read its output has gone. With `--debug` among the arguments errors keep their tracebacks.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
         with stopped_by_sigterm():
-            status = main(argv)
-            sys.stdout.flush()
+            try:
+                status = main(argv)
+            except SystemExit:  # after --help
+                _flush(sys.stdout)
+                raise
+            _flush(sys.stdout)
             return status
     except BpfreeError as error:
         if "--debug" in argv:
             raise
-        return _say(f"{name}: {error}", WRONG)
+        return _end(f"{name}: {error}", WRONG)
     except KeyboardInterrupt as stop:
         how = "terminated" if isinstance(stop, Terminated) else "interrupted"
         notes = getattr(stop, "__notes__", [])
-        return _say("; ".join([f"{name}: {how}", *notes]), TERMINATED if how == "terminated" else INTERRUPTED)
+        return _end("; ".join([f"{name}: {how}", *notes]), TERMINATED if how == "terminated" else INTERRUPTED)
     except OSError as error:
-        if not _output_failed():
+        if error.filename is not None or not any(map(_refuses, (sys.stdout, sys.stderr))):
             raise
         if isinstance(error, BrokenPipeError):
-            return NO_READER
-        return _say(f"{name}: standard output cannot be written ({error.strerror})", WRONG)
+            return _end("", NO_READER)
+        return _end(f"{name}: its output cannot be written ({error.strerror})", WRONG)
 
 
-def _say(line: str, status: int) -> int:
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:  # nobody reads that, either
-        _silence(sys.stderr)
+def _end(line: str, status: int) -> int:
+    """Says a last line. Output that nobody takes is let go of, or Python would complain of it at the end."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, line and line + "\n")):
+        try:
+            if stream is not None:
+                stream.write(text)
+                stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
     return status
 
 
-def _output_failed() -> bool:
-    """Whether it is standard output that refuses; if so it is silenced, since Python flushes it at the end."""
+def _refuses(stream) -> bool:
+    """Whether nothing can be written there: an empty line shows it of what is not buffered, too."""
     try:
-        sys.stdout.flush()
+        if stream is not None:
+            stream.write("\n")
+            stream.flush()
     except OSError:
-        _silence(sys.stdout)
         return True
     return False
 
 
-def _silence(stream) -> None:
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
+def _flush(stream) -> None:
+    if stream is not None:  # as it is where the shell has closed it
+        stream.flush()

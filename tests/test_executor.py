@@ -4,6 +4,7 @@ The cluster is an imitation of Slurm's commands that runs their scripts here.
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import psutil
 import pytest
 from nbformat import write as write_notebook
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from submitit.core.utils import FailedJobError
 
 import run_all
 from bpfree import batch, executor, running, study
@@ -129,13 +131,20 @@ def test_an_interrupt_says_what_is_finished(tmp_path, monkeypatch):
 
 
 class Engine:
-    """submitit's part, played: every job ends at the second look, as `fates` (of an algorithm) say."""
+    """submitit's part, played: every job ends at the second look, as `fates` (of an algorithm) say.
+
+    refusals: what is raised when jobs are handed in, time after time; None: nothing.
+    """
 
     def __init__(self, store: Path, fates=()):
         self.store, self.fates = store, dict(fates)
         self.running, self.peak, self.order, self.cancelled = 0, 0, [], []
+        self.refusals = []
 
     def batch(self):
+        refusal = self.refusals.pop(0) if self.refusals else None
+        if refusal is not None:
+            raise refusal
         return contextlib.nullcontext()
 
     def submit(self, training):
@@ -154,7 +163,7 @@ class Job:
         if self.engine.fates.get(self.training.experiment.algorithm) == "interrupt":
             raise KeyboardInterrupt
         self.looks += 1
-        return self.looks == 2
+        return self.looks == (6 if self.engine.fates.get(self.training.experiment.algorithm) == "long" else 2)
 
     def exception(self):
         self.engine.running -= 1
@@ -207,6 +216,55 @@ def test_an_interrupt_cancels_what_is_queued(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         submit([small(), small("mf")], "slurm", tmp_path, progress=False)
     assert sorted(played.cancelled) == ["bp", "mf"]
+
+
+def sbatch_fails(*lines: str) -> FailedJobError:
+    return FailedJobError("\n".join(f"sbatch: error: {line}" for line in lines))
+
+
+PASSING = [
+    sbatch_fails("Batch job submission failed: Socket timed out on send/recv operation"),
+    sbatch_fails("Batch job submission failed: Unable to contact slurm controller (connect failure)"),
+    sbatch_fails(
+        "Slurm temporarily unable to accept job, sleeping and retrying.",
+        "Batch job submission failed: Resource temporarily unavailable",
+    ),
+    BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+]
+
+
+def test_jobs_refused_in_passing_are_handed_in_again_and_those_that_run_go_on(tmp_path, monkeypatch, caplog):
+    runs = [small(), small("ff"), small("mf", protocol="matched")]
+    played = play(monkeypatch, tmp_path, ff="long")
+    played.refusals = [None, *PASSING]  # the second time, while ff runs
+    monkeypatch.setattr(executor, "PAUSES_S", (0.0,) * len(PASSING))
+    assert submit(runs, "slurm", tmp_path, progress=False) == []
+    assert played.cancelled == []
+    assert played.order == ["bp", "ff", "mf"]
+    assert len(stored(tmp_path)) == 3
+    assert len(caplog.messages) == len(PASSING)
+    assert all(line.startswith("no jobs are taken at present (") for line in caplog.messages)
+
+
+def test_jobs_that_are_refused_for_ever_are_given_up(tmp_path, monkeypatch):
+    play(monkeypatch, tmp_path).refusals = [PASSING[0]] * 9
+    monkeypatch.setattr(executor, "PAUSES_S", (0.0, 0.0))
+    with pytest.raises(
+        InvalidInput, match=r"no jobs are taken at present \(.*Socket timed out.*try again later"
+    ):
+        submit([small()], "slurm", tmp_path, progress=False)
+
+
+def test_after_a_refusal_for_good_what_runs_ends_before_it_is_said(tmp_path, monkeypatch):
+    runs = [small(), small("ff"), small("mf", protocol="matched")]
+    played = play(monkeypatch, tmp_path, ff="long")
+    played.refusals = [None, sbatch_fails("QOSMaxSubmitJobPerUserLimit", "Batch job submission failed")]
+    with pytest.raises(
+        InvalidInput, match=r"\(sbatch: error: QOSMaxSubmitJobPerUserLimit\): give a .*--workers"
+    ):
+        submit(runs, "slurm", tmp_path, progress=False)
+    assert played.cancelled == []
+    assert stored(tmp_path) == [("bp", 0, "convergence"), ("ff", 0, "convergence")]
 
 
 def test_settings_of_a_cluster_are_typed():
@@ -366,9 +424,9 @@ sys.exit(run_all.main(["--executor", "local", "--only", "00", "--output", sys.ar
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-def test_ctrl_c_ends_local_processes_and_leaves_nothing(tmp_path):
+@pytest.fixture
+def batch_of_minutes(tmp_path):
+    """A batch with its first run in the store and its second in training; what is left of it is killed."""
     store = tmp_path / "store"
     process = subprocess.Popen(
         [sys.executable, "-c", LONG, str(tmp_path)],
@@ -380,21 +438,53 @@ def test_ctrl_c_ends_local_processes_and_leaves_nothing(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 120
-    while not list(store.glob("locks/*.json")) or not list(store.glob("??/*/record.json")):
-        assert time.monotonic() < end
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert children
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    children = []
+    try:
+        while not list(store.glob("locks/*.json")) or not list(store.glob("??/*/record.json")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        children += psutil.Process(process.pid).children(recursive=True)
+        assert children
+        yield process, children, store
+    finally:
+        process.kill()
+        process.communicate()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
+@pytest.mark.parametrize(
+    ("sent", "status", "says"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")]
+)
+def test_a_signal_ends_local_processes_and_leaves_nothing(sent, status, says, batch_of_minutes):
+    process, children, store = batch_of_minutes
+    process.send_signal(getattr(signal, sent))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == status
     assert err.count("\n") == 1, err
-    assert err.startswith("run_all.py: interrupted; 1 of 3 runs are in ")
+    assert err.startswith(f"run_all.py: {says}; 1 of 3 runs are in ")
     assert "The same command goes on" in err
-    assert psutil.wait_procs(children, 10)[1] == []
+    assert psutil.wait_procs(children, 60)[1] == []
     assert not (store / "jobs").exists()
+    assert stored(store) == [("bp", 0, "convergence")]
+
+
+@pytest.mark.slow
+def test_local_processes_do_not_outlive_a_batch_that_is_killed(batch_of_minutes):
+    process, children, _ = batch_of_minutes
+    process.kill()
+    assert psutil.wait_procs(children, 60)[1] == []
+
+
+@pytest.mark.slow
+def test_the_path_of_a_store_may_be_any(tmp_path, monkeypatch):
+    """%j and %t are numbers to submitit, and quotes and spaces a shell's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = tmp_path / "run%t %j 'a'"
+    assert submit([small()], "local", store, progress=False) == []
     assert stored(store) == [("bp", 0, "convergence")]
 
 
@@ -406,6 +496,8 @@ script = open(sys.argv[1]).read()
 if "--partition=wrong" in script:
     sys.exit("sbatch: error: invalid partition specified: wrong\\nsbatch: error: Batch job submission failed")
 number, folder = str(os.getpid()), os.environ["CLUSTER"]
+if "--array=0-3" in script:  # more than MaxArraySize
+    sys.exit("sbatch: error: Batch job submission failed: Invalid job array specification")
 open(f"{folder}/{number}.sh", "w").write(script)
 array = re.search(r"--array=0-(\\d+)", script)
 for task in range(int(array[1]) + 1) if array else [None]:
@@ -454,14 +546,22 @@ def test_what_slurm_refuses_is_one_line(cluster, tmp_path, capfd):
     assert cluster() == []
 
 
+def test_of_an_array_too_large_it_says_that_fewer_workers_help(cluster, tmp_path):
+    runs = [small(seed=seed) for seed in range(4)]
+    with pytest.raises(InvalidInput, match=r"Invalid job array specification\): give a smaller --workers"):
+        submit(runs, "slurm", tmp_path, progress=False)
+
+
 @pytest.mark.slow
-def test_a_cluster_trains_an_array_of_runs(cluster, tmp_path):
+@pytest.mark.parametrize("name", ["store", "run%j %t ü"])
+def test_a_cluster_trains_an_array_of_runs(name, cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     runs = [small("mf", protocol="matched"), small("ff"), ABSENT]
     settings = slurm_settings(["partition=gpu", "gpus_per_node=1", "timeout_min=7"])
-    (failure,) = submit(runs, "slurm", tmp_path / "store", slurm=settings, progress=False)
+    (failure,) = submit(runs, "slurm", tmp_path / name, slurm=settings, progress=False)
     assert failure.experiment == ABSENT
     assert failure.reason.startswith("MissingData: no file")
-    assert stored(tmp_path / "store") == [
+    assert stored(tmp_path / name) == [
         ("bp", 0, "convergence"),
         ("ff", 0, "convergence"),
         ("mf", 0, "matched"),

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import os
@@ -13,11 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import optuna
 import pandas as pd
+import psutil
 import pytest
 import torch
 from helpers import same, weights
 from matplotlib.text import Text
 from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
 
 import bpfree
 from bpfree import Experiment, figures, published, tuned, tuning
@@ -32,6 +35,7 @@ from bpfree.tuning.spaces import LENGTHS
 from bpfree.tuning.storage import Place, open_storage
 
 SMALL = {"batch_size": 16}
+UNPOOLED = {"poolclass": NullPool}  # a pool would leave its connections to the garbage collector
 
 
 @pytest.fixture(autouse=True)
@@ -457,16 +461,22 @@ def test_optunas_slices_leave_no_style_and_no_open_figure_behind(toy):
 # ---------------------------------------------------------------- storages and identities
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite file", "sqlite url", "default", "object"])
+@pytest.mark.parametrize(
+    "kind", ["journal", "sqlite file", "sqlite url", "sqlite in memory", "default", "object"]
+)
 def test_every_storage_keeps_a_study(kind, toy, tmp_path, store):
     storage = {
         "journal": tmp_path / "deep" / "s.log",
         "sqlite file": str(tmp_path / "s.db"),
         "sqlite url": f"sqlite:///{tmp_path}/s.sqlite",
+        "sqlite in memory": "sqlite://",
         "default": None,
         "object": optuna.storages.InMemoryStorage(),
     }[kind]
-    tune(arm(toy), 1, storage, name="one")
+    study = tune(arm(toy), 1, storage, name="one")
+    if kind == "sqlite in memory":
+        assert len(study.trials) == 1
+        return
     assert len(tune(arm(toy), 2, storage, name="one").trials) == 2
     assert tuning.study_names(storage) == ["one"]
     if kind == "default":
@@ -485,6 +495,47 @@ def test_a_storage_that_cannot_be_opened_is_named_in_one_line(kind, toy, tmp_pat
         tune(arm(toy), 1, storage)
     assert kind.replace("secret", "***") in one_line(error)
     assert "secret" not in str(error.value)
+
+
+STRANGE = ["a b?c", "p%20q", "'#\"&;", "{x}", "größe", "bytes\udcff"]
+
+
+@pytest.mark.parametrize("name", ["s.log", "s.db"])
+@pytest.mark.parametrize("folder", STRANGE)
+def test_a_storage_may_lie_anywhere(folder, name, toy, tmp_path):
+    path = tmp_path / folder / name
+    tune(arm(toy), 1, str(path))
+    assert len(tune(arm(toy), 2, path).trials) == 2
+    assert path.is_file()
+    beside = [path.parent, tmp_path / "toy.npz", tmp_path / "store"]
+    assert sorted(tmp_path.iterdir()) == sorted(p for p in beside if p.exists())
+
+
+@pytest.mark.parametrize("stem", ["with space", *STRANGE[:-1]])
+def test_a_data_set_may_have_any_name(stem, toy, tmp_path):
+    Path(toy).rename(tmp_path / f"{stem}.npz")
+    experiment = arm(str(tmp_path / f"{stem}.npz"))
+    assert len(tune(experiment, 1).trials) == 1
+    assert tuning.study_names(None) == [tuning.study_name(experiment)]
+    assert cli.main([tuning.study_name(experiment), "--trials", "2"]) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such files")
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/full", "sqlite:////dev/full", "fifo", "fifo.db"])
+def test_what_is_no_file_is_no_storage(path, toy, tmp_path):
+    if path.startswith("fifo"):
+        os.mkfifo(tmp_path / path)
+        path = str(tmp_path / path)
+    with pytest.raises(InvalidInput, match=r"cannot be opened \(it is no file\)") as error:
+        tune(arm(toy), 1, path)
+    one_line(error)
+
+
+def test_a_study_leaves_no_connection_open(toy, tmp_path):
+    """Here, because since Python 3.13 the garbage collector complains of it in other tests."""
+    study = tune(arm(toy), 1, tmp_path / "s.db")
+    engine = study._storage._backend.engine
+    assert engine.pool.status() == "NullPool"
 
 
 def test_a_name_that_is_no_file_name_is_refused(toy):
@@ -550,6 +601,155 @@ def test_a_study_is_resumed_by_its_name_alone(toy, tmp_path):
     assert drawn(study) == drawn(tune(arm(toy, "mf", seed=3), 3, tmp_path / "t.log", name="mine", space=own))
     with pytest.raises(UnknownName, match="unknown study 'mind': did you mean 'mine'"):
         tuning.resume("mind", 3, path)
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.fixture
+def journal(toy, tmp_path) -> Path:
+    """Of a study with three trials."""
+    tune(arm(toy), 3, tmp_path / "s.log")
+    return tmp_path / "s.log"
+
+
+def cut(content: bytes) -> bytes:
+    return content[:-60]
+
+
+def zeros(content: bytes) -> bytes:
+    return content[:-60] + bytes(200)
+
+
+def cut_and_written_on(content: bytes) -> bytes:
+    """As Optuna's own journal goes on behind half a line."""
+    return content[:-60] + content.splitlines(keepends=True)[-1]
+
+
+@pytest.mark.parametrize("damage", [cut, zeros, cut_and_written_on])
+def test_a_torn_last_line_is_cut_and_the_study_goes_on(damage, journal, toy, caplog):
+    whole = journal.read_bytes()
+    journal.write_bytes(damage(whole))
+    study = tune(arm(toy), 3, journal)
+    assert list(tuning.trials(study)["state"]) == ["complete", "complete", "lost", "complete"]
+    assert journal.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -1) + 1])  # nothing whole is lost
+    (said,) = caplog.messages
+    assert said.startswith(f"{journal} ended in half a line")
+    assert len(tune(arm(toy), 4, journal).trials) == 5
+    assert len(caplog.messages) == 1
+
+
+def test_of_a_journal_wherever_it_is_cut_what_is_whole_remains(journal, toy):
+    whole = journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    rng = np.random.default_rng(0)
+    for size in [*rng.integers(1, len(whole), 6), len(lines[0]), 1]:
+        journal.write_bytes(whole[:size])
+        assert tuning.finished(tune(arm(toy), 1, journal)) >= 1
+        kept, n = journal.read_bytes(), whole[:size].count(b"\n")
+        assert kept.startswith(b"".join(lines[:n]))
+
+
+def test_a_flipped_bit_before_the_last_line_is_one_line_and_changes_nothing(journal, toy):
+    whole = journal.read_bytes()
+    before = tuning.trials(tune(arm(toy), 3, journal))
+    rng = np.random.default_rng(0)
+    refusals = []
+    for place in rng.integers(0, whole.rindex(b"\n", 0, -1), 40):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        journal.write_bytes(damaged)
+        try:
+            after = tuning.trials(tuning.load_study(tuning.study_name(arm(toy)), journal))
+        except BpfreeError as error:
+            refusals.append(str(error))
+        else:
+            pd.testing.assert_frame_equal(after, before)
+        assert journal.read_bytes() == damaged
+    assert len(refusals) > 30
+    assert not any("\n" in refusal for refusal in refusals)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"garbage", b"[]", b"null", b"{}", b'{"op_code":99}', b'{"op_code":5,"trial_id":"x"}', b"\xff\xfe", b""],
+)
+def test_a_foreign_line_in_a_journal_is_one_line(line, journal, toy):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*lines[:3], line + b"\n", *lines[3:]])
+    journal.write_bytes(damaged)
+    with pytest.raises(InvalidInput, match=re.escape(str(journal))) as error:
+        tune(arm(toy), 4, journal)
+    one_line(error)
+    assert journal.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("identity", [[], "text", {}, {"experiment": 1}])
+def test_a_study_whose_description_is_foreign_is_refused(identity, toy, tmp_path):
+    path = tmp_path / "s.log"
+    name = tuning.study_name(arm(toy))
+    theirs = optuna.create_study(storage=open_storage(path, name).storage, study_name=name)
+    theirs.set_user_attr(search.IDENTITY, identity)
+    for act in (lambda: tune(arm(toy), 1, path), lambda: tuning.resume(name, 1, path)):
+        with pytest.raises(InvalidInput, match=r"was not made by bpfree\.tuning"):
+            act()
+
+
+def test_a_journal_is_optunas_own_and_the_other_way_round(journal, toy):
+    theirs = optuna.storages.journal.JournalFileBackend(str(journal))
+    study = optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(theirs))
+    assert [t.value for t in study.trials] == [t.value for t in tune(arm(toy), 3, journal).trials]
+    study.set_user_attr("theirs", 1)
+    assert tune(arm(toy), 4, journal).user_attrs["theirs"] == 1
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond a size, as on a full disk: what is written until then is there."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["s.log", "s.db"])
+def test_a_full_disk_is_one_line_and_the_study_goes_on_once_there_is_room(name, toy, tmp_path, full_disk):
+    path = tmp_path / name
+    tune(arm(toy), 2, path)
+    whole = path.read_bytes()
+    for size in (len(whole) + 1, len(whole) + 60, len(whole) + 700) if name == "s.log" else (4096,):
+        full_disk(size)
+        try:
+            with pytest.raises(BpfreeError, match=re.escape(str(path))) as error:
+                tune(arm(toy), 40, path)
+        finally:
+            full_disk(-1)
+        one_line(error)
+    if name == "s.log":
+        assert path.read_bytes().startswith(whole)
+        assert path.read_bytes().endswith(b"\n")
+    study = tune(arm(toy), 4, path)
+    assert tuning.finished(study) == 4
+    assert list(tuning.trials(study)["state"][:2]) == ["complete"] * 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "zeros", "header"])
+def test_a_damaged_database_is_one_line(damage, toy, tmp_path):
+    path = tmp_path / "s.db"
+    tune(arm(toy), 2, path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    path.write_bytes(
+        {
+            "cut": whole[: len(whole) // 2],
+            "garbage": whole[:4096] + rng.bytes(len(whole) - 4096),
+            "zeros": whole[:4096] + bytes(len(whole) - 4096),
+            "header": b"X" + whole[1:],
+        }[damage]
+    )
+    with pytest.raises(BpfreeError, match=r"s\.db") as error:
+        tune(arm(toy), 3, path)
+    one_line(error)
 
 
 # ---------------------------------------------------------------- equal budgets
@@ -694,7 +894,7 @@ def test_a_killed_workers_trial_is_failed_and_made_up_for(name, worker, toy, tmp
 def test_without_a_lock_the_one_who_came_too_late_gives_its_trial_back(toy, tmp_path, monkeypatch):
     """Two workers of a database by its URL, both of which found a slot free before either had taken it."""
     first = tune(arm(toy), 1, tmp_path / "s.db", name="s")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db", UNPOOLED)
     slots = [Slots(first, 2, Place(storage, "s", None)) for _ in range(2)]
     space = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
     real = Slots._taken
@@ -713,7 +913,9 @@ def test_without_a_lock_the_one_who_came_too_late_gives_its_trial_back(toy, tmp_
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_without_a_file_a_trial_whose_heart_stopped_is_failed(toy, tmp_path):
     first = tune(arm(toy), 1, tmp_path / "s.db", name="s")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db", heartbeat_interval=1, grace_period=2)
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{tmp_path}/s.db", UNPOOLED, heartbeat_interval=1, grace_period=2
+    )
     study = optuna.load_study(study_name="s", storage=storage)
     space = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
     dead, living = (Slots(study, 3, Place(storage, "s", None)) for _ in range(2))
@@ -822,3 +1024,50 @@ def test_workers_share_the_trials(toy, capfd):
     study = tune(arm(toy), 8)
     assert {t.state for t in study.trials} == {TrialState.COMPLETE}
     assert len(study.trials) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends neither to one process")
+@pytest.mark.parametrize(("sent", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
+def test_workers_end_with_who_started_them(sent, status, toy, tmp_path):
+    sizes = [
+        "--data",
+        "digits",
+        "--architecture",
+        "9x999",
+        "--trials",
+        "9",
+        "--storage",
+        str(tmp_path / "s.log"),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bpfree.tuning", "bp", *sizes, "--workers", "2"],
+        # A shell's background job ignores Ctrl-C, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    workers = []
+    try:
+        while len(list(tmp_path.glob("s.log.claims/*@*.lock"))) < 2:  # both are in a trial
+            assert process.poll() is None
+            time.sleep(0.1)
+        workers += psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) == 1
+        process.send_signal(getattr(signal, sent))
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == status
+        assert psutil.wait_procs(workers, 60)[1] == []
+        if sent != "SIGKILL":
+            assert said.count("\n") == 1, said
+            assert (
+                "finished are 0 of 9 of bp-digits-9x999-convergence-seed0. The same command goes on" in said
+            )
+            assert list(tmp_path.glob("s.log.claims/*@*.lock")) == []  # their trials were given back
+    finally:
+        process.kill()
+        process.communicate()
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()

@@ -13,6 +13,7 @@
 `python -m bpfree.tuning` is the same from a shell, for many workers.
 """
 
+import importlib
 import warnings
 
 from tqdm import TqdmWarning
@@ -22,37 +23,43 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)
     import optuna  # noqa: F401
 
-from .account import best, cost, importances, tolerance, trials
-from .budget import equal_budget, keep
-from .compare import beside_published, published_effort
-from .plans import PLANS, plan
-from .search import load_study, resume, study_name, sweep, tune
-from .slots import finished
-from .spaces import SPACES, Range, space, table
-from .storage import open_storage, study_names
+# The others import torch, which must first be told how many cores are ours: `python -m bpfree.tuning`.
+_HOMES = {
+    "PLANS": "plans",
+    "SPACES": "spaces",
+    "Range": "spaces",
+    "beside_published": "compare",
+    "best": "account",
+    "cost": "account",
+    "equal_budget": "budget",
+    "finished": "slots",
+    "importances": "account",
+    "keep": "budget",
+    "load_study": "search",
+    "open_storage": "storage",
+    "plan": "plans",
+    "published_effort": "compare",
+    "resume": "search",
+    "space": "spaces",
+    "study_name": "search",
+    "study_names": "storage",
+    "sweep": "search",
+    "table": "spaces",
+    "tolerance": "account",
+    "trials": "account",
+    "tune": "search",
+}
 
-__all__ = [
-    "PLANS",
-    "SPACES",
-    "Range",
-    "beside_published",
-    "best",
-    "cost",
-    "equal_budget",
-    "finished",
-    "importances",
-    "keep",
-    "load_study",
-    "open_storage",
-    "plan",
-    "published_effort",
-    "resume",
-    "space",
-    "study_name",
-    "study_names",
-    "sweep",
-    "table",
-    "tolerance",
-    "trials",
-    "tune",
-]
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bpfree.tuning' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

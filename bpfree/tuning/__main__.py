@@ -5,7 +5,6 @@ Studies go on where they were: the same command, run again or at once on other m
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from ..errors import InvalidInput, choose
-from ..program import run_program
+from ..program import INTERRUPTED, run_program, stop_with_starter
 
 PROG = "python -m bpfree.tuning"
 GOODBYE_S = 30  # for a worker to give its trial back
@@ -64,8 +63,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // args.workers)))  # before torch reads it
+    if not args.worker:
+        return tune(args, argv)
+    stop_with_starter()
+    with suppress(KeyboardInterrupt):  # which whoever started it reports
+        return tune(args, argv)
+    return INTERRUPTED
+
+
+def tune(args: argparse.Namespace, argv: list[str]) -> int:
     from . import budget, cost, finished, search  # here, because torch and Optuna take seconds to import
 
     how = {"wait": not (args.no_wait or args.worker), "progress": not args.worker}
@@ -74,13 +82,10 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         with others(args.workers - 1, argv):
             studies = budget.tune_all(experiments, args.trials, args.storage, **how) if experiments else []
             studies += [search.resume(name, args.trials, args.storage, **how) for name in names]
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if not args.worker:
-            done = so_far([*map(search.study_name, experiments), *names], args)
-            print(
-                f"{PROG}: interrupted{done}. The same command goes on with what is missing", file=sys.stderr
-            )
-        return 130
+            stop.add_note(so_far([*map(search.study_name, experiments), *names], args))
+        raise
     if not args.worker:
         table = cost(studies)[["study", "trials", "diverged", "lost", "best", "seconds", "joules", "energy"]]
         print(table.round(2).to_string(index=False))
@@ -114,30 +119,40 @@ def chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
 
 
 def so_far(names: list[str], args: argparse.Namespace) -> str:
-    """How many trials of each study are finished, in words."""
+    """How many trials of each study are finished, and what to do, in words."""
     from . import finished, load_study, study_names
 
     known = study_names(args.storage)
     counts = [f"{finished(load_study(n, args.storage))} of {args.trials} of {n}" for n in names if n in known]
-    return f"; finished are {', '.join(counts)}" if counts else ""
+    done = f"finished are {', '.join(counts)}. " if counts else ""
+    return f"{done}The same command goes on with what is missing"
 
 
 @contextmanager
 def others(number: int, argv: list[str]) -> Iterator[None]:
-    """The other workers: this command again, each in a process of its own, for as long as this one works."""
+    """The other workers: this command again, each in a process of its own, for as long as this one works.
+
+    They end with their standard input, a pipe from this process, and are in a session of their own: Ctrl-C on
+    a terminal is for this process alone, which then closes their pipes. If it is killed, the system does.
+    """
     command = [sys.executable, "-m", "bpfree.tuning", *argv, "--workers", "1", "--worker"]
-    workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(number)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    workers = []
     try:
+        for _ in range(number):
+            workers.append(subprocess.Popen(command, start_new_session=True, **pipes))
         yield
         for worker in workers:
             worker.wait()
     finally:
-        for stop in (None, signal.SIGINT, signal.SIGKILL):  # Ctrl-C on a terminal reaches them by itself
-            for worker in workers:
-                if stop is not None and worker.poll() is None:
-                    worker.send_signal(stop)
-                with suppress(subprocess.TimeoutExpired):
-                    worker.wait(GOODBYE_S if stop else 1)
+        for worker in workers:
+            worker.stdin.close()
+        for worker in workers:
+            try:
+                worker.wait(GOODBYE_S)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
 
 
 if __name__ == "__main__":

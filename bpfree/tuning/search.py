@@ -1,6 +1,7 @@
 """One study: a resumable search for the hyperparameters of one experiment."""
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,11 +24,22 @@ from ..training import check_positive
 from .samplers import Listed, TrialSeeded
 from .slots import Slots, finished
 from .spaces import space as search_space
-from .storage import Place, file_lock, open_storage, quiet, study_names
+from .storage import Place, file_lock, open_storage, refusals, study_names, using
 from .trial import run_trial
 
 POLL_S = 1.0  # between two looks at what other workers have finished
 IDENTITY = "bpfree"  # the user attribute of a study that says what it is of
+PARTS = {
+    "experiment",
+    "algorithm",
+    "data_sha256",
+    "architecture",
+    "protocol",
+    "seed",
+    "space",
+    "max_epochs",
+    "pruner",
+}
 
 
 def tune(
@@ -112,7 +124,7 @@ def search(
     distributions = {parameter: r.distribution for parameter, r in ranges.items()}
     bar = tqdm(total=trials, desc=name, unit="trial", **({} if progress else {"disable": True}))
     with bar:
-        while show(bar, study) < trials:
+        while show(bar, study, place) < trials:
             trial = slots.take(distributions)
             if trial is not None:
                 run_trial(slots, trial, experiment, data)
@@ -126,8 +138,11 @@ def search(
 def load_study(name: str, storage: StrPath | BaseStorage | None = None) -> Study:
     """A study that exists, to look at. Raises InvalidInput if there is none of this name."""
     choose("study", name, study_names(storage))
-    with quiet():
-        return optuna.load_study(study_name=name, storage=open_storage(storage, name).storage)
+    place = open_storage(storage, name)
+    with refusals(place.name):
+        study = optuna.load_study(study_name=name, storage=place.storage)
+        study.get_trials()  # what cannot be read is said now
+        return study
 
 
 def resume(
@@ -149,13 +164,20 @@ def resume(
             f"study {name!r} has a {own['pruner']}: go on with tune(..., pruner=...) in Python"
         )
     how = {"name": name, "space": own["space"], "wait": wait, "progress": progress}
-    return tune(Experiment(**own["experiment"]), trials, storage, **how)
+    try:
+        experiment = Experiment(**own["experiment"])
+    except TypeError as error:
+        raise InvalidInput(
+            f"study {name!r} is of another version of bpfree ({error}): begin another"
+        ) from None
+    return tune(experiment, trials, storage, **how)
 
 
 def study_name(experiment: Experiment) -> str:
-    """The name of an experiment's study where none is given."""
+    """The name of an experiment's study where none is given: what may not be in a name becomes _."""
     parts = [
-        *(experiment.algorithm, Path(experiment.data).stem, experiment.resolved_architecture),
+        *(experiment.algorithm, re.sub(r"[^\w.+-]+", "_", Path(experiment.data).stem)),
+        experiment.resolved_architecture,
         *(experiment.protocol, experiment.preset),
         experiment.max_epochs and f"cap{experiment.max_epochs}",
         f"seed{experiment.seed}",
@@ -216,7 +238,7 @@ def open_study(
 ) -> Study:
     """The study of this name, new or as it was. Raises InvalidInput if it is of something else."""
     lock = file_lock(place.path, name) if place.path else None
-    with quiet():
+    with refusals(place.name):
         if lock:
             lock.acquire()
         try:
@@ -228,23 +250,20 @@ def open_study(
                 pruner=pruner or NopPruner(),
                 load_if_exists=True,
             )
-            theirs = study.user_attrs.get(IDENTITY)
-            if theirs is None and study.get_trials(deepcopy=False):
-                identity_of(study)  # says that it is somebody else's
-            if theirs is None:
+            if study.get_trials(deepcopy=False) or IDENTITY in study.user_attrs:
+                refuse_other(name, place, identity_of(study), own)
+            else:
                 study.set_user_attr(IDENTITY, own)
         finally:
             if lock:
                 lock.release()
-    if theirs is not None:
-        refuse_other(name, place, theirs, own)
     return study
 
 
 def identity_of(study: Study) -> dict:
     """What a study is of. Raises InvalidInput for one that was not made by `tune`."""
     own = study.user_attrs.get(IDENTITY)
-    if own is None:
+    if not (isinstance(own, dict) and own.keys() >= PARTS and isinstance(own["experiment"], dict)):
         raise InvalidInput(f"study {study.study_name!r} was not made by bpfree.tuning: give another name")
     return own
 
@@ -263,14 +282,16 @@ def refuse_other(name: str, place: Place, theirs: dict, ours: dict) -> None:
             key, a, b = "data", theirs["experiment"]["data"], ours["experiment"]["data"]
             b = f"{b} with another content" if a == b else b
         raise InvalidInput(
-            f"study {name!r} in {place.name} is of {key} {a!r}, and this of {b!r}: give this one another name"
+            f"study {name!r} in {place.name} is of {key} {a!r}, and this of {b!r}: give this one another "
+            "name or another storage"
         )
 
 
-def show(bar: tqdm, study: Study) -> int:
+def show(bar: tqdm, study: Study, place: Place) -> int:
     """Brings the bar up to what all workers have finished; returns that number."""
-    done = finished(study)
-    complete = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    with using(place):
+        done = finished(study)
+        complete = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     if complete:
         bar.set_postfix_str(f"best {max(complete):.2f} %", refresh=False)
     bar.update(done - bar.n)

@@ -8,7 +8,7 @@ from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from .storage import Place, file_lock, quiet
+from .storage import Place, file_lock, quiet, using
 
 DIVERGED = "diverged"
 
@@ -40,14 +40,14 @@ class Slots:
     """
 
     def __init__(self, study: Study, total: int, place: Place):
-        self.study, self.total, self.path = study, total, place.path
+        self.study, self.total, self.place, self.path = study, total, place, place.path
         self.storage = place.storage
         self.lock = file_lock(place.path, study.study_name) if place.path else nullcontext()
         self.held = self.heart = None
 
     def take(self, distributions: dict) -> Trial | None:
         """The next trial, its parameters drawn from `distributions`; None if all are finished or run."""
-        with quiet():
+        with quiet(), using(self.place):
             with self.lock:
                 self.fail_lost()
                 if self._taken() >= self.total:
@@ -67,16 +67,16 @@ class Slots:
         self, trial: Trial, value: float | None = None, *, state: TrialState, reason: str | None = None
     ) -> None:
         """How a trial ended; a failed one with the reason."""
-        try:
-            if reason is not None:
-                trial.set_user_attr("reason", reason)
-            with quiet():
+        with quiet(), using(self.place):
+            try:
+                if reason is not None:
+                    trial.set_user_attr("reason", reason)
                 self.study.tell(trial, value, state=state)
-        finally:
-            self.heart.join()
-            if self.held is not None:
-                self.held.release()
-                self._forget(trial.number)
+            finally:
+                self.heart.join()
+                if self.held is not None:
+                    self.held.release()
+                    self._forget(trial.number)
 
     def fail_lost(self) -> None:
         """Fails the running trials whose workers are dead. They have no `reason`: nobody lived to give it."""

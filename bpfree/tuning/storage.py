@@ -1,6 +1,7 @@
 """Where studies lie: a journal file, SQLite, or any database that Optuna can reach."""
 
 import re
+import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 
+from .. import disk
 from ..data import StrPath
-from ..errors import InvalidInput
+from ..errors import BpfreeError, InvalidInput, StorageFailed
 from ..store import Store
+from .journal import ELSEWHERE, Journal
 
 SQLITE = (".db", ".sqlite", ".sqlite3")
 HEARTBEAT_S = 60  # of a trial in a database without a file; after twice as long without one it counts as lost
@@ -51,42 +54,85 @@ def open_storage(storage: StrPath | BaseStorage | None, study: str) -> Place:
     if isinstance(storage, BaseStorage):
         return Place(storage, type(storage).__name__, None)
     text = str(storage if storage is not None else default_path(study))
+    with refusals(_shown(text)):
+        return _open_url(text) if "://" in text else _open_file(Path(text).expanduser().resolve())
+
+
+@contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Inside, a storage that cannot be opened or read becomes an InvalidInput that names it."""
     try:
         with quiet():
-            return _open_url(text) if "://" in text else _open_path(Path(text).expanduser())
+            yield
+    except BpfreeError:
+        raise
     except Exception as error:  # whatever Optuna, SQLAlchemy, a driver or the file system may raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(f"storage {_shown(text)} cannot be opened ({reason}): {WAYS}") from error
+        raise InvalidInput(f"storage {name} cannot be opened ({reason(error)}): {WAYS}") from error
+
+
+@contextmanager
+def using(place: Place) -> Iterator[None]:
+    """Inside, what the system or a database refuses becomes a StorageFailed. A journal does so by itself."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with disk.refusals(place.path or place.name, ELSEWHERE):
+            yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StorageFailed(
+            f"{place.name} cannot be written or read ({reason(error)}): make room there, wait until others "
+            f"have ended, or {ELSEWHERE}"
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """Why, in one line."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__  # Optuna guesses, the driver knows
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _open_url(text: str) -> Place:
     from sqlalchemy.engine import make_url  # here, because only databases need it
 
     url = make_url(text)
-    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
-        return _open_path(Path(url.database), text)
-    # Long trials outlive idle connections: each is tried before it is used.
-    options = {"pool_pre_ping": True}
-    heart = {"heartbeat_interval": HEARTBEAT_S, "grace_period": 2 * HEARTBEAT_S}
-    return Place(RDBStorage(text, options, **heart), _shown(text), None)
+    if url.get_backend_name() != "sqlite":
+        heart = {"heartbeat_interval": HEARTBEAT_S, "grace_period": 2 * HEARTBEAT_S}
+        return Place(_database(text, **heart), _shown(text), None)
+    if url.database in (None, "", ":memory:"):
+        return Place(InMemoryStorage(), text, None)
+    return _open_sqlite(Path(url.database).resolve(), text)
 
 
-def _open_path(path: Path, url: str = "") -> Place:
+def _open_file(path: Path) -> Place:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not url and path.suffix not in SQLITE:
-        refuse_foreign(path)
-        return Place(JournalStorage(JournalFileBackend(str(path))), str(path), path)
-    options = {"connect_args": {"timeout": SQLITE_WAIT_S}}
+    if path.suffix in SQLITE:
+        return _open_sqlite(path)
+    try:
+        return Place(JournalStorage(Journal(path)), str(path), path)
+    except (LookupError, TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"it is not as Optuna {optuna.__version__} writes it: {error!r}") from error
+
+
+def _open_sqlite(path: Path, url: str = "sqlite://") -> Place:
+    """Opened by its path alone if there is no URL, for in one some paths would mean others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    own = {"connect_args": {"timeout": SQLITE_WAIT_S}}
+    if url == "sqlite://":
+        own = {"creator": lambda: sqlite3.connect(path, timeout=SQLITE_WAIT_S)}
     with file_lock(path, "@open"):  # two processes that make the tables at once would stumble over each other
-        return Place(RDBStorage(url or f"sqlite:///{path}", options), str(path), path)
+        return Place(_database(url, own), str(path), path)
 
 
-def refuse_foreign(path: Path) -> None:
-    """Raises ValueError for a file that is no journal: Optuna would append to it, and then not read it."""
-    if path.is_file() and path.stat().st_size:
-        with open(path, "rb") as file:
-            if b'"op_code"' not in file.readline():
-                raise ValueError("it is no journal of Optuna's")
+def _database(url: str, options: dict | None = None, **heart) -> RDBStorage:
+    from sqlalchemy.pool import NullPool
+
+    # Each transaction opens its connection and closes it: none is left open, and none idles through a long
+    # trial until the server drops it. Braces are a template of Optuna's.
+    escaped = url.replace("{", "{{").replace("}", "}}")
+    return RDBStorage(escaped, {"poolclass": NullPool, **(options or {})}, **heart)
 
 
 def file_lock(path: Path, name: str):
@@ -112,7 +158,9 @@ def study_names(storage: StrPath | BaseStorage | None) -> list[str]:
     """The studies in a storage, or in the default store."""
     if storage is None:
         return sorted(path.stem for path in (Store().root / "studies").glob("*.log"))
-    return sorted(optuna.get_all_study_names(open_storage(storage, "any").storage))
+    place = open_storage(storage, "any")
+    with refusals(place.name):
+        return sorted(optuna.get_all_study_names(place.storage))
 
 
 @contextmanager

@@ -16,16 +16,17 @@ from ..history import History
 from ..machine import machine
 from ..training import pick_device
 from .slots import DIVERGED, Slots
+from .storage import Place, using
 
 
 def run_trial(slots: Slots, trial: Trial, experiment: Experiment, data: Data) -> None:
     """Trains with the trial's parameters, and tells the study the outcome and the cost."""
     candidate = replace(experiment, hyperparameters={**experiment.hyperparameters, **trial.params})
     value, state, reason = None, TrialState.FAIL, "interrupted"
-    # torch imports its compiler with a process's first optimiser, for seconds that are no trial's.
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    report = Reporter(trial)
     try:
+        # torch imports its compiler with a process's first optimiser, for seconds that are no trial's.
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        report = Reporter(trial, slots.place)
         with EnergyMeter() as meter:
             try:
                 _, history = fit(candidate, data, progress=False, on_epoch=report)
@@ -34,7 +35,8 @@ def run_trial(slots: Slots, trial: Trial, experiment: Experiment, data: Data) ->
                 reason = DIVERGED
             except optuna.TrialPruned:
                 state, reason = TrialState.PRUNED, None
-        note_cost(trial, meter, experiment, report.epochs)
+        with using(slots.place):
+            note_cost(trial, meter, experiment, report.epochs)
     except Exception as error:  # a fault of program or machine: the user sees it, and it counts for nothing
         reason = f"{type(error).__name__}: {error}"
         value, state = None, TrialState.FAIL
@@ -52,8 +54,8 @@ def kept_accuracy(history: History) -> float:
 class Reporter:
     """Counts epochs; tells a pruner the validation accuracy of the last stage's, and ends what it prunes."""
 
-    def __init__(self, trial: Trial):
-        self.trial, self.last, self.epochs = trial, None, 0
+    def __init__(self, trial: Trial, place: Place):
+        self.trial, self.place, self.last, self.epochs = trial, place, None, 0
         self.enabled = not isinstance(trial.study.pruner, NopPruner)
 
     def __call__(self, algorithm, stage, row: dict) -> None:
@@ -62,9 +64,10 @@ class Reporter:
             return
         self.last = self.last or algorithm.stages()[-1].name
         if stage.name == self.last and "val_accuracy" in row:
-            self.trial.report(row["val_accuracy"], row["epoch"])
-            if self.trial.should_prune():
-                raise optuna.TrialPruned
+            with using(self.place):
+                self.trial.report(row["val_accuracy"], row["epoch"])
+                if self.trial.should_prune():
+                    raise optuna.TrialPruned
 
 
 def note_cost(trial: Trial, meter: EnergyMeter, experiment: Experiment, epochs: int) -> None:
