@@ -53,13 +53,14 @@ class Claim:
                     f"the file system of {self.folder} has no locks, so that two processes could train one "
                     f"run: {ELSEWHERE}"
                 ) from error
-            self.note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            note = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+            self.note.write_text(note, encoding="utf-8")
         return True
 
     def holder(self) -> str:
         """Who has the claim, as far as is known."""
         try:
-            note = json.loads(self.note.read_text())
+            note = json.loads(self.note.read_text(encoding="utf-8"))
             return f"process {note['pid']} on {note['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor
 
+from .disk import given_path, own_folder
 from .errors import InvalidInput, MissingData, check_seed, choose
 
 StrPath = str | os.PathLike
@@ -221,7 +221,7 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
     """
     check_seed(seed)
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
-        path = Path(name).expanduser()
+        path = given_path(name)
         arrays = _checked(_read_npz(path), path)
         classes = 1 + max(int(arrays[k].max()) for k in ("y_train", "y_test"))
         if classes < 2:
@@ -243,8 +243,8 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
 
 def data_root(root: StrPath | None = None) -> Path:
     """The folder of the named data sets: the argument, else BPFREE_DATA, else the user's cache directory."""
-    root = root or os.environ.get("BPFREE_DATA") or platformdirs.user_cache_dir("bpfree")
-    return Path(root).expanduser()
+    root = root or os.environ.get("BPFREE_DATA") or own_folder("cache")
+    return given_path(root)
 
 
 def _tenth(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

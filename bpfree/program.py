@@ -1,5 +1,6 @@
 """How a command-line program ends: whatever happens, with one line at most and an exit status."""
 
+import io
 import os
 import signal
 import sys
@@ -41,6 +42,10 @@ def run_program(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[
     whoever read its output has gone. With `--debug` among the arguments errors keep their tracebacks.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # whatever the locale lacks, or is no text, such as some paths
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with stopped_by_sigterm():
             status = main(argv)
@@ -71,7 +76,7 @@ def _say(line: str, status: int) -> int:
 
 
 def _output_failed() -> bool:
-    """Whether it is standard output that refuses; if so it is silenced, since Python flushes it at the end."""
+    """Whether standard output is what refuses; if so it is silenced, since Python flushes it at the end."""
     try:
         sys.stdout.flush()
     except OSError:

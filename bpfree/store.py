@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from . import disk
 from .claims import Claim
 from .errors import InvalidInput
@@ -105,8 +103,8 @@ class Store:
     """
 
     def __init__(self, root: str | os.PathLike | None = None):
-        root = root or os.environ.get("BPFREE_STORE") or platformdirs.user_data_path("bpfree") / "records"
-        self.root = Path(root).expanduser()
+        root = root or os.environ.get("BPFREE_STORE") or disk.own_folder("data") / "records"
+        self.root = disk.given_path(root)
         if self.root.is_file():
             raise InvalidInput(
                 f"store {self.root} is a file: name a folder (the variable BPFREE_STORE, or store=)"
@@ -174,7 +172,7 @@ class Store:
         if key not in self:
             raise InvalidInput(f"no record {key[:12]} in {self.root}: run the experiment first")
         try:
-            scalars = json.loads((folder / "record.json").read_text())
+            scalars = json.loads((folder / "record.json").read_text(encoding="utf-8"))
             found = scalars.pop("format")
             if found != FORMAT:
                 raise InvalidInput(

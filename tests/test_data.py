@@ -18,7 +18,6 @@ from sklearn.datasets import load_digits
 from torch.utils.data import random_split
 from torchvision.transforms import Normalize
 
-from bpfree import data as bp_data
 from bpfree.data import PUBLISHED, Augmentation, batches, gather, load, permutation
 from bpfree.errors import BpfreeError, InvalidInput, MissingData, TrainingDiverged, UnknownName, choose
 
@@ -299,7 +298,7 @@ def test_root_is_the_argument_then_the_environment_then_the_cache(small, tmp_pat
         arrays = small("mnist")
         arrays["x_train"][0] = len(folder)
         write(tmp_path / folder / "mnist.npz", **arrays)
-    monkeypatch.setattr(bp_data.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / "cache"))
 
     def found(root=None):
         x = load("mnist", root).x_train[0] * 0.3081 + 0.1307

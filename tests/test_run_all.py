@@ -63,7 +63,7 @@ def printed(notebook) -> str:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
-    """Four chapters run with --keep-going; a kernelspec of the user's, which does not work, is in the way."""
+    """Four chapters; a kernelspec of the user's, which does not work, is in the way."""
     tmp = tmp_path_factory.mktemp("batch")
     folder = tmp / "chapters"
     folder.mkdir()
@@ -90,7 +90,7 @@ def batch(tmp_path_factory):
         patch.setenv("JUPYTER_PATH", str(tmp / "jupyter"))
         patch.setenv("BATCH_LOG", str(tmp / "log"))
         patch.setenv("MPLBACKEND", "agg")
-        argv = ("--keep-going", "--seeds", 0, 2, 2, "-p", "scale", "1e-3", "--output", tmp / "out")
+        argv = ("--seeds", 0, 2, 2, "-p", "scale", "1e-3", "--output", tmp / "out")
         result = run(*argv, notebooks=folder)
     return SimpleNamespace(**vars(result), tmp=tmp, folder=folder, results=tmp / "out/quick")
 
@@ -126,10 +126,11 @@ def test_chapter_without_the_common_parameters_runs_unchanged(batch):
 
 def test_failure_is_named_and_the_rest_is_kept(batch):
     assert batch.status == 1
-    raises, dies = batch.err.splitlines()
+    raises, dies, both = batch.err.splitlines()
     assert raises == "run_all.py: 01_raises failed in cell [4] `print(1)`: ValueError: story"
     assert dies.startswith("run_all.py: 02_dies failed in cell [4] `os._exit(1)`: ")
     assert "died" in dies
+    assert both == "run_all.py: failed: 01_raises, 02_dies; their pages show where"
     assert printed(read(batch.results / "notebooks/01_raises.ipynb")) == "1\n"
     assert "Where it breaks" in (batch.results / "01_raises.html").read_text(encoding="utf-8")
 
@@ -182,13 +183,13 @@ def test_only_leaves_the_other_entries(batch, monkeypatch):
     assert ">ok<" in plain
 
 
-def test_stops_at_the_first_failure(tmp_path):
+def test_debug_shows_where_a_chapter_failed(tmp_path):
     write(tmp_path, "00_raises", "1 / 0")
-    write(tmp_path, "01_good", "print(1)")
-    result = run("--output", tmp_path, "--debug", notebooks=tmp_path)
+    write(tmp_path, "01_not_asked_for", "print(1)")
+    result = run("--only", "0", "--output", tmp_path, "--debug", notebooks=tmp_path)
     assert result.status == 1
     assert "Traceback" in result.err
-    assert "01_good" not in result.out
+    assert "01_not" not in result.out
     assert ">not run<" in (tmp_path / "quick/index.html").read_text(encoding="utf-8")
 
 
@@ -218,21 +219,23 @@ def test_update_notebooks_changes_outputs_alone(tmp_path):
 def test_update_notebooks_leaves_a_failed_chapter_alone(tmp_path):
     path = write(tmp_path, "00_a", "1 / 0")
     before = path.read_bytes()
-    assert run("--update-notebooks", "--keep-going", "--output", tmp_path, notebooks=tmp_path).status == 1
+    assert run("--update-notebooks", "--output", tmp_path, notebooks=tmp_path).status == 1
     assert path.read_bytes() == before
 
 
-# ---------------------------------------------------------------- Ctrl-C
+# ---------------------------------------------------------------- Ctrl-C, and the signal of kill
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-def test_interrupt_leaves_a_usable_index(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_leaves_a_usable_index_and_no_kernel(tmp_path, number, status, said):
     pid = tmp_path / "pid"
     write(tmp_path, "00_good", "print(1)")
-    # The second is for what was printed to reach the other process before the interrupt does.
-    leave_pid = "import os, pathlib, time\ntime.sleep(1)\n"
-    leave_pid += f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))"
-    write(tmp_path, "01_long", f"print('so far', flush=True)\n{leave_pid}\ntime.sleep(600)")
+    leave_pid = f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))"
+    # In a cell of its own, what was printed has reached the other process before the signal does.
+    write(tmp_path, "01_long", "print('so far')", f"{leave_pid}\ntime.sleep(600)")
     write(tmp_path, "02_never", "print(1)")
     code = "import sys, pathlib, run_all; sys.exit(run_all.main(sys.argv[2:], pathlib.Path(sys.argv[1])))"
     batch = subprocess.Popen(
@@ -245,10 +248,10 @@ def test_interrupt_leaves_a_usable_index(tmp_path):
         text=True,
     )
     wait_for(lambda: pid.exists() and pid.read_text(), 90)
-    batch.send_signal(signal.SIGINT)
+    batch.send_signal(number)
     out, err = batch.communicate(timeout=60)
-    assert batch.returncode == 130
-    assert err.startswith("run_all.py: interrupted in 01_long; finished: 00_good.")
+    assert batch.returncode == status
+    assert err.startswith(f"run_all.py: {said}; in 01_long, finished: 00_good; the same command goes on")
     assert err.count("\n") == 1, err  # and nothing else: no traceback, ours or another's
     assert "index: " in out
     good, long, never = (tmp_path / "quick/index.html").read_text(encoding="utf-8").split("<article")[1:]
@@ -322,6 +325,7 @@ def nothing_runs(monkeypatch):
         ("-p seeds [1]", ["-p seeds", "--seeds"]),
         ("--figures-only --seeds 1", ["--figures-only", "--seeds"]),
         ("--add", ["--add", "--collect"]),
+        ("--keep-going", ["--keep-going", "--executor"]),
         ("--update-notebooks --profile paper", ["--update-notebooks", "--profile"]),
         ("--list --output x", ["--list", "--output"]),
         ("--resum", ["--resum", "--help"]),

@@ -60,7 +60,7 @@ class Zone:
         try:
             # The counter runs from 0 to the range inclusive, in steps of tens of µJ: the range serves as
             # modulus.
-            return int((self.path / "max_energy_range_uj").read_text()) or None
+            return int((self.path / "max_energy_range_uj").read_text(encoding="utf-8")) or None
         except (OSError, ValueError):
             return None
 
@@ -76,7 +76,7 @@ def _zones(root: Path) -> list[Zone]:
     for key in sorted(paths, key=lambda key: key.split(":")):
         control, *numbers = key.split(":")
         try:
-            label = labels[key] = (paths[key] / "name").read_text().strip()
+            label = labels[key] = (paths[key] / "name").read_text(encoding="utf-8").strip()
         except OSError:
             continue
         parent = labels.get(":".join([control, *numbers[:-1]]), "")
