@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import io
 import json
 import os
@@ -17,7 +18,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import run_all
-from bpfree import data
+from bpfree import data, disk, gallery
+from bpfree.batch import find_chapters
+from bpfree.pages import Pages
 
 ROOT = Path(run_all.__file__).parent
 PNG = base64.b64encode(b"\x89PNG not really").decode()
@@ -191,6 +194,164 @@ def test_debug_shows_where_a_chapter_failed(tmp_path):
     assert "Traceback" in result.err
     assert "01_not" not in result.out
     assert ">not run<" in (tmp_path / "quick/index.html").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- what else is in the output folder
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[]", "null", "3", '"00_a"', "{", "\0\0", "[" * 100_000, '{"00_a": null, "01_b": []}'),
+        '{"01_b": {"status": "ok", "seconds": "long", "error": "", "when": "", "figure": "", "machine": ""}}',
+        '{"01_b": {"status": ["ok"]}}',
+    ],
+)
+def test_an_index_that_is_none_is_begun_anew(content, tmp_path):
+    for name in ("00_a", "01_b"):
+        write(tmp_path, name, "print(1)")
+    chapters = find_chapters(tmp_path)
+    pages = Pages(tmp_path / "out", "quick", chapters)
+    (tmp_path / "out/index.json").write_text(content)
+    (tmp_path / "out/01_b.html").touch()  # or the index would not show its entry
+    pages.begin(chapters[0])
+    pages.end(chapters[0], None, "failed", 1.0, "why")
+    assert list(json.loads((tmp_path / "out/index.json").read_text())) == ["00_a"]
+    assert ">not run<" in pages.index.read_text(encoding="utf-8")
+
+
+def test_entries_that_are_whole_stay(tmp_path):
+    for name in ("00_a", "01_b"):
+        write(tmp_path, name, "print(1)")
+    a, b = find_chapters(tmp_path)
+    pages = Pages(tmp_path / "out", "quick", [a, b])
+    pages.end(a, None, "failed", 1.0, "why")
+    state = tmp_path / "out/index.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "01_b": 3, "02_c": {}}))
+    pages.begin(b)
+    entries = json.loads(state.read_text())
+    assert list(entries) == ["00_a", "01_b"]
+    assert entries["00_a"]["error"] == "why"
+
+
+MANY = """import pathlib, sys
+from bpfree.batch import Chapter
+from bpfree.pages import Pages
+folder, mine, n = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+chapters = [Chapter(pathlib.Path(f"{k:02d}_a.ipynb"), "title", "question", {}) for k in range(2 * n)]
+pages = Pages(folder, "quick", chapters)
+print(flush=True)
+sys.stdin.readline()
+for k in range(n):
+    pages.begin(chapters[2 * k + mine])"""
+
+
+def test_two_batches_at_once_lose_nothing_of_each_other(tmp_path):
+    n = 20
+    two = [
+        subprocess.Popen(
+            [sys.executable, "-c", MANY, tmp_path, str(mine), str(n)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for mine in (0, 1)
+    ]
+    for process in two:
+        process.stdout.readline()  # it is ready
+    for process in two:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in two:
+        process.communicate()
+    assert [process.returncode for process in two] == [0, 0]
+    assert len(json.loads((tmp_path / "index.json").read_text())) == 2 * n
+    assert (tmp_path / "index.html").read_text(encoding="utf-8").count(">unfinished<") == 2 * n
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+# ---------------------------------------------------------------- a disk that refuses
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """Makes the disk refuse, after so many files, what has the name."""
+
+    def refuse(code: int, name: str = "", after: int = 0) -> None:
+        original, written = disk.write, []
+
+        def write(path, content):
+            if name in str(path):
+                written.append(path)
+                if len(written) > after:
+                    raise OSError(code, os.strerror(code))
+            original(path, content)
+
+        monkeypatch.setattr(disk, "write", write)
+
+    return refuse
+
+
+@pytest.mark.parametrize("name", ["index.json", "index.html", "00_a.ipynb", "00_a.html", "00_a_1.png"])
+@pytest.mark.parametrize("after", [0, 1])
+def test_results_that_cannot_be_written_are_one_line(name, after, tmp_path, refusing):
+    write(tmp_path, "00_a", FIGURE, "print(1)")
+    write(tmp_path, "01_b", FIGURE)
+    refusing(errno.ENOSPC, name, after)
+    result = run("--output", tmp_path / "out", notebooks=tmp_path)
+    if after and name in ("00_a.html", "00_a_1.png"):  # which are written once
+        assert result.status == 0
+        return
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    for words in (str(tmp_path / "out/quick"), name, "No space left", "choose another --output"):
+        assert words in result.err
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_an_index_in_whose_place_is_a_folder_is_one_line(tmp_path):
+    write(tmp_path, "00_a")
+    (tmp_path / "out/quick/index.json").mkdir(parents=True)
+    result = run("--output", tmp_path / "out", notebooks=tmp_path)
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    assert "index.json cannot be written (Is a directory)" in result.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["--figures-only"], ".svg"),
+        (["--figures-only"], "README.md"),
+        (["--update-notebooks", "--output", "out"], "00_a.ipynb"),
+    ],
+)
+def test_a_checkout_that_may_only_be_read_is_one_line(argv, name, tmp_path, refusing, monkeypatch):
+    write(tmp_path, "00_a")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gallery, "GALLERY", {"sensors": gallery.GALLERY["sensors"]})
+    before = (tmp_path / "00_a.ipynb").read_bytes()
+    # Of the notebook the executed one is written first, at each of its cells and at its end.
+    refusing(errno.EROFS, name, after=2 if name.startswith("00") else 0)
+    result = run(*argv, notebooks=tmp_path)
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    for words in (name, "Read-only file system", "use a checkout of your own"):
+        assert words in result.err
+    assert (tmp_path / "00_a.ipynb").read_bytes() == before
+
+
+def test_a_readme_without_a_place_for_the_table_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "GALLERY", {})
+    monkeypatch.setattr(run_all, "README", tmp_path / "README.md")
+    for content in (None, b"# bpfree", b"\xff"):
+        if content:
+            run_all.README.write_bytes(content)
+        result = run("--figures-only", notebooks=tmp_path)
+        assert result.status == 2
+        assert len(result.err.splitlines()) == 1
+        assert "restore it" in result.err
 
 
 # ---------------------------------------------------------------- the committed notebooks
