@@ -73,8 +73,8 @@ def fashion(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("fashion")
 def test_snippets_run_in_order(capsys):
     # As after the main command, which leaves several runs of an arm and a seed in the store.
-    for rate in (0.1, 0.01):
-        arm = bpfree.Experiment("bp", architecture="1x4", max_epochs=1, hyperparameters={"lr": rate})
+    for name, rate in (("bp", 0.1), ("bp", 0.01), ("mf", 0.01)):
+        arm = bpfree.Experiment(name, architecture="1x4", max_epochs=1, hyperparameters={"lr": rate})
         bpfree.run(arm, progress=False)
     names = {}
     for snippet in SNIPPETS:

@@ -22,6 +22,19 @@ ROOT = Path(run_all.__file__).parent
 MAIN = "import sys, pathlib, run_all; sys.exit(run_all.main(sys.argv[2:], pathlib.Path(sys.argv[1])))"
 
 
+def python(
+    code: str, *argv: str, folder: Path = ROOT, **environment: str | None
+) -> subprocess.CompletedProcess:
+    """A process of its own; a variable that is None is unset."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        cwd=folder,
+        env={k: v for k, v in {**os.environ, **environment}.items() if v is not None},
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
 # ---------------------------------------------------------------- matplotlib's settings
 
 SETTINGS = {
@@ -92,14 +105,24 @@ def test_figures_in_notebooks_look_as_ever(theirs, study):
         assert shown(study) == expected
 
 
-@pytest.mark.parametrize("backend", ["TkAgg", "nonsense"])
-def test_a_back_end_that_cannot_be_had_is_not_asked_for(backend, tmp_path):
-    """From matplotlibrc, with which pyplot would fail, and from the variable, with which matplotlib would."""
-    (tmp_path / "matplotlibrc").write_text("backend: TkAgg\n")
-    (tmp_path / "notebooks").mkdir()
-    write(tmp_path / "notebooks", "00_a", "import matplotlib.pyplot\nimport seaborn")
-    result = batch(tmp_path, MPLBACKEND=backend, MATPLOTLIBRC=str(tmp_path / "matplotlibrc"), DISPLAY="")
-    assert result.returncode == 0, result.stderr
+def test_a_back_end_that_is_none_is_not_asked_for():
+    command = "import sys, run_all; run_all.draw_figures = lambda: bool(__import__('matplotlib')) - 1"
+    done = python(f"{command}; sys.exit(run_all.main(['--figures-only']))", MPLBACKEND="nonsense")
+    assert done.returncode == 0, done.stderr
+
+
+SLICES = """import optuna
+from bpfree import figures
+study = optuna.create_study()
+space = {"lr": optuna.distributions.FloatDistribution(1e-4, 1, log=True)}
+study.add_trial(optuna.trial.create_trial(params={"lr": 0.1}, distributions=space, value=50.0))
+study.set_user_attr("bpfree", {"algorithm": "bp"})
+figures.tuning.slices(study)._repr_png_()"""
+
+
+def test_a_back_end_that_needs_a_display_is_not_asked_for():
+    done = python(SLICES, MPLBACKEND="TkAgg", DISPLAY=None)
+    assert done.returncode == 0, done.stderr
 
 
 # ---------------------------------------------------------------- paths, home and locale
@@ -115,16 +138,11 @@ def write(folder: Path, name: str, *cells: str) -> None:
     nbformat.write(notebook, folder / f"{name}.ipynb")
 
 
-def batch(folder: Path, *argv: str, **environment: str | None) -> subprocess.CompletedProcess:
+def batch(
+    folder: Path, *argv: str, before: str = "", **environment: str | None
+) -> subprocess.CompletedProcess:
     """The chapters in folder/notebooks, executed into folder/out; a variable that is None is unset."""
-    variables = {k: v for k, v in {**os.environ, **environment}.items() if v is not None}
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, "notebooks", "--output", "out", *argv],
-        cwd=folder,
-        env=variables,
-        capture_output=True,
-        encoding="utf-8",
-    )
+    return python(before + MAIN, "notebooks", "--output", "out", *argv, folder=folder, **environment)
 
 
 def outputs(folder: Path, name: str = "00_a") -> list:
@@ -166,19 +184,22 @@ def test_any_path_will_do(name, tmp_path):
     assert "Does <strong>00_a</strong> run?" in (folder / "out/quick/index.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("home", [f"{os.devnull}/home", None], ids=["not to be written", "unset"])
+NOBODY = """import pwd
+def getpwuid(uid): raise KeyError(uid)
+pwd.getpwuid = getpwuid
+"""
+
+
+@pytest.mark.parametrize("home", [f"{os.devnull}/home", None], ids=["not to be written", "none at all"])
 def test_no_home_is_needed(home, tmp_path):
     (tmp_path / "notebooks").mkdir()
-    write(
-        tmp_path / "notebooks", "00_a", "import matplotlib.font_manager, bpfree", TELL + "\npathlib.Path('~')"
-    )
+    write(tmp_path / "notebooks", "00_a", "import matplotlib.font_manager, bpfree", TELL)
     unset = dict.fromkeys(("XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"))
-    result = batch(tmp_path, HOME=home, BPFREE_STORE=None, **unset)
+    result = batch(tmp_path, before="" if home else NOBODY, HOME=home, BPFREE_STORE=None, **unset)
     assert result.returncode == 0, result.stderr
     assert not [output for output in outputs(tmp_path) if output.get("name") == "stderr"]
-    if home:
-        assert "cannot be made: records are kept in" in result.stderr
-        assert outputs(tmp_path)[0].text.splitlines()[0] == str(tmp_path / "out/store")
+    assert "cannot be made: records are kept in" in result.stderr
+    assert outputs(tmp_path)[0].text.splitlines()[0] == str(tmp_path / "out/store")
 
 
 def test_the_users_ipython_is_for_the_users_notebooks(tmp_path):
