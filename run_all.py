@@ -8,9 +8,11 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from bpfree import disk
 from bpfree.errors import InvalidInput, choose
 from bpfree.program import run_program
 
@@ -41,11 +43,8 @@ def parser() -> Parser:
         metavar=("NAME", "VALUE"),
         help="set another parameter, in every chapter that has it; repeatable",
     )
-    p.add_argument("--keep-going", action="store_true", help="go on after a chapter has failed")
     p.add_argument("--download", action="store_true", help="fetch data sets that are not there")
-    p.add_argument(
-        "--output", type=Path, metavar="DIR", help="instead of results/; a folder per profile is made in it"
-    )
+    p.add_argument("--output", metavar="DIR", help="instead of results/; a folder per profile is made in it")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.add_argument(
         "--list",
@@ -84,6 +83,7 @@ def executor_options(p: Parser) -> None:
     p.add_argument(
         "--workers", metavar="N", help="jobs at a time (default: one for each GPU, or one; with slurm all)"
     )
+    p.add_argument("--keep-going", action="store_true", help="execute the chapters although jobs have failed")
     p.add_argument(
         "--slurm",
         nargs="+",
@@ -102,6 +102,7 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
         args = p.parse_args(argv)
         refuse_contradictions(p, args)
         args.argv = argv
+        settle_surroundings()
         return draw_figures() if args.figures_only else run(args, notebooks)
 
     return run_program("run_all.py", command, argv)
@@ -115,7 +116,7 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
         "figures_only": set(),
         "collect": {"add", "profile", "datasets", "seeds"},
         "list": {"profile", "only", "datasets", "seeds", "parameters"},
-        "update_notebooks": {"only", "keep_going", "output"},  # what is committed is the quick profile's
+        "update_notebooks": {"only", "output"},  # what is committed is the quick profile's
     }.items():
         others = given - {mode} - allowed
         if mode in given and others:
@@ -123,11 +124,35 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
             raise InvalidInput(f"{flag[mode]} cannot be combined with {which}: leave one out")
     if args.add and not args.collect:
         raise InvalidInput("--add is for --collect: add that, or leave it out")
-    for option, kinds in {"slurm": ("slurm",), "workers": ("slurm", "local")}.items():
+    kinds_of = {
+        "slurm": ("slurm",),
+        "workers": ("slurm", "local"),
+        "keep_going": ("slurm", "local", "inline"),
+    }
+    for option, kinds in kinds_of.items():
         if option in given and args.executor not in kinds:
             raise InvalidInput(
-                f"--{option} is for --executor {' or '.join(kinds)}: add that, or leave it out"
+                f"{flag[option]} is for --executor {' or '.join(kinds)}: add that, or leave it out"
             )
+
+
+def settle_surroundings() -> None:
+    """What the user's variables say holds here as in the kernels, which work in another folder."""
+    for name in ("BPFREE_STORE", "BPFREE_DATA"):
+        if os.environ.get(name):
+            os.environ[name] = str(disk.given_path(os.environ[name]))
+    os.environ.pop("MPLBACKEND", None)  # a window is never opened
+    if os.path.expanduser("~") == "~":  # neither HOME nor an account: Jupyter cannot even be imported
+        os.environ["HOME"] = f"{os.devnull}/home"  # where nothing can be made
+
+
+def settle_store(output: Path) -> None:
+    """Records lie in the output folder where the user's data folder cannot be written."""
+    folder = disk.own_folder("data")
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not os.environ.get("BPFREE_STORE") and not (there.is_dir() and os.access(there, os.W_OK)):
+        os.environ["BPFREE_STORE"] = str(output / "store")
+        print(f"run_all.py: {folder} cannot be made: records are kept in {output / 'store'}", file=sys.stderr)
 
 
 def draw_figures() -> int:
@@ -136,10 +161,14 @@ def draw_figures() -> int:
 
     for path in draw_gallery(ROOT / "figures"):
         print(path)
-    before, rest = README.read_text(encoding="utf-8").split(RESULTS[0])
-    _, after = rest.split(RESULTS[1])
+    try:
+        before, rest = README.read_text(encoding="utf-8").split(RESULTS[0])
+        _, after = rest.split(RESULTS[1])
+    except (OSError, ValueError):
+        where = f"between {RESULTS[0]} and {RESULTS[1]}"
+        raise InvalidInput(f"{README} has no place for the table, {where}: restore it") from None
     table = f"{RESULTS[0]}\n{results(ROOT / 'figures')}\n{RESULTS[1]}"
-    README.write_text(before + table + after, encoding="utf-8")
+    disk.replace(README, (before + table + after).encode(), disk.CHECKOUT)
     return 0
 
 
@@ -169,7 +198,7 @@ def common_values(args: argparse.Namespace) -> dict:
     values = {"profile": args.profile}
     if args.datasets is not None:
         # A path is the user's, seen from the folder of this command and not of the kernel's.
-        paths = {d: str(Path(d).expanduser().resolve()) for d in args.datasets if d.endswith(".npz")}
+        paths = {d: str(disk.given_path(d).resolve()) for d in args.datasets if d.endswith(".npz")}
         values["datasets"] = list(dict.fromkeys(paths.get(d, d) for d in args.datasets))
     if args.seeds is not None:
         bad = [s for s in args.seeds if not (s.isascii() and s.isdigit())]
@@ -253,6 +282,8 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     every = batch.find_chapters(notebooks)
     chapters = choose_chapters(every, args.only)
     values = chapter_values(chapters, common, args.parameters)
+    output = disk.given_path(args.output or ROOT / "results")
+    settle_store(output)
     Store()  # refuses what is no folder, now and not in a chapter
     if args.executor:
         check_executor(args)
@@ -275,35 +306,31 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     if args.update_notebooks:
         values = [{} for _ in chapters]
 
-    output = (args.output or ROOT / "results").resolve() / args.profile
-    pages = Pages(output, args.profile, every)
-    os.environ["TQDM_DISABLE"] = "1"  # for the kernels: a bar has no place in a page
-    os.environ.pop("MPLBACKEND", None)  # else they would not draw into the page
+    pages = Pages(output / args.profile, args.profile, every)
     begin = time.perf_counter()
     finished, failed = [], []
     bars = batch.Bars(len(chapters))
     try:
-        for chapter, own in zip(chapters, values, strict=True):
-            bars.begin(chapter.name)
-            failure = run_chapter(chapter, own, pages, bars, debug=args.debug)
-            (failed if failure else finished).append(chapter.name)
-            if failure and not args.keep_going:
-                break
-            if not failure and args.update_notebooks:
-                batch.refresh_outputs(chapter.path, pages.notebook(chapter))
-    except KeyboardInterrupt:
-        bars.close()
-        print(
-            f"run_all.py: interrupted in {chapter.name}; finished: {', '.join(finished) or 'none'}. "
-            "The same command goes on: what was trained is read from the store.",
-            file=sys.stderr,
-        )
-        return 130
+        with batch.kernels_environment():
+            for chapter, own in zip(chapters, values, strict=True):
+                bars.begin(chapter.name)
+                failure = run_chapter(chapter, own, pages, bars, debug=args.debug)
+                (failed if failure else finished).append(chapter.name)
+                if not failure and args.update_notebooks:
+                    batch.refresh_outputs(chapter.path, bars.notebook)
+    except KeyboardInterrupt as stop:
+        done = len(finished) + len(failed)
+        where = f"in {chapters[done].name}, " if done < len(chapters) else ""
+        stop.add_note(f"{where}finished: {', '.join(finished) or 'none'}")
+        stop.add_note("the same command goes on: what was trained is read from the store")
+        raise
     finally:
         bars.close()
         here = Path.cwd()
         print(f"index: {pages.index.relative_to(here) if pages.index.is_relative_to(here) else pages.index}")
         print(f"total: {time.perf_counter() - begin:.1f} s")
+    if failed:
+        print(f"run_all.py: failed: {', '.join(failed)}; their pages show where", file=sys.stderr)
     return 1 if failed or failures else 0
 
 
@@ -358,13 +385,13 @@ def run_chapter(chapter, values: dict, pages, bars, *, debug: bool) -> Exception
     start = time.perf_counter()
     status, failure = "unfinished", None
     try:
-        execute(chapter, values, pages.notebook(chapter), ROOT, bars)
+        execute(chapter, values, ROOT, bars, partial(pages.save, chapter))
         status = "ok"
     except ChapterFailed as error:
         status, failure = "failed", error
     finally:
         seconds = time.perf_counter() - start
-        pages.end(chapter, status, seconds, str(failure or ""))
+        pages.end(chapter, bars.notebook, status, seconds, str(failure or ""))
         bars.end(f"{chapter.name}: {status}, {seconds:.1f} s")
     if failure:
         if debug:

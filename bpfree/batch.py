@@ -2,8 +2,12 @@
 
 import logging
 import math
+import os
 import re
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from tqdm import tqdm
 from traitlets import default
 
+from . import disk
 from .errors import InvalidInput
 
 # ---------------------------------------------------------------- chapters and their parameters
@@ -66,8 +71,10 @@ def find_chapters(folder: Path) -> list[Chapter]:
     chapters = []
     for path in paths:
         try:
-            first = nbformat.read(path, as_version=4).cells[0].source
-            parameters = papermill.inspect_notebook(path)
+            # papermill receives notebooks, never paths, in which it would fill in what stands in braces.
+            notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+            first = notebook.cells[0].source
+            parameters = papermill.inspect_notebook(notebook)
         except Exception as error:  # json, nbformat and papermill each have their own
             raise InvalidInput(f"{path} is no readable notebook ({error}): restore it") from error
         heading, _, text = first.partition("\n")
@@ -78,6 +85,7 @@ def find_chapters(folder: Path) -> list[Chapter]:
 
 # ---------------------------------------------------------------- execution
 
+FOREVER_S = 3600
 logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would log, ChapterFailed says
 
 
@@ -90,10 +98,36 @@ class OwnPython(AsyncKernelManager):
         return KernelSpecManager(kernel_dirs=[], parent=self.parent)
 
 
+@contextmanager
+def kernels_environment() -> Iterator[None]:
+    """Inside, kernels start without the user's IPython profile, whose start-up files and settings are for the
+    user's own notebooks, and need no home folder that can be written.
+    """
+    with disk.refusals(Path("a temporary folder"), "name a folder in the variable TMPDIR"):
+        temporary = tempfile.TemporaryDirectory(prefix="bpfree-", ignore_cleanup_errors=True)
+    with temporary as folder:
+        before = dict(os.environ)
+        os.environ |= {"IPYTHONDIR": folder, "JUPYTER_RUNTIME_DIR": folder}
+        os.environ["TQDM_DISABLE"] = "1"  # a bar has no place in a page
+        for name in (
+            "MPLBACKEND",
+            "PYTHONSTARTUP",
+        ):  # with that back end figures would not appear in the page
+            os.environ.pop(name, None)
+        if not os.access(os.path.expanduser("~"), os.W_OK):
+            os.environ.setdefault("MPLCONFIGDIR", folder)  # or matplotlib would say so in every chapter
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
 class Bars:
     """A bar over chapters and one over the cells of the running one; on a terminal only.
 
-    Its methods named on_* are nbclient's hooks; `number` and `cell` are the code cell that runs.
+    Its methods named on_* are nbclient's hooks; `notebook` is the one that runs, None before it does, and
+    `number` and `cell` are its code cell.
     """
 
     def __init__(self, chapters: int):
@@ -104,13 +138,13 @@ class Bars:
             "disable": not sys.stderr.isatty(),
         }
         self._chapters, self._cells = tqdm(total=chapters, **look), tqdm(total=0, **look)
-        self.number, self.cell = 0, None
+        self.notebook, self.number, self.cell = None, 0, None
 
     def begin(self, name: str) -> None:
         self._chapters.set_description_str(name)
         self._cells.set_description_str("starting the kernel", refresh=False)
         self._cells.reset(total=0)
-        self.number, self.cell = 0, None
+        self.notebook, self.number, self.cell = None, 0, None
 
     def end(self, line: str) -> None:
         tqdm.write(line)  # above the bars
@@ -125,6 +159,7 @@ class Bars:
         self._chapters.close()
 
     def on_notebook_start(self, notebook) -> None:
+        self.notebook = notebook
         self._headings, heading = [], ""
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
@@ -149,15 +184,26 @@ class ChapterFailed(Exception):
         self.traceback = traceback
 
 
-def execute(chapter: Chapter, values: dict, target: Path, cwd: Path, bars: Bars) -> None:
-    """Execute a chapter with these parameter values into the notebook `target`, saved after every cell.
+def execute(
+    chapter: Chapter, values: dict, cwd: Path, bars: Bars, save: Callable[[nbformat.NotebookNode], None]
+) -> None:
+    """Execute a chapter with these parameter values; `save` is given the notebook after every cell.
 
-    Raises ChapterFailed; what was executed until then stands in `target`.
+    Raises ChapterFailed; what was executed, however far that is, stands in `bars.notebook`.
     """
+
+    def begin(notebook) -> None:
+        del notebook.metadata["papermill"]["input_path"]  # the notebook itself
+        bars.on_notebook_start(notebook)
+
+    def executed(cell, cell_index, execute_reply) -> None:
+        bars.on_cell_executed(cell, cell_index, execute_reply)
+        save(bars.notebook)
+
     try:
         papermill.execute_notebook(
-            chapter.path.resolve(),
-            target.resolve(),
+            nbformat.reads(chapter.path.read_text(encoding="utf-8"), as_version=4),
+            None,
             parameters=values,
             cwd=cwd,
             progress_bar=False,
@@ -168,9 +214,12 @@ def execute(chapter: Chapter, values: dict, target: Path, cwd: Path, bars: Bars)
             coalesce_streams=True,
             # A kernel has nothing to say after its last cell, and with torch in it takes seconds to leave.
             shutdown_kernel="immediate",
-            on_notebook_start=bars.on_notebook_start,
+            # A machine with much else to do is no reason to fail: a kernel that dies is noticed at once.
+            start_timeout=FOREVER_S,
+            iopub_timeout=FOREVER_S,
+            on_notebook_start=begin,
             on_cell_execute=bars.on_cell_execute,
-            on_cell_executed=bars.on_cell_executed,
+            on_cell_executed=executed,
         )
     except papermill.PapermillExecutionError as error:
         message = f"{error.ename}: {(error.evalue.strip().splitlines() or [''])[-1]}"
@@ -179,19 +228,26 @@ def execute(chapter: Chapter, values: dict, target: Path, cwd: Path, bars: Bars)
         # Nobody will ask the interrupted cell's task for its result, of which asyncio would complain.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise
-    except RuntimeError as error:  # nbclient's DeadKernelError, or a kernel that did not start
+    except disk.StorageFailed:
+        raise
+    except (RuntimeError, OSError) as error:  # nbclient's DeadKernelError, or a kernel that did not start
         raise ChapterFailed(bars.number, bars.cell.source if bars.cell else "", str(error), []) from error
 
 
-def refresh_outputs(source: Path, executed: Path) -> None:
+def refresh_outputs(source: Path, executed: nbformat.NotebookNode) -> None:
     """Put the outputs of an executed notebook into the one it came from, and nothing else that would vary.
 
     The executed notebook must have the same cells, that is, no injected parameters.
     """
-    notebook, done = (nbformat.read(path, as_version=4) for path in (source, executed))
-    for cell, ran in zip(notebook.cells, done.cells, strict=True):
+    notebook = nbformat.reads(source.read_text(encoding="utf-8"), as_version=4)
+    for cell, ran in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    nbformat.write(notebook, source)
+    disk.replace(source, content_of(notebook), disk.CHECKOUT)
+
+
+def content_of(notebook: nbformat.NotebookNode) -> bytes:
+    """A notebook as the content of its file; of a name that is not UTF-8 the bytes stand in it as escapes."""
+    return (nbformat.writes(notebook) + "\n").encode("utf-8", "backslashreplace")

@@ -54,7 +54,8 @@ class Claim:
                     f"the file system of {self.folder} has no locks, so that two processes could train one "
                     f"run: {ELSEWHERE}"
                 ) from error
-            self.note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            note = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+            self.note.write_text(note, encoding="utf-8")
         return True
 
     def holder(self) -> str:

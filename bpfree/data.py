@@ -25,11 +25,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor
 
-from .disk import FORBIDDEN, FULL, refusals
+from .disk import FORBIDDEN, FULL, given_path, own_folder, refusals
 from .errors import InvalidInput, MissingData, check_seed, choose
 
 StrPath = str | os.PathLike
@@ -271,7 +270,7 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
 def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Raw:
     """The arrays that `load` splits and normalises; the arguments and what it raises are those."""
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
-        path = Path(os.path.expanduser(name))
+        path = Path(os.path.expanduser(name))  # as the user wrote it, in messages, too
         arrays = _checked(_read_npz(path), path)
         if not any(arrays[key].max() for key in ("y_train", "y_test")):
             raise InvalidInput(f"{path}: all labels are 0; at least two classes are needed")
@@ -310,8 +309,8 @@ def assembled(raw: Raw, seed: int) -> Data:
 
 def data_root(root: StrPath | None = None) -> Path:
     """The folder of the named data sets: the argument, else BPFREE_DATA, else the user's cache directory."""
-    root = root or os.environ.get("BPFREE_DATA") or platformdirs.user_cache_dir("bpfree")
-    return Path(os.path.expanduser(root))
+    root = root or os.environ.get("BPFREE_DATA") or own_folder("cache")
+    return given_path(root)
 
 
 def _tenth(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,19 +3,46 @@
 import errno
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import StorageFailed
+import platformdirs
+
+from .errors import InvalidInput, StorageFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ELSEWHERE = "use a store elsewhere (the variable BPFREE_STORE, or store=)"
+OUTPUT = "choose another --output"
+CHECKOUT = "use a checkout of your own"
+NAMED = {"data": "STORE", "cache": "DATA"}
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def own_folder(kind: str) -> Path:
+    """Where the user's "data" or "cache" lie if no folder is named. Raises InvalidInput without a home."""
+    try:
+        return given_path(getattr(platformdirs, f"user_{kind}_dir")("bpfree"))
+    except RuntimeError as error:
+        raise InvalidInput(f"no folder for {kind} ({error}), nor one named in BPFREE_{NAMED[kind]}") from None
+
+
+def given_path(text: str | os.PathLike) -> Path:
+    """A path as a user gives it, made absolute, because who gets it may work in another folder; ~ is the home
+    folder.
+
+    Raises InvalidInput where there is no such home, or where the current folder was removed.
+    """
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, FileNotFoundError):
+        reason = "there is no such home" if str(text).startswith("~") else "the current folder was removed"
+        raise InvalidInput(f"{text} leads nowhere ({reason}): give the whole path, or set HOME") from None
 
 
 def write(path: Path, content: bytes) -> None:
@@ -27,8 +54,11 @@ def write(path: Path, content: bytes) -> None:
 
 
 def replace(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
-    """As `write`, but what was there before stays until the new content is whole. Raises StorageFailed."""
-    draft = path.with_name(path.name + ".writing")
+    """As `write`, but what was there before stays until the new content is whole, whoever else writes there.
+
+    Raises StorageFailed.
+    """
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.writing")
     with refusals(path, remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from . import store
+from . import disk, store
 from .errors import InvalidInput
 from .labels import DATASETS, ORDER
 from .store import FIELDS, Record, Store
@@ -243,11 +243,11 @@ def machines(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def keep(table: pd.DataFrame, path: Path, *, add: bool = False) -> Path:
-    """Writes a table as CSV, numbers to six figures. Raises InvalidInput if it would be too large to commit.
+    """As `write`, but rows of the file there whose data set the table does not have stay: a store holds a
+    part of the study.
 
-    Rows of the file there whose data set the table does not have stay: a store holds a part of the study.
     With `add`, of a table of epochs those stay whose run it does not have, and of one of samples, which has a
-    seed of every arm, those whose arm. One that is too large is thinned.
+    seed of every arm, those whose arm.
     """
     if path.exists() and "data" in table:
         old = read(path)
@@ -256,6 +256,14 @@ def keep(table: pd.DataFrame, path: Path, *, add: bool = False) -> Path:
         same = set(_rows(table, by))
         old = old[[row not in same for row in _rows(old, by)]] if set(by) <= set(old) else old.iloc[:0]
         table = _by_data(pd.concat([table, old], ignore_index=True)) if len(old) else table
+    return write(table, path)
+
+
+def write(table: pd.DataFrame, path: Path) -> Path:
+    """Writes a table as CSV, numbers to six figures; a series that is too large is thinned.
+
+    Raises InvalidInput if it would be too large to commit, and StorageFailed.
+    """
     every = 1
     while len(text := _text(thinned(table, every))) > LIMIT and every < 1000 and _series(table):
         every += 1
@@ -263,8 +271,7 @@ def keep(table: pd.DataFrame, path: Path, *, add: bool = False) -> Path:
         raise InvalidInput(
             f"{path.name} would have {len(text) / 1024:.0f} KiB, more than {LIMIT // 1024}: keep fewer rows"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    disk.replace(path, text.encode(), disk.CHECKOUT)
     return path
 
 

@@ -146,7 +146,9 @@ class Command:
         self.words, self.folder = list(words), Path.cwd()
 
     def __call__(self) -> tuple[int, str, str]:
-        done = subprocess.run(self.words, cwd=self.folder, capture_output=True, text=True)
+        done = subprocess.run(
+            self.words, cwd=self.folder, capture_output=True, encoding="utf-8", errors="replace"
+        )
         return done.returncode, done.stdout, done.stderr
 
 

@@ -5,6 +5,7 @@
 a search, a landscape) hands its table to `keep`.
 """
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import evidence, figures, study
+from . import disk, evidence, figures, study
 from .errors import InvalidInput, choose
 from .evidence import FOLDER
 from .protocols import REFERENCE
@@ -143,9 +143,7 @@ def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
 
 def keep(name: str, table: pd.DataFrame, folder: Path = FOLDER) -> Path:
     """Makes a table the evidence of a figure whose numbers do not come from runs of the study."""
-    path = path_of(name, folder)
-    path.unlink(missing_ok=True)
-    return evidence.keep(table, path)
+    return evidence.write(table, path_of(name, folder))
 
 
 def collect(
@@ -226,13 +224,13 @@ def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]
         if not table.exists():
             print(f"{name}: not drawn: {table.name} has not been recorded", file=sys.stderr)
             continue
-        path = Path(folder) / f"{name}.svg"
-        with mpl.rc_context(figures.STYLE):
-            try:
-                figure = GALLERY[name].draw(evidence.read(table))
-            except InvalidInput as error:  # such as a trace of runs too short to be sampled
-                print(f"{name}: not drawn: {error}", file=sys.stderr)
-                continue
-            figure.savefig(path, metadata={"Date": None})
-        written.append(path)
+        try:
+            figure = GALLERY[name].draw(evidence.read(table))
+        except InvalidInput as error:  # such as a trace of runs too short to be sampled
+            print(f"{name}: not drawn: {error}", file=sys.stderr)
+            continue
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+        written.append(Path(folder) / f"{name}.svg")
+        disk.replace(written[-1], picture.getvalue(), disk.CHECKOUT)
     return written

@@ -21,7 +21,7 @@ def free_memory(device: torch.device) -> int:
 def in_cgroups(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[int]:
     """What every control group that this process is in leaves of its limit; caches count as free."""
     try:
-        lines = membership.read_text().splitlines()
+        lines = membership.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:  # not Linux
         return
     names = [line.split(":", 2)[1:] for line in lines if line.count(":") >= 2]
@@ -39,8 +39,10 @@ def _left(root: Path, name: str, limit: str, usage: str, cache: str) -> Iterator
     for folder in (own, *own.parents):
         if folder.is_relative_to(root):
             try:
-                most, used = ((folder / file).read_text().strip() for file in (limit, usage))
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                most, used = ((folder / file).read_text(encoding="utf-8").strip() for file in (limit, usage))
+                stat = dict(
+                    line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+                )
             except (OSError, ValueError):  # no such group, or it has no limit
                 continue
             if most != "max" and int(most) < UNLIMITED:

@@ -1,24 +1,29 @@
 """What a batch of chapters leaves to be read: HTML pages, figures, and an index that leads to them.
 
 In the output folder: `notebooks/NN_x.ipynb`, `NN_x.html`, `figures/NN_x_K.png`, `index.html`, and
-`index.json`, which holds what the index knows, so that a later batch can add to it.
+`index.json`, which holds what the index knows, so that another batch can add to it, a later one or one that
+runs at the same time.
 """
 
 import base64
 import json
-import os
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
-import nbformat
+from filelock import FileLock, Timeout
 from jinja2 import DictLoader, Environment
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from .batch import Chapter
-from .errors import InvalidInput
+from . import disk
+from .batch import Chapter, content_of
+
+PATIENCE_S = 60  # with a batch that writes
 
 TEMPLATES = {
     # nbconvert's page without the scripts that are not needed. MathJax no longer holds up the page while
@@ -92,12 +97,9 @@ class Pages:
     def __init__(self, folder: Path, profile: str, chapters: list[Chapter]):
         self.index = folder / "index.html"
         self._folder, self._profile, self._chapters = folder, profile, chapters
-        try:
+        with disk.refusals(folder, disk.OUTPUT):
             for name in ("notebooks", "figures"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = f"cannot write to {folder} ({error.strerror})"
-            raise InvalidInput(f"{why}: choose another --output") from error
         self._exporter = HTMLExporter(
             extra_loaders=[DictLoader(TEMPLATES)], template_file="chapter", embed_images=True
         )
@@ -107,30 +109,55 @@ class Pages:
         """Where the executed notebook belongs."""
         return self._folder / "notebooks" / chapter.path.name
 
+    def save(self, chapter: Chapter, notebook) -> None:
+        """Write what was executed of a chapter. This and all that follow raise StorageFailed."""
+        _write(self.notebook(chapter), content_of(notebook))
+
     def begin(self, chapter: Chapter) -> None:
         """The chapter runs; should this process be killed, the index says that it did not finish."""
-        self._enter(chapter, Entry("unfinished"))
+        with self._alone():
+            self._enter(chapter, Entry("unfinished"))
 
-    def end(self, chapter: Chapter, status: str, seconds: float, error: str = "") -> None:
-        """The chapter has run or stopped: write the page and the figures it got to, and the index."""
+    def end(self, chapter: Chapter, notebook, status: str, seconds: float, error: str = "") -> None:
+        """The chapter has run or stopped: write the page and the figures it got to, and the index.
+
+        notebook: what was executed of it; None if that was nothing.
+        """
         entry = Entry(status, round(seconds, 1), error, f"{datetime.now():%Y-%m-%d %H:%M}")
-        if self.notebook(chapter).exists():
-            notebook = nbformat.read(self.notebook(chapter), as_version=4)
+        if notebook is None:
+            with self._alone():
+                self._enter(chapter, entry)
+            return
+        resources = {"metadata": {"name": chapter.title, "path": str(chapter.path.parent)}}
+        html, _ = self._exporter.from_notebook_node(notebook, resources)
+        with self._alone():
+            self.save(chapter, notebook)
             entry.figure = next(iter(self._write_figures(chapter, notebook)), "")
             entry.machine = _last_line(notebook) if status == "ok" else ""
-            resources = {"metadata": {"name": chapter.title, "path": str(chapter.path.parent)}}
-            html, _ = self._exporter.from_notebook_node(notebook, resources)
             _write(self._folder / f"{chapter.name}.html", html)
-        self._enter(chapter, entry)
+            self._enter(chapter, entry)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of the batches with this output folder one writes at a time.
+
+        Where there are no locks, or one hangs that has it, each takes its chance: every file is whole all the
+        same, but the index may lack an entry.
+        """
+        lock = FileLock(self._folder / ".lock")
+        with suppress(Timeout, NotImplementedError, UserWarning, OSError), warnings.catch_warnings():
+            # In their place filelock would take a file that a killed process leaves for ever.
+            warnings.filterwarnings("error", "flock not supported")
+            lock.acquire(timeout=PATIENCE_S)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _enter(self, chapter: Chapter, entry: Entry) -> None:
         """Into index.json, read afresh because another batch may have added to it, and into the index."""
         state = self._folder / "index.json"
-        try:
-            entries = json.loads(state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # there is none yet, or it is broken: begin anew
-            entries = {}
-        entries[chapter.name] = asdict(entry)
+        entries = _entries(state) | {chapter.name: asdict(entry)}
         _write(state, json.dumps(entries, indent=1) + "\n")
         rows = [self._row(chapter, entries.get(chapter.name)) for chapter in self._chapters]
         text = self._template.render(
@@ -157,18 +184,21 @@ class Pages:
 
     def _write_figures(self, chapter: Chapter, notebook) -> list[str]:
         """Write the chapter's figures in place of those of an earlier execution; returns their paths."""
-        for old in self._folder.glob(f"figures/{chapter.name}_[0-9]*"):
-            old.unlink()
         paths = []
         for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
             image = output.get("data", {})
             path = f"figures/{chapter.name}_{len(paths) + 1}"
             if "image/png" in image:
                 paths.append(f"{path}.png")
-                (self._folder / paths[-1]).write_bytes(base64.b64decode(image["image/png"]))
+                _write(self._folder / paths[-1], base64.b64decode(image["image/png"]))
             elif "image/svg+xml" in image:
                 paths.append(f"{path}.svg")
-                (self._folder / paths[-1]).write_text(image["image/svg+xml"], encoding="utf-8")
+                _write(self._folder / paths[-1], image["image/svg+xml"])
+        with disk.refusals(self._folder, disk.OUTPUT):
+            for old in {*self._folder.glob(f"figures/{chapter.name}_[0-9]*")} - {
+                self._folder / p for p in paths
+            }:
+                old.unlink(missing_ok=True)
         return paths
 
 
@@ -179,8 +209,21 @@ def _last_line(notebook) -> str:
     return next((o.text.strip() for o in outputs if o.output_type == "stream"), "")
 
 
-def _write(path: Path, text: str) -> None:
-    """Through a temporary name: a reader, or Ctrl-C, never meets half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def _entries(state: Path) -> dict[str, dict]:
+    """What index.json has of chapters, without what is not as `Entry` has it: that was not written here."""
+    try:
+        found = json.loads(state.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # there is none yet, or it is broken: begin anew
+        return {}
+    kinds = {field.name: field.type for field in fields(Entry)}
+    return {
+        name: entry
+        for name, entry in (found.items() if isinstance(found, dict) else ())
+        if isinstance(entry, dict) and {field: type(value) for field, value in entry.items()} == kinds
+    }
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Whole: a reader, or Ctrl-C, never meets half a file."""
+    content = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+    disk.replace(path, content, disk.OUTPUT)

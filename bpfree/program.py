@@ -1,6 +1,7 @@
 """How a command-line program ends: whatever happens, with one line at most and an exit status."""
 
 import _thread
+import io
 import os
 import signal
 import sys
@@ -59,6 +60,8 @@ def run_program(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[
     whoever read its output has gone. With `--debug` among the arguments errors keep their tracebacks.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the locale lacks, or is no text, as some paths
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with stopped_by_sigterm():
             try:

@@ -20,8 +20,6 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from . import disk
 from .claims import Claim
 from .errors import InvalidInput, StorageFailed, TrainingDiverged
@@ -132,8 +130,8 @@ class Store:
     """
 
     def __init__(self, root: str | os.PathLike | None = None):
-        root = root or os.environ.get("BPFREE_STORE") or platformdirs.user_data_path("bpfree") / "records"
-        self.root = Path(os.path.expanduser(root))
+        root = root or os.environ.get("BPFREE_STORE") or disk.own_folder("data") / "records"
+        self.root = disk.given_path(root)
         if os.path.isfile(self.root):
             raise InvalidInput(
                 f"store {self.root} is a file: name a folder (the variable BPFREE_STORE, or store=)"

@@ -25,7 +25,6 @@ from sklearn.datasets import load_digits
 from torch.utils.data import random_split
 from torchvision.transforms import Normalize
 
-from bpfree import data as bp_data
 from bpfree.data import PUBLISHED, Augmentation, batches, gather, load, permutation
 from bpfree.errors import (
     BpfreeError,
@@ -314,7 +313,7 @@ def test_root_is_the_argument_then_the_environment_then_the_cache(small, tmp_pat
         arrays = small("mnist")
         arrays["x_train"][0] = len(folder)
         write(tmp_path / folder / "mnist.npz", **arrays)
-    monkeypatch.setattr(bp_data.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / "cache"))
 
     def found(root=None):
         x = load("mnist", root).x_train[0] * 0.3081 + 0.1307
@@ -528,7 +527,7 @@ def test_a_silent_server_has_a_time_limit(small, tmp_path, monkeypatch):
     """One that takes the connection and never answers; the caller's own limit is put back."""
     import torchvision
 
-    monkeypatch.setattr(bp_data, "SILENCE_S", 0.2)
+    monkeypatch.setattr("bpfree.data.SILENCE_S", 0.2)
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with socket.create_server(("127.0.0.1", 0)) as server:

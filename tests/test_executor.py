@@ -581,10 +581,10 @@ def test_the_chapters_are_a_job_as_well(cluster, book, monkeypatch, tmp_path):
         "sys.exit(3)\n"
     )
     monkeypatch.setattr(run_all, "ROOT", tmp_path)
-    argv = ["--executor", "slurm", "--only", "00", "--slurm", "partition=gpu", "mem_gb=2", "--keep-going"]
+    argv = ["--executor", "slurm", "--only", "00", "--slurm", "partition=gpu", "mem_gb=2"]
     result = book.run(*argv)
     assert result.status == 3
     assert "index: here\n" in result.out
-    assert json.loads(seen.read_text()) == ["--only", "00", "--keep-going", "--output", str(tmp_path / "out")]
+    assert json.loads(seen.read_text()) == ["--only", "00", "--output", str(tmp_path / "out")]
     assert stored(book.store) == [("bp", 0, "convergence"), ("mf", 0, "matched")]
     assert book.executed == []

@@ -1,5 +1,7 @@
 """The gallery is collected from a store and redrawn from its tables, the same bytes each time."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import bpfree
 import run_all
 from bpfree import evidence, gallery, store, study
-from bpfree.errors import InvalidInput, UnknownName
+from bpfree.errors import InvalidInput, StorageFailed, UnknownName
 from bpfree.gallery import GALLERY, collect, draw_gallery
 
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -263,3 +265,17 @@ def test_the_readme_shows_the_committed_results():
     assert gallery.results() in readme
     shown = readme.partition(run_all.RESULTS[0])[2].partition(run_all.RESULTS[1])[0]
     assert shown.strip() == gallery.results()
+
+
+def test_a_full_disk_leaves_the_table_that_was_there(tmp_path, monkeypatch):
+    table = pd.DataFrame({"data": ["digits"], "value": [1.0]})
+    path = gallery.keep("sensors", table, tmp_path)
+    before = path.read_bytes()
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bpfree.disk.write", full)
+    with pytest.raises(StorageFailed, match=r"sensors\.csv cannot be written \(No space left on device\)"):
+        gallery.keep("sensors", table.assign(value=2.0), tmp_path)
+    assert path.read_bytes() == before

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import io
 import json
 import os
@@ -17,7 +18,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import run_all
-from bpfree import data
+from bpfree import data, disk, gallery
+from bpfree.batch import find_chapters
+from bpfree.pages import Pages
 
 ROOT = Path(run_all.__file__).parent
 PNG = base64.b64encode(b"\x89PNG not really").decode()
@@ -63,7 +66,7 @@ def printed(notebook) -> str:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
-    """Four chapters run with --keep-going; a kernelspec of the user's, which does not work, is in the way."""
+    """Four chapters; a kernelspec of the user's, which does not work, is in the way."""
     tmp = tmp_path_factory.mktemp("batch")
     folder = tmp / "chapters"
     folder.mkdir()
@@ -90,7 +93,7 @@ def batch(tmp_path_factory):
         patch.setenv("JUPYTER_PATH", str(tmp / "jupyter"))
         patch.setenv("BATCH_LOG", str(tmp / "log"))
         patch.setenv("MPLBACKEND", "agg")
-        argv = ("--keep-going", "--seeds", 0, 2, 2, "-p", "scale", "1e-3", "--output", tmp / "out")
+        argv = ("--seeds", 0, 2, 2, "-p", "scale", "1e-3", "--output", tmp / "out")
         result = run(*argv, notebooks=folder)
     return SimpleNamespace(**vars(result), tmp=tmp, folder=folder, results=tmp / "out/quick")
 
@@ -126,10 +129,11 @@ def test_chapter_without_the_common_parameters_runs_unchanged(batch):
 
 def test_failure_is_named_and_the_rest_is_kept(batch):
     assert batch.status == 1
-    raises, dies = batch.err.splitlines()
+    raises, dies, both = batch.err.splitlines()
     assert raises == "run_all.py: 01_raises failed in cell [4] `print(1)`: ValueError: story"
     assert dies.startswith("run_all.py: 02_dies failed in cell [4] `os._exit(1)`: ")
     assert "died" in dies
+    assert both == "run_all.py: failed: 01_raises, 02_dies; their pages show where"
     assert printed(read(batch.results / "notebooks/01_raises.ipynb")) == "1\n"
     assert "Where it breaks" in (batch.results / "01_raises.html").read_text(encoding="utf-8")
 
@@ -182,14 +186,172 @@ def test_only_leaves_the_other_entries(batch, monkeypatch):
     assert ">ok<" in plain
 
 
-def test_stops_at_the_first_failure(tmp_path):
+def test_debug_shows_where_a_chapter_failed(tmp_path):
     write(tmp_path, "00_raises", "1 / 0")
-    write(tmp_path, "01_good", "print(1)")
-    result = run("--output", tmp_path, "--debug", notebooks=tmp_path)
+    write(tmp_path, "01_not_asked_for", "print(1)")
+    result = run("--only", "0", "--output", tmp_path, "--debug", notebooks=tmp_path)
     assert result.status == 1
     assert "Traceback" in result.err
-    assert "01_good" not in result.out
+    assert "01_not" not in result.out
     assert ">not run<" in (tmp_path / "quick/index.html").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- what else is in the output folder
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[]", "null", "3", '"00_a"', "{", "\0\0", "[" * 100_000, '{"00_a": null, "01_b": []}'),
+        '{"01_b": {"status": "ok", "seconds": "long", "error": "", "when": "", "figure": "", "machine": ""}}',
+        '{"01_b": {"status": ["ok"]}}',
+    ],
+)
+def test_an_index_that_is_none_is_begun_anew(content, tmp_path):
+    for name in ("00_a", "01_b"):
+        write(tmp_path, name, "print(1)")
+    chapters = find_chapters(tmp_path)
+    pages = Pages(tmp_path / "out", "quick", chapters)
+    (tmp_path / "out/index.json").write_text(content)
+    (tmp_path / "out/01_b.html").touch()  # or the index would not show its entry
+    pages.begin(chapters[0])
+    pages.end(chapters[0], None, "failed", 1.0, "why")
+    assert list(json.loads((tmp_path / "out/index.json").read_text())) == ["00_a"]
+    assert ">not run<" in pages.index.read_text(encoding="utf-8")
+
+
+def test_entries_that_are_whole_stay(tmp_path):
+    for name in ("00_a", "01_b"):
+        write(tmp_path, name, "print(1)")
+    a, b = find_chapters(tmp_path)
+    pages = Pages(tmp_path / "out", "quick", [a, b])
+    pages.end(a, None, "failed", 1.0, "why")
+    state = tmp_path / "out/index.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "01_b": 3, "02_c": {}}))
+    pages.begin(b)
+    entries = json.loads(state.read_text())
+    assert list(entries) == ["00_a", "01_b"]
+    assert entries["00_a"]["error"] == "why"
+
+
+MANY = """import pathlib, sys
+from bpfree.batch import Chapter
+from bpfree.pages import Pages
+folder, mine, n = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+chapters = [Chapter(pathlib.Path(f"{k:02d}_a.ipynb"), "title", "question", {}) for k in range(2 * n)]
+pages = Pages(folder, "quick", chapters)
+print(flush=True)
+sys.stdin.readline()
+for k in range(n):
+    pages.begin(chapters[2 * k + mine])"""
+
+
+def test_two_batches_at_once_lose_nothing_of_each_other(tmp_path):
+    n = 20
+    two = [
+        subprocess.Popen(
+            [sys.executable, "-c", MANY, tmp_path, str(mine), str(n)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for mine in (0, 1)
+    ]
+    for process in two:
+        process.stdout.readline()  # it is ready
+    for process in two:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in two:
+        process.communicate()
+    assert [process.returncode for process in two] == [0, 0]
+    assert len(json.loads((tmp_path / "index.json").read_text())) == 2 * n
+    assert (tmp_path / "index.html").read_text(encoding="utf-8").count(">unfinished<") == 2 * n
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+# ---------------------------------------------------------------- a disk that refuses
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """Makes the disk refuse, after so many files, what has the name."""
+
+    def refuse(code: int, name: str = "", after: int = 0) -> None:
+        original, written = disk.write, []
+
+        def write(path, content):
+            if name in str(path):
+                written.append(path)
+                if len(written) > after:
+                    raise OSError(code, os.strerror(code))
+            original(path, content)
+
+        monkeypatch.setattr(disk, "write", write)
+
+    return refuse
+
+
+@pytest.mark.parametrize("name", ["index.json", "index.html", "00_a.ipynb", "00_a.html", "00_a_1.png"])
+@pytest.mark.parametrize("after", [0, 1])
+def test_results_that_cannot_be_written_are_one_line(name, after, tmp_path, refusing):
+    write(tmp_path, "00_a", FIGURE, "print(1)")
+    write(tmp_path, "01_b", FIGURE)
+    refusing(errno.ENOSPC, name, after)
+    result = run("--output", tmp_path / "out", notebooks=tmp_path)
+    if after and name in ("00_a.html", "00_a_1.png"):  # which are written once
+        assert result.status == 0
+        return
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    for words in (str(tmp_path / "out/quick"), name, "No space left", "choose another --output"):
+        assert words in result.err
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_an_index_in_whose_place_is_a_folder_is_one_line(tmp_path):
+    write(tmp_path, "00_a")
+    (tmp_path / "out/quick/index.json").mkdir(parents=True)
+    result = run("--output", tmp_path / "out", notebooks=tmp_path)
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    assert "index.json cannot be written (Is a directory)" in result.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["--figures-only"], ".svg"),
+        (["--figures-only"], "README.md"),
+        (["--update-notebooks", "--output", "out"], "00_a.ipynb"),
+    ],
+)
+def test_a_checkout_that_may_only_be_read_is_one_line(argv, name, tmp_path, refusing, monkeypatch):
+    write(tmp_path, "00_a")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gallery, "GALLERY", {"sensors": gallery.GALLERY["sensors"]})
+    before = (tmp_path / "00_a.ipynb").read_bytes()
+    # Of the notebook the executed one is written first, at each of its cells and at its end.
+    refusing(errno.EROFS, name, after=2 if name.startswith("00") else 0)
+    result = run(*argv, notebooks=tmp_path)
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    for words in (name, "Read-only file system", "use a checkout of your own"):
+        assert words in result.err
+    assert (tmp_path / "00_a.ipynb").read_bytes() == before
+
+
+def test_a_readme_without_a_place_for_the_table_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "GALLERY", {})
+    monkeypatch.setattr(run_all, "README", tmp_path / "README.md")
+    for content in (None, b"# bpfree", b"\xff"):
+        if content:
+            run_all.README.write_bytes(content)
+        result = run("--figures-only", notebooks=tmp_path)
+        assert result.status == 2
+        assert len(result.err.splitlines()) == 1
+        assert "restore it" in result.err
 
 
 # ---------------------------------------------------------------- the committed notebooks
@@ -218,21 +380,23 @@ def test_update_notebooks_changes_outputs_alone(tmp_path):
 def test_update_notebooks_leaves_a_failed_chapter_alone(tmp_path):
     path = write(tmp_path, "00_a", "1 / 0")
     before = path.read_bytes()
-    assert run("--update-notebooks", "--keep-going", "--output", tmp_path, notebooks=tmp_path).status == 1
+    assert run("--update-notebooks", "--output", tmp_path, notebooks=tmp_path).status == 1
     assert path.read_bytes() == before
 
 
-# ---------------------------------------------------------------- Ctrl-C
+# ---------------------------------------------------------------- Ctrl-C, and the signal of kill
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-def test_interrupt_leaves_a_usable_index(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_leaves_a_usable_index_and_no_kernel(tmp_path, number, status, said):
     pid = tmp_path / "pid"
     write(tmp_path, "00_good", "print(1)")
-    # The second is for what was printed to reach the other process before the interrupt does.
-    leave_pid = "import os, pathlib, time\ntime.sleep(1)\n"
-    leave_pid += f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))"
-    write(tmp_path, "01_long", f"print('so far', flush=True)\n{leave_pid}\ntime.sleep(600)")
+    leave_pid = f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))"
+    # In a cell of its own, what was printed has reached the other process before the signal does.
+    write(tmp_path, "01_long", "print('so far')", f"{leave_pid}\ntime.sleep(600)")
     write(tmp_path, "02_never", "print(1)")
     code = "import sys, pathlib, run_all; sys.exit(run_all.main(sys.argv[2:], pathlib.Path(sys.argv[1])))"
     batch = subprocess.Popen(
@@ -245,10 +409,10 @@ def test_interrupt_leaves_a_usable_index(tmp_path):
         text=True,
     )
     wait_for(lambda: pid.exists() and pid.read_text(), 90)
-    batch.send_signal(signal.SIGINT)
+    batch.send_signal(number)
     out, err = batch.communicate(timeout=60)
-    assert batch.returncode == 130
-    assert err.startswith("run_all.py: interrupted in 01_long; finished: 00_good.")
+    assert batch.returncode == status
+    assert err.startswith(f"run_all.py: {said}; in 01_long, finished: 00_good; the same command goes on")
     assert err.count("\n") == 1, err  # and nothing else: no traceback, ours or another's
     assert "index: " in out
     good, long, never = (tmp_path / "quick/index.html").read_text(encoding="utf-8").split("<article")[1:]
@@ -322,6 +486,7 @@ def nothing_runs(monkeypatch):
         ("-p seeds [1]", ["-p seeds", "--seeds"]),
         ("--figures-only --seeds 1", ["--figures-only", "--seeds"]),
         ("--add", ["--add", "--collect"]),
+        ("--keep-going", ["--keep-going", "--executor"]),
         ("--update-notebooks --profile paper", ["--update-notebooks", "--profile"]),
         ("--list --output x", ["--list", "--output"]),
         ("--resum", ["--resum", "--help"]),

@@ -64,7 +64,7 @@ class Zone:
         try:
             # The counter runs from 0 to the range inclusive, in steps of tens of µJ: the range serves as
             # modulus.
-            return max(0, int((self.path / "max_energy_range_uj").read_text())) or None
+            return max(0, int((self.path / "max_energy_range_uj").read_text(encoding="utf-8"))) or None
         except (OSError, ValueError):
             return None
 
@@ -92,7 +92,7 @@ def _zones(root: Path, found: Found) -> list[Zone]:
     for key in sorted(paths, key=lambda key: key.split(":")):
         control, *numbers = key.split(":")
         try:
-            label = labels[key] = (paths[key] / "name").read_text().strip()
+            label = labels[key] = (paths[key] / "name").read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             found.missing.append(unavailable(SOURCE, key, _reason(error, paths[key] / "name")))
             continue

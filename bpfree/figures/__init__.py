@@ -40,6 +40,9 @@ STYLE = {
     "svg.hashsalt": "bpfree",  # the same figure is the same bytes
     "svg.fonttype": "none",
 }
+#: All that decides how a figure looks: matplotlib's own defaults and, over them, ours. A matplotlibrc, a
+#: style sheet and a notebook's settings are for the user's own figures.
+LOOK = {k: v for k, v in mpl.rcParamsDefault.items() if k not in ("backend", "interactive")} | STYLE
 WIDTH = 7.2  # inches: a text column
 SMALL = 7  # points: the smallest print in any figure
 
@@ -48,7 +51,18 @@ FACET = ("data", "architecture", "protocol", "preset", "precision", "machine")
 
 
 class Picture(Figure):
-    """A figure that shows itself in a notebook; pyplot is not involved, so nothing is left open."""
+    """A figure that shows itself in a notebook; pyplot is not involved, so nothing is left open.
+
+    It is drawn in the look that it was made in: matplotlib makes ticks and finds fonts only then.
+    """
+
+    def draw(self, renderer) -> None:
+        with mpl.rc_context(LOOK):
+            super().draw(renderer)
+
+    def savefig(self, *args, **options) -> None:
+        with mpl.rc_context(LOOK):
+            super().savefig(*args, **options)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -57,7 +71,7 @@ class Picture(Figure):
 
 
 def _figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) -> tuple[Figure, np.ndarray]:
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(LOOK):
         figure = Picture(figsize=(WIDTH, height), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
@@ -67,7 +81,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @functools.wraps(draw)
     def drawn(*args, **options) -> Figure:
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context(LOOK):
             return draw(*args, **options)
 
     return drawn

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.optimize import nnls
 
 from ..labels import COLOURS, LABELS, MARKERS, ORDER
-from . import _figure, caption, dataset, require
+from . import _figure, caption, dataset, require, styled
 
 MIB = 2**20
 PARTS = {  # Okabe and Ito's colours again, here for what is held
@@ -46,6 +46,7 @@ QUANTITIES = {  # of a trace, in the order of the panels: (label, factor)
 }
 
 
+@styled
 def memory(accounts: pd.DataFrame) -> Figure:
     """What every stage holds: stacked parts, with a mark at the most that is ever held at one time.
 
@@ -76,6 +77,7 @@ def memory(accounts: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def operations(table: pd.DataFrame) -> Figure:
     """Operations per training sample: as the papers count them, and exactly. Above a bar, its ratio to BP's.
 
@@ -110,6 +112,7 @@ def operations(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def scaling(frame: pd.DataFrame) -> Figure:
     """Points and fitted laws: a row of panels per metric, a column per sweep.
 
@@ -160,6 +163,7 @@ def law(x: np.ndarray, y: np.ndarray, powers: tuple[int, ...]) -> Callable[[np.n
     return lambda at: np.stack([at**p for p in powers], axis=-1) @ coefficients
 
 
+@styled
 def roofline(roof, placed: pd.DataFrame) -> Figure:
     """Every stage's step under the roof of this machine: achieved rate against operations per byte.
 
@@ -201,6 +205,7 @@ def roofline(roof, placed: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def step(profiles: pd.DataFrame) -> Figure:
     """Where the milliseconds of one step go, a bar per stage.
 
@@ -226,6 +231,7 @@ def _stage(row) -> str:
     return label if row["stage"] == "network" else f"{label}, {row['stage']}"
 
 
+@styled
 def pass_cost(table: pd.DataFrame) -> Figure:
     """What a pass over the data costs: microseconds an image, training and validating; a row per network.
 
@@ -259,6 +265,7 @@ def pass_cost(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def subnormals(table: pd.DataFrame) -> Figure:
     """Seconds of every pass, with subnormal numbers taken for zero and without.
 
@@ -286,6 +293,7 @@ def subnormals(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def sensors(table: pd.DataFrame) -> Figure:
     """Mean power by each of a GPU's sensors while it does one thing after the other.
 

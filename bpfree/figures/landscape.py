@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 
 from ..labels import COLOURS, LABELS, MARKERS
 from ..landscape import overview
-from . import _figure, _present, _title, blank, require, say
+from . import _figure, _present, _title, blank, require, say, styled
 
 LOSS = "validation cross-entropy (nats)"
 STEP = "step (1: as long as the weights)"
 
 
+@styled
 def slices(evidence: pd.DataFrame) -> Figure:
     """Validation loss along random directions, and how far it rises above the trained weights' loss.
 
@@ -41,6 +42,7 @@ def slices(evidence: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def line(evidence: pd.DataFrame) -> Figure:
     """Validation loss and accuracy on the line between two algorithms' solutions, a line per seed."""
     rows = evidence[evidence["kind"] == "line"]
@@ -61,6 +63,7 @@ def line(evidence: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def plane(evidence: pd.DataFrame) -> Figure:
     """Contours of the validation loss in the plane of two random directions, on one scale in each row."""
     rows = evidence[evidence["kind"] == "plane"]
@@ -91,6 +94,7 @@ def plane(evidence: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def sharpness(evidence: pd.DataFrame) -> Figure:
     """The Hessian's largest eigenvalue, and validation minus training loss and error; a point per run.
 

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ..labels import COLOURS, LABELS, LINES, MARKERS, ORDER
-from . import STYLE, WIDTH, Picture, _figure, blank, caption, dataset, key, require, say, styled
+from . import _figure, blank, caption, dataset, key, require, say, styled
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -120,23 +119,42 @@ def importances(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def slices(study: "Study") -> Figure:
-    """Optuna's slice plot: every trial's accuracy against each of its parameters, later trials darker."""
-    import matplotlib.pyplot as plt
-    from optuna.visualization import matplotlib as plots
+    """Every trial's accuracy against each of its parameters, later trials darker: Optuna's slice plot.
 
-    from ..tuning.storage import quiet
+    Drawn here, because Optuna's own asks pyplot for a window and sets a style for the whole process.
+    """
+    from optuna.trial import TrialState
 
-    with mpl.rc_context(), quiet():  # Optuna sets a style for the whole process
-        axes = plots.plot_slice(study, target_name="validation accuracy (%)")
-        figure = (axes if hasattr(axes, "figure") else axes[0]).figure
-        plt.close(figure)  # else a notebook would show it twice
-    figure.set(layout_engine="constrained", size_inches=(WIDTH, 2.6), dpi=STYLE["figure.dpi"])
+    trials = study.get_trials(states=(TrialState.COMPLETE,))
+    searched = {name: d for trial in trials for name, d in trial.distributions.items()}
+    figure, (axes,) = _figure(columns=max(len(searched), 1), height=2.6, sharey=True)
+    for ax, name in zip(axes, sorted(searched), strict=False):
+        having = [trial for trial in trials if name in trial.params]
+        if getattr(searched[name], "log", False):
+            ax.set_xscale("log")
+        points = ax.scatter(
+            [_position(trial.params[name]) for trial in having],
+            [trial.value for trial in having],
+            c=[trial.number for trial in having],
+            vmin=0,
+            vmax=max(1, *(trial.number for trial in trials)),
+            cmap="Blues",
+            edgecolors="grey",
+            s=25,
+        )
+        ax.set_xlabel(name)
+    if searched:
+        figure.colorbar(points, ax=axes, label="trial").ax.yaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_ylabel("validation accuracy (%)")
     figure.suptitle(f"{LABELS[study.user_attrs['bpfree']['algorithm']]}: where the search looked", fontsize=9)
-    for text in figure.findobj(mpl.text.Text):
-        text.set_fontsize(8)
-    figure.__class__ = Picture  # the same figure, which now shows itself
     return figure
+
+
+def _position(value: object) -> float | str:
+    """Numbers lie on an axis of numbers, and choices among words each have a place of their own."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def present(frame: pd.DataFrame) -> list[str]:

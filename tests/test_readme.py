@@ -1,0 +1,140 @@
+"""What the README tells its readers to type works as it stands: snippets are run in order, commands as far as
+they neither train for hours nor need a network or a cluster."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bpfree
+import run_all
+from bpfree import data
+from bpfree.energy.__main__ import main as energy
+from bpfree.tuning import __main__ as tuning
+
+README = Path(run_all.__file__).parent / "README.md"
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+SNIPPETS = [code for language, code in BLOCKS if language == "python"]
+COMMANDS = [
+    shlex.split(part, comments=True)
+    for language, code in BLOCKS
+    if language != "python"
+    for line in code.splitlines()
+    for part in line.split(" && ")
+    if part.strip()
+]
+#: Executables that install, test or submit; what they are given to run is among the others.
+INSTALLS = ("python3", ".venv/bin/pip", ".venv/bin/pytest", "sbatch")
+
+
+def of(*program: str) -> list[list[str]]:
+    """The arguments of the README's commands that run this program, by itself or by way of sbatch."""
+    wrapped = [
+        shlex.split(command[command.index("--wrap") + 1]) for command in COMMANDS if "--wrap" in command
+    ]
+    return [c[len(program) :] for c in (*COMMANDS, *wrapped) if c[: len(program)] == list(program)]
+
+
+RUN_ALL = of(".venv/bin/python", "run_all.py")
+TUNING = of(".venv/bin/python", "-m", "bpfree.tuning")
+ENERGY = of("python", "-m", "bpfree.energy")
+LISTED = [c for c in RUN_ALL if not {"--download", "--executor"} & set(c)]
+
+
+def test_every_command_is_tested():
+    installing = [c for c in COMMANDS if c[0] in INSTALLS]
+    wrapped = sum(c[0] == "sbatch" for c in COMMANDS)
+    assert len(COMMANDS) == len(installing) + len(RUN_ALL) + len(TUNING) - wrapped + len(ENERGY)
+    assert len(SNIPPETS) == 2
+    assert min(len(RUN_ALL), len(TUNING), len(ENERGY), len(LISTED)) >= 2
+
+
+@pytest.fixture
+def fashion(tmp_path, monkeypatch):
+    """Fashion-MNIST, but for its content and the number of its images."""
+    known = replace(data.PUBLISHED["fashion_mnist"], train=90, test=20)
+    monkeypatch.setitem(data.PUBLISHED, "fashion_mnist", known)
+    chance = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", known.train), ("test", known.test)):
+        arrays[f"y_{split}"] = np.arange(n) % known.classes
+        arrays[f"x_{split}"] = chance.integers(0, 256, (n, *known.image), dtype=np.uint8)
+    np.savez(tmp_path / "fashion_mnist.npz", **arrays)
+    monkeypatch.setenv("BPFREE_DATA", str(tmp_path))
+    monkeypatch.setenv("BPFREE_STORE", str(tmp_path / "store"))
+
+
+@pytest.mark.usefixtures("fashion")
+def test_snippets_run_in_order(capsys):
+    # As after the main command, which leaves several runs of an arm and a seed in the store.
+    for name, rate in (("bp", 0.1), ("bp", 0.01), ("mf", 0.01)):
+        arm = bpfree.Experiment(name, architecture="1x4", max_epochs=1, hyperparameters={"lr": rate})
+        bpfree.run(arm, progress=False)
+    names = {}
+    for snippet in SNIPPETS:
+        exec(compile(snippet, str(README), "exec"), names)
+    assert [run.experiment["algorithm"] for run in names["runs"]] == ["bp", "mf"]
+    [contrast] = names["stats"].contrasts(names["ours"]).to_dict("records")
+    assert (contrast["algorithm"], contrast["n"]) == ("mf", 1)
+    assert len(names["comparison"].beside(names["ours"], source="thesis"))
+    assert names["epoch"].reading.provenance
+    assert "gCO2e" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", RUN_ALL, ids=" ".join)
+def test_run_all_takes_these_options(words, monkeypatch):
+    taken = []
+    monkeypatch.setattr(run_all, "run", lambda args, notebooks: taken.append(args) or 0)
+    assert run_all.main(words) == 0
+    assert taken[0].profile in ("quick", "laptop", "paper", "evidence")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", LISTED, ids=" ".join)
+def test_run_all_lists_what_it_would_run(words, capsys):
+    assert run_all.main([*words, *([] if "--list" in words else ["--list"])]) == 0
+    assert " runs, timed by a few steps" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_main_command_twice_at_once(tmp_path):
+    """From another folder, with results elsewhere; the two share store, results and machine."""
+    command = [sys.executable, str(README.parent / "run_all.py"), "--output", "results"]
+    environment = {**os.environ, "BPFREE_STORE": "store"}
+    two = [
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0] for process in two]
+    assert [process.returncode for process in two] == [0, 0], "\n".join(said)
+    index = (tmp_path / "results/quick/index.html").read_text(encoding="utf-8")
+    assert "9 of 9 chapters finished" in index
+
+
+@pytest.mark.parametrize("words", TUNING, ids=" ".join)
+def test_the_search_takes_these_options(words, monkeypatch):
+    taken = []
+    monkeypatch.setattr(tuning, "run", lambda args, argv: taken.append(args) or 0)
+    assert tuning.main([word.replace("$STORAGE", "s.log") for word in words]) == 0
+    assert taken[0].data == "fashion_mnist"
+
+
+@pytest.mark.parametrize("words", ENERGY, ids=" ".join)
+def test_the_meter_runs_these_commands(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "train.py").write_text("raise SystemExit(3)")
+    assert energy(words) == (3 if "train.py" in words else 0)
