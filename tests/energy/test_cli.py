@@ -96,16 +96,15 @@ def test_sigterm_reaches_the_command_and_the_reading_is_printed(times, form):
         assert out.count("a power model, not a measurement") == 1
 
 
-def test_a_signal_that_is_to_be_ignored_stays_ignored(python):
+@pytest.mark.parametrize(("before", "during"), [("SIG_IGN", "[True, True]"), ("SIG_DFL", "[False, False]")])
+def test_a_signal_that_is_to_be_ignored_stays_ignored(python, before, during):
     """As with nohup: neither this program nor the command has it otherwise."""
     code = "import signal; print([signal.getsignal(s) == signal.SIG_IGN for s in (2, 15)])"
     start = (
-        "import os, signal, sys; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)];"
+        f"import os, signal, sys; [signal.signal(s, signal.{before}) for s in (2, 15)];"
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
-    done = python("-c", start, *ENERGY, "--", sys.executable, "-c", code)
-    assert "[True, True]" in done.stdout
-    assert "[False, False]" in python(*ENERGY, "--", sys.executable, "-c", code).stdout
+    assert during in python("-c", start, *ENERGY, "--", sys.executable, "-c", code).stdout
 
 
 OUTPUTS = [["--check"], ["--check", "--json"], ["--help"], ["--", sys.executable, "-c", ""]]
