@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidInput, MissingData, check_seed, choose
+from .numerics import pinned
 
 StrPath = str | os.PathLike
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # the layout of Keras's npz files
@@ -205,6 +206,7 @@ PUBLISHED = {
 NAMES = ("digits", *PUBLISHED)
 
 
+@pinned()
 def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, seed: int = 0) -> Data:
     """Load a data set, on the CPU.
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import subnormals
 from .checkpoint import Checkpoint
 from .clock import Clock
 from .data import Data
 from .errors import InvalidInput, TrainingDiverged, check_seed, choose
 from .history import History, StageHistory
+from .numerics import pinned
 from .prefix import PrefixCache, Source
 from .progress import Progress
 from .stages import MADE_FOR_THE_CAP, SCHEDULES, Stage, make_optimiser, step, stream
@@ -31,6 +31,7 @@ PRECISIONS = ("fp32", "bf16")
 DEVICES = ("cpu", "cuda", "mps")
 
 
+@pinned(flush=True)
 def train(
     algorithm,
     data: Data,
@@ -48,6 +49,9 @@ def train(
     checkpoint: Checkpoint | None = None,
 ) -> History:
     """Train `algorithm` on `data`, stage by stage, from freshly initialised parameters.
+
+    What the process has set (autocast, default dtype and device, gradient mode, TF32 and determinism flags)
+    has no say while it lasts, and is as it was afterwards; see `bpfree.numerics`.
 
     Args:
         algorithm: a `bpfree.algorithms` object; it is moved to `device` and trained in place.
@@ -84,7 +88,7 @@ def train(
     check_positive("max_epochs", max_epochs)
     device = pick_device(device)
     check_fit(algorithm, data)
-    algorithm.to(device)
+    algorithm.to(device, torch.float32)
     algorithm.initialise(seed)
     algorithm.prepare(data)
     run = _Run(
@@ -134,8 +138,6 @@ class _Run:
         lengths = Lengths(stages, self.max_epochs, self.budget)
         self.checkpoint.load(algorithm, self.history)
         with (
-            subnormals.flushed(),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
             PrefixCache(self.data, algorithm.batch_size, self.device, cache, self.autocast) as prefixes,
             Progress(algorithm.name, len(stages), enabled=progress) as bars,
         ):
