@@ -137,7 +137,7 @@ class _Run:
     def stages(self, cache: bool | str, progress: bool) -> None:
         algorithm, stages = self.algorithm, self.algorithm.stages()
         lengths = Lengths(stages, self.max_epochs, self.budget)
-        self.checkpoint.load(algorithm, self.history)
+        self.checkpoint.load(algorithm, self.history, self.stopping)
         with (
             PrefixCache(self.data, algorithm.batch_size, self.device, cache, self.autocast) as prefixes,
             Progress(algorithm.name, len(stages), enabled=progress) as bars,
