@@ -30,6 +30,7 @@ from torch import Tensor
 
 from .disk import FORBIDDEN, FULL, given_path, own_folder, refusals
 from .errors import InvalidInput, MissingData, check_seed, choose
+from .numerics import pinned
 
 StrPath = str | os.PathLike
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # the layout of Keras's npz files
@@ -267,6 +268,7 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
     return assembled(read(name, root, download=download), seed)
 
 
+@pinned()
 def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Raw:
     """The arrays that `load` splits and normalises; the arguments and what it raises are those."""
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
@@ -283,6 +285,7 @@ def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) 
     return Raw(name, True, _sha256(arrays), arrays)
 
 
+@pinned()
 def assembled(raw: Raw, seed: int) -> Data:
     """Split the arrays, scale and normalise; what is not known of a user's own data is measured."""
     known = _DIGITS if raw.name == "digits" else PUBLISHED[raw.name] if raw.published else None

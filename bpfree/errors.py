@@ -31,12 +31,18 @@ class StorageFailed(BpfreeError, OSError):
 
 
 class TrainingDiverged(BpfreeError, FloatingPointError):
-    """A loss that became NaN or infinite. Attributes: stage (its name), epoch and lr, the learning rate."""
+    """A loss, or what is trained, that became NaN or infinite.
 
-    def __init__(self, stage: str, epoch: int, lr: float):
+    Attributes: stage (its name), epoch and lr, the learning rate; None in a stage that is solved.
+    """
+
+    def __init__(self, stage: str, epoch: int, lr: float | None):
         super().__init__(
             f"the loss is no longer finite in stage {stage!r}, epoch {epoch}, at learning rate {lr:g}: "
             "lower the learning rate"
+            if lr is not None
+            else f"stage {stage!r} has no finite solution: use a larger ridge, such as 1e-3, or lower the "
+            "learning rate of the stages before it"
         )
         self.stage, self.epoch, self.lr = stage, epoch, lr
 

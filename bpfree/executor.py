@@ -284,7 +284,7 @@ class _Batch:
         added = "OMP_NUM_THREADS" not in os.environ
         os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))  # torch reads it when it is imported
         try:
-            with open(os.devnull, "w") as null, replaced(0, self.lifeline[0]), replaced(2, null.fileno()):
+            with open(os.devnull, "wb") as null, replaced(0, self.lifeline[0]), replaced(2, null.fileno()):
                 yield
         finally:
             if added:

@@ -11,6 +11,7 @@ from .data import NAMES, Data
 from .disk import one_spelling
 from .errors import InvalidInput, check_seed, choose
 from .history import History
+from .numerics import pinned
 from .protocols import REFERENCE, TUNED, Rule, rule
 from .stopping import Budget, Stopping
 from .store import Record
@@ -215,6 +216,7 @@ def build(resolved: dict, data: Data) -> Algorithm:
     return cls(build_model(resolved["architecture"], data), **resolved["options"])
 
 
+@pinned()
 def trained(record: Record, data: Data) -> Algorithm:
     """The trained algorithm of a record, from its stored weights.
 

@@ -29,6 +29,7 @@ from .eigenvalue import largest_eigenvalue
 from .errors import InvalidInput, choose
 from .experiment import trained
 from .models import MLP
+from .numerics import pinned
 from .stages import stream
 from .store import FIELDS
 
@@ -81,6 +82,7 @@ class Surface:
             scores = functional_call(self.predictor, named, (x,))
             yield cross_entropy(scores, y, reduction="sum"), (scores.argmax(1) == y).sum().item()
 
+    @pinned()
     @torch.no_grad()
     def evaluate(self, point: Direction) -> dict[str, float]:
         """`loss` (nats) and `accuracy` (%) at a point."""
@@ -96,6 +98,7 @@ class Surface:
                 point[role] = point[role] + amount * step
         return point
 
+    @pinned()
     def hessian_times(self, v: Tensor) -> Tensor:
         """H·v for the Hessian H of the mean loss at the trained point; v: flat, in the order of `point`.
 
@@ -109,6 +112,7 @@ class Surface:
         return product
 
 
+@pinned()
 def surface(algorithm: Algorithm, data: Data, split: str = "val", samples: int | None = None) -> Surface:
     """The loss surface of a trained algorithm over the first `samples` images (None: all) of a split.
 
@@ -121,8 +125,7 @@ def surface(algorithm: Algorithm, data: Data, split: str = "val", samples: int |
     named = dict(predictor.named_parameters())
     like = next(iter(named.values()))
     x, y = x.to(like), y.to(like.device)
-    with torch.enable_grad():
-        score = predictor(x[:2]).sum()
+    score = predictor(x[:2]).sum()
     if not score.requires_grad:
         raise InvalidInput(f"the prediction of {algorithm.name} has no gradient: its landscape is flat steps")
     reached = torch.autograd.grad(score, list(named.values()), allow_unused=True)
@@ -141,6 +144,7 @@ def surface(algorithm: Algorithm, data: Data, split: str = "val", samples: int |
 # ---------------------------------------------------------------- slices
 
 
+@pinned()
 def direction(algorithm: Algorithm, data: Data, seed: int = 0) -> dict[str, Tensor]:
     """A filter-normalised random direction: {role of the parameter: step}.
 
@@ -157,6 +161,7 @@ def direction(algorithm: Algorithm, data: Data, seed: int = 0) -> dict[str, Tens
     return steps
 
 
+@pinned()
 def along(
     algorithm: Algorithm,
     data: Data,
@@ -172,6 +177,7 @@ def along(
     return pd.DataFrame([{"x": x, **here.evaluate(here.moved((x, direction)))} for x in alphas])
 
 
+@pinned()
 def plane(
     algorithm: Algorithm,
     data: Data,
@@ -191,6 +197,7 @@ def plane(
     )
 
 
+@pinned()
 def between(a: Algorithm, b: Algorithm, data: Data, t: Iterable[float] = LINE, **which) -> pd.DataFrame:
     """Loss and accuracy on the straight line (1 - x)·a + x·b between two solutions, for x in `t`.
 
@@ -231,6 +238,7 @@ def barrier(line: pd.DataFrame) -> float:
     return float((line["loss"] - ((1 - line["x"]) * first + line["x"] * last)).max())
 
 
+@pinned()
 def gap(algorithm: Algorithm, data: Data, samples: int | None = None) -> pd.DataFrame:
     """Loss and accuracy on training and validation images. Columns: split, samples, loss, accuracy."""
     rows = []
@@ -243,6 +251,7 @@ def gap(algorithm: Algorithm, data: Data, samples: int | None = None) -> pd.Data
 # ---------------------------------------------------------------- sharpness
 
 
+@pinned()
 def sharpness(
     algorithm: Algorithm,
     data: Data,
@@ -267,6 +276,7 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
+@pinned()
 def rescaled(algorithm: Algorithm, factor: float, layer: int = 1) -> Algorithm:
     """A copy that computes the same with other weights: a layer times `factor`, what reads it divided by it.
 
@@ -290,6 +300,7 @@ def rescaled(algorithm: Algorithm, factor: float, layer: int = 1) -> Algorithm:
 # ---------------------------------------------------------------- of stored runs
 
 
+@pinned()
 def evidence(
     records: Iterable["Record"],
     *,

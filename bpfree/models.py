@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InvalidInput
+from .numerics import MadePinned
 
 
-class Blocks(nn.Module):
+class Blocks(nn.Module, metaclass=MadePinned):
     """Blocks applied in order.
 
     Attributes:

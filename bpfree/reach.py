@@ -4,10 +4,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .numerics import pinned
 from .prefix import apply
 from .stages import stream
 
 
+@pinned()
 def gradient_reach(algorithm, x: Tensor, labels: Tensor) -> pd.DataFrame:
     """The norm of every loss's gradient at every parameter tensor, on one batch.
 

@@ -19,6 +19,7 @@ from .errors import InvalidInput, TrainingDiverged
 from .experiment import Experiment, train_resolved
 from .history import COST, OUTCOME, REGIONS, UNITS, History
 from .machine import machine
+from .numerics import pinned
 from .stopping import Budget
 from .store import Record, Store, key_of
 
@@ -251,6 +252,7 @@ def _bill(resolved: dict, algorithm: Algorithm, data: Data, history: History) ->
     return hardware.bill(_counted[arm], history)
 
 
+@pinned()
 def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, float]:
     """Test accuracy (%) and loss by every read-out, and how much was trained. Reads the test data."""
     metrics = {}

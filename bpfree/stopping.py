@@ -118,6 +118,8 @@ class Length:
             return int(min(self.own, DEFAULT_CAP))  # what an epoch takes is not known yet
         spent = sum(cost(row, self.unit) for row in rows)
         epoch = sum(cost(row, self.unit, ("train", "val")) for row in rows) / len(rows)
+        if not epoch:  # too short for the sensor or the clock: still not known
+            return int(min(self.own, len(rows) + DEFAULT_CAP))
         return int(min(self.own, len(rows) + max(0, round((self.left - spent) / epoch))))
 
     def ended_by(self, epochs: int) -> str:

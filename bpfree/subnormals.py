@@ -8,39 +8,50 @@ would cost. The weights come out the same: numbers so small move none.
 
 import ctypes
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 
 @contextmanager
-def flushed() -> Iterator[None]:
+def flushed(flush: bool = True) -> Iterator[None]:
     """Within it, this thread and those that share torch's operations with it take subnormal numbers for zero.
+
+    With flush=False none of them does. Afterwards each is as it was.
 
     torch.set_flush_denormal speaks for the calling thread. The workers of GNU OpenMP, which torch has on
     Linux, are told here as well; those of another OpenMP stay as they were when they started.
     """
-    if _flushing():
-        yield
-        return
-    _on_every_thread(True)
+    before: dict[int, bool] = {}  # thread -> whether it flushed
+
+    def set_all() -> None:
+        before.setdefault(threading.get_ident(), _flushing())  # the calling thread is told twice
+        torch.set_flush_denormal(flush)
+
+    def restore() -> None:
+        torch.set_flush_denormal(before.get(threading.get_ident(), here))
+
+    here = _flushing()  # as a worker that starts within would have begun
+    _on_every_thread(set_all)
     try:
         yield
     finally:
-        _on_every_thread(False)
+        _on_every_thread(restore)
 
 
 def _flushing() -> bool:
-    return (torch.tensor(2e-38) * 0.1).item() == 0.0
+    """Whether the calling thread does: the processor's mode holds for Python's numbers, too."""
+    return sys.float_info.min * 0.5 == 0.0
 
 
-def _on_every_thread(flush: bool) -> None:
-    torch.set_flush_denormal(flush)  # workers that start later have it from this thread
+def _on_every_thread(tell: Callable[[], None]) -> None:
+    tell()
     if sys.platform != "linux":
         return
     # void GOMP_parallel(void (*function)(void *), void *data, unsigned threads, unsigned flags)
     run = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     if run is not None:
-        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: torch.set_flush_denormal(flush) and None)
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: tell())
         run(function, None, torch.get_num_threads(), 0)

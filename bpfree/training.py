@@ -9,19 +9,19 @@ could not have had.
 
 import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from . import subnormals
 from .checkpoint import Checkpoint
 from .clock import Clock
 from .data import Data
 from .errors import InvalidInput, TrainingDiverged, check_seed, choose
 from .history import History, StageHistory
+from .numerics import pinned
 from .prefix import PrefixCache, Source
 from .progress import Progress
 from .stages import MADE_FOR_THE_CAP, SCHEDULES, Stage, make_optimiser, step, stream
@@ -31,6 +31,7 @@ PRECISIONS = ("fp32", "bf16")
 DEVICES = ("cpu", "cuda", "mps")
 
 
+@pinned(flush=True)
 def train(
     algorithm,
     data: Data,
@@ -48,6 +49,9 @@ def train(
     checkpoint: Checkpoint | None = None,
 ) -> History:
     """Train `algorithm` on `data`, stage by stage, from freshly initialised parameters.
+
+    What the process has set (autocast, default dtype and device, gradient mode, TF32 and determinism flags)
+    has no say while it lasts, and is as it was afterwards; see `bpfree.numerics`.
 
     Args:
         algorithm: a `bpfree.algorithms` object; it is moved to `device` and trained in place.
@@ -76,7 +80,8 @@ def train(
     Raises:
         InvalidInput: data that do not fit the network, an unknown precision, cache or device; a budget in
             joules where the meter measures none.
-        TrainingDiverged: a loss became NaN or infinite; says stage, epoch and learning rate.
+        TrainingDiverged: a loss, a weight or a running statistic became NaN or infinite, or a stage has no
+            finite solution; says stage, epoch and learning rate. Its `history` has what was trained.
         StorageFailed: no room for a prefix cached on disk, or for the checkpoint.
     """
     check_seed(seed)
@@ -84,7 +89,7 @@ def train(
     check_positive("max_epochs", max_epochs)
     device = pick_device(device)
     check_fit(algorithm, data)
-    algorithm.to(device)
+    algorithm.to(device, torch.float32)
     algorithm.initialise(seed)
     algorithm.prepare(data)
     run = _Run(
@@ -132,13 +137,12 @@ class _Run:
     def stages(self, cache: bool | str, progress: bool) -> None:
         algorithm, stages = self.algorithm, self.algorithm.stages()
         lengths = Lengths(stages, self.max_epochs, self.budget)
-        self.checkpoint.load(algorithm, self.history)
+        self.checkpoint.load(algorithm, self.history, self.stopping)
         with (
-            subnormals.flushed(),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
             PrefixCache(self.data, algorithm.batch_size, self.device, cache, self.autocast) as prefixes,
             Progress(algorithm.name, len(stages), enabled=progress) as bars,
         ):
+            self.sound = finite((*algorithm.parameters(), *algorithm.buffers()))
             for number, stage in enumerate(stages, start=1):
                 if number <= algorithm.stages_finished:  # by the checkpoint
                     bars.stage_done()
@@ -184,8 +188,7 @@ class _Run:
             if stage.readout is not None:
                 self.validate(stage, source, row)
             log.rows.append(row)
-            if not (math.isfinite(row["train_loss"]) and math.isfinite(row.get("val_loss", 0.0))):
-                raise TrainingDiverged(stage.name, epoch, row["lr"])
+            self.check(stage, row)
             keep.offer(row)
             bars.epoch(row)
             self.on_epoch(self.algorithm, stage, row)
@@ -196,6 +199,28 @@ class _Run:
             self.save(optimiser, watch, keep)
         log.ended = log.ended or length.ended_by(epoch)
         log.restored = keep.restore(last=epoch)
+
+    def check(self, stage: Stage, row: dict, *, solved: bool = True) -> None:
+        """Raises TrainingDiverged unless the losses of an epoch, and the network after it, are finite.
+
+        A loss does not tell of everything: the last step comes after it, and ReLU makes 0 of −∞.
+        """
+        losses = (row[name] for name in ("train_loss", "val_loss") if name in row)
+        if not (solved and all(map(math.isfinite, losses)) and self.is_sound()):
+            raise TrainingDiverged(stage.name, row["epoch"], row.get("lr"))
+
+    def is_sound(self) -> bool:
+        """Whether all parameters and buffers are finite that were so at the beginning."""
+        return len(finite(self.sound)) == len(self.sound)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """What is inside ends where an operation refuses numbers that are not finite; then `check` raises."""
+        try:
+            yield
+        except (ArithmeticError, LookupError, RuntimeError, ValueError):
+            if self.is_sound():
+                raise
 
     def save(self, *state) -> None:
         """Into the checkpoint: how far the run has come, and the state of the stage that goes on."""
@@ -209,33 +234,39 @@ class _Run:
         self.algorithm.train()
         for module in stage.prefix:
             module.eval()
-        with self.clock.region(row, "train"):
+        row |= {"train_loss": math.nan, "samples": 0}
+        with self.clock.region(row, "train"), self.refusing():
             total = torch.zeros((), device=self.device)
             for inputs, labels in source.shuffled(order):
                 total += step(stage, optimiser, inputs, labels, chance, self.autocast)
+                row["samples"] += len(labels)
                 bars.batch(row["epoch"], cap, source.batches)
             row["train_loss"] = total.item() / source.batches
-        row["samples"] = source.batches * source.batch_size
 
     def solve(self, stage: Stage, source: Source, log: StageHistory, row: dict) -> None:
         """A stage without descent: one pass in order, then the solution; metered like an epoch."""
         self.algorithm.eval()
+        row["samples"] = source.size
+        solved = False
         with self.clock.region(row, "train"), torch.no_grad():
             for inputs, labels in source.in_order():
                 with self.autocast:
                     stage.accumulate(inputs, labels)
-            stage.solve()
-        row["samples"] = source.size
-        if stage.readout is not None:
+            with suppress(InvalidInput, torch.linalg.LinAlgError):
+                stage.solve()
+                solved = True
+        if solved and stage.readout is not None:
             self.validate(stage, source, row)
         log.rows.append(row)
+        self.check(stage, row, solved=solved)
         log.ended, log.restored = "solved", 1
 
     @torch.no_grad()
     def validate(self, stage: Stage, source: Source, row: dict) -> None:
         """Cross-entropy and accuracy (%) of the stage's read-out on the validation data."""
         self.algorithm.eval()
-        with self.clock.region(row, "val"):
+        row |= {"val_loss": math.nan, "val_accuracy": math.nan}
+        with self.clock.region(row, "val"), self.refusing():
             loss = correct = 0.0
             for inputs, labels in source.validation():
                 with self.autocast:
@@ -244,6 +275,15 @@ class _Run:
                 correct += (scores.argmax(1) == labels).sum()
             row["val_loss"] = loss.item() / source.val_size
             row["val_accuracy"] = 100.0 * correct.item() / source.val_size
+
+
+def finite(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Those that hold floating-point numbers and neither NaN nor infinity."""
+    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+    if not floating:
+        return []
+    whole = torch.stack([tensor.isfinite().all() for tensor in floating]).tolist()  # waits for a device once
+    return [tensor for tensor, is_whole in zip(floating, whole, strict=True) if is_whole]
 
 
 def freeze_all_but(algorithm: nn.Module, stage: Stage) -> None:

@@ -490,7 +490,7 @@ GROUPS: dict[str, dict[str, tuple[Callable, tuple[str, str, str]]]] = {
         ),
         "output": (
             command(run_all.main, "--output file", before=lambda b: b.path("file")),
-            ("file", "cannot write", "choose another --output"),
+            ("file", "cannot be written", "choose another --output"),
         ),
         "executor": (
             command(run_all.main, "--executor pbs"),

@@ -9,6 +9,7 @@ import random
 import pytest
 import torch
 from helpers import Eager, ScriptedMeter, outcome, same, toy, weights
+from safetensors import safe_open
 
 from bpfree import checkpoint as module
 from bpfree import disk
@@ -16,6 +17,7 @@ from bpfree.algorithms import ALGORITHMS
 from bpfree.checkpoint import Checkpoint
 from bpfree.clock import Clock
 from bpfree.errors import StorageFailed, TrainingDiverged
+from bpfree.history import History
 from bpfree.models import MLP, CaFoCNN
 from bpfree.stopping import Budget, Stopping
 from bpfree.training import train
@@ -226,7 +228,8 @@ def test_it_is_written_now_and_then_and_takes_no_more_than_its_share(tmp_path, m
     assert written == pytest.approx([32.2, 136.4, 236.6], abs=0.5)
 
 
-def test_a_short_run_writes_nothing(tmp_path):
+def test_a_short_run_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)  # however slow the machine
     trained(checkpoint=Checkpoint(tmp_path / "c", "a run"))
     assert not list(tmp_path.iterdir())
 
@@ -313,3 +316,172 @@ def test_ctrl_c_while_it_is_written_keeps_the_one_before(tmp_path, monkeypatch):
         trained(checkpoint=Eager(path))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+# ---------------------------------------------------------------- damaged and foreign files
+
+SCALARS = {
+    "a list for scalars": lambda s: [s],
+    "null for stages": lambda s: {**s, "stages": None},
+    "a number for a stage": lambda s: {**s, "stages": [1, *s["stages"][1:]]},
+    "words for numbers": lambda s: with_row(s, train_loss="0.5"),
+    "null for a loss": lambda s: with_row(s, train_loss=None),
+    "an epoch twice": lambda s: with_row(s, epoch=2),
+    "another column": lambda s: with_row(s, surprise=1.0),
+    "no epochs": lambda s: {**s, "stages": [{**s["stages"][0], "rows": []}, *s["stages"][1:]]},
+    "another stage's name": lambda s: {**s, "stages": [{**s["stages"][0], "name": "x"}, *s["stages"][1:]]},
+    "a stage too few": lambda s: {**s, "stages": s["stages"][1:]},
+    "an epoch that was not": lambda s: {**s, "watch": [s["watch"][0], 99]},
+    "a word to watch": lambda s: {**s, "watch": "best"},
+    "nothing to watch": lambda s: {**s, "watch": None},
+    "no best": lambda s: {**s, "best": None},
+    "nothing kept": lambda s: {**s, "kept": 0},
+    "resumed less than never": lambda s: {**s, "resumed": -1},
+    "a list for provenance": lambda s: {**s, "provenance": []},
+    "no provenance": lambda s: {k: v for k, v in s.items() if k != "provenance"},
+    "a newer version": lambda s: {**s, "format": module.FORMAT + 1},
+    "another key": lambda s: {**s, "run": "another run"},
+}
+TENSORS = {
+    "no optimiser state": lambda t: {k: v for k, v in t.items() if not k.startswith("optimiser")},
+    "half of an optimiser's state": lambda t: {k: v for k, v in t.items() if not k.endswith("exp_avg_sq")},
+    "one parameter's state gone": lambda t: {k: v for k, v in t.items() if not k.startswith("optimiser.0.")},
+    "optimiser state of other shapes": lambda t: {
+        k: v.reshape(-1)[:1] if k.endswith("exp_avg") else v for k, v in t.items()
+    },
+    "optimiser state of integers": lambda t: {
+        k: v.long() if k.endswith("exp_avg") else v for k, v in t.items()
+    },
+    "state of a parameter too many": lambda t: {**t, "optimiser.99.step": torch.ones(())},
+    "a name that is no index": lambda t: {**t, "optimiser.x.step": torch.ones(())},
+    "nothing kept": lambda t: {k: v for k, v in t.items() if not k.startswith("kept")},
+    "kept of other shapes": lambda t: {k: v[..., :1] if k == "kept.0" else v for k, v in t.items()},
+    "weights in float64": lambda t: {
+        k: v.double() if k.startswith("algorithm.m") else v for k, v in t.items()
+    },
+    "a weight too few": lambda t: dict(list(t.items())[1:]),
+    "a weight too many": lambda t: {**t, "algorithm.surprise": torch.ones(1)},
+    "other stages finished": lambda t: {**t, "algorithm.stages_finished": torch.tensor(0)},
+    "no tensors": lambda t: {},
+}
+
+
+def with_row(scalars, **changes):
+    """The last epoch of the last stage, changed."""
+    *before, last = scalars["stages"]
+    *rows, row = last["rows"]
+    return {**scalars, "stages": [*before, {**last, "rows": [*rows, {**row, **changes}]}]}
+
+
+def opened(path):
+    """The scalars and tensors of a checkpoint, as a reader of safetensors sees them."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["bpfree"]), {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
+
+
+def rewritten(path, scalars, tensors):
+    """A file as versions wrote it that had no checksum yet."""
+    path.write_bytes(disk.safetensors(tensors, {"bpfree": json.dumps(scalars)}))
+
+
+@pytest.fixture(scope="module")
+def midway(tmp_path_factory):
+    """A run, and the file of its eighth checkpoint, in the middle of its second stage."""
+    path = tmp_path_factory.mktemp("midway") / "c"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        killed(path, 8)
+    scalars, _ = opened(path)
+    assert len(scalars["stages"]) == 2
+    assert scalars["watch"] is not None
+    return trained(), path
+
+
+def assert_trained_again(path, through, caplog):
+    """From the beginning, to the same bits, with one line in the log."""
+    caplog.clear()
+    checkpoint = Eager(path)
+    with caplog.at_level(logging.WARNING, "bpfree"):
+        assert_same(trained(checkpoint=checkpoint), through)
+    (line,) = caplog.messages
+    assert "passed over" in line
+    assert "\n" not in line
+    assert checkpoint.resumed == 0
+
+
+def test_an_older_checkpoint_without_a_checksum_is_gone_on_with(midway, tmp_path):
+    through, path = midway
+    rewritten(tmp_path / "c", *opened(path))
+    checkpoint = Eager(tmp_path / "c")
+    assert_same(trained(checkpoint=checkpoint), through)
+    assert checkpoint.resumed == 1
+
+
+@pytest.mark.parametrize("change", SCALARS)
+def test_scalars_of_another_kind_are_passed_over(change, midway, tmp_path, caplog):
+    through, path = midway
+    scalars, tensors = opened(path)
+    rewritten(tmp_path / "c", SCALARS[change](scalars), tensors)
+    assert_trained_again(tmp_path / "c", through, caplog)
+
+
+@pytest.mark.parametrize("change", TENSORS)
+def test_tensors_of_another_kind_are_passed_over(change, midway, tmp_path, caplog):
+    through, path = midway
+    scalars, tensors = opened(path)
+    rewritten(tmp_path / "c", scalars, TENSORS[change](tensors))
+    assert_trained_again(tmp_path / "c", through, caplog)
+
+
+def damages(whole: bytes, seed: int):
+    """Ten sorts of damage to the bytes of a file, drawn from the seed."""
+    draw = random.Random(seed)
+    place, other = sorted(draw.sample(range(len(whole)), 2))
+    yield "cut", whole[:place]
+    yield "zeros", whole[:place] + bytes(other - place) + whole[other:]
+    yield "garbage", whole[:place] + draw.randbytes(other - place) + whole[other:]
+    yield "a bit", whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :]
+    yield "a byte", whole[:place] + bytes([whole[place] ^ draw.randrange(1, 256)]) + whole[place + 1 :]
+    end = len(whole) - 1 - draw.randrange(min(4000, len(whole)))
+    yield "a bit of a number", whole[:end] + bytes([whole[end] ^ 1]) + whole[end + 1 :]
+    yield "something more", whole + draw.randbytes(draw.randrange(1, 99))
+    yield "something left out", whole[:place] + whole[other:]
+    yield "all garbage", draw.randbytes(len(whole))
+    yield "all zeros", bytes(len(whole))
+
+
+def test_whatever_bytes_are_damaged_the_outcome_is_that_of_an_undisturbed_run(midway, tmp_path, caplog):
+    """What is passed over is the same whatever stands in it, so that only the reading is tried each time."""
+    through, path = midway
+    whole = path.read_bytes()
+    for seed in range(20):
+        for sort, content in damages(whole, seed):
+            (tmp_path / "c").write_bytes(content)
+            caplog.clear()
+            algorithm = arm("mf")
+            algorithm.initialise(1)
+            before, checkpoint, history = (
+                weights(algorithm),
+                Checkpoint(tmp_path / "c", "a run"),
+                History("mf", 1),
+            )
+            with caplog.at_level(logging.WARNING, "bpfree"):
+                checkpoint.load(algorithm, history)
+            assert len(caplog.messages) == 1, (sort, seed)
+            assert "passed over" in caplog.text
+            assert same(before, weights(algorithm)), (sort, seed)
+            assert (history.stages, checkpoint.resumed) == ([], 0), (sort, seed)
+        if seed < 1:
+            for sort, content in damages(whole, seed):
+                (tmp_path / sort).write_bytes(content)
+                assert_trained_again(tmp_path / sort, through, caplog)
+
+
+def test_a_folder_in_its_place_is_passed_over(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)  # so that nothing is written
+    (tmp_path / "c").mkdir()
+    with caplog.at_level(logging.WARNING, "bpfree"):
+        assert_same(trained(checkpoint=Checkpoint(tmp_path / "c", "a run")), trained())
+    (line,) = caplog.messages
+    assert "passed over" in line
+    Checkpoint(tmp_path / "c").remove()

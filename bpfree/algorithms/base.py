@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..data import Data
 from ..errors import InvalidInput, choose
 from ..models import Blocks
+from ..numerics import MadePinned, pinned
 from ..stages import OPTIMISERS, SCHEDULES, Group, Stage, stream
 from ..training import check_positive
 
@@ -24,7 +25,7 @@ class Head(nn.Linear):
         return super().forward(a.flatten(1))
 
 
-class Algorithm(nn.Module):
+class Algorithm(nn.Module, metaclass=MadePinned):
     """Base of the algorithms. A subclass says its `stages`; everything else has a default here.
 
     Args:
@@ -157,6 +158,7 @@ class Algorithm(nn.Module):
             x = module(x)
         return {"last": stage.readout(x)}
 
+    @pinned()
     @torch.no_grad()
     def predict_all(self, x: Tensor) -> dict[str, Tensor]:
         """`predict` by every read-out: {name of the read-out: (N, classes)}."""

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot, softmax
 
 from ..errors import InvalidInput, choose
 from ..models import Blocks
+from ..numerics import pinned
 from ..stages import Group, Stage, stream
 from ..training import check_positive
 from .base import Algorithm, Head, check_flag, check_range
@@ -232,6 +233,7 @@ class CascadedForward(Algorithm):
 
         return self.stage(name, head.parameters(), losses, head, prefix, layer=i)
 
+    @pinned()
     def alignment(self, x: Tensor, labels: Tensor) -> dict[str, float]:
         """Angle in degrees between DFA's signal and the true gradient at the output of each block i < L.
 
@@ -245,10 +247,9 @@ class CascadedForward(Algorithm):
         twin = copy.deepcopy(self).train()  # whose running statistics may move
         device = self.stages_finished.device
         x, labels = x.to(device), labels.to(device)
-        with torch.enable_grad():
-            *earlier, last = twin.block_outputs(x, detach=False)
-            scores = twin.heads["output"](last)
-            gradients = torch.autograd.grad(cross_entropy(scores, labels), earlier)
+        *earlier, last = twin.block_outputs(x, detach=False)
+        scores = twin.heads["output"](last)
+        gradients = torch.autograd.grad(cross_entropy(scores, labels), earlier)
         e = self.error(scores, labels)
         return {
             f"block {i}": angle(e @ self.feedback(i), gradient.flatten(1))

@@ -13,8 +13,12 @@ def uniform_wrong(labels: Tensor, classes: int, generator: torch.Generator) -> T
 
 
 def hard_wrong(labels: Tensor, logits: Tensor, generator: torch.Generator) -> Tensor:
-    """A wrong label for each of `labels` (B,), drawn from the softmax of logits (B, classes) over those."""
+    """A wrong label for each of `labels` (B,), drawn from the softmax of logits (B, classes) over those.
+
+    Where logits are not finite, any wrong label is as likely as another.
+    """
     wrong = logits.float().scatter(1, labels[:, None], -torch.inf).softmax(1)
+    wrong = wrong.nan_to_num(nan=1.0).scatter(1, labels[:, None], 0.0)
     return torch.multinomial(wrong, 1, generator=generator)[:, 0]
 
 

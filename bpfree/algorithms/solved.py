@@ -47,16 +47,16 @@ class NormalEquations:
         penalised = self.gram.diagonal()[: head.in_features]
         penalised += self.count * self.ridge
         factor, failed = torch.linalg.cholesky_ex(self.gram)  # reads the lower triangle only
-        if failed:
-            raise InvalidInput(
-                f"ridge={self.ridge:g}: the features are linearly dependent, so that least squares has no "
-                "single solution; use a larger ridge, such as 1e-3"
-            )
         p = torch.cholesky_solve(self.moment, factor).T.to(head.weight.dtype)
+        self.count, self.gram, self.moment = 0, None, None
+        if failed or not p.isfinite().all():
+            raise InvalidInput(
+                f"ridge={self.ridge:g}: the features are linearly dependent or not finite, so that least "
+                "squares has no single solution; use a larger ridge, such as 1e-3"
+            )
         head.weight.copy_(p[:, : head.in_features])
         if self.bias:
             head.bias.copy_(p[:, -1])
-        self.count, self.gram, self.moment = 0, None, None
 
 
 class ChannelMoments:

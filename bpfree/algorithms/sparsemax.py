@@ -38,6 +38,7 @@ def _threshold(s: Tensor) -> tuple[Tensor, Tensor]:
         z = s.sort(1, descending=True).values
         rank = torch.arange(1, s.shape[1] + 1, device=s.device, dtype=s.dtype)
         size = (1 + rank * z > z.cumsum(1)).sum(1, keepdim=True)  # |S|: the largest k that holds
+        size.clamp_(min=1)  # of a row with NaN none does; it comes out as NaN, and the others as they are
         support = s >= z.gather(1, size - 1)
     # Scores equal to the smallest of S are in S too; they would be anyway, as the condition is strict in s.
     return ((s * support).sum(1, keepdim=True) - 1) / support.sum(1, keepdim=True), support

@@ -74,7 +74,7 @@ class Zone:
         stated = [0]
         for path in self.path.glob("constraint_*_uw"):  # power_limit_uw, max_power_uw, min_power_uw
             with suppress(OSError, ValueError):
-                stated.append(int(path.read_text()))
+                stated.append(int(path.read_text(encoding="utf-8")))
         return min(2 * UNIT_J * max(stated), MOST_W) or MOST_W
 
 

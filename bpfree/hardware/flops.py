@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..data import Data
+from ..numerics import pinned
 from ..prefix import VALIDATION_BATCH, apply, windows
 from ..stages import Stage
 from .kernels import Kernels, counter
@@ -26,6 +27,7 @@ DECAY = {"adam": 2, "adamw": 1, "sgd": 2}
 GLOBAL = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint")  # whose losses reach below their own layer
 
 
+@pinned()
 def flops(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     """Operations of one pass over the training data, by stage and part, and of one prediction.
 
@@ -42,7 +44,7 @@ def flops(algorithm: nn.Module, data: Data) -> pd.DataFrame:
         The optimiser works once a step whatever the batch holds; per sample is its share.
 
     Raises:
-        InvalidInput: data that do not fit the network; least squares that has no solution on one batch.
+        InvalidInput: data that do not fit the network.
     """
     x, labels = batch_of(algorithm, data)
     size, passes = len(x), Passes(data, len(x))
@@ -96,7 +98,7 @@ def solved_work(turn: Rehearsal, passes: Passes) -> Iterator[tuple]:
         sums = count(turn.accumulate)
     yield "forward", "formula", "pass", images, sums / size
     yield "elementwise", "formula", "pass", images, watch.elementwise / size
-    yield "solve", "formula", "once", 1, count(turn.stage.solve)
+    yield "solve", "formula", "once", 1, count(turn.solve)
 
 
 @torch.no_grad()
@@ -138,6 +140,7 @@ def optimiser_flops(stage: Stage) -> int:
     )
 
 
+@pinned()
 @torch.no_grad()
 def paper_flops(algorithm: nn.Module, data: Data) -> int:
     """Operations per sample as the papers count them (arXiv 2509.19063 and 2511.01061).

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..data import Data
+from ..numerics import pinned
 from .kernels import tensors
-from .rehearsal import Rehearsal, batch_of, deterministic, rehearse
+from .rehearsal import Rehearsal, batch_of, rehearse
 
 
+@pinned()
 def saved_bytes(algorithm: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, int]:
     """The most that autograd keeps for the backward pass at any one time, in bytes, by stage.
 
@@ -29,6 +31,7 @@ def saved_bytes(algorithm: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str,
     return {turn.stage.name: ledger_of(turn).graph_peak for turn in rehearse(algorithm, *batch)}
 
 
+@pinned()
 def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     """What the training of each stage holds, in bytes, on a batch of the algorithm's size.
 
@@ -68,6 +71,7 @@ def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
 
 
+@pinned()
 def measured(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     """Peaks that the machine reports for one step of each stage, in bytes.
 
@@ -90,22 +94,21 @@ def measured(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-    with deterministic():
-        for turn in rehearse(algorithm, x, labels):
-            if device.type == "cuda":
-                turn.step(turn.step())  # the second step has the optimiser's state from the beginning
-                torch.cuda.synchronize(device)
-                free, total = torch.cuda.mem_get_info(device)
-                rows[turn.stage.name] = {
-                    "allocated": torch.cuda.max_memory_allocated(device) - before,
-                    "device": total - free,
-                    "context": total - free - torch.cuda.memory_reserved(device),
-                }
-                torch.cuda.reset_peak_memory_stats(device)
-            else:
-                process, seen = psutil.Process(), []
-                ledger_of(turn, lambda p=process, s=seen: s.append(p.memory_info().rss))
-                rows[turn.stage.name] = {"rss": max(seen)}
+    for turn in rehearse(algorithm, x, labels):
+        if device.type == "cuda":
+            turn.step(turn.step())  # the second step has the optimiser's state from the beginning
+            torch.cuda.synchronize(device)
+            free, total = torch.cuda.mem_get_info(device)
+            rows[turn.stage.name] = {
+                "allocated": torch.cuda.max_memory_allocated(device) - before,
+                "device": total - free,
+                "context": total - free - torch.cuda.memory_reserved(device),
+            }
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            process, seen = psutil.Process(), []
+            ledger_of(turn, lambda p=process, s=seen: s.append(p.memory_info().rss))
+            rows[turn.stage.name] = {"rss": max(seen)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
 
 

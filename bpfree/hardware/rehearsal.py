@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data import PUBLISHED, Data
 from ..errors import InvalidInput, choose
+from ..numerics import pinned
 from ..prefix import apply
 from ..stages import Stage, make_optimiser, step, stream
 from ..training import freeze_all_but
@@ -40,7 +41,7 @@ class Rehearsal:
         """One update by the training loop's own step, or a solved stage's pass. Returns the optimiser."""
         if self.stage.losses is None:
             self.accumulate()
-            self.stage.solve()
+            self.solve()
             return optimiser
         optimiser = optimiser or make_optimiser(self.stage)
         step(self.stage, optimiser, self.inputs, self.labels, self.chance())
@@ -49,6 +50,11 @@ class Rehearsal:
     @torch.no_grad()
     def accumulate(self) -> None:
         self.stage.accumulate(self.inputs, self.labels)
+
+    def solve(self) -> None:
+        """The solution, if one batch has any: what is counted does not depend on the values."""
+        with suppress(InvalidInput):
+            self.stage.solve()
 
     @torch.no_grad()
     def forward(self) -> None:
@@ -103,6 +109,7 @@ def batch_of(algorithm: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
     return data.x_train[:size], data.y_train[:size]
 
 
+@pinned()
 def stand_in(name: str, *, augmented: bool = True) -> Data:
     """Data of the published set's sizes that need no download and no memory: every image is black.
 
@@ -127,10 +134,3 @@ def stand_in(name: str, *, augmented: bool = True) -> Data:
         name, known.classes, **parts, mean=known.mean, std=known.std, sha256="", augment=known.augment
     )
     return data if augmented else replace(data, augment=None)
-
-
-def deterministic():
-    """Convolutions as training runs them; nothing to say where there is no cuDNN."""
-    if not torch.backends.cudnn.is_available():
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from ..data import Data
+from ..numerics import pinned
 from ..training import pick_device
 from .flops import count
 from .kernels import Kernels
-from .rehearsal import batch_of, deterministic, rehearse
+from .rehearsal import batch_of, rehearse
 from .timing import median_seconds, timed
 
 # (m, k, n): a batch of 128 through the layers of the paper's MLPs
@@ -50,6 +51,7 @@ class Roofline:
         return min(self.flops_per_s, self.bytes_per_s * intensity)
 
 
+@pinned(flush=True)
 def roofline(
     device: str | torch.device | None = None,
     shapes: Iterable[tuple[int, int, int]] = SHAPES,
@@ -74,6 +76,7 @@ def roofline(
     return Roofline(device.type, torch.get_num_threads(), rates, 2 * COPIED / took)
 
 
+@pinned()
 def shapes(algorithm: nn.Module, data: Data) -> list[tuple[int, int, int]]:
     """(m, k, n) of the matrix products that the algorithm's steps make, forward and backward."""
     found = set()
@@ -84,6 +87,7 @@ def shapes(algorithm: nn.Module, data: Data) -> list[tuple[int, int, int]]:
     return sorted(found)
 
 
+@pinned(flush=True)
 def place(algorithm: nn.Module, data: Data, roof: Roofline, *, seconds: float = 0.05) -> pd.DataFrame:
     """Each descended stage's step against the roofline.
 
@@ -94,16 +98,15 @@ def place(algorithm: nn.Module, data: Data, roof: Roofline, *, seconds: float = 
         what was counted as memory traffic).
     """
     rows = []
-    with deterministic():
-        for turn in rehearse(algorithm, *batch_of(algorithm, data)):
-            if turn.stage.losses is None:
-                continue
-            watch = Kernels()
-            with watch:
-                operations = count(turn.step)
-            moved, took = sum(watch.traffic.values()), timed(turn, seconds)
-            intensity, rate = operations / moved, operations / took
-            limit = roof.limit(intensity)
-            rows.append((turn.stage.name, operations, moved, intensity, took, rate, limit, rate / limit))
+    for turn in rehearse(algorithm, *batch_of(algorithm, data)):
+        if turn.stage.losses is None:
+            continue
+        watch = Kernels()
+        with watch:
+            operations = count(turn.step)
+        moved, took = sum(watch.traffic.values()), timed(turn, seconds)
+        intensity, rate = operations / moved, operations / took
+        limit = roof.limit(intensity)
+        rows.append((turn.stage.name, operations, moved, intensity, took, rate, limit, rate / limit))
     columns = ["stage", "flops", "bytes", "intensity", "seconds", "rate", "limit", "share"]
     return pd.DataFrame(rows, columns=columns)

@@ -15,11 +15,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..clock import Clock
 from ..data import Data
+from ..numerics import pinned
 from ..prefix import PrefixCache, apply
 from ..stages import stream
 from ..training import train
 from .kernels import Kernels, group_of
-from .rehearsal import Rehearsal, batch_of, deterministic, rehearse
+from .rehearsal import Rehearsal, batch_of, rehearse
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr, past Python
 
@@ -28,16 +29,17 @@ NO_SAMPLE = ("cpu:process", "rss", math.nan, "B")
 GROUPS = ("matrix products", "optimiser", "elementwise", "copies and fills", "batches", REST)
 
 
+@pinned(flush=True)
 def step_seconds(algorithm: nn.Module, data: Data, *, seconds: float = 0.2) -> dict[str, float]:
     """Median seconds of one step of every stage, by stage: the training loop's own step, batch at hand.
 
     Takes about `seconds` a stage, at the present number of threads. A solved stage's "step" is its sums over
     one batch and its solution.
     """
-    with deterministic():
-        return {t.stage.name: timed(t, seconds) for t in rehearse(algorithm, *batch_of(algorithm, data))}
+    return {t.stage.name: timed(t, seconds) for t in rehearse(algorithm, *batch_of(algorithm, data))}
 
 
+@pinned(flush=True)
 def epoch_seconds(algorithm: nn.Module, data: Data, *, seconds: float = 0.05) -> dict[str, float]:
     """What an epoch of every stage will take, by stage, from a few steps: an estimate, not a measurement.
 
@@ -47,9 +49,8 @@ def epoch_seconds(algorithm: nn.Module, data: Data, *, seconds: float = 0.05) ->
     Args:
         seconds: of trying, for each part of a stage.
     """
-    with deterministic():
-        turns = rehearse(algorithm, *batch_of(algorithm, data))
-        return {turn.stage.name: one_epoch(turn, data, seconds) for turn in turns}
+    turns = rehearse(algorithm, *batch_of(algorithm, data))
+    return {turn.stage.name: one_epoch(turn, data, seconds) for turn in turns}
 
 
 def one_epoch(turn: Rehearsal, data: Data, seconds: float) -> float:
@@ -86,6 +87,7 @@ def median_seconds(call: Callable, device: torch.device, seconds: float = 0.2, b
     return statistics.median(block(calls) for _ in range(blocks))
 
 
+@pinned(flush=True)
 def profile_step(algorithm: nn.Module, data: Data, *, steps: int = 10) -> pd.DataFrame:
     """Where the milliseconds of one training step go, by stage and group of kernels.
 
@@ -100,20 +102,19 @@ def profile_step(algorithm: nn.Module, data: Data, *, steps: int = 10) -> pd.Dat
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     drawing = batch_seconds(algorithm, data, steps)
     rows = []
-    with deterministic():
-        for turn in rehearse(algorithm, *batch_of(algorithm, data)):
-            if turn.stage.losses is None:
-                continue
-            with Kernels() as watch:
-                optimiser = turn.step()
-            wall = timed(turn, steps * 0.01)
-            with profile(activities=activities) as run:
-                for _ in range(steps):
-                    turn.step(optimiser)
-            ms = kernel_ms(run, watch.names, steps, on_gpu)
-            ms[REST] = max(0.0, 1e3 * wall - sum(ms.values()))
-            ms["batches"] = 1e3 * drawing[turn.stage.name]
-            rows += [(turn.stage.name, group, t, t / sum(ms.values())) for group, t in ms.items()]
+    for turn in rehearse(algorithm, *batch_of(algorithm, data)):
+        if turn.stage.losses is None:
+            continue
+        with Kernels() as watch:
+            optimiser = turn.step()
+        wall = timed(turn, steps * 0.01)
+        with profile(activities=activities) as run:
+            for _ in range(steps):
+                turn.step(optimiser)
+        ms = kernel_ms(run, watch.names, steps, on_gpu)
+        ms[REST] = max(0.0, 1e3 * wall - sum(ms.values()))
+        ms["batches"] = 1e3 * drawing[turn.stage.name]
+        rows += [(turn.stage.name, group, t, t / sum(ms.values())) for group, t in ms.items()]
     return pd.DataFrame(rows, columns=["stage", "group", "ms", "share"])
 
 

@@ -1,0 +1,161 @@
+"""How torch and numpy compute is settled here and not by what a process has set before it calls us.
+
+A caller's autocast, default dtype, TF32 switches or gradient mode would decide an outcome, and nothing in an
+experiment's key tells of them. So whatever computes an outcome does so `pinned`, and afterwards everything is
+as the caller had it. What remains is the machine, the versions of its libraries, and the number of threads.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+
+from .subnormals import flushed
+
+Setting = tuple[
+    Callable[[], object], Callable[[object], object], object
+]  # how to read it, to write it; value
+AUTOCASTS = ("cpu", "cuda", "mps")
+BACKENDS = {
+    "cudnn.enabled": True,
+    "cudnn.benchmark": False,
+    "cudnn.deterministic": True,  # the one thing that a new process has not
+    "mkldnn.enabled": True,
+    "mkldnn.deterministic": False,
+    "cuda.matmul.allow_bf16_reduced_precision_reduction": True,
+}
+PRECISIONS = {
+    "fp32_precision": "none",  # of all backends; one of them and its operations inherit it
+    "cudnn.fp32_precision": "none",
+    "mkldnn.fp32_precision": "none",
+    "cuda.matmul.fp32_precision": "none",
+    "cudnn.conv.fp32_precision": "tf32",
+    "cudnn.rnn.fp32_precision": "tf32",
+    "mkldnn.matmul.fp32_precision": "none",
+    "mkldnn.conv.fp32_precision": "none",
+}
+
+
+@contextmanager
+def pinned(*, flush: bool = False) -> Iterator[None]:
+    """Within it torch computes as it does in a new process, cuDNN deterministically, whatever was set before.
+
+    To be had as a decorator, too. A caller's context managers do not reach into it: autocast, no_grad,
+    inference_mode, default devices and other modes of torch functions, anomaly detection, numpy's errstate.
+    Warnings are left to the caller's filters.
+
+    flush: whether subnormal numbers count as zero; training wants that.
+    """
+    with (
+        torch._C.DisableTorchFunction(),  # the default device is a mode of torch functions, like any other
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autograd.set_detect_anomaly(False),
+        np.errstate(all="ignore"),  # what is not finite is looked for, and said in our own words
+        outermost_autocast(),
+        ExitStack() as undo,
+    ):
+        for read, write, value in settings():
+            before = found(read)
+            if before is not None:
+                undo.callback(put_back, read, write, before, value)
+            if before not in (None, value):
+                write(value)
+        with flushed(flush):
+            yield
+
+
+def settings() -> Iterator[Setting]:
+    """What a new process has. Written in this order, put back in the reverse one: some write others, too."""
+    # TF32 and bf16 inside products of float32 have new names since torch 2.9. The old ones write those,
+    # and cannot be read any more once those are written.
+    old_names = [
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+        backend("cudnn.allow_tf32", True),
+    ]
+    old_values = [found(read) for read, _, _ in old_names]
+    for name, value in PRECISIONS.items():
+        yield backend(name, value)
+    for before, (_, write, value) in zip(old_values, old_names, strict=True):
+        yield lambda before=before: before, write, value
+    yield torch.get_default_dtype, torch.set_default_dtype, torch.float32
+    for device in AUTOCASTS:
+        yield (
+            lambda device=device: torch.is_autocast_enabled(device),
+            lambda enabled, device=device: torch.set_autocast_enabled(device, enabled),
+            False,
+        )
+    yield torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled, True
+    yield (
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        lambda how: torch.use_deterministic_algorithms(how[0], warn_only=how[1]),
+        (False, False),
+    )
+    for name, value in BACKENDS.items():
+        yield backend(name, value)
+    linalg = torch.backends.cuda.preferred_linalg_library
+    yield linalg, linalg, torch._C._LinalgBackend.Default
+
+
+def put_back(read: Callable, write: Callable, before: object, value: object) -> None:
+    """Writes what was set before, if it was another than ours or has become another by one that writes it."""
+    if before != value or found(read) != before:
+        write(before)
+
+
+def found(read: Callable[[], object]) -> object | None:
+    """What is set; None where this torch has no such setting, or refuses to read it."""
+    try:
+        return read()
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def backend(name: str, value: object) -> Setting:
+    """The setting of a dotted name in torch.backends."""
+    *path, last = name.split(".")
+
+    def owner() -> object:
+        return functools.reduce(getattr, path, torch.backends)
+
+    def write(given: object) -> None:
+        if name == "mkldnn.fp32_precision":  # whose attribute writes that of all backends
+            torch.backends.mkldnn.set_flags(_fp32_precision=given)
+        else:
+            setattr(owner(), last, given)
+
+    return lambda: getattr(owner(), last), write, value
+
+
+@contextmanager
+def outermost_autocast() -> Iterator[None]:
+    """Within it an autocast is an outermost one: it forgets the weights that it has cast when it ends.
+
+    Inside a caller's it would keep them, and an optimiser's steps would not reach them.
+    """
+    depth = torch.autocast_increment_nesting() - 1
+    for _ in range(depth + 1):
+        torch.autocast_decrement_nesting()
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        for _ in range(depth):
+            torch.autocast_increment_nesting()
+
+
+class MadePinned(type):
+    """The metaclass of modules that are made `pinned`, with weights in float32 that can be trained.
+
+    The weights that modules draw when they are made, of which training makes none, cost the caller's
+    generator nothing.
+    """
+
+    def __call__(cls, *args, **options):
+        with pinned(), torch.random.fork_rng(devices=[]):
+            return super().__call__(*args, **options)
