@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from bpfree import disk
-from bpfree.errors import InvalidInput, choose
-from bpfree.program import run_program
+from bpfree.errors import InvalidInput, choose, disk
+from bpfree.errors.program import run_program
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"

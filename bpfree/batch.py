@@ -19,8 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from tqdm import tqdm
 from traitlets import default
 
-from . import disk
-from .errors import InvalidInput
+from .errors import InvalidInput, disk
 
 # ---------------------------------------------------------------- chapters and their parameters
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import disk
+from .errors import disk
 from .history import COST, OUTCOME, History, StageHistory
 from .stages import Stage, make_optimiser
 from .stopping import Best, Snapshot, Stopping

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .disk import FORBIDDEN, FULL, given_path, own_folder, refusals
 from .errors import InvalidInput, MissingData, check_seed, choose
+from .errors.disk import FORBIDDEN, FULL, given_path, own_folder, refusals
 from .numerics import pinned
 
 StrPath = str | os.PathLike

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from . import disk, store
-from .errors import InvalidInput
+from . import store
+from .errors import InvalidInput, disk
 from .labels import DATASETS, ORDER
 from .store import FIELDS, Record, Store
 

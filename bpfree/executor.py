@@ -23,10 +23,9 @@ from pathlib import Path
 import platformdirs
 from tqdm import tqdm
 
-from . import disk
-from .errors import BpfreeError, InvalidInput, StorageFailed, choose
+from .errors import BpfreeError, InvalidInput, StorageFailed, choose, disk
+from .errors.program import stop_with_starter, stopped_by_sigterm
 from .experiment import Experiment
-from .program import stop_with_starter, stopped_by_sigterm
 from .running import loaded, run_many, spent
 from .store import Record, Store, key_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from .algorithms import ALGORITHMS, Algorithm
 from .architectures import STAND_IN, build_model, default_architecture, parse_architecture
 from .data import NAMES, Data
-from .disk import one_spelling
 from .errors import InvalidInput, check_seed, choose
+from .errors.disk import one_spelling
 from .history import History
 from .numerics import pinned
 from .protocols import REFERENCE, TUNED, Rule, rule

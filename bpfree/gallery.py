@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import disk, evidence, figures, study
-from .errors import InvalidInput, choose
+from . import evidence, figures, study
+from .errors import InvalidInput, choose, disk
 from .evidence import FOLDER
 from .protocols import REFERENCE
 from .store import Record, Store, tidy

@@ -20,8 +20,8 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from . import disk
 from .batch import Chapter, content_of
+from .errors import disk
 
 PATIENCE_S = 60  # with a batch that writes
 

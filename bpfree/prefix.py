@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from .clock import Clock
 from .data import Data, batches
-from .disk import refusals
 from .errors import InvalidInput
+from .errors.disk import refusals
 from .limits import free_memory
 
 log = logging.getLogger("bpfree")

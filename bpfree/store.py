@@ -20,9 +20,8 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING
 
-from . import disk
 from .claims import Claim
-from .errors import InvalidInput, StorageFailed, TrainingDiverged
+from .errors import InvalidInput, StorageFailed, TrainingDiverged, disk
 from .history import REGIONS
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .disk import one_spelling
 from .errors import MissingData, check_seed, choose
+from .errors.disk import one_spelling
 
 if TYPE_CHECKING:
     from .experiment import Experiment

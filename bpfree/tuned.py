@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import disk
-from .errors import InvalidInput
+from .errors import InvalidInput, disk
 from .published import parse
 from .store import Store
 

@@ -12,11 +12,10 @@ from helpers import Eager, ScriptedMeter, outcome, same, toy, weights
 from safetensors import safe_open
 
 from bpfree import checkpoint as module
-from bpfree import disk
 from bpfree.algorithms import ALGORITHMS
 from bpfree.checkpoint import Checkpoint
 from bpfree.clock import Clock
-from bpfree.errors import StorageFailed, TrainingDiverged
+from bpfree.errors import StorageFailed, TrainingDiverged, disk
 from bpfree.history import History
 from bpfree.models import MLP, CaFoCNN
 from bpfree.stopping import Budget, Stopping

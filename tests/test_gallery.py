@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_the_table_that_was_there(tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("bpfree.disk.write", full)
+    monkeypatch.setattr("bpfree.errors.disk.write", full)
     with pytest.raises(StorageFailed, match=r"sensors\.csv cannot be written \(No space left on device\)"):
         gallery.keep("sensors", table.assign(value=2.0), tmp_path)
     assert path.read_bytes() == before

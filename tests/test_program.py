@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAD = """
 import os, signal, sys, time
 from bpfree.errors import InvalidInput
-from bpfree.program import run_program
+from bpfree.errors.program import run_program
 """
 
 
@@ -159,7 +159,7 @@ def test_output_that_the_shell_has_closed_is_missed_by_nobody(tmp_path):
 
 
 TIED = """
-from bpfree.program import stop_with_starter
+from bpfree.errors.program import stop_with_starter
 stop_with_starter()
 print("ready", flush=True)
 while True:

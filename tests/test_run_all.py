@@ -18,8 +18,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import run_all
-from bpfree import data, disk, gallery
+from bpfree import data, gallery
 from bpfree.batch import find_chapters
+from bpfree.errors import disk
 from bpfree.pages import Pages
 
 ROOT = Path(run_all.__file__).parent

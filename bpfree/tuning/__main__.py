@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from ..errors import InvalidInput, choose
-from ..program import INTERRUPTED, run_program, stop_with_starter
+from ..errors.program import INTERRUPTED, run_program, stop_with_starter
 
 PROG = "python -m bpfree.tuning"
 GOODBYE_S = 30  # for a worker to give its trial back

@@ -12,8 +12,7 @@ from typing import BinaryIO
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileOpenLock
 
-from .. import disk
-from ..errors import BpfreeError, InvalidInput
+from ..errors import BpfreeError, InvalidInput, disk
 
 log = logging.getLogger("bpfree")
 START = b'{"op_code":'  # of every line that Optuna writes

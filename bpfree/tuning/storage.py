@@ -12,9 +12,8 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 
-from .. import disk
 from ..data import StrPath
-from ..errors import BpfreeError, InvalidInput, StorageFailed
+from ..errors import BpfreeError, InvalidInput, StorageFailed, disk
 from ..store import Store
 from .journal import ELSEWHERE, Journal
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from .errors import InvalidInput, StorageFailed
+from . import InvalidInput, StorageFailed
 
 if TYPE_CHECKING:
     from torch import Tensor

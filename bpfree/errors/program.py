@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from .errors import BpfreeError
+from . import BpfreeError
 
 WRONG, INTERRUPTED, NO_READER, TERMINATED = 2, 130, 141, 143  # as shells have them
 
