@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import torch
 
-from .data import Data
 from .errors import InvalidInput
-from .limits import free_memory
 from .models import MLP, Blocks, CaFoCNN
+from .training.batches import Data
+from .training.limits import free_memory
 
 #: The paper's networks, by family of algorithms: for Forward-Forward, for Cascaded-Forward, and for the rest.
 ARCHITECTURES = {

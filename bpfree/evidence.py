@@ -56,7 +56,7 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
 
     A record of an experiment has all that decides its outcome in common with it, but for `BESIDES`.
     """
-    from .stopping import Budget
+    from .training.stopping import Budget
 
     found: dict[str, list[Record]] = {}
     for record in (kept.read(key) for key in kept) if isinstance(kept, Store) else kept:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from .algorithms import ALGORITHMS, Algorithm
 from .architectures import STAND_IN, build_model, default_architecture, parse_architecture
-from .data import NAMES, Data
+from .data import NAMES
 from .errors import InvalidInput, check_seed, choose
 from .errors.disk import one_spelling
-from .history import History
-from .numerics import pinned
 from .protocols import REFERENCE, TUNED, Rule, rule
-from .stopping import Budget, Stopping
 from .store import Record
-from .training import PRECISIONS, check_positive, pick_device, train
+from .training.batches import Data
+from .training.history import History
+from .training.loop import PRECISIONS, check_positive, pick_device, train
+from .training.numerics import pinned
+from .training.stopping import Budget, Stopping
 
 #: Raised by hand whenever a change alters what training computes: records of another version are not reused.
 TRAINING_VERSION = 1

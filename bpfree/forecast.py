@@ -9,12 +9,13 @@ from tqdm import tqdm
 
 from . import published
 from .algorithms import Algorithm
-from .data import PUBLISHED, Data, load
+from .data import PUBLISHED, load
 from .errors import MissingData
 from .experiment import Experiment, build
 from .hardware import epoch_seconds, stand_in
-from .stopping import DEFAULT_CAP
-from .training import pick_device
+from .training.batches import Data
+from .training.loop import pick_device
+from .training.stopping import DEFAULT_CAP
 
 GROUP = ["algorithm", "data", "network", "protocol"]
 

@@ -24,14 +24,15 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from .algorithms.base import PREDICT_BATCH, Algorithm
-from .data import Data, load
+from .data import load
 from .eigenvalue import largest_eigenvalue
 from .errors import InvalidInput, choose
 from .experiment import trained
 from .models import MLP
-from .numerics import pinned
-from .stages import stream
 from .store import FIELDS
+from .training.batches import Data
+from .training.numerics import pinned
+from .training.stage import stream
 
 if TYPE_CHECKING:
     from .store import Record

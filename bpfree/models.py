@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InvalidInput
-from .numerics import MadePinned
+from .training.numerics import MadePinned
 
 
 class Blocks(nn.Module, metaclass=MadePinned):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from . import published, tuned
 from .errors import InvalidInput, choose
-from .stopping import Stopping
+from .training.stopping import Stopping
 
 REFERENCE = "bp"  # whose cost is the budget of the protocols that have one
 BUDGETS = {"matched": "passes", "equal_energy": "energy"}

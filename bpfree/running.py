@@ -11,17 +11,18 @@ from tqdm import tqdm
 
 from . import hardware
 from .algorithms import Algorithm
-from .checkpoint import Checkpoint
 from .claims import Claim
-from .data import Data, assembled, read
+from .data import assembled, read
 from .energy import EnergyMeter
 from .errors import InvalidInput, TrainingDiverged
 from .experiment import Experiment, train_resolved
-from .history import COST, OUTCOME, REGIONS, UNITS, History
 from .machine import machine
-from .numerics import pinned
-from .stopping import Budget
 from .store import Record, Store, key_of
+from .training.batches import Data
+from .training.checkpoint import Checkpoint
+from .training.history import COST, OUTCOME, REGIONS, UNITS, History
+from .training.numerics import pinned
+from .training.stopping import Budget
 
 POLL_S = 1.0  # between two looks at what another process is training
 log = logging.getLogger("bpfree")

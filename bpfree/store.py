@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from .claims import Claim
 from .errors import InvalidInput, StorageFailed, TrainingDiverged, disk
-from .history import REGIONS
+from .training.history import REGIONS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import torch
 
 from bpfree.algorithms import ALGORITHMS, Algorithm
-from bpfree.checkpoint import Checkpoint
-from bpfree.data import Data
-from bpfree.history import OUTCOME, History
 from bpfree.models import MLP
+from bpfree.training.batches import Data
+from bpfree.training.checkpoint import Checkpoint
+from bpfree.training.history import OUTCOME, History
 
 ARMS = ("bp", "bp_ds", "mf", "mf_interleaved", "mf_joint", "mf_sequential_joint")
 

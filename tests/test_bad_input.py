@@ -30,9 +30,9 @@ from bpfree.energy.__main__ import main as energy
 from bpfree.errors import BpfreeError
 from bpfree.gallery import recorded
 from bpfree.published import hyperparameters, results
-from bpfree.stopping import Budget, Stopping
 from bpfree.store import Store, records
-from bpfree.training import pick_device
+from bpfree.training.loop import pick_device
+from bpfree.training.stopping import Budget, Stopping
 from bpfree.tuning import open_storage
 from bpfree.tuning.__main__ import main as tuning
 

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bpfree.algorithms import Backprop, DeepSupervision
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.models import MLP, CaFoCNN
-from bpfree.stages import make_optimiser, step, stream
-from bpfree.training import train
+from bpfree.training.loop import train
+from bpfree.training.stage import make_optimiser, step, stream
 
 WIDTHS = (12, 5, 4)
 

@@ -15,10 +15,11 @@ from torch.nn.functional import cross_entropy, one_hot
 from bpfree.algorithms import Backprop, CascadedForward
 from bpfree.algorithms.solved import ChannelMoments, NormalEquations
 from bpfree.algorithms.sparsemax import sparsemax, sparsemax_loss
-from bpfree.data import Augmentation, load
+from bpfree.data import load
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.models import MLP, Blocks, CaFoCNN
-from bpfree.training import Stopping, train
+from bpfree.training.batches import Augmentation
+from bpfree.training.loop import Stopping, train
 
 EVERY_EPOCH = Stopping(patience=None, restore="last")
 

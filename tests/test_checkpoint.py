@@ -11,15 +11,15 @@ import torch
 from helpers import Eager, ScriptedMeter, outcome, same, toy, weights
 from safetensors import safe_open
 
-from bpfree import checkpoint as module
 from bpfree.algorithms import ALGORITHMS
-from bpfree.checkpoint import Checkpoint
-from bpfree.clock import Clock
 from bpfree.errors import StorageFailed, TrainingDiverged, disk
-from bpfree.history import History
 from bpfree.models import MLP, CaFoCNN
-from bpfree.stopping import Budget, Stopping
-from bpfree.training import train
+from bpfree.training import checkpoint as module
+from bpfree.training.checkpoint import Checkpoint
+from bpfree.training.clock import Clock
+from bpfree.training.history import History
+from bpfree.training.loop import train
+from bpfree.training.stopping import Budget, Stopping
 
 SHAPE = (1, 8, 8)
 
@@ -114,7 +114,7 @@ def test_however_it_is_trained(how, tmp_path):
 
 
 def test_a_prefix_on_disk_is_computed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("bpfree.prefix.SHARE_OF_FREE_MEMORY", 0.0)
+    monkeypatch.setattr("bpfree.training.prefix.SHARE_OF_FREE_MEMORY", 0.0)
     through = trained()
     assert through[1].stages[2].prefix == "cached on disk"
     killed(tmp_path / "c", 12)

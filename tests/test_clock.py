@@ -8,8 +8,8 @@ import torch
 from helpers import ScriptedMeter, arm, toy
 
 import bpfree.running
-from bpfree.clock import Clock
-from bpfree.training import train
+from bpfree.training.clock import Clock
+from bpfree.training.loop import train
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def hand(monkeypatch):
     """The clock's time, moved by hand: `hand.now += 2.0`."""
     moved = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("bpfree.clock.time", SimpleNamespace(perf_counter=lambda: moved.now))
+    monkeypatch.setattr("bpfree.training.clock.time", SimpleNamespace(perf_counter=lambda: moved.now))
     return moved
 
 

@@ -28,7 +28,7 @@ import json, os, signal, sys, time
 import torch
 torch.set_num_threads(1)
 from bpfree import running
-from bpfree.checkpoint import Checkpoint
+from bpfree.training.checkpoint import Checkpoint
 from bpfree.experiment import Experiment
 from bpfree.running import run_many
 from bpfree.store import Store
@@ -413,16 +413,16 @@ def test_a_store_that_may_only_be_read_is_read(tiny_disk):
 
 CACHED = """
 import os, signal, sys, torch
-import bpfree.prefix
+import bpfree.training.prefix
 from bpfree.data import Data
 from bpfree.algorithms import MonoForward
 from bpfree.errors import BpfreeError
 from bpfree.models import MLP
-from bpfree.training import train
+from bpfree.training.loop import train
 sys.path.insert(0, "tests")
 from helpers import toy
 end, share, width = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-bpfree.prefix.SHARE_OF_FREE_MEMORY = share
+bpfree.training.prefix.SHARE_OF_FREE_MEMORY = share
 data = toy(n=4000, shape=(1, 8, 8))
 
 def epoch(algorithm, stage, row):

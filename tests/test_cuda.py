@@ -11,10 +11,10 @@ from helpers import Eager, same, weights
 
 import bpfree
 from bpfree.algorithms import ALGORITHMS
-from bpfree.clock import Clock
 from bpfree.energy import EnergyMeter
 from bpfree.models import MLP, CaFoCNN
-from bpfree.training import train
+from bpfree.training.clock import Clock
+from bpfree.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 

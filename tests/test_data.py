@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import random_split
 from torchvision.transforms import Normalize
 
-from bpfree.data import PUBLISHED, Augmentation, batches, gather, load, permutation
+from bpfree.data import PUBLISHED, load
 from bpfree.errors import (
     BpfreeError,
     InvalidInput,
@@ -35,6 +35,7 @@ from bpfree.errors import (
     UnknownName,
     choose,
 )
+from bpfree.training.batches import Augmentation, batches, gather, permutation
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 

@@ -16,9 +16,9 @@ from bpfree.algorithms.solved import NormalEquations
 from bpfree.algorithms.sparsemax import sparsemax
 from bpfree.errors import TrainingDiverged
 from bpfree.models import MLP, CaFoCNN
-from bpfree.stages import Stage
-from bpfree.stopping import Budget, Stopping
-from bpfree.training import train
+from bpfree.training.loop import train
+from bpfree.training.stage import Stage
+from bpfree.training.stopping import Budget, Stopping
 
 SHAPE = (1, 8, 8)
 NEVER = Stopping(patience=None)
@@ -270,7 +270,7 @@ def test_features_that_are_not_finite_have_no_solution():
 
 
 def test_a_budget_whose_unit_an_epoch_is_too_short_for_does_not_divide_by_zero():
-    from bpfree.stopping import Lengths
+    from bpfree.training.stopping import Lengths
 
     stage = Stage("s", losses=lambda *_: iter(()))
     length = Lengths([stage], 7, Budget("measured_j", 5.0)).next(stage, bpfree.History("bp", 0))

@@ -23,10 +23,10 @@ from bpfree.machine import environment_line, machine
 from bpfree.models import MLP, CaFoCNN
 from bpfree.published import hyperparameters
 from bpfree.running import run, run_many
-from bpfree.stopping import Budget
 from bpfree.store import Store, key_of, records
 from bpfree.study import PROFILES
-from bpfree.training import Stopping, train
+from bpfree.training.loop import Stopping, train
+from bpfree.training.stopping import Budget
 
 SMALL = {"data": "digits", "architecture": "2x8", "max_epochs": 2, "device": "cpu"}
 STUB = SimpleNamespace(sha256="0" * 64, features=64, classes=10, shape=(1, 8, 8), name="digits")

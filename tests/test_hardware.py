@@ -21,8 +21,8 @@ from bpfree.hardware.kernels import Kernels, counter
 from bpfree.hardware.memory import Ledger
 from bpfree.hardware.timing import GROUPS, topmost
 from bpfree.models import MLP, CaFoCNN
-from bpfree.stages import Group, Stage, make_optimiser
-from bpfree.training import train
+from bpfree.training.loop import train
+from bpfree.training.stage import Group, Stage, make_optimiser
 
 WIDTHS, CLASSES, BATCH = (64, 12, 10, 8), 3, 16
 IMAGE, CHANNELS = (1, 8, 8), (4, 6, 8)

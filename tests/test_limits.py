@@ -4,8 +4,8 @@ import psutil
 import pytest
 import torch
 
-from bpfree import limits
-from bpfree.limits import free_memory, in_cgroups, under_rlimits
+from bpfree.training import limits
+from bpfree.training.limits import free_memory, in_cgroups, under_rlimits
 
 CPU = torch.device("cpu")
 GIB = 1 << 30

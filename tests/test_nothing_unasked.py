@@ -19,10 +19,10 @@ import bpfree
 import run_all
 from bpfree import MLP, Experiment, MonoForward, tuned
 from bpfree.batch import Chapter
-from bpfree.checkpoint import Checkpoint
 from bpfree.errors import InvalidInput, MissingData
-from bpfree.history import History
 from bpfree.store import Store
+from bpfree.training.checkpoint import Checkpoint
+from bpfree.training.history import History
 
 ROOT = Path(run_all.__file__).parent
 

@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 import bpfree
 from bpfree import experiment, hardware, landscape, running
 from bpfree.algorithms import ALGORITHMS
-from bpfree.history import OUTCOME
 from bpfree.models import CaFoCNN
-from bpfree.numerics import pinned
-from bpfree.training import train
+from bpfree.training.history import OUTCOME
+from bpfree.training.loop import train
+from bpfree.training.numerics import pinned
 
 BACKENDS = (
     *("cudnn.enabled", "cudnn.benchmark", "cudnn.deterministic", "cudnn.allow_tf32", "mkldnn.enabled"),
@@ -287,7 +287,7 @@ def test_pinned_is_within_pinned_and_what_was_set_between_them_too():
 def test_a_caller_who_flushes_on_one_thread_gets_the_others_back_as_they_were():
     code = """
 import torch
-from bpfree.subnormals import flushed
+from bpfree.training.subnormals import flushed
 torch.set_num_threads(2)
 
 def left():

@@ -13,13 +13,13 @@ import torch
 from helpers import ARMS, arm, outcome, same, toy, weights
 
 from bpfree.algorithms import Algorithm, MonoForward
-from bpfree.clock import Clock
-from bpfree.data import Augmentation
 from bpfree.errors import InvalidInput, StorageFailed
 from bpfree.models import MLP, CaFoCNN
-from bpfree.prefix import PrefixCache, apply, mapped, reserve, windows
-from bpfree.stages import stream
-from bpfree.training import train
+from bpfree.training.batches import Augmentation
+from bpfree.training.clock import Clock
+from bpfree.training.loop import train
+from bpfree.training.prefix import PrefixCache, apply, mapped, reserve, windows
+from bpfree.training.stage import stream
 
 CPU = torch.device("cpu")
 NOTHING = torch.autocast("cpu", torch.bfloat16, enabled=False)
@@ -56,7 +56,7 @@ def test_cached_and_recomputed_prefixes_give_the_same_bits(n, precision, monkeyp
         ("auto", 0.5, CACHED),
         ("auto", 0.0, "cached on disk"),
     ):
-        monkeypatch.setattr("bpfree.prefix.SHARE_OF_FREE_MEMORY", share)
+        monkeypatch.setattr("bpfree.training.prefix.SHARE_OF_FREE_MEMORY", share)
         algorithm = arm("mf", (12, 33, 17, 9))
         history = train(algorithm, data, max_epochs=3, cache=mode, precision=precision, progress=False)
         assert [s.prefix for s in history.stages] == ["images", kind, kind]
@@ -172,7 +172,7 @@ def test_a_tensor_on_disk_is_in_a_file_without_a_name(tmp_path, monkeypatch):
         seen.extend(tmp_path.iterdir())
         reserve(file, size)
 
-    monkeypatch.setattr("bpfree.prefix.reserve", look)
+    monkeypatch.setattr("bpfree.training.prefix.reserve", look)
     tensor = mapped(10, torch.float32)
     tensor[:] = torch.arange(10.0)
     assert tensor.sum() == 45
@@ -206,7 +206,7 @@ def test_no_room_or_no_folder_for_a_prefix_says_what_to_do(tmp_path, monkeypatch
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("bpfree.prefix.SHARE_OF_FREE_MEMORY", 0.0)
+    monkeypatch.setattr("bpfree.training.prefix.SHARE_OF_FREE_MEMORY", 0.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     for said in (
         "No such file or directory): set TMPDIR",
@@ -222,7 +222,7 @@ def test_no_room_or_no_folder_for_a_prefix_says_what_to_do(tmp_path, monkeypatch
 
 
 def test_the_folder_of_the_cache_may_vanish_while_it_is_in_use(tmp_path, monkeypatch):
-    monkeypatch.setattr("bpfree.prefix.SHARE_OF_FREE_MEMORY", 0.0)
+    monkeypatch.setattr("bpfree.training.prefix.SHARE_OF_FREE_MEMORY", 0.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cache"))
     results = []
     for vanishes in (False, True):
@@ -372,7 +372,7 @@ def test_windows_have_one_length_and_cover_every_row_once(n):
 
 @pytest.mark.parametrize("mode", ["auto", False])
 def test_passes_in_order_and_for_validation_see_every_sample_once(mode, monkeypatch):
-    monkeypatch.setattr("bpfree.prefix.VALIDATION_BATCH", 8)
+    monkeypatch.setattr("bpfree.training.prefix.VALIDATION_BATCH", 8)
     data, blocks = toy(), blocks_of(12, 33)
     with cache_of(data, mode=mode) as cache:
         source = cache.source(stage_of(blocks), Clock(CPU))

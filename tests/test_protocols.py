@@ -9,7 +9,7 @@ import pytest
 from bpfree import tuned
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.protocols import rule
-from bpfree.training import Stopping
+from bpfree.training.loop import Stopping
 
 
 def lines(**where) -> dict[str, str]:

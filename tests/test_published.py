@@ -12,7 +12,7 @@ from bpfree.algorithms import ALGORITHMS
 from bpfree.data import NAMES
 from bpfree.errors import UnknownName
 from bpfree.experiment import parse_architecture
-from bpfree.training import Stopping
+from bpfree.training.loop import Stopping
 
 
 @pytest.fixture(scope="module")

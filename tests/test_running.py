@@ -21,13 +21,13 @@ from helpers import same
 from tqdm import tqdm
 
 from bpfree import running
-from bpfree.checkpoint import Checkpoint
 from bpfree.claims import Claim
 from bpfree.data import PUBLISHED
 from bpfree.errors import InvalidInput, MissingData, StorageFailed, TrainingDiverged
 from bpfree.experiment import Experiment
 from bpfree.running import run, run_many
 from bpfree.store import Store
+from bpfree.training.checkpoint import Checkpoint
 
 SMALL = {"data": "digits", "architecture": "1x4", "max_epochs": 1, "device": "cpu"}
 DIVERGING = {"options": {"optimiser": "sgd"}, "hyperparameters": {"lr": 1e30}}
@@ -418,7 +418,7 @@ def test_a_record_that_cannot_be_written_is_kept_in_the_checkpoint(store, monkey
     def refuse(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("bpfree.training.step", refuse)
+    monkeypatch.setattr("bpfree.training.loop.step", refuse)
     assert run(small("mf", architecture="2x4"), store, progress=False).resumed == 1
 
 

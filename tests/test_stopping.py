@@ -8,10 +8,10 @@ from helpers import ScriptedMeter, arm, outcome, toy, weights
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfree.clock import Clock
 from bpfree.errors import InvalidInput
-from bpfree.stopping import Budget, Length, Stopping
-from bpfree.training import train
+from bpfree.training.clock import Clock
+from bpfree.training.loop import train
+from bpfree.training.stopping import Budget, Length, Stopping
 
 
 def lengths(name: str, budget: Budget, **options) -> dict[str, int]:

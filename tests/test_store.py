@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from bpfree.errors import InvalidInput, StorageFailed
-from bpfree.history import COST
 from bpfree.store import COLUMNS, FORMAT, Record, Store, epochs, key_of, records, traces, unit
+from bpfree.training.history import COST
 
 EXPERIMENT = {
     "algorithm": "mf",

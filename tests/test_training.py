@@ -19,12 +19,12 @@ from torch import nn
 from tqdm import tqdm
 
 from bpfree.algorithms import ALGORITHMS, Algorithm, MonoForward
-from bpfree.data import Augmentation
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
-from bpfree.history import COST, OUTCOME
 from bpfree.models import MLP, CaFoCNN
-from bpfree.stages import SCHEDULES, Group, Stage, make_optimiser, step, stream
-from bpfree.training import Stopping, train
+from bpfree.training.batches import Augmentation
+from bpfree.training.history import COST, OUTCOME
+from bpfree.training.loop import Stopping, train
+from bpfree.training.stage import SCHEDULES, Group, Stage, make_optimiser, step, stream
 
 NEVER = Stopping(patience=None, restore="last")
 VALIDATION = 40
@@ -439,7 +439,7 @@ def test_validated_metrics_are_those_of_an_independent_computation(name):
 
 
 def test_validation_covers_more_samples_than_fit_into_its_batch(monkeypatch):
-    monkeypatch.setattr("bpfree.prefix.VALIDATION_BATCH", 7)
+    monkeypatch.setattr("bpfree.training.prefix.VALIDATION_BATCH", 7)
     data, algorithm = toy(), arm("mf")
     history = train(algorithm, data, max_epochs=3, cache=False, progress=False)
     stage = history.stages[-1]
@@ -687,13 +687,13 @@ def bars(monkeypatch):
             super().__init__(*args, file=io.StringIO(), mininterval=0, **{"disable": False, **settings})
             shown.append(self)
 
-    monkeypatch.setattr("bpfree.progress.tqdm", Bar)
+    monkeypatch.setattr("bpfree.training.progress.tqdm", Bar)
     return shown
 
 
 @pytest.mark.parametrize("where", ["meter", "loss"])
 def test_an_interruption_leaves_everything_usable(where, bars, monkeypatch):
-    from bpfree.prefix import PrefixCache
+    from bpfree.training.prefix import PrefixCache
 
     cached, allocate = [], PrefixCache._allocate
 
@@ -791,7 +791,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(call, says):
 
 
 def test_the_variable_names_the_device_where_nobody_else_does(monkeypatch):
-    from bpfree.training import pick_device
+    from bpfree.training.loop import pick_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # which would be taken
     for wanted, found in (("cpu", "cpu"), ("", "cuda"), ("auto", "cuda")):

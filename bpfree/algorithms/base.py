@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..data import Data
 from ..errors import InvalidInput, choose
 from ..models import Blocks
-from ..numerics import MadePinned, pinned
-from ..stages import OPTIMISERS, SCHEDULES, Group, Stage, stream
-from ..training import check_positive
+from ..training.batches import Data
+from ..training.loop import check_positive
+from ..training.numerics import MadePinned, pinned
+from ..training.stage import OPTIMISERS, SCHEDULES, Group, Stage, stream
 
 PREDICT_BATCH = 1024
 
@@ -34,7 +34,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         batch_size: samples per training step.
         optimiser: "adam", "adamw" or "sgd" (with `momentum`).
         epochs: cap of every stage; None leaves it to `bpfree.train`.
-        lr_schedule: of every stage: "constant", or another of `bpfree.training.SCHEDULES`.
+        lr_schedule: of every stage: "constant", or another of `bpfree.training.loop.SCHEDULES`.
 
     Attributes:
         name: its name in experiments and tables.

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from ..errors import choose
 from ..models import Blocks
-from ..stages import Stage
+from ..training.stage import Stage
 from .base import Algorithm, Head, check_flag, check_range
 
 

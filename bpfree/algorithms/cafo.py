@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy, one_hot, softmax
 
 from ..errors import InvalidInput, choose
 from ..models import Blocks
-from ..numerics import pinned
-from ..stages import Group, Stage, stream
-from ..training import check_positive
+from ..training.loop import check_positive
+from ..training.numerics import pinned
+from ..training.stage import Group, Stage, stream
 from .base import Algorithm, Head, check_flag, check_range
 from .solved import ChannelMoments, NormalEquations, doubled
 from .sparsemax import sparsemax, sparsemax_loss

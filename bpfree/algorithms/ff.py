@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from ..data import Data
 from ..errors import InvalidInput, choose
 from ..models import MLP, Blocks
-from ..stages import Group, Stage
+from ..training.batches import Data
+from ..training.stage import Group, Stage
 from .base import Algorithm, check_range
 from .negatives import hard_wrong, hybrids, uniform_wrong
 

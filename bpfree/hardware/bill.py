@@ -5,8 +5,8 @@ from typing import NamedTuple
 import pandas as pd
 from torch import nn
 
-from ..data import Data
-from ..history import History
+from ..training.batches import Data
+from ..training.history import History
 from .flops import flops
 from .memory import account
 

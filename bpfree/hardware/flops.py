@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..data import Data
-from ..numerics import pinned
-from ..prefix import VALIDATION_BATCH, apply, windows
-from ..stages import Stage
+from ..training.batches import Data
+from ..training.numerics import pinned
+from ..training.prefix import VALIDATION_BATCH, apply, windows
+from ..training.stage import Stage
 from .kernels import Kernels, counter
 from .rehearsal import Rehearsal, batch_of, rehearse
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..data import Data
-from ..numerics import pinned
+from ..training.batches import Data
+from ..training.numerics import pinned
 from .kernels import tensors
 from .rehearsal import Rehearsal, batch_of, rehearse
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..data import PUBLISHED, Data
+from ..data import PUBLISHED
 from ..errors import InvalidInput, choose
-from ..numerics import pinned
-from ..prefix import apply
-from ..stages import Stage, make_optimiser, step, stream
-from ..training import freeze_all_but
+from ..training.batches import Data
+from ..training.loop import freeze_all_but
+from ..training.numerics import pinned
+from ..training.prefix import apply
+from ..training.stage import Stage, make_optimiser, step, stream
 
 
 @dataclass

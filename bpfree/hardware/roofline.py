@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..data import Data
-from ..numerics import pinned
-from ..training import pick_device
+from ..training.batches import Data
+from ..training.loop import pick_device
+from ..training.numerics import pinned
 from .flops import count
 from .kernels import Kernels
 from .rehearsal import batch_of, rehearse

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from ..clock import Clock
-from ..data import Data
-from ..numerics import pinned
-from ..prefix import PrefixCache, apply
-from ..stages import stream
-from ..training import train
+from ..training.batches import Data
+from ..training.clock import Clock
+from ..training.loop import train
+from ..training.numerics import pinned
+from ..training.prefix import PrefixCache, apply
+from ..training.stage import stream
 from .kernels import Kernels, group_of
 from .rehearsal import Rehearsal, batch_of, rehearse
 

@@ -16,11 +16,12 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 from ..algorithms import ALGORITHMS
-from ..data import Data, StrPath, load
+from ..data import StrPath, load
 from ..errors import InvalidInput, choose
 from ..experiment import Experiment
 from ..protocols import LENGTHS
-from ..training import check_positive
+from ..training.batches import Data
+from ..training.loop import check_positive
 from .samplers import Listed, TrialSeeded
 from .slots import Slots, finished
 from .spaces import space as search_space

@@ -8,13 +8,13 @@ import torch
 from optuna.pruners import NopPruner
 from optuna.trial import Trial, TrialState
 
-from ..data import Data
 from ..energy import EnergyMeter
 from ..errors import TrainingDiverged
 from ..experiment import Experiment, fit
-from ..history import History
 from ..machine import machine
-from ..training import pick_device
+from ..training.batches import Data
+from ..training.history import History
+from ..training.loop import pick_device
 from .slots import DIVERGED, Slots
 from .storage import Place, using
 

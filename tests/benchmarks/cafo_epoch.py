@@ -19,12 +19,13 @@ from dataclasses import replace
 import torch
 
 from bpfree.algorithms import Backprop, CascadedForward
-from bpfree.clock import Clock
-from bpfree.data import Data, load
+from bpfree.data import load
 from bpfree.models import CaFoCNN
-from bpfree.prefix import PrefixCache
-from bpfree.stages import Stage, make_optimiser, step, stream
-from bpfree.training import pick_device
+from bpfree.training.batches import Data
+from bpfree.training.clock import Clock
+from bpfree.training.loop import pick_device
+from bpfree.training.prefix import PrefixCache
+from bpfree.training.stage import Stage, make_optimiser, step, stream
 
 BATCH = 128
 

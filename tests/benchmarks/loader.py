@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import bpfree
-from bpfree.clock import Clock
-from bpfree.prefix import PrefixCache
-from bpfree.stages import make_optimiser, step, stream
-from bpfree.training import freeze_all_but
+from bpfree.training.clock import Clock
+from bpfree.training.loop import freeze_all_but
+from bpfree.training.prefix import PrefixCache
+from bpfree.training.stage import make_optimiser, step, stream
 
 BATCH = 128
 CPU = torch.device("cpu")

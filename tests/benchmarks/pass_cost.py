@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 import bpfree
 from bpfree.architectures import build_model
-from bpfree.data import Data
 from bpfree.machine import machine
-from bpfree.stopping import Stopping
+from bpfree.training.batches import Data
+from bpfree.training.stopping import Stopping
 
 EPOCHS, IMAGES = 4, 6400
 CNN = ("bp", "cafo_rand", "cafo_dfa")
@@ -78,7 +78,7 @@ def main() -> None:
                 rows.append((data_name, architecture, name, way, metric, value, "µs"))
     columns = ["data", "architecture", "algorithm", "prefix", "metric", "value", "unit"]
     table = pd.DataFrame(rows, columns=columns)
-    here = machine(bpfree.training.pick_device())
+    here = machine(bpfree.training.loop.pick_device())
     where = here["accelerator"] or f"{here['cpu']}, {here['cores']} cores"
     table = table.assign(threads=torch.get_num_threads(), machine=f"{where}, torch {here['torch']}")
     table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")

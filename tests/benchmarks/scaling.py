@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 import bpfree
 from bpfree import hardware
-from bpfree.data import Data
 from bpfree.machine import machine
+from bpfree.training.batches import Data
 
 ALGORITHMS = ("bp", "mf_interleaved", "mf", "ff")
 PIXELS, CLASSES = 784, 10

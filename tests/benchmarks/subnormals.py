@@ -20,10 +20,10 @@ import pandas as pd
 import torch
 
 import bpfree
-from bpfree import subnormals
 from bpfree.experiment import build
 from bpfree.machine import machine
-from bpfree.stopping import Stopping
+from bpfree.training import subnormals
+from bpfree.training.stopping import Stopping
 
 EPOCHS = 30
 ARM = {"data": "fashion_mnist", "architecture": "2x1000", "preset": "tuned", "device": "cpu"}

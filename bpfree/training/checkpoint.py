@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import disk
+from ..errors import disk
 from .history import COST, OUTCOME, History, StageHistory
-from .stages import Stage, make_optimiser
+from .stage import Stage, make_optimiser
 from .stopping import Best, Snapshot, Stopping
 
 log = logging.getLogger("bpfree")

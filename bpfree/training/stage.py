@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .errors import choose
+from ..errors import choose
 
 OPTIMISERS = ("adam", "adamw", "sgd")
 

@@ -21,10 +21,10 @@ from typing import BinaryIO
 import torch
 from torch import Tensor, nn
 
+from ..errors import InvalidInput
+from ..errors.disk import refusals
+from .batches import Data, batches
 from .clock import Clock
-from .data import Data, batches
-from .errors import InvalidInput
-from .errors.disk import refusals
 from .limits import free_memory
 
 log = logging.getLogger("bpfree")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .errors import InvalidInput, choose
+from ..errors import InvalidInput, choose
 from .history import REGIONS, History, amounts
-from .stages import Stage
+from .stage import Stage
 
 DEFAULT_CAP = 100  # epochs per stage where nobody says otherwise
 METRICS = ("val_accuracy", "val_loss")

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import InvalidInput, TrainingDiverged, check_seed, choose
+from .batches import Data
 from .checkpoint import Checkpoint
 from .clock import Clock
-from .data import Data
-from .errors import InvalidInput, TrainingDiverged, check_seed, choose
 from .history import History, StageHistory
 from .numerics import pinned
 from .prefix import PrefixCache, Source
 from .progress import Progress
-from .stages import MADE_FOR_THE_CAP, SCHEDULES, Stage, make_optimiser, step, stream
+from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, make_optimiser, step, stream
 from .stopping import Best, Budget, Length, Lengths, Snapshot, Stopping
 
 PRECISIONS = ("fp32", "bf16")
@@ -51,7 +51,7 @@ def train(
     """Train `algorithm` on `data`, stage by stage, from freshly initialised parameters.
 
     What the process has set (autocast, default dtype and device, gradient mode, TF32 and determinism flags)
-    has no say while it lasts, and is as it was afterwards; see `bpfree.numerics`.
+    has no say while it lasts, and is as it was afterwards; see `bpfree.training.numerics`.
 
     Args:
         algorithm: a `bpfree.algorithms` object; it is moved to `device` and trained in place.

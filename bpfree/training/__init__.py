@@ -1,0 +1,1 @@
+"""How it is trained: stages, and the one loop that all algorithms share."""
