@@ -16,8 +16,8 @@ import importlib
 _HOMES = {
     "load": "data",
     "Data": "training.batches",
-    "MLP": "models",
-    "CaFoCNN": "models",
+    "MLP": "algorithms.networks",
+    "CaFoCNN": "algorithms.networks",
     "ALGORITHMS": "algorithms",
     "Backprop": "algorithms",
     "DeepSupervision": "algorithms",

@@ -10,7 +10,7 @@ import math
 import pandas as pd
 
 from . import published
-from .labels import LABELS
+from .algorithms.arms import LABELS
 from .ours import ACCOUNT, Number, Ours, paper_flop, verdicts
 
 #: Published protocol -> ours to set beside it, the first that was run.

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from . import store
+from .algorithms.arms import DATASETS, ORDER
 from .errors import InvalidInput, disk
-from .labels import DATASETS, ORDER
 from .store import FIELDS, Record, Store
 
 if TYPE_CHECKING:

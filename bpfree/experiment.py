@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from .algorithms import ALGORITHMS, Algorithm
-from .architectures import STAND_IN, build_model, default_architecture, parse_architecture
+from .algorithms.architectures import STAND_IN, build_model, default_architecture, parse_architecture
 from .data import NAMES
 from .errors import InvalidInput, check_seed, choose
 from .errors.disk import one_spelling

@@ -24,11 +24,11 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from .algorithms.base import PREDICT_BATCH, Algorithm
+from .algorithms.networks import MLP
 from .data import load
 from .eigenvalue import largest_eigenvalue
 from .errors import InvalidInput, choose
 from .experiment import trained
-from .models import MLP
 from .store import FIELDS
 from .training.batches import Data
 from .training.numerics import pinned

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from . import stats
+from .algorithms.arms import BUDGETED
 from .energy.carbon import JOULES_PER_KWH, grid
 from .errors import InvalidInput
-from .labels import BUDGETED
 
 MIB = 2**20
 KINDS = ("measured", "estimated")
@@ -207,7 +207,7 @@ def paper_flop(algorithm: str, data: str, architecture: str) -> float:
 
     from . import hardware
     from .algorithms import ALGORITHMS
-    from .architectures import build_model
+    from .algorithms.architectures import build_model
     from .data import NAMES, load
 
     if data not in NAMES:

@@ -71,7 +71,7 @@ class Profile:
             settings: further fields of each experiment; `hyperparameters` join the profile's.
         """
         from . import tuned
-        from .architectures import default_architecture  # here, because torch comes with it
+        from .algorithms.architectures import default_architecture  # here, because torch comes with it
         from .experiment import Experiment
         from .protocols import TUNED, rule
 
@@ -218,7 +218,7 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
     Convolutions want images that every block can halve: smaller ones, and vectors, have `otherwise`. And
     Forward-Forward writes the label over as many inputs as there are classes: vectors may have fewer.
     """
-    from .architectures import parse_architecture
+    from .algorithms.architectures import parse_architecture
     from .data import NAMES
     from .running import loaded
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from bpfree.algorithms import ALGORITHMS, Algorithm
-from bpfree.models import MLP
+from bpfree.algorithms.networks import MLP
 from bpfree.training.batches import Data
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.training.history import OUTCOME, History

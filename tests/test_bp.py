@@ -7,8 +7,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from bpfree.algorithms import Backprop, DeepSupervision
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.models import MLP, CaFoCNN
 from bpfree.training.loop import train
 from bpfree.training.stage import make_optimiser, step, stream
 

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from bpfree.algorithms import Backprop, CascadedForward
+from bpfree.algorithms.networks import MLP, Blocks, CaFoCNN
 from bpfree.algorithms.solved import ChannelMoments, NormalEquations
 from bpfree.algorithms.sparsemax import sparsemax, sparsemax_loss
 from bpfree.data import load
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.models import MLP, Blocks, CaFoCNN
 from bpfree.training.batches import Augmentation
 from bpfree.training.loop import Stopping, train
 

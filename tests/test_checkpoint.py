@@ -12,8 +12,8 @@ from helpers import Eager, ScriptedMeter, outcome, same, toy, weights
 from safetensors import safe_open
 
 from bpfree.algorithms import ALGORITHMS
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import StorageFailed, TrainingDiverged, disk
-from bpfree.models import MLP, CaFoCNN
 from bpfree.training import checkpoint as module
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.training.clock import Clock

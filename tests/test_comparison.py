@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from bpfree import comparison, labels, ours, protocols, published
+from bpfree import comparison, ours, protocols, published
+from bpfree.algorithms import arms as labels
 from bpfree.energy.carbon import footprint
 from bpfree.errors import InvalidInput
 from bpfree.ours import verdicts

@@ -417,7 +417,7 @@ import bpfree.training.prefix
 from bpfree.data import Data
 from bpfree.algorithms import MonoForward
 from bpfree.errors import BpfreeError
-from bpfree.models import MLP
+from bpfree.algorithms.networks import MLP
 from bpfree.training.loop import train
 sys.path.insert(0, "tests")
 from helpers import toy

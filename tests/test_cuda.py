@@ -11,8 +11,8 @@ from helpers import Eager, same, weights
 
 import bpfree
 from bpfree.algorithms import ALGORITHMS
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.energy import EnergyMeter
-from bpfree.models import MLP, CaFoCNN
 from bpfree.training.clock import Clock
 from bpfree.training.loop import train
 

@@ -12,10 +12,10 @@ import bpfree
 from bpfree import hardware, tuning
 from bpfree.algorithms import ALGORITHMS, Algorithm
 from bpfree.algorithms.negatives import hard_wrong
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.algorithms.solved import NormalEquations
 from bpfree.algorithms.sparsemax import sparsemax
 from bpfree.errors import TrainingDiverged
-from bpfree.models import MLP, CaFoCNN
 from bpfree.training.loop import train
 from bpfree.training.stage import Stage
 from bpfree.training.stopping import Budget, Stopping

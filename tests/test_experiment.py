@@ -16,11 +16,11 @@ import bpfree
 from bpfree import experiment as module
 from bpfree import running, study
 from bpfree.algorithms import ALGORITHMS, Algorithm
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, MissingData, TrainingDiverged, UnknownName
 from bpfree.evidence import recorded_runs
 from bpfree.experiment import Experiment, build, build_model, parse_architecture, trained
 from bpfree.machine import environment_line, machine
-from bpfree.models import MLP, CaFoCNN
 from bpfree.published import hyperparameters
 from bpfree.running import run, run_many
 from bpfree.store import Store, key_of, records

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bpfree.algorithms import ForwardForward
 from bpfree.algorithms.negatives import BLURS, hard_wrong, hybrids, masks, uniform_wrong
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.data import load
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.models import MLP, CaFoCNN
 from bpfree.training.loop import Stopping, freeze_all_but, train
 from bpfree.training.stage import SCHEDULES, make_optimiser, step, stream
 

@@ -11,8 +11,8 @@ import torch
 
 import bpfree
 from bpfree import figures, stats, store
+from bpfree.algorithms.arms import COLOURS, LABELS, LINES, MARKERS
 from bpfree.errors import InvalidInput
-from bpfree.labels import COLOURS, LABELS, LINES, MARKERS
 
 
 @pytest.fixture(scope="module")

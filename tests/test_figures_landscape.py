@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bpfree import figures
-from bpfree.labels import COLOURS
+from bpfree.algorithms.arms import COLOURS
 from bpfree.landscape import COLUMNS
 
 

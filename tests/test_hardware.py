@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpfree import figures, hardware
 from bpfree.algorithms import ALGORITHMS
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.energy import EnergyMeter
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.figures.hardware import law
@@ -20,7 +21,6 @@ from bpfree.hardware.flops import optimiser_flops
 from bpfree.hardware.kernels import Kernels, counter
 from bpfree.hardware.memory import Ledger
 from bpfree.hardware.timing import GROUPS, topmost
-from bpfree.models import MLP, CaFoCNN
 from bpfree.training.loop import train
 from bpfree.training.stage import Group, Stage, make_optimiser
 

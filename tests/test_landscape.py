@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 import bpfree
 from bpfree import experiment, landscape, store
 from bpfree.algorithms import Backprop
+from bpfree.algorithms.networks import CaFoCNN
 from bpfree.eigenvalue import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.models import CaFoCNN
 
 DATA = toy()
 SUM = {"predict_by": "sum"}

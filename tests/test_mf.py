@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from bpfree.algorithms import MonoForward
+from bpfree.algorithms.networks import MLP
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
-from bpfree.models import MLP
 from bpfree.training.loop import Stopping, freeze_all_but, train
 from bpfree.training.stage import Group, make_optimiser, step, stream
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, max_pool2d, one_hot
 
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput
-from bpfree.models import MLP, CaFoCNN
 
 
 def test_an_mlp_is_relu_layers_on_the_flattened_image():

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 import bpfree
 from bpfree import experiment, hardware, landscape, running
 from bpfree.algorithms import ALGORITHMS
-from bpfree.models import CaFoCNN
+from bpfree.algorithms.networks import CaFoCNN
 from bpfree.training.history import OUTCOME
 from bpfree.training.loop import train
 from bpfree.training.numerics import pinned

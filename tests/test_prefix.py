@@ -13,8 +13,8 @@ import torch
 from helpers import ARMS, arm, outcome, same, toy, weights
 
 from bpfree.algorithms import Algorithm, MonoForward
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, StorageFailed
-from bpfree.models import MLP, CaFoCNN
 from bpfree.training.batches import Augmentation
 from bpfree.training.clock import Clock
 from bpfree.training.loop import train

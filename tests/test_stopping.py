@@ -76,7 +76,7 @@ def test_the_passes_of_a_budget_are_epochs_like_any_others():
 
 def test_solved_stages_take_one_pass_each():
     from bpfree.algorithms import CascadedForward
-    from bpfree.models import CaFoCNN
+    from bpfree.algorithms.networks import CaFoCNN
 
     cafo = CascadedForward(CaFoCNN((1, 8, 8), classes=3, channels=(2, 2, 2)), batch_size=16)
     data = toy(shape=(1, 8, 8))

@@ -19,8 +19,8 @@ from torch import nn
 from tqdm import tqdm
 
 from bpfree.algorithms import ALGORITHMS, Algorithm, MonoForward
+from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
-from bpfree.models import MLP, CaFoCNN
 from bpfree.training.batches import Augmentation
 from bpfree.training.history import COST, OUTCOME
 from bpfree.training.loop import Stopping, train

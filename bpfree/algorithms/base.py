@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInput, choose
-from ..models import Blocks
 from ..training.batches import Data
 from ..training.loop import check_positive
 from ..training.numerics import MadePinned, pinned
 from ..training.stage import OPTIMISERS, SCHEDULES, Group, Stage, stream
+from .networks import Blocks
 
 PREDICT_BATCH = 1024
 

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..errors import choose
-from ..models import Blocks
 from ..training.stage import Stage
 from .base import Algorithm, Head, check_flag, check_range
+from .networks import Blocks
 
 
 class Backprop(Algorithm):

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
 
 from ..errors import InvalidInput, choose
-from ..models import Blocks
 from ..training.loop import check_positive
 from ..training.numerics import pinned
 from ..training.stage import Group, Stage, stream
 from .base import Algorithm, Head, check_flag, check_range
+from .networks import Blocks
 from .solved import ChannelMoments, NormalEquations, doubled
 from .sparsemax import sparsemax, sparsemax_loss
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
 from ..errors import InvalidInput, choose
-from ..models import MLP, Blocks
 from ..training.batches import Data
 from ..training.stage import Group, Stage
 from .base import Algorithm, check_range
 from .negatives import hard_wrong, hybrids, uniform_wrong
+from .networks import MLP, Blocks
 
 EPS = 1e-8  # of the length normalisation
 # A row that is right by more than this has a gradient below e⁻³⁰, which changes no weight; it is taken as 0.

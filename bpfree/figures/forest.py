@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..labels import COLOURS, DATASETS, LABELS, MARKERS, ORDER
+from ..algorithms.arms import COLOURS, DATASETS, LABELS, MARKERS, ORDER
 from . import SMALL, _figure, caption, dataset, require, styled
 
 ROW = 0.27  # inches of a contrast

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..labels import COLOURS, LABELS, MARKERS
+from ..algorithms.arms import COLOURS, LABELS, MARKERS
 from ..landscape import overview
 from . import _figure, _present, _title, blank, require, say, styled
 

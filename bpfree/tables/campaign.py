@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from .. import published
+from ..algorithms.arms import DATASETS, LABELS, ORDER, dataset
 from ..comparison import beside
-from ..labels import DATASETS, LABELS, ORDER, dataset
 from .paper import USUAL
 from .text import quantity
 

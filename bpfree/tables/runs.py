@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ..algorithms.arms import LABELS, ORDER, dataset
 from ..energy.carbon import footprint
-from ..labels import LABELS, ORDER, dataset
 
 if TYPE_CHECKING:
     from ..store import Record

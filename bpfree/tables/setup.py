@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from .. import published
-from ..labels import DATASETS, LABELS, ORDER, dataset
+from ..algorithms.arms import DATASETS, LABELS, ORDER, dataset
 
 ARM = ["data", "architecture", "algorithm"]
 #: The hyperparameters that the papers' tuning searched, in the order of the table.

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from .. import published, tuned
-from ..labels import LABELS, dataset
+from ..algorithms.arms import LABELS, dataset
 from .spaces import SPACES
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..architectures import default_architecture
+from ..algorithms.architectures import default_architecture
 from ..errors import choose
 from ..experiment import Experiment
 from ..study import FLAT, PROFILES, Profile, fitting_network

@@ -9,9 +9,9 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from ..algorithms import ALGORITHMS
+from ..algorithms.arms import LABELS
 from ..errors import InvalidInput, choose
 from ..experiment import Experiment
-from ..labels import LABELS
 
 SCALES = ("log", "linear", "int", "log int")
 

@@ -19,8 +19,8 @@ from dataclasses import replace
 import torch
 
 from bpfree.algorithms import Backprop, CascadedForward
+from bpfree.algorithms.networks import CaFoCNN
 from bpfree.data import load
-from bpfree.models import CaFoCNN
 from bpfree.training.batches import Data
 from bpfree.training.clock import Clock
 from bpfree.training.loop import pick_device

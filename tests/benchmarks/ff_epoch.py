@@ -17,8 +17,8 @@ import torch
 from cafo_epoch import epoch_of, in_turns, report
 
 from bpfree.algorithms import Backprop, ForwardForward
+from bpfree.algorithms.networks import MLP
 from bpfree.data import load
-from bpfree.models import MLP
 from bpfree.training.clock import Clock
 from bpfree.training.loop import freeze_all_but, pick_device
 from bpfree.training.prefix import PrefixCache

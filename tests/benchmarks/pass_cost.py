@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import bpfree
-from bpfree.architectures import build_model
+from bpfree.algorithms.architectures import build_model
 from bpfree.machine import machine
 from bpfree.training.batches import Data
 from bpfree.training.stopping import Stopping

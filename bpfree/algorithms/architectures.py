@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import torch
 
-from .errors import InvalidInput
-from .models import MLP, Blocks, CaFoCNN
-from .training.batches import Data
-from .training.limits import free_memory
+from ..errors import InvalidInput
+from ..training.batches import Data
+from ..training.limits import free_memory
+from .networks import MLP, Blocks, CaFoCNN
 
 #: The paper's networks, by family of algorithms: for Forward-Forward, for Cascaded-Forward, and for the rest.
 ARCHITECTURES = {

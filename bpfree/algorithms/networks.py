@@ -13,8 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .errors import InvalidInput
-from .training.numerics import MadePinned
+from ..errors import InvalidInput
+from ..training.numerics import MadePinned
 
 
 class Blocks(nn.Module, metaclass=MadePinned):
