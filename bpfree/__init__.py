@@ -37,7 +37,7 @@ _HOMES = {
     "Record": "store",
     "Store": "store",
     "records": "store",
-    "gradient_reach": "reach",
+    "gradient_reach": "diagnostics.gradient_reach",
     "BpfreeError": "errors",
     "TrainingDiverged": "errors",
     "environment_line": "machine",

@@ -10,9 +10,9 @@ from tqdm import tqdm
 from . import published
 from .algorithms import Algorithm
 from .data import PUBLISHED, load
+from .diagnostics import epoch_seconds, stand_in
 from .errors import MissingData
 from .experiment import Experiment, build
-from .hardware import epoch_seconds, stand_in
 from .training.batches import Data
 from .training.loop import pick_device
 from .training.stopping import DEFAULT_CAP

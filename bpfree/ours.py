@@ -205,17 +205,17 @@ def paper_flop(algorithm: str, data: str, architecture: str) -> float:
     """
     import torch
 
-    from . import hardware
+    from . import diagnostics
     from .algorithms import ALGORITHMS
     from .algorithms.architectures import build_model
     from .data import NAMES, load
 
     if data not in NAMES:
         return math.nan
-    sizes = load("digits") if data == "digits" else hardware.stand_in(data)
+    sizes = load("digits") if data == "digits" else diagnostics.stand_in(data)
     cls, options = ALGORITHMS[algorithm]
     with torch.device("meta"):  # shapes only: nothing is initialised
-        return float(hardware.paper_flops(cls(build_model(architecture, sizes), **options), sizes))
+        return float(diagnostics.paper_flops(cls(build_model(architecture, sizes), **options), sizes))
 
 
 def _wide(records: pd.DataFrame, traces: pd.DataFrame | None) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from torch import nn
 from tqdm import tqdm
 
-from . import hardware
+from . import diagnostics
 from .algorithms import Algorithm
 from .claims import Claim
 from .data import assembled, read
@@ -241,7 +241,7 @@ def _train(
     )
 
 
-_counted: dict[str, hardware.Counts] = {}  # of the arms that this process has trained
+_counted: dict[str, diagnostics.Counts] = {}  # of the arms that this process has trained
 
 
 def _bill(resolved: dict, algorithm: Algorithm, data: Data, history: History) -> dict[str, float]:
@@ -249,8 +249,8 @@ def _bill(resolved: dict, algorithm: Algorithm, data: Data, history: History) ->
     what = {name: resolved[name] for name in ("algorithm", "data_sha256", "architecture", "options")}
     arm = key_of({**what, "augmented": data.augment is not None})  # the published sets by name, not content
     if arm not in _counted:
-        _counted[arm] = hardware.counts(algorithm, data)
-    return hardware.bill(_counted[arm], history)
+        _counted[arm] = diagnostics.counts(algorithm, data)
+    return diagnostics.bill(_counted[arm], history)
 
 
 @pinned()

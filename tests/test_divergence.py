@@ -9,7 +9,7 @@ from helpers import toy
 from torch import nn
 
 import bpfree
-from bpfree import hardware, tuning
+from bpfree import diagnostics, tuning
 from bpfree.algorithms import ALGORITHMS, Algorithm
 from bpfree.algorithms.negatives import hard_wrong
 from bpfree.algorithms.networks import MLP, CaFoCNN
@@ -111,7 +111,7 @@ def test_what_one_batch_cannot_solve_is_counted_all_the_same():
     """Of a run whose data had a solution the bill is made on one batch, which may have none."""
     data = toy(n=400, shape=SHAPE)
     with_ridge, without = (arm("cafo_rand_mse", ridge=ridge) for ridge in (1e-3, 0.0))
-    assert hardware.flops(without, data).equals(hardware.flops(with_ridge, data))
+    assert diagnostics.flops(without, data).equals(diagnostics.flops(with_ridge, data))
 
 
 def test_a_batch_and_a_study_go_on_when_operations_refuse_nan(tmp_path):

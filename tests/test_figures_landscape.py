@@ -9,7 +9,7 @@ import pytest
 
 from bpfree import figures
 from bpfree.algorithms.arms import COLOURS
-from bpfree.landscape import COLUMNS
+from bpfree.landscape_evidence import COLUMNS
 
 
 @pytest.fixture(scope="module")

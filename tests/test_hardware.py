@@ -11,16 +11,16 @@ import torch
 from helpers import arm, same, toy, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bpfree import figures, hardware
+from bpfree import diagnostics, figures
 from bpfree.algorithms import ALGORITHMS
 from bpfree.algorithms.networks import MLP, CaFoCNN
+from bpfree.diagnostics.flops import optimiser_flops
+from bpfree.diagnostics.kernels import Kernels, counter
+from bpfree.diagnostics.memory import Ledger
+from bpfree.diagnostics.timing import GROUPS, topmost
 from bpfree.energy import EnergyMeter
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.figures.hardware import law
-from bpfree.hardware.flops import optimiser_flops
-from bpfree.hardware.kernels import Kernels, counter
-from bpfree.hardware.memory import Ledger
-from bpfree.hardware.timing import GROUPS, topmost
 from bpfree.training.loop import train
 from bpfree.training.stage import Group, Stage, make_optimiser
 
@@ -88,7 +88,7 @@ PREDICTION = {
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_matrix_products_counted_are_those_of_the_formula(name):
-    table = hardware.flops(network(name), DATA)
+    table = diagnostics.flops(network(name), DATA)
     steps = table[table["part"].isin(["forward", "backward"]) & ~table["stage"].str.startswith("calibrate")]
     counted = steps.pivot(index="stage", columns="part", values="per_sample")
     counted = counted.reindex(columns=["forward", "backward"], fill_value=0)
@@ -100,7 +100,7 @@ def test_matrix_products_counted_are_those_of_the_formula(name):
 
 @pytest.mark.parametrize("name", ["mf", "cafo_rand", "cafo_dfa"])
 def test_prefix_costs_its_layers_for_every_batch_or_its_newest_layer_once(name):
-    table = hardware.flops(network(name), DATA)
+    table = diagnostics.flops(network(name), DATA)
     layers = P if name == "mf" else C
     whole = table[table["part"] == "prefix, recomputed"].set_index("stage")["per_sample"]
     for stage, operations in whole.items():
@@ -120,7 +120,7 @@ VARIANTS = [(name, {}) for name in ALGORITHMS] + [
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_the_parts_add_up_to_what_an_epoch_of_real_training_computes(name, options, cache):
     algorithm = network(name, **options)
-    table = hardware.flops(algorithm, DATA)
+    table = diagnostics.flops(algorithm, DATA)
     with counter() as counted:
         train(algorithm, DATA, max_epochs=1, cache=cache, progress=False)
     outside = ["elementwise", "optimiser", "prediction", "prefix, recomputed" if cache else "prefix, cached"]
@@ -128,14 +128,16 @@ def test_the_parts_add_up_to_what_an_epoch_of_real_training_computes(name, optio
 
 
 def test_augmented_data_cannot_be_cached():
-    table = hardware.flops(arm("mf", (3072, 8, 8), classes=10, batch_size=8), hardware.stand_in("cifar10"))
+    table = diagnostics.flops(
+        arm("mf", (3072, 8, 8), classes=10, batch_size=8), diagnostics.stand_in("cifar10")
+    )
     assert "prefix, recomputed" in set(table["part"])
     assert "prefix, cached" not in set(table["part"])
 
 
 def test_elementwise_work_of_backpropagation_is_that_of_the_rule():
     """A unit: bias, ReLU, and both backward. A class: log-softmax and its loss, and both backward."""
-    table = hardware.flops(network("bp"), DATA).set_index("part")
+    table = diagnostics.flops(network("bp"), DATA).set_index("part")
     assert table.loc["elementwise", "per_sample"] == 4 * sum(WIDTHS[1:]) + 4 * CLASSES
 
 
@@ -174,7 +176,7 @@ def test_optimiser_operations_are_those_of_torchs_unfused_kernels(kind, momentum
 
 
 def test_a_solver_factorises_once_and_solves_for_every_class():
-    table = hardware.flops(network("cafo_rand_mse"), DATA)
+    table = diagnostics.flops(network("cafo_rand_mse"), DATA)
     found = table[table["part"] == "solve"].set_index("stage")["flops"]
     for i, d in enumerate(DIMENSIONS, start=1):
         assert found[f"predictor {i}"] == d**3 // 3 + 2 * d * d * CLASSES  # Cholesky, two triangular solves
@@ -198,7 +200,7 @@ PRINTED = {
 
 @pytest.mark.parametrize(("name", "data", "architecture"), PRINTED)
 def test_the_papers_convention_gives_the_papers_numbers(name, data, architecture):
-    stand_in = hardware.stand_in(data)
+    stand_in = diagnostics.stand_in(data)
     cls, options = ALGORITHMS[name]
     if architecture == "cnn":
         model = CaFoCNN(stand_in.shape, classes=stand_in.classes)
@@ -208,7 +210,7 @@ def test_the_papers_convention_gives_the_papers_numbers(name, data, architecture
     printed = PRINTED[name, data, architecture]
     last_digit = 10.0 ** -len(str(printed).partition(".")[2])
     # Backpropagation's is three times a forward pass that was rounded first.
-    found = hardware.paper_flops(cls(model, **options), stand_in) / 1e9
+    found = diagnostics.paper_flops(cls(model, **options), stand_in) / 1e9
     assert found == pytest.approx(printed, abs=1.51 * last_digit)
 
 
@@ -239,7 +241,7 @@ def batch(size: int = BATCH):
 
 @pytest.mark.parametrize("name", BYTES)
 def test_bytes_saved_are_activations_and_what_each_loss_needs(name):
-    assert hardware.saved_bytes(network(name), batch()) == BYTES[name]
+    assert diagnostics.saved_bytes(network(name), batch()) == BYTES[name]
 
 
 def deep(name: str, depth: int, width: int = 16):
@@ -248,13 +250,13 @@ def deep(name: str, depth: int, width: int = 16):
 
 @pytest.mark.parametrize("name", ["mf", "mf_interleaved", "ff"])
 def test_a_local_method_keeps_as_much_at_32_layers_as_at_2(name):
-    shallow, *deeper = (max(hardware.saved_bytes(deep(name, n), batch()).values()) for n in (2, 8, 32))
+    shallow, *deeper = (max(diagnostics.saved_bytes(deep(name, n), batch()).values()) for n in (2, 8, 32))
     assert deeper == pytest.approx([shallow] * 2, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["bp", "bp_ds", "mf_joint", "mf_sequential_joint"])
 def test_a_global_loss_keeps_one_more_activation_for_every_layer(name):
-    most = [max(hardware.saved_bytes(deep(name, n), batch()).values()) for n in (2, 8, 32)]
+    most = [max(diagnostics.saved_bytes(deep(name, n), batch()).values()) for n in (2, 8, 32)]
     per_layer = FLOAT * BATCH * 16 + (LOSS if name in ("bp_ds", "mf_joint") else 0)
     assert [b - a for a, b in pairwise(most)] == [6 * per_layer, 24 * per_layer]
 
@@ -262,7 +264,7 @@ def test_a_global_loss_keeps_one_more_activation_for_every_layer(name):
 def test_a_batch_that_is_a_slice_does_not_count_as_the_whole_data_set():
     algorithm = network("bp")
     alone = tuple(t.clone() for t in batch())
-    assert hardware.saved_bytes(algorithm, batch()) == hardware.saved_bytes(algorithm, alone)
+    assert diagnostics.saved_bytes(algorithm, batch()) == diagnostics.saved_bytes(algorithm, alone)
 
 
 def test_the_ledger_sees_what_is_let_go_of_and_when_gradients_come():
@@ -288,7 +290,7 @@ def test_the_ledger_sees_what_is_let_go_of_and_when_gradients_come():
 @pytest.mark.parametrize("name", ["bp", "mf", "ff"])
 def test_the_account_lists_parameters_gradients_and_state_to_the_byte(name):
     algorithm = network(name)
-    table = hardware.account(algorithm, DATA)
+    table = diagnostics.account(algorithm, DATA)
     total = sum(p.numel() for p in algorithm.parameters())
     for stage in algorithm.stages():
         moving = [p for group in stage.groups for p in group.parameters]
@@ -303,21 +305,21 @@ def test_the_account_lists_parameters_gradients_and_state_to_the_byte(name):
 
 
 def test_the_account_of_the_cache_is_what_training_caches():
-    table = hardware.account(network("mf"), DATA)
+    table = diagnostics.account(network("mf"), DATA)
     assert table["cache"].tolist() == [0, FLOAT * 100 * WIDTHS[1], FLOAT * 100 * WIDTHS[2]]
 
 
 def test_sums_of_a_solved_stage_are_its_state():
-    table = hardware.account(network("cafo_rand_mse"), DATA)
+    table = diagnostics.account(network("cafo_rand_mse"), DATA)
     d = CHANNELS[0] * 16
     assert table.loc["predictor 1", "state"] == 8 * (d * d + d * CLASSES)
     assert table.loc["calibrate 1", "state"] == 8 * 2 * CHANNELS[0]
 
 
 def paper_account(name: str) -> pd.DataFrame:
-    data = hardware.stand_in("mnist")
+    data = diagnostics.stand_in("mnist")
     cls, options = ALGORITHMS[name]
-    return hardware.account(cls(MLP([784, 1000, 1000], classes=10), **options), data)
+    return diagnostics.account(cls(MLP([784, 1000, 1000], classes=10), **options), data)
 
 
 def test_mono_forwards_account_of_the_papers_network_is_below_backpropagations():
@@ -329,9 +331,9 @@ def test_mono_forwards_account_of_the_papers_network_is_below_backpropagations()
 
 def test_the_machine_reports_more_than_the_account():
     algorithm = network("mf")
-    seen = hardware.measured(algorithm, DATA)
+    seen = diagnostics.measured(algorithm, DATA)
     assert list(seen.index) == ["layer 1", "layer 2", "layer 3"]
-    assert (seen["rss"] > hardware.account(algorithm, DATA)["peak"]).all()
+    assert (seen["rss"] > diagnostics.account(algorithm, DATA)["peak"]).all()
 
 
 # ---------------------------------------------------------------- time
@@ -351,12 +353,12 @@ def test_a_kernel_reads_its_inputs_and_writes_its_outputs_once():
 
 
 def test_shapes_of_a_step():
-    one = hardware.shapes(arm("mf", (64, 12), classes=3), DATA)
+    one = diagnostics.shapes(arm("mf", (64, 12), classes=3), DATA)
     assert one == sorted({(BATCH, 64, 12), (BATCH, 12, 3), (3, BATCH, 12), (BATCH, 3, 12), (12, BATCH, 64)})
 
 
 def test_the_roofline_is_the_lower_of_two_limits():
-    roof = hardware.roofline("cpu", [(16, 64, 12), (16, 12, 3)], seconds=0.002)
+    roof = diagnostics.roofline("cpu", [(16, 64, 12), (16, 12, 3)], seconds=0.002)
     assert len(roof.rates) == 2
     assert roof.flops_per_s == roof.rates["flops_per_s"].max() > 0
     ridge = roof.flops_per_s / roof.bytes_per_s
@@ -367,18 +369,20 @@ def test_the_roofline_is_the_lower_of_two_limits():
 @pytest.mark.parametrize("name", ["bp", "mf", "cafo_rand"])
 def test_a_placed_step_does_what_was_counted(name):
     algorithm = network(name)
-    roof = hardware.roofline("cpu", [(16, 64, 12)], seconds=0.002)
-    placed = hardware.place(algorithm, DATA, roof, seconds=0.002).set_index("stage")
+    roof = diagnostics.roofline("cpu", [(16, 64, 12)], seconds=0.002)
+    placed = diagnostics.place(algorithm, DATA, roof, seconds=0.002).set_index("stage")
     for stage, (forward, backward) in ANALYTIC[name].items():
         row = placed.loc[stage]
         assert row["flops"] == BATCH * (forward + backward)
         assert row["rate"] == pytest.approx(row["flops"] / row["seconds"])
         assert row["share"] == pytest.approx(row["rate"] / roof.limit(row["flops"] / row["bytes"]))
-    assert set(hardware.step_seconds(algorithm, DATA, seconds=0.002)) == {s.name for s in algorithm.stages()}
+    assert set(diagnostics.step_seconds(algorithm, DATA, seconds=0.002)) == {
+        s.name for s in algorithm.stages()
+    }
 
 
 def test_the_profile_of_a_step_is_whole():
-    table = hardware.profile_step(network("mf"), DATA, steps=3)
+    table = diagnostics.profile_step(network("mf"), DATA, steps=3)
     assert set(table["group"]) == set(GROUPS)
     assert table.groupby("stage")["share"].sum().to_list() == pytest.approx([1.0] * 3)
     busy = table.pivot(index="stage", columns="group", values="ms")
@@ -398,7 +402,7 @@ def test_a_kernel_inside_a_kernel_counts_once():
 def test_resources_are_the_meters_samples_with_the_stages_in_order():
     algorithm = network("mf")
     with EnergyMeter(trace=True, hz=100, sources=["estimate"]) as meter:
-        trace = hardware.resources(algorithm, DATA, meter, max_epochs=40, progress=False)
+        trace = diagnostics.resources(algorithm, DATA, meter, max_epochs=40, progress=False)
     assert list(trace.columns) == ["time_s", "channel", "quantity", "value", "unit", "stage", "algorithm"]
     assert {"utilisation", "rss"} <= set(trace["quantity"])
     assert set(trace["algorithm"]) == {"mf"}
@@ -448,10 +452,10 @@ def test_the_algorithm_is_left_as_it_was(name):
     algorithm = network(name)
     algorithm.initialise(0)
     before, rng = weights(algorithm), torch.get_rng_state()
-    hardware.flops(algorithm, DATA)
-    hardware.account(algorithm, DATA)
-    hardware.profile_step(algorithm, DATA, steps=2)
-    hardware.roofline("cpu", hardware.shapes(algorithm, DATA)[:1], seconds=0.001)
+    diagnostics.flops(algorithm, DATA)
+    diagnostics.account(algorithm, DATA)
+    diagnostics.profile_step(algorithm, DATA, steps=2)
+    diagnostics.roofline("cpu", diagnostics.shapes(algorithm, DATA)[:1], seconds=0.001)
     assert same(before, weights(algorithm))
     assert all(p.requires_grad and p.grad is None for p in algorithm.parameters())
     assert torch.equal(rng, torch.get_rng_state())
@@ -459,23 +463,23 @@ def test_the_algorithm_is_left_as_it_was(name):
 
 def test_images_of_another_size_are_refused():
     with pytest.raises(InvalidInput, match=r"64 numbers, but the network takes 12"):
-        hardware.saved_bytes(arm("bp"), batch())
+        diagnostics.saved_bytes(arm("bp"), batch())
 
 
 def test_stand_ins_have_the_sizes_of_the_published_sets_and_no_weight():
-    data = hardware.stand_in("mnist")
+    data = diagnostics.stand_in("mnist")
     assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (50_000, 10_000, 10_000)
-    assert hardware.stand_in("cifar100").shape == (3, 32, 32)
-    assert hardware.stand_in("cifar10").augment is not None
-    assert hardware.stand_in("cifar10", augmented=False).augment is None
+    assert diagnostics.stand_in("cifar100").shape == (3, 32, 32)
+    assert diagnostics.stand_in("cifar10").augment is not None
+    assert diagnostics.stand_in("cifar10", augmented=False).augment is None
     assert data.x_train.untyped_storage().nbytes() == FLOAT * 28 * 28
     with pytest.raises(UnknownName, match="did you mean 'mnist'"):
-        hardware.stand_in("mnits")
+        diagnostics.stand_in("mnits")
 
 
 def test_counting_does_not_depend_on_the_batch():
     one, other = (
-        hardware.flops(network("mf", batch_size=b), DATA).set_index(["stage", "part"]) for b in (4, 16)
+        diagnostics.flops(network("mf", batch_size=b), DATA).set_index(["stage", "part"]) for b in (4, 16)
     )
     parts = one["obtained"] == "counted"
     assert one.loc[parts, "per_sample"].to_dict() == other.loc[parts, "per_sample"].to_dict()
@@ -496,7 +500,7 @@ class Unsampled:
 def test_a_run_that_nothing_sampled_is_in_the_trace_and_in_its_figure():
     traces = []
     for name in ("bp", "mf"):
-        trace = hardware.resources(arm(name), toy(), Unsampled(), seed=0, max_epochs=1, progress=False)
+        trace = diagnostics.resources(arm(name), toy(), Unsampled(), seed=0, max_epochs=1, progress=False)
         assert trace["algorithm"].tolist() == [name]
         assert trace["value"].isna().all()
         own = {"data": "own.npz", "architecture": "8-7-6", "protocol": "convergence", "device": "cpu"}

@@ -9,11 +9,13 @@ from helpers import arm, same, toy, weights
 from torch.nn.functional import cross_entropy
 
 import bpfree
-from bpfree import experiment, landscape, store
+from bpfree import experiment, store
 from bpfree.algorithms import Backprop
 from bpfree.algorithms.networks import CaFoCNN
-from bpfree.eigenvalue import largest_eigenvalue
+from bpfree.diagnostics import landscape
+from bpfree.diagnostics.eigenvalue import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
+from bpfree.landscape_evidence import overview, sweep
 
 DATA = toy()
 SUM = {"predict_by": "sum"}
@@ -294,7 +296,7 @@ def runs(tmp_path_factory):
 
 
 def test_evidence_is_what_the_functions_say(runs):
-    found = landscape.evidence(runs, directions=2, alphas=(-1.0, 0.0), grid=(0.0, 1.0), samples=50)
+    found = sweep(runs, directions=2, alphas=(-1.0, 0.0), grid=(0.0, 1.0), samples=50)
     assert tuple(found.columns) == landscape.COLUMNS
     kinds = found.groupby(["kind", "algorithm", "seed"]).size()
     assert kinds["gap"].tolist() == [2] * 4
@@ -313,8 +315,8 @@ def test_evidence_is_what_the_functions_say(runs):
 
 
 def test_overview_says_what_the_evidence_says(runs):
-    found = landscape.evidence(runs, directions=2, samples=50)
-    over = landscape.overview(found)
+    found = sweep(runs, directions=2, samples=50)
+    over = overview(found)
     assert list(zip(over["algorithm"], over["seed"], strict=True)) == [
         ("mf", 0),
         ("bp", 0),
@@ -335,4 +337,4 @@ def test_overview_says_what_the_evidence_says(runs):
 
 def test_no_evidence_without_records():
     with pytest.raises(InvalidInput, match="no records"):
-        landscape.evidence([])
+        sweep([])

@@ -15,9 +15,10 @@ from helpers import arm, same, toy
 from torch.overrides import TorchFunctionMode
 
 import bpfree
-from bpfree import experiment, hardware, landscape, running
+from bpfree import diagnostics, experiment, running
 from bpfree.algorithms import ALGORITHMS
 from bpfree.algorithms.networks import CaFoCNN
+from bpfree.diagnostics import landscape
 from bpfree.training.history import OUTCOME
 from bpfree.training.loop import train
 from bpfree.training.numerics import pinned
@@ -236,8 +237,8 @@ def test_what_is_looked_up_of_a_trained_network_is_the_same_too(hostile):
             landscape.along(bp, data, step, [0.0, 0.5]),
             landscape.sharpness(bp, data, samples=30, max_iterations=3),
             landscape.gap(landscape.rescaled(bp, 2.0), data),
-            hardware.flops(bp, data),
-            hardware.account(solved, data),
+            diagnostics.flops(bp, data),
+            diagnostics.account(solved, data),
             bpfree.gradient_reach(bp, data.x_val, data.y_val),
         ]
         return [table.to_dict() for table in tables]

@@ -291,11 +291,11 @@ def test_a_finished_run_leaves_nothing_but_its_record(store, monkeypatch):
 
 
 def test_what_an_epoch_costs_is_counted_once_for_all_seeds_of_an_arm(store, tmp_path, monkeypatch):
-    from bpfree import hardware, running
+    from bpfree import diagnostics, running
 
     monkeypatch.setattr(running, "_counted", {})
-    real, calls = hardware.counts, []
-    monkeypatch.setattr(hardware, "counts", lambda *what: calls.append(what) or real(*what))
+    real, calls = diagnostics.counts, []
+    monkeypatch.setattr(diagnostics, "counts", lambda *what: calls.append(what) or real(*what))
     costs = ("total_flop", "memory_bytes", "graph_bytes")
 
     def bill(store, **changes):

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import bpfree
-from bpfree import hardware
+from bpfree import diagnostics
 from bpfree.machine import machine
 from bpfree.training.batches import Data
 
@@ -53,11 +53,11 @@ def measure(algorithm: str, depth: int, width: int, batch: int) -> dict[str, tup
     arm = cls(model, batch_size=batch, **options)
     arm.initialise(0)
     data = random_images(batch)
-    table = hardware.flops(arm, data)
+    table = diagnostics.flops(arm, data)
     steps = table[table["part"].isin(["forward", "backward"])]
     return {
-        "step_s": (sum(hardware.step_seconds(arm, data, seconds=SECONDS).values()), "s"),
-        "saved_bytes": (max(hardware.saved_bytes(arm, (data.x_train, data.y_train)).values()), "B"),
+        "step_s": (sum(diagnostics.step_seconds(arm, data, seconds=SECONDS).values()), "s"),
+        "saved_bytes": (max(diagnostics.saved_bytes(arm, (data.x_train, data.y_train)).values()), "B"),
         "flops": (steps["per_sample"].sum(), "FLOP"),
     }
 

@@ -4,9 +4,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .training.numerics import pinned
-from .training.prefix import apply
-from .training.stage import stream
+from ..training.numerics import pinned
+from ..training.prefix import apply
+from ..training.stage import stream
 
 
 @pinned()

@@ -17,7 +17,7 @@ from ..training.numerics import pinned
 from ..training.prefix import VALIDATION_BATCH, apply, windows
 from ..training.stage import Stage
 from .kernels import Kernels, counter
-from .rehearsal import Rehearsal, batch_of, rehearse
+from .one_step import Rehearsal, batch_of, rehearse
 
 # Operations per parameter and step; a square root or a division counts as one.
 # Adam: m ← β₁m + (1−β₁)g is 3, v ← β₂v + (1−β₂)g² is 4, θ ← θ − η m/(√v/c + ε) is 6.

@@ -20,7 +20,7 @@ from ..training.numerics import pinned
 from ..training.prefix import PrefixCache, apply
 from ..training.stage import stream
 from .kernels import Kernels, group_of
-from .rehearsal import Rehearsal, batch_of, rehearse
+from .one_step import Rehearsal, batch_of, rehearse
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr, past Python
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..training.batches import Data
 from ..training.numerics import pinned
 from .kernels import tensors
-from .rehearsal import Rehearsal, batch_of, rehearse
+from .one_step import Rehearsal, batch_of, rehearse
 
 
 @pinned()

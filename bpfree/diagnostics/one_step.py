@@ -3,16 +3,14 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..data import PUBLISHED
-from ..errors import InvalidInput, choose
+from ..errors import InvalidInput
 from ..training.batches import Data
 from ..training.loop import freeze_all_but
-from ..training.numerics import pinned
 from ..training.prefix import apply
 from ..training.stage import Stage, make_optimiser, step, stream
 
@@ -108,30 +106,3 @@ def batch_of(algorithm: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
     """The first training batch, unaugmented: costs depend on shapes, not on values."""
     size = min(algorithm.batch_size, len(data.x_train))
     return data.x_train[:size], data.y_train[:size]
-
-
-@pinned()
-def stand_in(name: str, *, augmented: bool = True) -> Data:
-    """Data of the published set's sizes that need no download and no memory: every image is black.
-
-    For exact costs, which depend on shapes only; nothing can be learned from them.
-
-    Args:
-        name: mnist, fashion_mnist, cifar10 or cifar100.
-        augmented: whether CIFAR is augmented, as in the papers; its prefixes cannot be cached then.
-
-    Raises:
-        UnknownName: another name.
-    """
-    known = PUBLISHED[choose("published data set", name, PUBLISHED)]
-    height, width, *channels = known.image
-    image = torch.zeros(1, *(channels or [1]), height, width)
-    parts = {}
-    validation = known.validation or known.train // 10
-    for split, n in (("train", known.train - validation), ("val", validation), ("test", known.test)):
-        parts[f"x_{split}"] = image.expand(n, *image.shape[1:])
-        parts[f"y_{split}"] = torch.arange(n) % known.classes
-    data = Data(
-        name, known.classes, **parts, mean=known.mean, std=known.std, sha256="", augment=known.augment
-    )
-    return data if augmented else replace(data, augment=None)

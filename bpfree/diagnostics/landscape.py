@@ -10,10 +10,9 @@ So a slice does not change when a ReLU layer is scaled up and the next one down,
 eigenvalue does (Dinh et al. 2017, arXiv 1703.04933; `rescaled` shows it).
 """
 
-import contextlib
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,19 +22,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from .algorithms.base import PREDICT_BATCH, Algorithm
-from .algorithms.networks import MLP
-from .data import load
+from ..algorithms.base import PREDICT_BATCH, Algorithm
+from ..algorithms.networks import MLP
+from ..errors import InvalidInput, choose
+from ..training.batches import Data
+from ..training.numerics import pinned
+from ..training.stage import stream
 from .eigenvalue import largest_eigenvalue
-from .errors import InvalidInput, choose
-from .experiment import trained
-from .store import FIELDS
-from .training.batches import Data
-from .training.numerics import pinned
-from .training.stage import stream
 
 if TYPE_CHECKING:
-    from .store import Record
+    pass
 
 Direction = Mapping[str, Tensor]  # parameter name -> a step, shaped like the parameter
 
@@ -44,7 +40,6 @@ ALPHAS = tuple(i / 10 for i in range(-10, 11))  # 1: the step is as long as the 
 LINE = tuple(i / 20 for i in range(21))
 SAMPLES = 1000  # images of a split that `evidence` and `sharpness` look at
 VALUES = ("loss", "accuracy", "eigenvalue", "residual")
-COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *VALUES)
 
 
 class Predictor(nn.Module):
@@ -299,94 +294,3 @@ def rescaled(algorithm: Algorithm, factor: float, layer: int = 1) -> Algorithm:
 
 
 # ---------------------------------------------------------------- of stored runs
-
-
-@pinned()
-def evidence(
-    records: Iterable["Record"],
-    *,
-    directions: int = 3,
-    alphas: Sequence[float] = ALPHAS,
-    grid: Sequence[float] = ALPHAS[::2],
-    samples: int | None = SAMPLES,
-    line: tuple[str, str] = ("bp", "mf"),
-) -> pd.DataFrame:
-    """Everything chapter 08 shows, from trained runs whose weights were kept, as one tidy table.
-
-    Args:
-        records: runs of any algorithms, data and seeds.
-        directions: random directions of the slices.
-        alphas, grid: steps of the slices, and of each side of the plane.
-        samples: so many images of a split, the first, are looked at; None: all.
-        line: the algorithms to connect, wherever both have a run of the same data, seed, protocol and
-            network, head included.
-
-    Columns: those of `bpfree.store.tidy` that say which run it is; kind; split, samples; direction; x, y;
-    loss (nats), accuracy (%); eigenvalue, residual. A kind leaves those empty that it has not got:
-
-        gap        split                loss, accuracy at the trained weights
-        slice      direction, x         loss, accuracy on validation images
-        plane      x, y                 the same, of the first two directions; first seed of an arm only
-        line       x                    the same, from x = 0 (the first of `line`) to 1; algorithm "bp-mf"
-        sharpness  split                eigenvalue, residual
-    """
-    records = sorted(records, key=lambda record: (record.experiment["data"], record.experiment["seed"]))
-    tables, planes, ends = [], set(), {}
-    for record in records:
-        what = {name: record.experiment[name] for name in FIELDS}
-        data = load(what["data"], seed=what["seed"])
-        algorithm = trained(record, data)
-
-        def keep(kind: str, table: pd.DataFrame, what=what, **more) -> None:
-            tables.append(table.assign(**{**what, "kind": kind, **more}))
-
-        keep("gap", gap(algorithm, data, samples))
-        val = {"split": "val", "samples": len(data.x_val[:samples])}
-        draws = [direction(algorithm, data, k) for k in range(directions)]
-        for k, draw in enumerate(draws):
-            keep("slice", along(algorithm, data, draw, alphas, samples=samples), direction=k, **val)
-        for split in SPLITS:
-            keep("sharpness", sharpness(algorithm, data, split, samples))
-        arm = tuple(value for name, value in what.items() if name != "seed")
-        if arm not in planes and directions > 1:
-            planes.add(arm)
-            keep("plane", plane(algorithm, data, draws[:2], grid, samples=samples), **val)
-        if what["algorithm"] in line:
-            pair = ends.setdefault(tuple(v for n, v in what.items() if n != "algorithm"), {})
-            pair[what["algorithm"]] = algorithm
-            if len(pair) == 2:
-                with contextlib.suppress(InvalidInput):  # their heads differ, as the thesis has them
-                    table = between(*(pair[name] for name in line), data, samples=samples)
-                    keep("line", table, algorithm="-".join(line), **val)
-                pair.clear()
-    if not tables:
-        raise InvalidInput("no records to look around: run an experiment first")
-    return pd.DataFrame([row for table in tables for row in table.to_dict("records")], columns=COLUMNS)
-
-
-def overview(evidence: pd.DataFrame) -> pd.DataFrame:
-    """One row per run of `evidence`: what its pictures show, as numbers.
-
-    Columns: those that say which run it is; loss (nats) and accuracy (%) on validation images; rise: what a
-    step to either end of the slices adds to that loss, mean over directions; eigenvalue: on training images;
-    loss_gap (nats) and error_gap (percentage points): validation minus training.
-    """
-    rows = []
-    runs = evidence[evidence["kind"] != "line"].groupby(list(FIELDS), dropna=False, sort=False)
-    for which, run in runs:
-        by_split = {kind: part.set_index("split") for kind, part in run.groupby("kind")}
-        train, val = by_split["gap"].loc["train"], by_split["gap"].loc["val"]
-        mean = by_split["slice"].groupby("x")["loss"].mean()
-        ends = mean[mean.index.map(abs) == mean.index.map(abs).max()]
-        rows.append(
-            {
-                **dict(zip(FIELDS, which, strict=True)),
-                "loss": val["loss"],
-                "accuracy": val["accuracy"],
-                "rise": ends.mean() - mean[0.0],
-                "eigenvalue": by_split["sharpness"].loc["train", "eigenvalue"],
-                "loss_gap": val["loss"] - train["loss"],
-                "error_gap": train["accuracy"] - val["accuracy"],
-            }
-        )
-    return pd.DataFrame(rows)

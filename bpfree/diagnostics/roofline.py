@@ -18,7 +18,7 @@ from ..training.loop import pick_device
 from ..training.numerics import pinned
 from .flops import count
 from .kernels import Kernels
-from .rehearsal import batch_of, rehearse
+from .one_step import batch_of, rehearse
 from .timing import median_seconds, timed
 
 # (m, k, n): a batch of 128 through the layers of the paper's MLPs
