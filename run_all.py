@@ -242,7 +242,7 @@ def check_data(names: list[str], *, present: bool, download: bool) -> None:
 
 def runs_of(chosen, chapters: list) -> list:
     """Every run that the chapters need."""
-    from bpfree import study
+    from bpfree.experiments import study
 
     numbers = [c.name[:2] for c in chapters if c.name[:2] in study.CHAPTERS]
     return study.plan(chosen, numbers) if numbers else []
@@ -250,7 +250,7 @@ def runs_of(chosen, chapters: list) -> list:
 
 def print_runs(runs: list) -> None:
     """A line per arm: its runs, and about how long they will take on this machine."""
-    from bpfree.forecast import forecast, lines
+    from bpfree.experiments.forecast import forecast, lines
 
     print(f"\n{len(runs)} runs, timed by a few steps of each network on this machine:\n", flush=True)
     print(lines(forecast(runs, progress=sys.stderr.isatty())))
@@ -268,15 +268,15 @@ def print_list(chapters: list, values: list[dict]) -> None:
 
 
 def run(args: argparse.Namespace, notebooks: Path) -> int:
-    from bpfree import study
+    from bpfree.experiments import study
 
     common = common_values(args)
     chosen = study.profile(args.profile, common.get("datasets", ()), common.get("seeds", ()))
     if args.collect:
         return collect(chosen, args.add)
     from bpfree import batch  # here, because papermill takes a second or two to import
+    from bpfree.experiments.store import Store
     from bpfree.pages import Pages
-    from bpfree.store import Store
 
     every = batch.find_chapters(notebooks)
     chapters = choose_chapters(every, args.only)
@@ -335,9 +335,9 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
 
 def check_executor(args: argparse.Namespace) -> None:
     """Raises InvalidInput for an executor that cannot be had, or settings that it does not know."""
-    from bpfree import executor
+    from bpfree.experiments import jobs
 
-    executor.engine(args.executor, Path(tempfile.gettempdir()), executor.slurm_settings(args.slurm))
+    jobs.engine(args.executor, Path(tempfile.gettempdir()), jobs.slurm_settings(args.slurm))
     if args.workers is not None and not (
         args.workers.isascii() and args.workers.isdigit() and int(args.workers)
     ):
@@ -346,13 +346,13 @@ def check_executor(args: argparse.Namespace) -> None:
 
 def hand_out(runs: list, args: argparse.Namespace) -> int:
     """Trains the runs as jobs, says which failed, and returns how many."""
-    from bpfree import executor
+    from bpfree.experiments import jobs
 
-    failures = executor.submit(
+    failures = jobs.submit(
         runs,
         args.executor,
         workers=int(args.workers) if args.workers else None,
-        slurm=executor.slurm_settings(args.slurm),
+        slurm=jobs.slurm_settings(args.slurm),
         progress=sys.stderr.isatty(),
     )
     for failure in failures:
@@ -363,14 +363,14 @@ def hand_out(runs: list, args: argparse.Namespace) -> int:
 
 def run_on_cluster(args: argparse.Namespace) -> int:
     """The chapters as one more job: their records and measurements are of the cluster's kind of device."""
-    from bpfree import executor
-    from bpfree.store import Store
+    from bpfree.experiments import jobs
+    from bpfree.experiments.store import Store
 
     options = Parser(add_help=False, allow_abbrev=False)
     executor_options(options)
     _, rest = options.parse_known_args(args.argv)
     command = [sys.executable, str(ROOT / "run_all.py"), *rest]
-    status, out, err = executor.run_on_cluster(command, Store(), executor.slurm_settings(args.slurm))
+    status, out, err = jobs.run_on_cluster(command, Store(), jobs.slurm_settings(args.slurm))
     print(out, end="")
     print(err, end="", file=sys.stderr)
     return status

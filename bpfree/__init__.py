@@ -31,16 +31,16 @@ _HOMES = {
     "History": "training.history",
     "EnergyMeter": "energy",
     "measure": "energy",
-    "Experiment": "experiment",
-    "run": "running",
-    "run_many": "running",
-    "Record": "store",
-    "Store": "store",
-    "records": "store",
+    "Experiment": "experiments.experiment",
+    "run": "experiments.runner",
+    "run_many": "experiments.runner",
+    "Record": "experiments.store",
+    "Store": "experiments.store",
+    "records": "experiments.store",
     "gradient_reach": "diagnostics.gradient_reach",
     "BpfreeError": "errors",
     "TrainingDiverged": "errors",
-    "environment_line": "machine",
+    "environment_line": "experiments.machine",
 }
 
 __all__ = list(_HOMES)

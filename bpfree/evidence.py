@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from . import store
 from .algorithms.arms import DATASETS, ORDER
 from .errors import InvalidInput, disk
-from .store import FIELDS, Record, Store
+from .experiments import store
+from .experiments.store import FIELDS, Record, Store
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from .experiments.experiment import Experiment
 
 FOLDER = Path(__file__).parent.parent / "figures"
 LIMIT = 900 * 1024  # bytes of a file
@@ -110,14 +110,14 @@ def _rank(data: str) -> tuple[int, str]:
 
 
 def epochs(records: Sequence[Record]) -> pd.DataFrame:
-    """The epochs of finished runs; see `bpfree.store.epochs`. Those of contended runs have no `elapsed_s`."""
+    """The epochs of finished runs; see `bpfree.experiments.store.epochs`. Those of contended runs have no `elapsed_s`."""
     done = _finished(r for r in records if len(r.history))
     frames = [store.epochs([r]).assign(**({"elapsed_s": math.nan} if r.contended else {})) for r in done]
     return pd.concat(frames, ignore_index=True)[list(EPOCHS)]
 
 
 def traces(records: Sequence[Record]) -> pd.DataFrame:
-    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `bpfree.store.traces`.
+    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `bpfree.experiments.store.traces`.
 
     Of runs that had their machine to themselves.
     """
@@ -131,7 +131,7 @@ def traces(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def runs(records: Sequence[Record], metrics: Iterable[str]) -> pd.DataFrame:
-    """Some metrics of finished runs, tidy; keys are shortened. See `bpfree.store.tidy`.
+    """Some metrics of finished runs, tidy; keys are shortened. See `bpfree.experiments.store.tidy`.
 
     Contended runs have no seconds and joules there.
     """

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import evidence, figures, study
+from . import evidence, figures
 from .errors import InvalidInput, choose, disk
 from .evidence import FOLDER
-from .protocols import REFERENCE
-from .store import Record, Store, tidy
+from .experiments import study
+from .experiments.protocols import REFERENCE
+from .experiments.store import Record, Store, tidy
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from .experiments.experiment import Experiment
 
 Experiments = Callable[[study.Profile], "list[Experiment]"]
 TOTALS = ("samples", "total_flop", "total_s", "total_measured_j", "total_estimated_j")
@@ -49,7 +50,7 @@ class Exhibit:
 
 
 def _energy(runs: pd.DataFrame) -> Figure:
-    from .published import results
+    from .experiments.published import results
 
     return figures.comparison.accuracy_against_energy(runs, results(**PRINTED))
 
@@ -132,7 +133,7 @@ def recorded(name: str, folder: Path = FOLDER) -> pd.DataFrame:
 def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
     """The committed runs, or those of one chapter, as records without series and weights.
 
-    `bpfree.store.tidy` and the tables take them as they take runs of a store.
+    `bpfree.experiments.store.tidy` and the tables take them as they take runs of a store.
     """
     table = recorded("runs", folder)
     if chapter is not None:

@@ -8,12 +8,12 @@ import pandas as pd
 
 from .data import load
 from .errors import InvalidInput
-from .experiment import trained
-from .store import FIELDS
+from .experiments.experiment import trained
+from .experiments.store import FIELDS
 from .training.numerics import pinned
 
 if TYPE_CHECKING:
-    from .store import Record
+    from .experiments.store import Record
 from .diagnostics.landscape import (
     ALPHAS,
     SAMPLES,
@@ -50,7 +50,7 @@ def sweep(
         line: the algorithms to connect, wherever both have a run of the same data, seed, protocol and
             network, head included.
 
-    Columns: those of `bpfree.store.tidy` that say which run it is; kind; split, samples; direction; x, y;
+    Columns: those of `bpfree.experiments.store.tidy` that say which run it is; kind; split, samples; direction; x, y;
     loss (nats), accuracy (%); eigenvalue, residual. A kind leaves those empty that it has not got:
 
         gap        split                loss, accuracy at the trained weights

@@ -23,14 +23,15 @@ import torch
 
 import bpfree
 import run_all
-from bpfree import MLP, CaFoCNN, Experiment, MonoForward, study, tuned
+from bpfree import MLP, CaFoCNN, Experiment, MonoForward
 from bpfree.batch import Chapter
 from bpfree.energy import EnergyMeter
 from bpfree.energy.__main__ import main as energy
 from bpfree.errors import BpfreeError
+from bpfree.experiments import study, tuned
+from bpfree.experiments.published import hyperparameters, results
+from bpfree.experiments.store import Store, records
 from bpfree.gallery import recorded
-from bpfree.published import hyperparameters, results
-from bpfree.store import Store, records
 from bpfree.training.loop import pick_device
 from bpfree.training.stopping import Budget, Stopping
 from bpfree.tuning import open_storage
@@ -365,11 +366,11 @@ GROUPS: dict[str, dict[str, tuple[Callable, tuple[str, str, str]]]] = {
         "a number": (experiment(architecture=12), ("12", ARCHITECTURES, "use")),
         "other digits": (experiment(architecture="2x1٠"), ("2x1", ARCHITECTURES, "use")),
         "no memory": (
-            call(lambda _: bpfree.experiment.build_model("2x99999999", bpfree.load("digits"))),
+            call(lambda _: bpfree.experiments.experiment.build_model("2x99999999", bpfree.load("digits"))),
             ("'2x99999999'", "GB of memory are free", "use fewer or narrower"),
         ),
         "too deep": (
-            call(lambda _: bpfree.experiment.build_model("cnn-1-1-1-1", bpfree.load("digits"))),
+            call(lambda _: bpfree.experiments.experiment.build_model("cnn-1-1-1-1", bpfree.load("digits"))),
             ("8x8", "16x16", "use images"),
         ),
         "not this algorithm's": (experiment("ff", architecture="cnn"), ("CaFoCNN", "MLP", "give it one")),

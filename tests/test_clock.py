@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import ScriptedMeter, arm, toy
 
-import bpfree.running
+import bpfree.experiments.runner
 from bpfree.training.clock import Clock
 from bpfree.training.loop import train
 
@@ -126,7 +126,7 @@ def test_one_region_without_joules_leaves_no_total_and_says_so():
     assert history.total("measured_j", ("val",)) == 20.0
     assert history.total("estimated_j") == 31.0
     assert history.provenance == "incomplete"
-    totals = bpfree.running.totals(history)
+    totals = bpfree.experiments.runner.totals(history)
     assert {"train_measured_j", "total_measured_j"}.isdisjoint(totals)
     assert totals["val_measured_j"] == 20.0
     assert history.frame()["train_measured_j"].isna().tolist() == [False, True]

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from bpfree import comparison, ours, protocols, published
+from bpfree import comparison, ours
 from bpfree.algorithms import arms as labels
 from bpfree.energy.carbon import footprint
 from bpfree.errors import InvalidInput
+from bpfree.experiments import protocols, published
+from bpfree.experiments.store import COLUMNS, FIELDS
 from bpfree.ours import verdicts
-from bpfree.store import COLUMNS, FIELDS
 
 MNIST = {"data": "mnist", "architecture": "2x1000"}
 COST = ("_s", "_j", "_bytes")

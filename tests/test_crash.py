@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfree.store import Store
+from bpfree.experiments.store import Store
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,9 +29,9 @@ import torch
 torch.set_num_threads(1)
 from bpfree import running
 from bpfree.training.checkpoint import Checkpoint
-from bpfree.experiment import Experiment
-from bpfree.running import run_many
-from bpfree.store import Store
+from bpfree.experiments.experiment import Experiment
+from bpfree.experiments.runner import run_many
+from bpfree.experiments.store import Store
 
 Checkpoint.every_s, Checkpoint.share = 0.0, float("inf")
 running.POLL_S = 0.05
@@ -347,8 +347,8 @@ def test_ctrl_c_in_a_script_says_how_to_go_on_and_leaves_nothing_half_written(tm
 SMALL_RUN = """
 import sys
 from bpfree.errors import BpfreeError
-from bpfree.experiment import Experiment
-from bpfree.running import run
+from bpfree.experiments.experiment import Experiment
+from bpfree.experiments.runner import run
 architecture, seed = sys.argv[2:]
 try:
     own = {"architecture": architecture, "seed": int(seed), "max_epochs": 1, "device": "cpu"}

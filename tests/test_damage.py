@@ -12,9 +12,9 @@ import pytest
 from helpers import same
 
 from bpfree.errors import BpfreeError, InvalidInput
-from bpfree.experiment import Experiment
-from bpfree.running import run
-from bpfree.store import Store, records
+from bpfree.experiments.experiment import Experiment
+from bpfree.experiments.runner import run
+from bpfree.experiments.store import Store, records
 
 OWN = {"data": "digits", "architecture": "1x4", "max_epochs": 1, "device": "cpu"}
 PLAN = [Experiment("bp", **OWN), Experiment("bp", seed=1, **OWN)]

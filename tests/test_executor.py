@@ -24,11 +24,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from submitit.core.utils import FailedJobError
 
 import run_all
-from bpfree import batch, executor, running, study
+from bpfree import batch
 from bpfree.errors import InvalidInput, MissingData, UnknownName
-from bpfree.executor import Training, reason, slurm_settings, submit
-from bpfree.experiment import Experiment
-from bpfree.store import Store
+from bpfree.experiments import jobs, runner, study
+from bpfree.experiments.experiment import Experiment
+from bpfree.experiments.jobs import Training, reason, slurm_settings, submit
+from bpfree.experiments.store import Store
 
 ROOT = Path(run_all.__file__).parent
 SMALL = {"architecture": "1x4", "max_epochs": 1, "device": "cpu"}
@@ -51,7 +52,7 @@ def stored(store) -> list[tuple]:
 @pytest.fixture
 def trainings(monkeypatch):
     """What was trained in this process, in order; a `broken` algorithm raises as often as it says."""
-    done, broken, plain = [], Counter(), running._train
+    done, broken, plain = [], Counter(), runner._train
 
     def train(resolved, *rest):
         done.append((resolved["algorithm"], resolved["seed"], resolved["protocol"]))
@@ -60,7 +61,7 @@ def trainings(monkeypatch):
             raise RuntimeError("lost the GPU")
         return plain(resolved, *rest)
 
-    monkeypatch.setattr(running, "_train", train)
+    monkeypatch.setattr(runner, "_train", train)
     return SimpleNamespace(done=done, broken=broken)
 
 
@@ -113,14 +114,14 @@ def test_divergence_is_a_record_and_no_failure(tmp_path, trainings):
 
 
 def test_an_interrupt_says_what_is_finished(tmp_path, monkeypatch):
-    plain = running._train
+    plain = runner._train
 
     def train(resolved, *rest):
         if resolved["algorithm"] == "mf":
             raise KeyboardInterrupt
         return plain(resolved, *rest)
 
-    monkeypatch.setattr(running, "_train", train)
+    monkeypatch.setattr(runner, "_train", train)
     with pytest.raises(KeyboardInterrupt) as stop:
         submit([small(), small("mf"), small("bp_ds")], "inline", tmp_path, progress=False)
     assert f"1 of 3 runs are in {tmp_path}, the other jobs were cancelled" in stop.value.__notes__[-1]
@@ -181,8 +182,8 @@ class Job:
 
 def play(monkeypatch, store: Path, **fates) -> Engine:
     played = Engine(store, fates)
-    monkeypatch.setattr(executor, "engine", lambda *_: played)
-    monkeypatch.setitem(executor.POLL_S, "slurm", 0.0)
+    monkeypatch.setattr(jobs, "engine", lambda *_: played)
+    monkeypatch.setitem(jobs.POLL_S, "slurm", 0.0)
     return played
 
 
@@ -237,7 +238,7 @@ def test_jobs_refused_in_passing_are_handed_in_again_and_those_that_run_go_on(tm
     runs = [small(), small("ff"), small("mf", protocol="matched")]
     played = play(monkeypatch, tmp_path, ff="long")
     played.refusals = [None, *PASSING]  # the second time, while ff runs
-    monkeypatch.setattr(executor, "PAUSES_S", (0.0,) * len(PASSING))
+    monkeypatch.setattr(jobs, "PAUSES_S", (0.0,) * len(PASSING))
     assert submit(runs, "slurm", tmp_path, progress=False) == []
     assert played.cancelled == []
     assert played.order == ["bp", "ff", "mf"]
@@ -248,7 +249,7 @@ def test_jobs_refused_in_passing_are_handed_in_again_and_those_that_run_go_on(tm
 
 def test_jobs_that_are_refused_for_ever_are_given_up(tmp_path, monkeypatch):
     play(monkeypatch, tmp_path).refusals = [PASSING[0]] * 9
-    monkeypatch.setattr(executor, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(jobs, "PAUSES_S", (0.0, 0.0))
     with pytest.raises(
         InvalidInput, match=r"no jobs are taken at present \(.*Socket timed out.*try again later"
     ):
@@ -367,17 +368,17 @@ class Flaky(Training):
     """Writes down what it trains, and fails the first time that it is to train `mf_joint`."""
 
     def __call__(self) -> str:
-        from bpfree import running  # in the process of the job
+        from bpfree.experiments import runner  # in the process of the job
 
         notes = self.root.parent
-        plain = running._train
+        plain = runner._train
 
         def train(resolved, *rest):
             with open(notes / "trained", "a") as log:
                 log.write(f"{resolved['algorithm']} {os.environ.get('OMP_NUM_THREADS')}\n")
             return plain(resolved, *rest)
 
-        running._train = train
+        runner._train = train
         if self.experiment.algorithm == "mf_joint" and not (notes / "again").exists():
             (notes / "again").touch()
             raise RuntimeError("out of luck")
@@ -387,7 +388,7 @@ class Flaky(Training):
 @pytest.mark.slow
 def test_local_processes_share_the_store_and_fail_alone(tmp_path, monkeypatch, capfd):
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(executor, "Training", Flaky)
+    monkeypatch.setattr(jobs, "Training", Flaky)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     store = tmp_path / "store"
     runs = [small("mf", protocol="matched"), small("mf_joint"), ABSENT]
@@ -401,7 +402,7 @@ def test_local_processes_share_the_store_and_fail_alone(tmp_path, monkeypatch, c
     assert "Traceback" in failure.log.read_text()
     assert stored(store) == [("bp", 0, "convergence"), ("mf", 0, "matched"), ("mf_joint", 0, "convergence")]
     trained = Counter((tmp_path / "trained").read_text().split("\n")[:-1])
-    threads = max(1, executor.cores() // 2)
+    threads = max(1, jobs.cores() // 2)
     assert trained == {f"{a} {threads}": 1 for a in ("bp", "mf", "mf_joint")}
     assert [p.name for p in failure.log.parent.iterdir()] == [failure.log.name]
     assert "OMP_NUM_THREADS" not in os.environ
@@ -413,7 +414,7 @@ import sys
 from pathlib import Path
 import run_all
 from bpfree import study
-from bpfree.experiment import Experiment
+from bpfree.experiments.experiment import Experiment
 own = {"architecture": "1x4", "device": "cpu"}
 study.plan = lambda *_: [
     Experiment("bp", max_epochs=1, **own),
@@ -533,7 +534,7 @@ def cluster(tmp_path, monkeypatch):
     (tmp_path / "cluster").mkdir()
     monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
     monkeypatch.setenv("CLUSTER", str(tmp_path / "cluster"))
-    monkeypatch.setitem(executor.POLL_S, "slurm", 0.2)
+    monkeypatch.setitem(jobs.POLL_S, "slurm", 0.2)
     return lambda: [path.read_text() for path in sorted((tmp_path / "cluster").glob("*.sh"))]
 
 

@@ -13,18 +13,18 @@ from helpers import ARMS, same
 from sklearn.metrics import accuracy_score, log_loss
 
 import bpfree
-from bpfree import experiment as module
-from bpfree import running, study
 from bpfree.algorithms import ALGORITHMS, Algorithm
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, MissingData, TrainingDiverged, UnknownName
 from bpfree.evidence import recorded_runs
-from bpfree.experiment import Experiment, build, build_model, parse_architecture, trained
-from bpfree.machine import environment_line, machine
-from bpfree.published import hyperparameters
-from bpfree.running import run, run_many
-from bpfree.store import Store, key_of, records
-from bpfree.study import PROFILES
+from bpfree.experiments import experiment as module
+from bpfree.experiments import runner, study
+from bpfree.experiments.experiment import Experiment, build, build_model, parse_architecture, trained
+from bpfree.experiments.machine import environment_line, machine
+from bpfree.experiments.published import hyperparameters
+from bpfree.experiments.runner import run, run_many
+from bpfree.experiments.store import Store, key_of, records
+from bpfree.experiments.study import PROFILES
 from bpfree.training.loop import Stopping, train
 from bpfree.training.stopping import Budget
 
@@ -295,7 +295,7 @@ def test_another_training_version_is_another_run(record, store, monkeypatch, no_
 
 def test_test_data_cannot_influence_training(record, digits, tmp_path, monkeypatch):
     poisoned = replace(digits, x_test=torch.full_like(digits.x_test, float("nan")))
-    monkeypatch.setattr(running, "loaded", lambda *_: poisoned)
+    monkeypatch.setattr(runner, "loaded", lambda *_: poisoned)
     other = run(small(), tmp_path, progress=False)
     assert other.key == record.key
     assert same(other.weights(), record.weights())
@@ -306,7 +306,7 @@ def test_test_data_cannot_influence_training(record, digits, tmp_path, monkeypat
 def test_test_data_are_read_once_and_after_training(digits, tmp_path, monkeypatch):
     events = []
     plain_train, plain_predict = module.train, Algorithm.predict_all
-    monkeypatch.setattr(running, "loaded", lambda *_: digits)
+    monkeypatch.setattr(runner, "loaded", lambda *_: digits)
     monkeypatch.setattr(module, "train", lambda *a, **k: (plain_train(*a, **k), events.append("trained"))[0])
 
     def predict_all(self, x):
@@ -348,9 +348,9 @@ def test_equal_energy_has_the_seconds_or_the_joules_that_bp_spent(store, monkeyp
     spent = record.epoch_cost[["prefix_s", "train_s", "val_s"]].fillna(0.0).sum(axis=1)
     assert record.cost["total_s"] == pytest.approx(reference.cost["total_s"], abs=spent.max())
     metered = replace(reference, cost={**reference.cost, "total_measured_j": 12.5})
-    assert running.spent(metered, "energy") == Budget("measured_j", 12.5)
+    assert runner.spent(metered, "energy") == Budget("measured_j", 12.5)
     partly = replace(reference, cost={**reference.cost, "train_measured_j": 12.5})  # validation's are lost
-    assert running.spent(partly, "energy") == Budget("s", reference.cost["total_s"])
+    assert runner.spent(partly, "energy") == Budget("s", reference.cost["total_s"])
 
 
 def test_a_budget_is_part_of_the_content(store):
@@ -523,7 +523,7 @@ def test_the_machine_is_known_by_what_costs_depend_on(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: here["threads"] + 1)
     assert machine("cpu")["id"] != here["id"]
     monkeypatch.undo()
-    monkeypatch.setattr("bpfree.machine.git_revision", lambda: "another revision")
+    monkeypatch.setattr("bpfree.experiments.machine.git_revision", lambda: "another revision")
     assert machine("cpu")["id"] == here["id"]  # the code is not the machine
 
 

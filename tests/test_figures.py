@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import bpfree
-from bpfree import figures, stats, store
+from bpfree import figures, stats
 from bpfree.algorithms.arms import COLOURS, LABELS, LINES, MARKERS
 from bpfree.errors import InvalidInput
+from bpfree.experiments import store
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,7 @@ RUNS = tidy(
 
 
 def test_accuracy_stands_over_energy_and_printed_numbers_are_open_and_named():
-    from bpfree import published
+    from bpfree.experiments import published
 
     printed = published.results(source="thesis", protocol="published")
     runs = RUNS.assign(architecture="2x1000")

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from bpfree import forecast as module
-from bpfree import published, study
-from bpfree.experiment import Experiment
-from bpfree.forecast import clock, forecast, lines
+from bpfree.experiments import forecast as module
+from bpfree.experiments import published, study
+from bpfree.experiments.experiment import Experiment
+from bpfree.experiments.forecast import clock, forecast, lines
 
 
 @pytest.fixture

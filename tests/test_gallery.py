@@ -11,8 +11,9 @@ import pytest
 
 import bpfree
 import run_all
-from bpfree import evidence, gallery, store, study
+from bpfree import evidence, gallery
 from bpfree.errors import InvalidInput, StorageFailed, UnknownName
+from bpfree.experiments import store, study
 from bpfree.gallery import GALLERY, collect, draw_gallery
 
 FIGURES = Path(__file__).parent.parent / "figures"

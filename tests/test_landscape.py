@@ -9,12 +9,12 @@ from helpers import arm, same, toy, weights
 from torch.nn.functional import cross_entropy
 
 import bpfree
-from bpfree import experiment, store
 from bpfree.algorithms import Backprop
 from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
 from bpfree.diagnostics.eigenvalue import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
+from bpfree.experiments import experiment, store
 from bpfree.landscape_evidence import overview, sweep
 
 DATA = toy()

@@ -17,10 +17,11 @@ import torch
 
 import bpfree
 import run_all
-from bpfree import MLP, Experiment, MonoForward, tuned
+from bpfree import MLP, Experiment, MonoForward
 from bpfree.batch import Chapter
 from bpfree.errors import InvalidInput, MissingData
-from bpfree.store import Store
+from bpfree.experiments import tuned
+from bpfree.experiments.store import Store
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.training.history import History
 

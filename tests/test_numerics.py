@@ -15,10 +15,11 @@ from helpers import arm, same, toy
 from torch.overrides import TorchFunctionMode
 
 import bpfree
-from bpfree import diagnostics, experiment, running
+from bpfree import diagnostics
 from bpfree.algorithms import ALGORITHMS
 from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
+from bpfree.experiments import experiment, runner
 from bpfree.training.history import OUTCOME
 from bpfree.training.loop import train
 from bpfree.training.numerics import pinned
@@ -188,7 +189,7 @@ def everything(name="mf", precision="fp32"):
         "weights": {k: v.tolist() for k, v in algorithm.state_dict().items()},
         "history": history.frame()[list(OUTCOME)].to_csv(),
         "scores": {k: v.tolist() for k, v in scores.items()},
-        "outcome": running.outcome(algorithm, history, data),
+        "outcome": runner.outcome(algorithm, history, data),
     }
 
 

@@ -6,15 +6,15 @@ from importlib import resources
 
 import pytest
 
-from bpfree import tuned
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.protocols import rule
+from bpfree.experiments import tuned
+from bpfree.experiments.protocols import rule
 from bpfree.training.loop import Stopping
 
 
 def lines(**where) -> dict[str, str]:
     """Parameter and value of one published arm, as text, straight from the file."""
-    with (resources.files("bpfree.published") / "hyperparameters.csv").open() as file:
+    with (resources.files("bpfree.experiments.published") / "hyperparameters.csv").open() as file:
         rows = [r for r in csv.DictReader(file) if all(r[k] == v for k, v in where.items())]
     return {row["parameter"]: row["value"] for row in rows}
 

@@ -7,18 +7,18 @@ from importlib import resources
 import pandas as pd
 import pytest
 
-from bpfree import published
 from bpfree.algorithms import ALGORITHMS
 from bpfree.data import NAMES
 from bpfree.errors import UnknownName
-from bpfree.experiment import parse_architecture
+from bpfree.experiments import published
+from bpfree.experiments.experiment import parse_architecture
 from bpfree.training.loop import Stopping
 
 
 @pytest.fixture(scope="module")
 def lines() -> list[dict]:
     """The file, read by another reader."""
-    with (resources.files("bpfree.published") / "hyperparameters.csv").open() as file:
+    with (resources.files("bpfree.experiments.published") / "hyperparameters.csv").open() as file:
         return list(csv.DictReader(file))
 
 

@@ -20,13 +20,13 @@ import pytest
 from helpers import same
 from tqdm import tqdm
 
-from bpfree import running
-from bpfree.claims import Claim
 from bpfree.data import PUBLISHED
 from bpfree.errors import InvalidInput, MissingData, StorageFailed, TrainingDiverged
-from bpfree.experiment import Experiment
-from bpfree.running import run, run_many
-from bpfree.store import Store
+from bpfree.experiments import runner
+from bpfree.experiments.claims import Claim
+from bpfree.experiments.experiment import Experiment
+from bpfree.experiments.runner import run, run_many
+from bpfree.experiments.store import Store
 from bpfree.training.checkpoint import Checkpoint
 
 SMALL = {"data": "digits", "architecture": "1x4", "max_epochs": 1, "device": "cpu"}
@@ -45,14 +45,14 @@ def store(tmp_path):
 @pytest.fixture
 def trainings(monkeypatch):
     """The experiments that were trained, in order."""
-    done, plain = [], running._train
+    done, plain = [], runner._train
 
     def train(resolved, *rest):
         done.append((resolved["algorithm"], resolved["seed"]))
         return plain(resolved, *rest)
 
-    monkeypatch.setattr(running, "_train", train)
-    monkeypatch.setattr(running, "POLL_S", 0.02)
+    monkeypatch.setattr(runner, "_train", train)
+    monkeypatch.setattr(runner, "POLL_S", 0.02)
     return done
 
 
@@ -69,7 +69,7 @@ def until(condition) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bpfree.claims import Claim
+from bpfree.experiments.claims import Claim
 claim = Claim(Path(sys.argv[1]), "key")
 print(claim.take(), flush=True)
 time.sleep(60)
@@ -217,7 +217,7 @@ def test_data_that_change_while_a_run_is_waited_for_are_not_trained_by_its_key(t
     experiment = small(data=str(own_data(tmp_path / "own.npz", 0)))
     key = run(experiment, tmp_path / "elsewhere", progress=False).key
     trainings.clear()
-    job = running._Job(experiment, store, progress=False, keep_weights=True)
+    job = runner._Job(experiment, store, progress=False, keep_weights=True)
     with store.claim(key) as other:
         assert other.take()
         assert job.attempt(wait=False) is None
@@ -291,9 +291,10 @@ def test_a_finished_run_leaves_nothing_but_its_record(store, monkeypatch):
 
 
 def test_what_an_epoch_costs_is_counted_once_for_all_seeds_of_an_arm(store, tmp_path, monkeypatch):
-    from bpfree import diagnostics, running
+    from bpfree import diagnostics
+    from bpfree.experiments import runner
 
-    monkeypatch.setattr(running, "_counted", {})
+    monkeypatch.setattr(runner, "_counted", {})
     real, calls = diagnostics.counts, []
     monkeypatch.setattr(diagnostics, "counts", lambda *what: calls.append(what) or real(*what))
     costs = ("total_flop", "memory_bytes", "graph_bytes")
@@ -304,7 +305,7 @@ def test_what_an_epoch_costs_is_counted_once_for_all_seeds_of_an_arm(store, tmp_
 
     first, second = bill(store), bill(store, seed=1)
     assert len(calls) == 1
-    running._counted.clear()
+    runner._counted.clear()
     assert bill(tmp_path / "alone", seed=1) == second == first
     assert bill(store, hyperparameters={"batch_size": 32}) != first  # another arm
     assert len(calls) == 3
@@ -329,11 +330,11 @@ def test_what_an_epoch_costs_is_that_of_the_data_set_and_not_of_another_with_its
 
     both, alone = (str(tmp_path / "own.npz"), "cifar10"), {}
     for data in both:
-        running._counted.clear()
+        runner._counted.clear()
         alone[data] = bill(data, "alone")
     assert alone[both[0]] != alone[both[1]]
     for order in (both, both[::-1]):
-        running._counted.clear()
+        runner._counted.clear()
         assert {data: bill(data, f"{Path(order[0]).stem} first") for data in order} == alone
 
 
@@ -375,7 +376,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_its_record_says_so(store, tmp_pat
 def test_another_machines_checkpoint_is_not_gone_on_with(store, monkeypatch, caplog):
     monkeypatch.setattr(Checkpoint, "every_s", 0.0)
     monkeypatch.setattr(Checkpoint, "share", float("inf"))
-    plain = running.train_resolved
+    plain = runner.train_resolved
 
     def interrupted(*args, on_epoch=None, **how):
         def stop(algorithm, stage, row):
@@ -385,11 +386,11 @@ def test_another_machines_checkpoint_is_not_gone_on_with(store, monkeypatch, cap
         return plain(*args, on_epoch=stop, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "train_resolved", interrupted)
+        patch.setattr(runner, "train_resolved", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(small(max_epochs=3), store, progress=False)
-    here = running.machine("cpu")
-    monkeypatch.setattr(running, "machine", lambda device: {**here, "id": "elsewhere"})
+    here = runner.machine("cpu")
+    monkeypatch.setattr(runner, "machine", lambda device: {**here, "id": "elsewhere"})
     assert run(small(max_epochs=3), store, progress=False).resumed == 0
     assert "is of another run, machine or version: passed over" in caplog.text
 
@@ -490,14 +491,14 @@ def test_anything_else_ends_the_batch_and_what_is_finished_stays(store, tmp_path
 
 
 def test_ctrl_c_ends_the_batch_and_says_how_to_go_on(store, monkeypatch):
-    plain = running._train
+    plain = runner._train
 
     def interrupted(resolved, *rest):
         if resolved["seed"] == 2:
             raise KeyboardInterrupt
         return plain(resolved, *rest)
 
-    monkeypatch.setattr(running, "_train", interrupted)
+    monkeypatch.setattr(runner, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt) as stop:
         run_many([small(seed=s) for s in range(4)], store, progress=False)
     assert stop.value.__notes__ == [
@@ -538,7 +539,7 @@ def test_a_budgeted_run_waits_for_its_reference(store, trainings, tmp_path):
     trainings.clear()
     other = store.claim(key)
     assert other.take()
-    job = running._Job(matched, store, progress=False, keep_weights=True)
+    job = runner._Job(matched, store, progress=False, keep_weights=True)
     assert job.attempt(wait=False) is None
     assert "process" in job.holder
     assert not trainings
@@ -554,7 +555,7 @@ def test_a_bar_counts_the_runs_and_says_which(store, monkeypatch):
         def __init__(self, *args, **settings):
             super().__init__(*args, **{"disable": False, "file": screen, "mininterval": 0, **settings})
 
-    monkeypatch.setattr(running, "tqdm", Bar)
+    monkeypatch.setattr(runner, "tqdm", Bar)
     run_many([small(), small(seed=1)], store)
     for shown in ("bp digits 1x4 seed 0:   0%", "bp digits 1x4 seed 1:  50%", "2/2"):
         assert shown in screen.getvalue()

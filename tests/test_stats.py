@@ -11,7 +11,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from bpfree import stats
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.store import COLUMNS
+from bpfree.experiments.store import COLUMNS
 
 rng = np.random.default_rng(7)
 

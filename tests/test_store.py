@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bpfree.errors import InvalidInput, StorageFailed
-from bpfree.store import COLUMNS, FORMAT, Record, Store, epochs, key_of, records, traces, unit
+from bpfree.experiments.store import COLUMNS, FORMAT, Record, Store, epochs, key_of, records, traces, unit
 from bpfree.training.history import COST
 
 EXPERIMENT = {

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpfree import study, tuning
+from bpfree import tuning
 from bpfree.errors import BpfreeError
-from bpfree.protocols import BUDGETS, PROTOCOLS
+from bpfree.experiments import study
+from bpfree.experiments.protocols import BUDGETS, PROTOCOLS
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -109,7 +110,7 @@ def test_an_unknown_family_member_or_chapter_is_one_line(method, names):
 
 
 def test_a_study_of_tuned_settings_takes_published_ones_where_nothing_was_tuned(monkeypatch):
-    from bpfree import tuned
+    from bpfree.experiments import tuned
 
     found = {("bp", "mnist", "2x1000"): {"lr": 0.5}, ("mf", "mnist", "2x1000"): {"lr": 0.25}}
     monkeypatch.setattr(tuned, "settings", lambda *arm, **named: found.get((*arm, *named.values()), {}))

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bpfree import published, tables
+from bpfree import tables
 from bpfree.errors import UnknownName
-from bpfree.store import COLUMNS
+from bpfree.experiments import published
+from bpfree.experiments.store import COLUMNS
 
 RUN = {
     "data": "digits",

@@ -5,8 +5,8 @@ import os
 import pandas as pd
 import pytest
 
-from bpfree import tuned
 from bpfree.errors import InvalidInput, StorageFailed
+from bpfree.experiments import tuned
 
 ARM = ("mf", "digits", "2x256")
 

@@ -23,10 +23,11 @@ from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
 import bpfree
-from bpfree import Experiment, figures, published, tuned, tuning
+from bpfree import Experiment, figures, tuning
 from bpfree.algorithms import ALGORITHMS
 from bpfree.errors import BpfreeError, InvalidInput, UnknownName
-from bpfree.experiment import fit
+from bpfree.experiments import published, tuned
+from bpfree.experiments.experiment import fit
 from bpfree.tuning import __main__ as cli
 from bpfree.tuning import search
 from bpfree.tuning import trial as one_trial

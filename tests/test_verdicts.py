@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats as reference
 
-from bpfree import published
+from bpfree.experiments import published
+from bpfree.experiments.store import COLUMNS
 from bpfree.ours import Number
-from bpfree.store import COLUMNS
 from bpfree.verdicts import CLAIMS, VERDICTS, Claim, effect, interval, judge, verdicts
 
 ACCURACY = Claim("more accurate", "thesis", "mf", "test_accuracy", "difference", more=True)

@@ -33,7 +33,7 @@ def test_the_wheel_has_every_module_and_table_and_nothing_else(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     own = {p for p in (ROOT / "bpfree").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert names == {p.relative_to(ROOT).as_posix() for p in own}
-    assert {"bpfree/tuned.csv", "bpfree/published/results.csv"} < names
+    assert {"bpfree/experiments/tuned.csv", "bpfree/experiments/published/results.csv"} < names
     assert {Path(name).suffix for name in names} == {".py", ".csv"}
 
 

@@ -26,7 +26,7 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     """Quantities over a run, algorithms on top of each other: a row per data set and network, a column each.
 
     Args:
-        traces: as `bpfree.store.traces` gives it. Of several seeds the lowest is drawn.
+        traces: as `bpfree.experiments.store.traces` gives it. Of several seeds the lowest is drawn.
         quantities: names in `STAND_INS`. Where no GPU was sampled, the process's own account stands in and
             the caption says so; what has no stand-in has no panel.
         stages: mark where the stages of a sequential algorithm begin.

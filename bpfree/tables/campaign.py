@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from .. import published
 from ..algorithms.arms import DATASETS, LABELS, ORDER, dataset
 from ..comparison import beside
+from ..experiments import published
 from .paper import USUAL
 from .text import quantity
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from .. import published
 from ..algorithms.arms import DATASETS, LABELS, ORDER, dataset
 from ..comparison import PRESETS, protocols_for
 from ..errors import choose
+from ..experiments import published
 from ..ours import COMPARISONS, Number, Ours, paper_flop
 from .setup import best_hyperparameters, environment
 from .text import quantity

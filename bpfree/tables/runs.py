@@ -8,7 +8,7 @@ from ..algorithms.arms import LABELS, ORDER, dataset
 from ..energy.carbon import footprint
 
 if TYPE_CHECKING:
-    from ..store import Record
+    from ..experiments.store import Record
 
 ARM = ["data", "architecture", "protocol", "algorithm"]
 UNKNOWN = "not known"

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from .. import published
 from ..algorithms.arms import DATASETS, LABELS, ORDER, dataset
+from ..experiments import published
 
 ARM = ["data", "architecture", "algorithm"]
 #: The hyperparameters that the papers' tuning searched, in the order of the table.
@@ -34,7 +34,7 @@ def best_hyperparameters(
         used: resolved experiments, `record.experiment` of each run. Where there are any, the table is of
             their data sets; several values of one arm are all shown.
         printed: default `published.hyperparameters()`.
-        tuned: as `bpfree.tuned.table()` gives it.
+        tuned: as `bpfree.experiments.tuned.table()` gives it.
 
     Returns: a row per network, algorithm and parameter, with a column per source, "tuned" and "used".
     """

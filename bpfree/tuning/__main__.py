@@ -94,9 +94,9 @@ def tune(args: argparse.Namespace, argv: list[str]) -> int:
 
 def chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
     """The experiments of algorithms, or else the names of studies."""
-    from .. import published
     from ..algorithms import ALGORITHMS
-    from ..experiment import Experiment
+    from ..experiments import published
+    from ..experiments.experiment import Experiment
     from .storage import study_names
 
     if not any(what in ALGORITHMS for what in args.what):

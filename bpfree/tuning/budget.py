@@ -10,11 +10,11 @@ from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
-from .. import tuned
 from ..data import StrPath
 from ..errors import InvalidInput
-from ..experiment import Experiment
-from ..machine import git_revision
+from ..experiments import tuned
+from ..experiments.experiment import Experiment
+from ..experiments.machine import git_revision
 from . import account
 from .account import best, best_trial, identity_of
 from .search import study_name, tune

@@ -4,8 +4,8 @@ import math
 
 import pandas as pd
 
-from .. import published, tuned
 from ..algorithms.arms import LABELS, dataset
+from ..experiments import published, tuned
 from .spaces import SPACES
 
 

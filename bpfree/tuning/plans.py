@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from ..algorithms.architectures import default_architecture
 from ..errors import choose
-from ..experiment import Experiment
-from ..study import FLAT, PROFILES, Profile, fitting_network
+from ..experiments.experiment import Experiment
+from ..experiments.study import FLAT, PROFILES, Profile, fitting_network
 
 #: One algorithm of each family. Of Forward-Forward and the MLPs it is compared with, the network is the same.
 ALGORITHMS = ("bp", "ff", "cafo_rand", "mf")

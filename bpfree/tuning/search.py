@@ -18,8 +18,8 @@ from tqdm import tqdm
 from ..algorithms import ALGORITHMS
 from ..data import StrPath, load
 from ..errors import InvalidInput, choose
-from ..experiment import Experiment
-from ..protocols import LENGTHS
+from ..experiments.experiment import Experiment
+from ..experiments.protocols import LENGTHS
 from ..training.batches import Data
 from ..training.loop import check_positive
 from .samplers import Listed, TrialSeeded

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from ..algorithms import ALGORITHMS
 from ..algorithms.arms import LABELS
 from ..errors import InvalidInput, choose
-from ..experiment import Experiment
+from ..experiments.experiment import Experiment
 
 SCALES = ("log", "linear", "int", "log int")
 

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 
 from ..data import StrPath
 from ..errors import BpfreeError, InvalidInput, StorageFailed, disk
-from ..store import Store
+from ..experiments.store import Store
 from .journal import ELSEWHERE, Journal
 
 SQLITE = (".db", ".sqlite", ".sqlite3")

@@ -10,8 +10,8 @@ from optuna.trial import Trial, TrialState
 
 from ..energy import EnergyMeter
 from ..errors import TrainingDiverged
-from ..experiment import Experiment, fit
-from ..machine import machine
+from ..experiments.experiment import Experiment, fit
+from ..experiments.machine import machine
 from ..training.batches import Data
 from ..training.history import History
 from ..training.loop import pick_device

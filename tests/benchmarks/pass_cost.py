@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import bpfree
 from bpfree.algorithms.architectures import build_model
-from bpfree.machine import machine
+from bpfree.experiments.machine import machine
 from bpfree.training.batches import Data
 from bpfree.training.stopping import Stopping
 

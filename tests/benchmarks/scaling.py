@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import bpfree
 from bpfree import diagnostics
-from bpfree.machine import machine
+from bpfree.experiments.machine import machine
 from bpfree.training.batches import Data
 
 ALGORITHMS = ("bp", "mf_interleaved", "mf", "ff")

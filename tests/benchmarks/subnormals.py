@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 
 import bpfree
-from bpfree.experiment import build
-from bpfree.machine import machine
+from bpfree.experiments.experiment import build
+from bpfree.experiments.machine import machine
 from bpfree.training import subnormals
 from bpfree.training.stopping import Stopping
 

@@ -7,15 +7,15 @@ import pandas as pd
 from tabulate import tabulate
 from tqdm import tqdm
 
+from ..algorithms import Algorithm
+from ..data import PUBLISHED, load
+from ..diagnostics import epoch_seconds, stand_in
+from ..errors import MissingData
+from ..training.batches import Data
+from ..training.loop import pick_device
+from ..training.stopping import DEFAULT_CAP
 from . import published
-from .algorithms import Algorithm
-from .data import PUBLISHED, load
-from .diagnostics import epoch_seconds, stand_in
-from .errors import MissingData
 from .experiment import Experiment, build
-from .training.batches import Data
-from .training.loop import pick_device
-from .training.stopping import DEFAULT_CAP
 
 GROUP = ["algorithm", "data", "network", "protocol"]
 

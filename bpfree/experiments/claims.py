@@ -8,8 +8,8 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import StorageFailed
-from .errors.disk import ELSEWHERE, read_object, refusals
+from ..errors import StorageFailed
+from ..errors.disk import ELSEWHERE, read_object, refusals
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 

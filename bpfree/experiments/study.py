@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .errors import MissingData, check_seed, choose
-from .errors.disk import one_spelling
+from ..errors import MissingData, check_seed, choose
+from ..errors.disk import one_spelling
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -70,8 +70,8 @@ class Profile:
             algorithms: of the family's; all of them if none is named.
             settings: further fields of each experiment; `hyperparameters` join the profile's.
         """
+        from ..algorithms.architectures import default_architecture  # here, because torch comes with it
         from . import tuned
-        from .algorithms.architectures import default_architecture  # here, because torch comes with it
         from .experiment import Experiment
         from .protocols import TUNED, rule
 
@@ -218,9 +218,9 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
     Convolutions want images that every block can halve: smaller ones, and vectors, have `otherwise`. And
     Forward-Forward writes the label over as many inputs as there are classes: vectors may have fewer.
     """
-    from .algorithms.architectures import parse_architecture
-    from .data import NAMES
-    from .running import loaded
+    from ..algorithms.architectures import parse_architecture
+    from ..data import NAMES
+    from .runner import loaded
 
     if data in NAMES:
         return network

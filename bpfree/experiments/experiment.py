@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from .algorithms import ALGORITHMS, Algorithm
-from .algorithms.architectures import STAND_IN, build_model, default_architecture, parse_architecture
-from .data import NAMES
-from .errors import InvalidInput, check_seed, choose
-from .errors.disk import one_spelling
+from ..algorithms import ALGORITHMS, Algorithm
+from ..algorithms.architectures import STAND_IN, build_model, default_architecture, parse_architecture
+from ..data import NAMES
+from ..errors import InvalidInput, check_seed, choose
+from ..errors.disk import one_spelling
+from ..training.batches import Data
+from ..training.history import History
+from ..training.loop import PRECISIONS, check_positive, pick_device, train
+from ..training.numerics import pinned
+from ..training.stopping import Budget, Stopping
 from .protocols import REFERENCE, TUNED, Rule, rule
 from .store import Record
-from .training.batches import Data
-from .training.history import History
-from .training.loop import PRECISIONS, check_positive, pick_device, train
-from .training.numerics import pinned
-from .training.stopping import Budget, Stopping
 
 #: Raised by hand whenever a change alters what training computes: records of another version are not reused.
 TRAINING_VERSION = 1
@@ -32,7 +32,7 @@ class Experiment:
         seed: of the weights, the batches and the validation split.
         architecture: "2x1000" (hidden layers x width), "1000-500" (widths), "cnn" (the three CaFo
             blocks) or "cnn-16-32-64" (with these channels); None: the paper's for this algorithm and data.
-        protocol: a name in `bpfree.protocols.PROTOCOLS`: how long it may train.
+        protocol: a name in `bpfree.experiments.protocols.PROTOCOLS`: how long it may train.
         preset: the source whose contested choices and hyperparameters are taken ("thesis", "2026",
             "reference"); None: the protocol's.
         options: keyword options of the algorithm that choose between definitions.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .errors import InvalidInput, disk
+from ..errors import InvalidInput, disk
 from .published import parse
 from .store import Store
 

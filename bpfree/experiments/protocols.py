@@ -15,16 +15,16 @@ An efficiency claim means nothing without its protocol:
 import functools
 from dataclasses import dataclass, field
 
+from ..errors import InvalidInput, choose
+from ..training.stopping import Stopping
 from . import published, tuned
-from .errors import InvalidInput, choose
-from .training.stopping import Stopping
 
 REFERENCE = "bp"  # whose cost is the budget of the protocols that have one
 BUDGETS = {"matched": "passes", "equal_energy": "energy"}
 PROTOCOLS = ("published", "convergence", "convergence_loss", *BUDGETS)
 CONVERGENCE_CAP = 100
 LENGTHS = ("epochs", "block_epochs")  # settings that are the protocol's to give
-TUNED = "tuned"  # the preset that takes hyperparameters from `bpfree.tuned`
+TUNED = "tuned"  # the preset that takes hyperparameters from `bpfree.experiments.tuned`
 
 
 @dataclass(frozen=True)

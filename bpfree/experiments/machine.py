@@ -15,7 +15,7 @@ import torch
 @functools.cache
 def git_revision() -> str | None:
     """Revision of the checkout this package runs from, with "+" if it was changed; None if there is none."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:

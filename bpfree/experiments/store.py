@@ -20,9 +20,9 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING
 
+from ..errors import InvalidInput, StorageFailed, TrainingDiverged, disk
+from ..training.history import REGIONS
 from .claims import Claim
-from .errors import InvalidInput, StorageFailed, TrainingDiverged, disk
-from .training.history import REGIONS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,10 +23,10 @@ from pathlib import Path
 import platformdirs
 from tqdm import tqdm
 
-from .errors import BpfreeError, InvalidInput, StorageFailed, choose, disk
-from .errors.program import stop_with_starter, stopped_by_sigterm
+from ..errors import BpfreeError, InvalidInput, StorageFailed, choose, disk
+from ..errors.program import stop_with_starter, stopped_by_sigterm
 from .experiment import Experiment
-from .running import loaded, run_many, spent
+from .runner import loaded, run_many, spent
 from .store import Record, Store, key_of
 
 KINDS = {"slurm": "slurm", "local": "local", "inline": "debug"}  # our name -> submitit's

@@ -9,20 +9,20 @@ from contextlib import suppress
 from torch import nn
 from tqdm import tqdm
 
-from . import diagnostics
-from .algorithms import Algorithm
+from .. import diagnostics
+from ..algorithms import Algorithm
+from ..data import assembled, read
+from ..energy import EnergyMeter
+from ..errors import InvalidInput, TrainingDiverged
+from ..training.batches import Data
+from ..training.checkpoint import Checkpoint
+from ..training.history import COST, OUTCOME, REGIONS, UNITS, History
+from ..training.numerics import pinned
+from ..training.stopping import Budget
 from .claims import Claim
-from .data import assembled, read
-from .energy import EnergyMeter
-from .errors import InvalidInput, TrainingDiverged
 from .experiment import Experiment, train_resolved
 from .machine import machine
 from .store import Record, Store, key_of
-from .training.batches import Data
-from .training.checkpoint import Checkpoint
-from .training.history import COST, OUTCOME, REGIONS, UNITS, History
-from .training.numerics import pinned
-from .training.stopping import Budget
 
 POLL_S = 1.0  # between two looks at what another process is training
 log = logging.getLogger("bpfree")

@@ -20,7 +20,7 @@ from importlib import resources
 
 import pandas as pd
 
-from ..errors import choose
+from ...errors import choose
 
 #: Who printed a number, by the short name in the column `source`. Only "thesis", "readme", "2026" and
 #: "2026-reports" are of the study that this package implements.
@@ -56,7 +56,7 @@ def results(**where: object) -> pd.DataFrame:
 
     Columns:
         source: a name in `SOURCES`.
-        protocol: one of `bpfree.protocols`, or the authors' own words for theirs.
+        protocol: one of `bpfree.experiments.protocols`, or the authors' own words for theirs.
         data, architecture, algorithm: in this package's names; other names are of things that it does not
             have ("some MLP": not said which; "all": several together; "any": whichever algorithm).
         variant: what sets it apart from the source's usual arm ("with M_0", "cache on host"); "" if nothing.

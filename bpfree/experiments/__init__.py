@@ -1,0 +1,1 @@
+"""How a run is kept, and which runs the study has."""
