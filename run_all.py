@@ -156,7 +156,7 @@ def settle_store(output: Path) -> None:
 
 def draw_figures() -> int:
     """Every figure of the gallery, and the README's table, from the committed records."""
-    from bpfree.gallery import draw_gallery, results
+    from bpfree.evidence.gallery import draw_gallery, results
 
     for path in draw_gallery(ROOT / "figures"):
         print(path)
@@ -173,7 +173,7 @@ def draw_figures() -> int:
 
 def collect(chosen, add: bool) -> int:
     """Takes the store's runs of a profile into the committed records, and draws what is drawn from them."""
-    from bpfree import gallery
+    from bpfree.evidence import gallery
 
     for path in gallery.collect(ROOT / "figures", profile=chosen, add=add):
         print(path)
@@ -274,11 +274,11 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     chosen = study.profile(args.profile, common.get("datasets", ()), common.get("seeds", ()))
     if args.collect:
         return collect(chosen, args.add)
-    from bpfree import batch  # here, because papermill takes a second or two to import
+    from bpfree.evidence import book  # here, because papermill takes a second or two to import
+    from bpfree.evidence.pages import Pages
     from bpfree.experiments.store import Store
-    from bpfree.pages import Pages
 
-    every = batch.find_chapters(notebooks)
+    every = book.find_chapters(notebooks)
     chapters = choose_chapters(every, args.only)
     values = chapter_values(chapters, common, args.parameters)
     output = disk.given_path(args.output or ROOT / "results")
@@ -308,15 +308,15 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     pages = Pages(output / args.profile, args.profile, every)
     begin = time.perf_counter()
     finished, failed = [], []
-    bars = batch.Bars(len(chapters))
+    bars = book.Bars(len(chapters))
     try:
-        with batch.kernels_environment():
+        with book.kernels_environment():
             for chapter, own in zip(chapters, values, strict=True):
                 bars.begin(chapter.name)
                 failure = run_chapter(chapter, own, pages, bars, debug=args.debug)
                 (failed if failure else finished).append(chapter.name)
                 if not failure and args.update_notebooks:
-                    batch.refresh_outputs(chapter.path, bars.notebook)
+                    book.refresh_outputs(chapter.path, bars.notebook)
     except KeyboardInterrupt as stop:
         done = len(finished) + len(failed)
         where = f"in {chapters[done].name}, " if done < len(chapters) else ""
@@ -378,7 +378,7 @@ def run_on_cluster(args: argparse.Namespace) -> int:
 
 def run_chapter(chapter, values: dict, pages, bars, *, debug: bool) -> Exception | None:
     """Execute one chapter, write its pages however it ends, and say how; returns the failure, if any."""
-    from bpfree.batch import ChapterFailed, execute
+    from bpfree.evidence.book import ChapterFailed, execute
 
     pages.begin(chapter)
     start = time.perf_counter()

@@ -24,14 +24,14 @@ import torch
 import bpfree
 import run_all
 from bpfree import MLP, CaFoCNN, Experiment, MonoForward
-from bpfree.batch import Chapter
 from bpfree.energy import EnergyMeter
 from bpfree.energy.__main__ import main as energy
 from bpfree.errors import BpfreeError
+from bpfree.evidence.book import Chapter
+from bpfree.evidence.gallery import recorded
 from bpfree.experiments import study, tuned
 from bpfree.experiments.published import hyperparameters, results
 from bpfree.experiments.store import Store, records
-from bpfree.gallery import recorded
 from bpfree.training.loop import pick_device
 from bpfree.training.stopping import Budget, Stopping
 from bpfree.tuning import open_storage

@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from bpfree import comparison, ours
 from bpfree.algorithms import arms as labels
 from bpfree.energy.carbon import footprint
 from bpfree.errors import InvalidInput
+from bpfree.evidence import compare
+from bpfree.evidence import runs as ours
+from bpfree.evidence.runs import verdicts
 from bpfree.experiments import protocols, published
 from bpfree.experiments.store import COLUMNS, FIELDS
-from bpfree.ours import verdicts
 
 MNIST = {"data": "mnist", "architecture": "2x1000"}
 COST = ("_s", "_j", "_bytes")
@@ -46,14 +47,14 @@ def runs(algorithm: str, protocol: str = "convergence", machine: str = "m", seed
 
 def one(records, **where) -> pd.Series:
     where = {"data": "cifar10", "architecture": "3x2000", "variant": "", "baseline": "", **where}
-    [row] = comparison.beside(records, **where).to_dict("records")
+    [row] = compare.beside(records, **where).to_dict("records")
     return row
 
 
 def test_every_published_result_has_a_row_and_nothing_is_invented():
     printed = published.results()
-    table = comparison.beside(runs("bp", seeds=()))
-    place = comparison.FIXED
+    table = compare.beside(runs("bp", seeds=()))
+    place = compare.FIXED
     pd.testing.assert_frame_equal(table[place], printed[place])
     np.testing.assert_array_equal(table["published"], printed["mean"])
     counted = table["metric"].isin(["sample_flop", "weights"])
@@ -63,7 +64,7 @@ def test_every_published_result_has_a_row_and_nothing_is_invented():
 
 
 def test_operations_and_weights_agree_with_the_printed_ones():
-    table = comparison.beside(runs("bp", seeds=()), metric=["sample_flop", "weights"])
+    table = compare.beside(runs("bp", seeds=()), metric=["sample_flop", "weights"])
     assert len(table) == 27 + 4
     for row in table.to_dict("records"):  # printed with three to five decimals of a GFLOP
         assert row["ours"] == pytest.approx(row["published"], rel=2e-3, abs=5e5), row
@@ -134,7 +135,7 @@ def test_costs_of_two_machines_have_a_row_each_and_outcomes_one():
             for machine, s, a in (("here", 1, 60), ("there", 9, 61))
         ]
     )
-    table = comparison.beside(
+    table = compare.beside(
         records, source="thesis", data="cifar10", algorithm="mf", metric=["total_s", "test_accuracy"]
     )
     assert table["metric"].tolist() == ["test_accuracy", "total_s", "total_s"]
@@ -256,7 +257,7 @@ def test_what_a_paper_pools_over_data_sets_is_pooled():
             runs("mf", total_s=[1, 1, 1], where={"data": "mnist", "architecture": "4x2000"}),
         ]
     )
-    [row] = comparison.beside(
+    [row] = compare.beside(
         records, traces=trace(records, [6, 7, 8, 2, 2, 2, 99, 99, 99]), data="all", algorithm="mf",
         metric="utilisation",
     ).to_dict("records")  # fmt: skip
@@ -281,7 +282,7 @@ def test_verdicts_and_intervals_of_known_differences():
     arms = {"bp": 62 + noise, "mf": 62 + noise[::-1], "bp_ds": 60 - noise, "mf_joint": 62 + 40 * noise[::-1]}
     records = pd.concat([runs(name, seeds=seeds, test_accuracy=a) for name, a in arms.items()])
     where = {"source": "2026", "protocol": "convergence_loss", "data": "cifar10", "architecture": "3x2000"}
-    table = comparison.beside(records, metric="verdict", **where).set_index(["algorithm", "baseline"])
+    table = compare.beside(records, metric="verdict", **where).set_index(["algorithm", "baseline"])
     assert table["published_verdict"].tolist() == ["DIFFERENT"] * 5
     assert table["our_verdict"].to_dict() == {
         ("bp_ds", "bp"): "DIFFERENT",
@@ -319,7 +320,7 @@ def test_variants_are_found_under_their_name_only():
     )
     where = {"source": "2026", "data": "mnist", "algorithm": "mf", "metric": "total_s"}
     where |= {"protocol": "convergence_loss"}
-    table = comparison.beside(pd.concat([usual, host]), **where).set_index("variant")
+    table = compare.beside(pd.concat([usual, host]), **where).set_index("variant")
     assert table["ours"].dropna().to_dict() == {"": 1, "cache on host": 7}
     rerun = runs("mf", "published", total_s=[5, 5, 5])
     row = one(rerun, source="2026-reports", variant="without M_0", algorithm="mf", metric="total_s")
@@ -330,7 +331,7 @@ def test_pooled_spread_is_that_of_all_arms():
     records = pd.concat(
         [runs("bp", test_accuracy=[1, 2, 3]), runs("mf", seeds=(0, 1), test_accuracy=[10, 14])]
     )
-    [row] = comparison.beside(records, metric="test_accuracy_sd").to_dict("records")
+    [row] = compare.beside(records, metric="test_accuracy_sd").to_dict("records")
     assert row["ours"] == pytest.approx(math.sqrt((2 * 1 + 1 * 8) / 3))
 
 
@@ -348,7 +349,7 @@ def test_of_several_caps_the_highest_counts_and_of_equal_runs_neither():
 
 def test_other_authors_numbers_stand_beside_ours_where_the_network_is_the_same():
     records = runs("cafo_rand", test_accuracy=[66, 66, 66], where={"architecture": "cnn"})
-    table = comparison.beside(records, source=["gong", "zhao"], data="cifar10", metric="test_accuracy")
+    table = compare.beside(records, source=["gong", "zhao"], data="cifar10", metric="test_accuracy")
     found = table[table["ours"].notna()]
     assert found[["source", "algorithm", "variant"]].to_numpy().tolist() == [["zhao", "cafo_rand", ""]]
     assert found["difference"].iat[0] == pytest.approx(66 - (100 - 32.57))

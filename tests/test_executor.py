@@ -24,8 +24,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from submitit.core.utils import FailedJobError
 
 import run_all
-from bpfree import batch
 from bpfree.errors import InvalidInput, MissingData, UnknownName
+from bpfree.evidence import book as batch
 from bpfree.experiments import jobs, runner, study
 from bpfree.experiments.experiment import Experiment
 from bpfree.experiments.jobs import Training, reason, slurm_settings, submit
@@ -322,7 +322,7 @@ def book(tmp_path, monkeypatch):
     runs, executed = [small(), small("mf", protocol="matched")], []
     monkeypatch.setattr(study, "plan", lambda chosen, numbers: runs if numbers == ["00"] else 1 / 0)
     monkeypatch.setattr(batch, "execute", lambda chapter, *_: executed.append(chapter.name))
-    monkeypatch.setattr("bpfree.pages.Pages.end", lambda *_: None)
+    monkeypatch.setattr("bpfree.evidence.pages.Pages.end", lambda *_: None)
     monkeypatch.setenv("BPFREE_STORE", str(tmp_path / "store"))
 
     def run(*argv):

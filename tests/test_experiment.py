@@ -16,7 +16,7 @@ import bpfree
 from bpfree.algorithms import ALGORITHMS, Algorithm
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, MissingData, TrainingDiverged, UnknownName
-from bpfree.evidence import recorded_runs
+from bpfree.evidence.evidence import recorded_runs
 from bpfree.experiments import experiment as module
 from bpfree.experiments import runner, study
 from bpfree.experiments.experiment import Experiment, build, build_model, parse_architecture, trained

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import bpfree
-from bpfree import figures, stats
 from bpfree.algorithms.arms import COLOURS, LABELS, LINES, MARKERS
 from bpfree.errors import InvalidInput
+from bpfree.evidence import figures, stats
 from bpfree.experiments import store
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bpfree import figures
 from bpfree.algorithms.arms import COLOURS
-from bpfree.landscape_evidence import COLUMNS
+from bpfree.evidence import figures
+from bpfree.evidence.landscape import COLUMNS
 
 
 @pytest.fixture(scope="module")

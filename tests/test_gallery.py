@@ -11,10 +11,10 @@ import pytest
 
 import bpfree
 import run_all
-from bpfree import evidence, gallery
 from bpfree.errors import InvalidInput, StorageFailed, UnknownName
+from bpfree.evidence import evidence, gallery
+from bpfree.evidence.gallery import GALLERY, collect, draw_gallery
 from bpfree.experiments import store, study
-from bpfree.gallery import GALLERY, collect, draw_gallery
 
 FIGURES = Path(__file__).parent.parent / "figures"
 # Long enough for the sampler to see every run more than once.

@@ -11,7 +11,7 @@ import torch
 from helpers import arm, same, toy, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bpfree import diagnostics, figures
+from bpfree import diagnostics
 from bpfree.algorithms import ALGORITHMS
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.diagnostics.flops import optimiser_flops
@@ -20,7 +20,8 @@ from bpfree.diagnostics.memory import Ledger
 from bpfree.diagnostics.timing import GROUPS, topmost
 from bpfree.energy import EnergyMeter
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.figures.hardware import law
+from bpfree.evidence import figures
+from bpfree.evidence.figures.hardware import law
 from bpfree.training.loop import train
 from bpfree.training.stage import Group, Stage, make_optimiser
 

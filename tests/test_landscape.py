@@ -14,8 +14,8 @@ from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
 from bpfree.diagnostics.eigenvalue import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
+from bpfree.evidence.landscape import overview, sweep
 from bpfree.experiments import experiment, store
-from bpfree.landscape_evidence import overview, sweep
 
 DATA = toy()
 SUM = {"predict_by": "sum"}

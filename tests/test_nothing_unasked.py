@@ -18,8 +18,8 @@ import torch
 import bpfree
 import run_all
 from bpfree import MLP, Experiment, MonoForward
-from bpfree.batch import Chapter
 from bpfree.errors import InvalidInput, MissingData
+from bpfree.evidence.book import Chapter
 from bpfree.experiments import tuned
 from bpfree.experiments.store import Store
 from bpfree.training.checkpoint import Checkpoint

@@ -18,10 +18,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import run_all
-from bpfree import data, gallery
-from bpfree.batch import find_chapters
+from bpfree import data
 from bpfree.errors import disk
-from bpfree.pages import Pages
+from bpfree.evidence import gallery
+from bpfree.evidence.book import find_chapters
+from bpfree.evidence.pages import Pages
 
 ROOT = Path(run_all.__file__).parent
 PNG = base64.b64encode(b"\x89PNG not really").decode()
@@ -236,8 +237,8 @@ def test_entries_that_are_whole_stay(tmp_path):
 
 
 MANY = """import pathlib, sys
-from bpfree.batch import Chapter
-from bpfree.pages import Pages
+from bpfree.evidence.book import Chapter
+from bpfree.evidence.pages import Pages
 folder, mine, n = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 chapters = [Chapter(pathlib.Path(f"{k:02d}_a.ipynb"), "title", "question", {}) for k in range(2 * n)]
 pages = Pages(folder, "quick", chapters)
@@ -453,12 +454,12 @@ def chapters(tmp_path_factory):
 
 @pytest.fixture
 def nothing_runs(monkeypatch):
-    from bpfree import batch
+    from bpfree.evidence import book
 
     def execute(*_):
         raise AssertionError("a chapter was executed")
 
-    monkeypatch.setattr(batch, "execute", execute)
+    monkeypatch.setattr(book, "execute", execute)
 
 
 @pytest.mark.usefixtures("nothing_runs")
@@ -574,7 +575,7 @@ def test_figures_only_draws_the_gallery_and_the_readmes_table(monkeypatch, chapt
     begin, end = run_all.RESULTS
     readme.write_text(f"above\n{begin}\n| old |\n{end}\nbelow\n")
     monkeypatch.setattr(run_all, "README", readme)
-    monkeypatch.setitem(sys.modules, "bpfree.gallery", gallery)
+    monkeypatch.setitem(sys.modules, "bpfree.evidence.gallery", gallery)
     result = run("--figures-only", notebooks=chapters)
     assert result.status == 0
     assert drawn == [ROOT / "figures"]

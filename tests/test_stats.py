@@ -9,8 +9,8 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from bpfree import stats
 from bpfree.errors import InvalidInput, UnknownName
+from bpfree.evidence import stats
 from bpfree.experiments.store import COLUMNS
 
 rng = np.random.default_rng(7)

@@ -16,7 +16,8 @@ from IPython.core.pylabtools import print_figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import run_all
-from bpfree import Experiment, figures, gallery, tuning
+from bpfree import Experiment, tuning
+from bpfree.evidence import figures, gallery
 
 ROOT = Path(run_all.__file__).parent
 MAIN = "import sys, pathlib, run_all; sys.exit(run_all.main(sys.argv[2:], pathlib.Path(sys.argv[1])))"

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bpfree import tables
 from bpfree.errors import UnknownName
+from bpfree.evidence import tables
 from bpfree.experiments import published
 from bpfree.experiments.store import COLUMNS
 

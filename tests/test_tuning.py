@@ -23,9 +23,10 @@ from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
 import bpfree
-from bpfree import Experiment, figures, tuning
+from bpfree import Experiment, tuning
 from bpfree.algorithms import ALGORITHMS
 from bpfree.errors import BpfreeError, InvalidInput, UnknownName
+from bpfree.evidence import figures
 from bpfree.experiments import published, tuned
 from bpfree.experiments.experiment import fit
 from bpfree.tuning import __main__ as cli

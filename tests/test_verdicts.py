@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats as reference
 
+from bpfree.evidence.runs import Number
+from bpfree.evidence.verdicts import CLAIMS, VERDICTS, Claim, effect, interval, judge, verdicts
 from bpfree.experiments import published
 from bpfree.experiments.store import COLUMNS
-from bpfree.ours import Number
-from bpfree.verdicts import CLAIMS, VERDICTS, Claim, effect, interval, judge, verdicts
 
 ACCURACY = Claim("more accurate", "thesis", "mf", "test_accuracy", "difference", more=True)
 ENERGY = Claim("less energy", "thesis", "mf", "total_j", "change", more=False)
@@ -66,7 +66,7 @@ def test_the_interval_is_students():
 
 
 def test_equivalence_is_tost_at_five_percent():
-    from bpfree.stats import tost
+    from bpfree.evidence.stats import tost
 
     generator = np.random.default_rng(0)
     for _ in range(200):
@@ -123,7 +123,7 @@ def test_claims_are_put_beside_what_was_printed():
 
 def test_every_claim_names_an_arm_and_a_number_that_exist():
     from bpfree.algorithms import ALGORITHMS
-    from bpfree.ours import COMPARISONS, COSTS, OUTCOMES
+    from bpfree.evidence.runs import COMPARISONS, COSTS, OUTCOMES
 
     for claim in CLAIMS:
         assert claim.algorithm in ALGORITHMS

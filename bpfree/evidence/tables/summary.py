@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..algorithms.arms import LABELS, ORDER, dataset
-from ..energy.carbon import footprint
+from ...algorithms.arms import LABELS, ORDER, dataset
+from ...energy.carbon import footprint
 
 if TYPE_CHECKING:
-    from ..experiments.store import Record
+    from ...experiments.store import Record
 
 ARM = ["data", "architecture", "protocol", "algorithm"]
 UNKNOWN = "not known"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .algorithms.arms import BUDGETED, LABELS, ORDER
-from .errors import InvalidInput, choose
+from ..algorithms.arms import BUDGETED, LABELS, ORDER
+from ..errors import InvalidInput, choose
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ..algorithms.arms import DATASETS, LABELS, ORDER, dataset
-from ..comparison import beside
-from ..experiments import published
+from ...algorithms.arms import DATASETS, LABELS, ORDER, dataset
+from ...experiments import published
+from ..compare import beside
 from .paper import USUAL
 from .text import quantity
 
@@ -57,7 +57,7 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
     """What every arm took, on which machine, and what the same arm took its authors, a run.
 
     Args:
-        runs: a row per run, as `bpfree.gallery.recorded("runs")` gives it.
+        runs: a row per run, as `bpfree.evidence.gallery.recorded("runs")` gives it.
 
     Returns: a row per arm, protocol, origin of its settings ("ladder": the same for all rungs) and machine.
         "busy (s)": of all its runs together, those included that shared their machine; "alone": how many did

@@ -19,7 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from tqdm import tqdm
 from traitlets import default
 
-from .errors import InvalidInput, disk
+from ..errors import InvalidInput, disk
 
 # ---------------------------------------------------------------- chapters and their parameters
 

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.optimize import nnls
 
-from ..algorithms.arms import COLOURS, LABELS, MARKERS, ORDER
+from ...algorithms.arms import COLOURS, LABELS, MARKERS, ORDER
 from . import _figure, caption, dataset, require, styled
 
 MIB = 2**20

@@ -9,9 +9,9 @@ import math
 
 import pandas as pd
 
-from .algorithms.arms import LABELS
-from .experiments import published
-from .ours import ACCOUNT, Number, Ours, paper_flop, verdicts
+from ..algorithms.arms import LABELS
+from ..experiments import published
+from .runs import ACCOUNT, Number, Ours, paper_flop, verdicts
 
 #: Published protocol -> ours to set beside it, the first that was run.
 OUR_PROTOCOLS = {

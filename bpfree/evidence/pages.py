@@ -20,8 +20,8 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from .batch import Chapter, content_of
-from .errors import disk
+from ..errors import disk
+from .book import Chapter, content_of
 
 PATIENCE_S = 60  # with a batch that writes
 

@@ -1,6 +1,6 @@
 """Figures of chapter 08: slices through the loss, the line between two solutions, sharpness and gap.
 
-All take the tidy table of `bpfree.landscape_evidence.evidence` and draw their own kind of its rows, with a row of
+All take the tidy table of `bpfree.evidence.landscape.evidence` and draw their own kind of its rows, with a row of
 panels for each data set, network and protocol.
 """
 
@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..algorithms.arms import COLOURS, LABELS, MARKERS
-from ..landscape_evidence import overview
+from ...algorithms.arms import COLOURS, LABELS, MARKERS
+from ..landscape import overview
 from . import _figure, _present, _title, blank, require, say, styled
 
 LOSS = "validation cross-entropy (nats)"

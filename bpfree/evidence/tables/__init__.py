@@ -21,8 +21,8 @@ from .paper import (
     overview,
     paper_tables,
 )
-from .runs import bill, passes_times_cost, readouts, spread, summary
 from .setup import best_hyperparameters, environment
+from .summary import bill, passes_times_cost, readouts, spread, summary
 from .text import latex, markdown, quantity
 
 __all__ = [

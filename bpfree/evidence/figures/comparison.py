@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..algorithms.arms import COLOURS, LABELS, MARKERS, ORDER
+from ...algorithms.arms import COLOURS, LABELS, MARKERS, ORDER
 from . import SMALL, _figure, _present, blank, caption, facets, joules, key, require, say, styled
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..errors import InvalidInput, choose, disk
+from ..experiments import study
+from ..experiments.protocols import REFERENCE
+from ..experiments.store import Record, Store, tidy
 from . import evidence, figures
-from .errors import InvalidInput, choose, disk
 from .evidence import FOLDER
-from .experiments import study
-from .experiments.protocols import REFERENCE
-from .experiments.store import Record, Store, tidy
 
 if TYPE_CHECKING:
-    from .experiments.experiment import Experiment
+    from ..experiments.experiment import Experiment
 
 Experiments = Callable[[study.Profile], "list[Experiment]"]
 TOTALS = ("samples", "total_flop", "total_s", "total_measured_j", "total_estimated_j")
@@ -50,7 +50,7 @@ class Exhibit:
 
 
 def _energy(runs: pd.DataFrame) -> Figure:
-    from .experiments.published import results
+    from ..experiments.published import results
 
     return figures.comparison.accuracy_against_energy(runs, results(**PRINTED))
 

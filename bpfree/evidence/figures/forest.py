@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..algorithms.arms import COLOURS, DATASETS, LABELS, MARKERS, ORDER
+from ...algorithms.arms import COLOURS, DATASETS, LABELS, MARKERS, ORDER
 from . import SMALL, _figure, caption, dataset, require, styled
 
 ROW = 0.27  # inches of a contrast
@@ -18,7 +18,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     """Differences of test accuracy to the baseline with their intervals, and the verdict in words.
 
     Args:
-        contrasts: as `bpfree.stats.contrasts` gives it. A panel per data set, network and protocol.
+        contrasts: as `bpfree.evidence.stats.contrasts` gives it. A panel per data set, network and protocol.
         margin: the equivalence margin that its verdicts were made with, in points; the shaded band.
 
     The axis is linear within twice the margin and logarithmic beyond it where a difference is much larger.

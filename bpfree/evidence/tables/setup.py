@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ..algorithms.arms import DATASETS, LABELS, ORDER, dataset
-from ..experiments import published
+from ...algorithms.arms import DATASETS, LABELS, ORDER, dataset
+from ...experiments import published
 
 ARM = ["data", "architecture", "algorithm"]
 #: The hyperparameters that the papers' tuning searched, in the order of the table.

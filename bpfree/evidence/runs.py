@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..algorithms.arms import BUDGETED
+from ..energy.carbon import JOULES_PER_KWH, grid
+from ..errors import InvalidInput
 from . import stats
-from .algorithms.arms import BUDGETED
-from .energy.carbon import JOULES_PER_KWH, grid
-from .errors import InvalidInput
 
 MIB = 2**20
 KINDS = ("measured", "estimated")
@@ -205,10 +205,10 @@ def paper_flop(algorithm: str, data: str, architecture: str) -> float:
     """
     import torch
 
-    from . import diagnostics
-    from .algorithms import ALGORITHMS
-    from .algorithms.architectures import build_model
-    from .data import NAMES, load
+    from .. import diagnostics
+    from ..algorithms import ALGORITHMS
+    from ..algorithms.architectures import build_model
+    from ..data import NAMES, load
 
     if data not in NAMES:
         return math.nan

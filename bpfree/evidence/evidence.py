@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .algorithms.arms import DATASETS, ORDER
-from .errors import InvalidInput, disk
-from .experiments import store
-from .experiments.store import FIELDS, Record, Store
+from ..algorithms.arms import DATASETS, ORDER
+from ..errors import InvalidInput, disk
+from ..experiments import store
+from ..experiments.store import FIELDS, Record, Store
 
 if TYPE_CHECKING:
-    from .experiments.experiment import Experiment
+    from ..experiments.experiment import Experiment
 
-FOLDER = Path(__file__).parent.parent / "figures"
+FOLDER = Path(__file__).parents[2] / "figures"
 LIMIT = 900 * 1024  # bytes of a file
 SAMPLES = 300  # of a trace's series: more cannot be told apart in a panel
 TEXT = dict.fromkeys(
@@ -56,7 +56,7 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
 
     A record of an experiment has all that decides its outcome in common with it, but for `BESIDES`.
     """
-    from .training.stopping import Budget
+    from ..training.stopping import Budget
 
     found: dict[str, list[Record]] = {}
     for record in (kept.read(key) for key in kept) if isinstance(kept, Store) else kept:
@@ -141,7 +141,7 @@ def runs(records: Sequence[Record], metrics: Iterable[str]) -> pd.DataFrame:
 
 
 def contrasts(records: Sequence[Record]) -> pd.DataFrame:
-    """Every algorithm against BP; see `bpfree.stats.contrasts`. BP's own budget is that under convergence."""
+    """Every algorithm against BP; see `bpfree.evidence.stats.contrasts`. BP's own budget is that under convergence."""
     from .stats import contrasts
 
     return contrasts(store.tidy(_finished(records)), baseline_protocol="convergence")

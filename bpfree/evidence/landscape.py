@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .data import load
-from .errors import InvalidInput
-from .experiments.experiment import trained
-from .experiments.store import FIELDS
-from .training.numerics import pinned
+from ..data import load
+from ..errors import InvalidInput
+from ..experiments.experiment import trained
+from ..experiments.store import FIELDS
+from ..training.numerics import pinned
 
 if TYPE_CHECKING:
-    from .experiments.store import Record
-from .diagnostics.landscape import (
+    from ..experiments.store import Record
+from ..diagnostics.landscape import (
     ALPHAS,
     SAMPLES,
     SPLITS,

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..algorithms.arms import DATASETS, LABELS, ORDER, dataset
-from ..comparison import PRESETS, protocols_for
-from ..errors import choose
-from ..experiments import published
-from ..ours import COMPARISONS, Number, Ours, paper_flop
+from ...algorithms.arms import DATASETS, LABELS, ORDER, dataset
+from ...errors import choose
+from ...experiments import published
+from ..compare import PRESETS, protocols_for
+from ..runs import COMPARISONS, Number, Ours, paper_flop
 from .setup import best_hyperparameters, environment
 from .text import quantity
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from .errors import choose
-from .ours import COMPARISONS, Number, Ours
+from ..errors import choose
+from .runs import COMPARISONS, Number, Ours
 from .stats import MARGIN
 from .tables.paper import MEMORY, USUAL, Arm, arms
 from .tables.text import quantity

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..algorithms.arms import COLOURS, LABELS, LINES, MARKERS
+from ...algorithms.arms import COLOURS, LABELS, LINES, MARKERS
 from . import _figure, _present, blank, caption, dataset, facets, key, require, say, styled
 from .hardware import QUANTITIES
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..algorithms.arms import COLOURS, LABELS, LINES, MARKERS, ORDER
+from ...algorithms.arms import COLOURS, LABELS, LINES, MARKERS, ORDER
 from . import _figure, blank, caption, dataset, key, require, say, styled
 
 if TYPE_CHECKING:

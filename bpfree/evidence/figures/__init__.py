@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from ..algorithms import arms as labels
-from ..algorithms.arms import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
-from ..errors import InvalidInput
+from ...algorithms import arms as labels
+from ...algorithms.arms import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
+from ...errors import InvalidInput
 
 if TYPE_CHECKING:
     from torch import Tensor

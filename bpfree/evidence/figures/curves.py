@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..algorithms.arms import COLOURS, LINES, MARKERS
+from ...algorithms.arms import COLOURS, LINES, MARKERS
 from . import _figure, _present, caption, facets, key, loss_scale, require, say, styled, trail
 
 METRICS = {
