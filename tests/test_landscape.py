@@ -14,7 +14,7 @@ from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
 from bpfree.diagnostics.eigenvalue import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.evidence.landscape import overview, sweep
+from bpfree.evidence.landscape import COLUMNS, overview, sweep
 from bpfree.experiments import experiment, store
 
 DATA = toy()
@@ -297,7 +297,7 @@ def runs(tmp_path_factory):
 
 def test_evidence_is_what_the_functions_say(runs):
     found = sweep(runs, directions=2, alphas=(-1.0, 0.0), grid=(0.0, 1.0), samples=50)
-    assert tuple(found.columns) == landscape.COLUMNS
+    assert tuple(found.columns) == COLUMNS
     kinds = found.groupby(["kind", "algorithm", "seed"]).size()
     assert kinds["gap"].tolist() == [2] * 4
     assert kinds["slice"].tolist() == [2 * 2] * 4

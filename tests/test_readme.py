@@ -82,7 +82,7 @@ def test_snippets_run_in_order(capsys):
     assert [run.experiment["algorithm"] for run in names["runs"]] == ["bp", "mf"]
     [contrast] = names["stats"].contrasts(names["ours"]).to_dict("records")
     assert (contrast["algorithm"], contrast["n"]) == ("mf", 1)
-    assert len(names["comparison"].beside(names["ours"], source="thesis"))
+    assert len(names["compare"].beside(names["ours"], source="thesis"))
     assert names["epoch"].reading.provenance
     assert "gCO2e" in capsys.readouterr().out
 

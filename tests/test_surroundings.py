@@ -113,7 +113,7 @@ def test_a_back_end_that_is_none_is_not_asked_for():
 
 
 SLICES = """import optuna
-from bpfree import figures
+from bpfree.evidence import figures
 study = optuna.create_study()
 space = {"lr": optuna.distributions.FloatDistribution(1e-4, 1, log=True)}
 study.add_trial(optuna.trial.create_trial(params={"lr": 0.1}, distributions=space, value=50.0))
@@ -152,7 +152,8 @@ def outputs(folder: Path, name: str = "00_a") -> list:
 
 
 TELL = """import os, pathlib
-from bpfree import data, store
+from bpfree import data
+from bpfree.experiments import store
 print(store.Store().root, data.data_root(), pathlib.Path("~").expanduser(), sep="\\n")"""
 
 

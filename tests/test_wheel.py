@@ -72,7 +72,7 @@ USE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import bpfree
-from bpfree import published, tuned
+from bpfree.experiments import published, tuned
 
 assert bpfree.__file__.startswith(sys.argv[1]), bpfree.__file__
 assert len(published.results()) > 500

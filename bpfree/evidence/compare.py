@@ -48,7 +48,7 @@ def beside(
             a published variant ("cache on host").
         our_protocol: which of ours; None: the one that the published number is of or, where that was not
             run, "convergence".
-        traces: as `bpfree.experiments.store.traces` gives it, for utilisation and memory as the device reports them.
+        traces: as `experiments.store.traces` gives it, for utilisation and memory as the device reports them.
         country: whose grid our carbon is of.
         **where: which published results, as in `published.results`.
 

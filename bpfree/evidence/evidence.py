@@ -110,14 +110,14 @@ def _rank(data: str) -> tuple[int, str]:
 
 
 def epochs(records: Sequence[Record]) -> pd.DataFrame:
-    """The epochs of finished runs; see `bpfree.experiments.store.epochs`. Those of contended runs have no `elapsed_s`."""
+    """The epochs of finished runs; see `store.epochs`. Those of contended runs have no `elapsed_s`."""
     done = _finished(r for r in records if len(r.history))
     frames = [store.epochs([r]).assign(**({"elapsed_s": math.nan} if r.contended else {})) for r in done]
     return pd.concat(frames, ignore_index=True)[list(EPOCHS)]
 
 
 def traces(records: Sequence[Record]) -> pd.DataFrame:
-    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `bpfree.experiments.store.traces`.
+    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `experiments.store.traces`.
 
     Of runs that had their machine to themselves.
     """
@@ -141,7 +141,7 @@ def runs(records: Sequence[Record], metrics: Iterable[str]) -> pd.DataFrame:
 
 
 def contrasts(records: Sequence[Record]) -> pd.DataFrame:
-    """Every algorithm against BP; see `bpfree.evidence.stats.contrasts`. BP's own budget is that under convergence."""
+    """Every algorithm against BP; see `stats.contrasts`. BP's own budget is that under convergence."""
     from .stats import contrasts
 
     return contrasts(store.tidy(_finished(records)), baseline_protocol="convergence")

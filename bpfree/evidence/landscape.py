@@ -50,7 +50,7 @@ def sweep(
         line: the algorithms to connect, wherever both have a run of the same data, seed, protocol and
             network, head included.
 
-    Columns: those of `bpfree.experiments.store.tidy` that say which run it is; kind; split, samples; direction; x, y;
+    Columns: those of `store.tidy` that say which run it is; kind; split, samples; direction; x, y;
     loss (nats), accuracy (%); eigenvalue, residual. A kind leaves those empty that it has not got:
 
         gap        split                loss, accuracy at the trained weights

@@ -79,7 +79,7 @@ class Ours:
     Args:
         records: as `bpfree.records` gives it. A further column `variant` may say what sets runs apart from
             their algorithm's usual ones; they are found under that name only.
-        traces: of the same runs, as `bpfree.experiments.store.traces` gives it: for utilisation and a device's memory.
+        traces: of the same runs, as `store.traces` gives it: for utilisation and a device's memory.
         country: whose grid carbon is of.
     """
 

@@ -231,7 +231,7 @@ def pictures(rows: "Sequence[tuple[str, Tensor]]", titles: Sequence[object] = ()
 def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     """Validation loss (or accuracy) against passes over the data and against seconds, by algorithm.
 
-    epochs: as `bpfree.experiments.store.epochs` gives it, of one data set. A line per run; the marker is the epoch whose
+    epochs: as `store.epochs` gives it, of one data set. A line per run; the marker is the epoch whose
     weights a stage kept. A sequential algorithm's line starts anew with every stage, because each stage has
     a read-out of its own.
     """

@@ -67,7 +67,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         records: as `bpfree.records` gives it. A filled mark is an arm's mean over seeds, its bars the sample
             standard deviations. Where only some seeds have an energy it is theirs per pass, times the mean
             passes of all. A panel holds all networks of its data set; BP's marks say which is which.
-        published: as `bpfree.experiments.published.results` gives it: open marks, a filling per source and protocol.
+        published: as `experiments.published.results` gives it: open marks, a filling per source and protocol.
             Those joules are of the authors' machines.
     """
     runs = finished(records)

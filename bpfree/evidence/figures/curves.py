@@ -23,7 +23,7 @@ POINTS = 100  # of the common grid of seconds
 def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accuracy", "train_loss")) -> Figure:
     """What was reached by when: a row of panels per data set and network, a column per metric.
 
-    epochs: as `bpfree.experiments.store.epochs` gives it. A line per run and stage; the marker is the epoch whose weights
+    epochs: as `store.epochs` gives it. A line per run and stage; the marker is the epoch whose weights
     the stage kept. A stage without epochs (a solved read-out) is a marker alone. Runs without seconds, which
     shared their machine, are left out; where all did, the panel is against passes.
     """
@@ -64,7 +64,7 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
 def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     """Mean over seeds, with a band of ± one sample standard deviation, against passes and against seconds.
 
-    epochs: as `bpfree.experiments.store.epochs` gives it. Stages follow one another, each with its own read-out. Within
+    epochs: as `store.epochs` gives it. Stages follow one another, each with its own read-out. Within
     a stage the runs are aligned on its start, which is drawn at the mean of their starts; the mean is drawn
     as far as every seed still trains, so that no point of it is of other seeds than the next. Behind it,
     thin, is every run as it was.

@@ -1,6 +1,6 @@
 """Figures of chapter 08: slices through the loss, the line between two solutions, sharpness and gap.
 
-All take the tidy table of `bpfree.evidence.landscape.evidence` and draw their own kind of its rows, with a row of
+All take the tidy table of `landscape.sweep` and draw their own kind of its rows, with a row of
 panels for each data set, network and protocol.
 """
 
