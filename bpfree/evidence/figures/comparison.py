@@ -196,7 +196,7 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
     known = set(values.index.get_level_values("algorithm"))
     means = {name: values[name].mean() for name in rungs if name in known}
     if not means:
-        say(ax, "no run has any, or\nevery one shared its machine")
+        say(ax, "no run has a\ncost of its own")
         ax.set_xticks([])
     before = None  # the rung that a bar leads from
     for place, name in enumerate(rungs):
