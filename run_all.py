@@ -148,7 +148,7 @@ def settle_surroundings() -> None:
 def settle_store(output: Path) -> None:
     """Records lie in the output folder where the user's data folder cannot be written."""
     folder = disk.own_folder("data")
-    there = next(p for p in (folder, *folder.parents) if p.exists())
+    there = next(p for p in (folder, *folder.parents) if os.path.exists(p))
     if not os.environ.get("BPFREE_STORE") and not (there.is_dir() and os.access(there, os.W_OK)):
         os.environ["BPFREE_STORE"] = str(output / "store")
         print(f"run_all.py: {folder} cannot be made: records are kept in {output / 'store'}", file=sys.stderr)

@@ -298,6 +298,9 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
         if getattr(error, "errno", None) in FULL:  # where the archive is unpacked
             with refusals(Path(tempfile.gettempdir()), "set TMPDIR to a folder elsewhere"):
                 raise
+        if getattr(error, "errno", None) in FORBIDDEN:
+            with refusals(root, ELSEWHERE, doing="read"):
+                raise
         if "not found" not in str(error):  # torchvision's words for files that are missing or damaged
             raise InvalidInput(f"torchvision's {name} under {root} cannot be read ({error!r})") from error
         damaged = archive if archive.is_file() and not folder.exists() else _damaged(known, folder)
@@ -313,7 +316,8 @@ def _read_idx(name: str, folder: Path) -> dict[str, np.ndarray]:
     for split, stem in (("train", "train"), ("test", "t10k")):
         for key, kind in ((f"x_{split}", "images-idx3"), (f"y_{split}", "labels-idx1")):
             plain = folder / f"{stem}-{kind}-ubyte"
-            there = [path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()]
+            with refusals(folder, ELSEWHERE, doing="read"):
+                there = [path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()]
             missing += [] if there else [plain]
             for path in there:
                 with refusals(path, ELSEWHERE, doing="read"):

@@ -704,6 +704,23 @@ def test_what_is_no_file_that_may_be_read_is_said_to_be_that(tmp_path, monkeypat
             assert said in message(error)
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_root_that_may_not_be_looked_into_is_said_to_be_that(name, tmp_path, monkeypatch):
+    """As another user's home."""
+    look = os.stat
+
+    def refuse(path, *args, **kwargs):
+        if str(path).startswith(str(tmp_path / "theirs")):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return look(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(StorageFailed) as error:
+        load(name, tmp_path / "theirs")
+    for said in (str(tmp_path / "theirs"), "cannot be read (Permission denied)", "make it readable"):
+        assert said in message(error)
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", pickle.dumps({"x_train": 1}), b"PK\x03\x04"])
 def test_files_that_are_no_archives_are_refused(tmp_path, content):
     (tmp_path / "own.npz").write_bytes(content)

@@ -280,3 +280,29 @@ def test_a_full_disk_leaves_the_table_that_was_there(tmp_path, monkeypatch):
     with pytest.raises(StorageFailed, match=r"sensors\.csv cannot be written \(No space left on device\)"):
         gallery.keep("sensors", table.assign(value=2.0), tmp_path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.replace(b",", b";"),  # as a spreadsheet may keep it
+        lambda content: b"\xff\xfe" + content,
+        lambda content: b"<<<<<<< ours\n" + content,
+        lambda content: b"",
+        lambda content: content.replace(b"key", b"colour", 1),
+    ],
+    ids=["semicolons", "no UTF-8", "a merge", "empty", "another column"],
+)
+def test_a_damaged_table_is_one_line_that_names_it(damage, tmp_path):
+    for name, call in (
+        ("ladder", lambda: draw_gallery(tmp_path, ["ladder"])),
+        ("runs", lambda: gallery.results(tmp_path)),
+    ):
+        path = gallery.path_of(name, tmp_path)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(damage(gallery.path_of(name).read_bytes()))
+        with pytest.raises(InvalidInput) as error:
+            call()
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
+        assert str(error.value).endswith(": restore it")

@@ -158,6 +158,18 @@ def test_output_that_the_shell_has_closed_is_missed_by_nobody(tmp_path):
     assert end(start(["sh", "-c", 'exec "$@" >&-', "sh", *command])) == (0, "")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell's")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_there_to_be_asked_and_written_to(closed, tmp_path):
+    asked = "[stream.isatty() for stream in (sys.stdout, sys.stderr)]"
+    body = (
+        f"{asked}\nprint('a line', file=sys.stderr)\nopen({str(tmp_path / 'told')!r}, 'w').close()\nreturn 0"
+    )
+    status, _ = end(start(["sh", "-c", f'exec "$@" {closed}', "sh", *program(tmp_path, body)]))
+    assert status == 0
+    assert (tmp_path / "told").read_bytes() == b""
+
+
 TIED = """
 from bpfree.errors.program import stop_with_starter
 stop_with_starter()

@@ -295,6 +295,29 @@ def refusing(monkeypatch):
     return refuse
 
 
+def test_where_the_users_data_folder_may_not_be_looked_into_records_are_kept_with_the_results(
+    tmp_path, monkeypatch
+):
+    """As with the home folder of another user."""
+    write(tmp_path, "00_a", "import os; print(os.environ['BPFREE_STORE'])")
+    theirs, look = tmp_path / "theirs", os.stat
+
+    def refuse(path, *args, **kwargs):
+        if str(path).startswith(f"{theirs}{os.sep}"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return look(path, *args, **kwargs)
+
+    theirs.mkdir()
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != theirs)
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda _: str(theirs / "share/bpfree"))
+    monkeypatch.setenv("BPFREE_STORE", "")
+    result = run("--output", tmp_path / "out", notebooks=tmp_path)
+    assert result.status == 0
+    assert "cannot be made: records are kept in" in result.err
+    assert os.environ["BPFREE_STORE"] == str(tmp_path / "out/store")
+
+
 @pytest.mark.parametrize("name", ["index.json", "index.html", "00_a.ipynb", "00_a.html", "00_a_1.png"])
 @pytest.mark.parametrize("after", [0, 1])
 def test_results_that_cannot_be_written_are_one_line(name, after, tmp_path, refusing):

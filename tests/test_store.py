@@ -317,6 +317,24 @@ def test_the_table_is_tidy_with_units_and_provenance(store):
     assert set(failed["status"]) == {"failed"}
 
 
+@pytest.mark.parametrize("name", ["", "ab"], ids=["the store", "a folder in it"])
+def test_a_store_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(name, tmp_path, monkeypatch):
+    """As one user's is by another."""
+    store = Store(tmp_path / "store")
+    (store.root / "ab").mkdir(parents=True)
+    look = os.listdir
+
+    def refuse(path="."):
+        if Path(path) == store.root / name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageFailed, match=r"cannot be read .*: make it readable, or use a store elsewhere"):
+        records(store)
+
+
 def test_an_empty_store_is_an_empty_table_of_the_same_columns(store):
     assert records(store).empty
     assert records(store).columns.tolist() == list(COLUMNS)

@@ -60,6 +60,10 @@ def run_program(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[
     whoever read its output has gone. With `--debug` among the arguments errors keep their tracebacks.
     """
     argv = sys.argv[1:] if argv is None else argv
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # the shell has closed it, which libraries do not reckon with
+            null = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, stream, open(null, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the locale lacks, or is no text, as some paths
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -67,9 +71,9 @@ def run_program(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[
             try:
                 status = main(argv)
             except SystemExit:  # after --help
-                _flush(sys.stdout)
+                sys.stdout.flush()
                 raise
-            _flush(sys.stdout)
+            sys.stdout.flush()
             return status
     except BpfreeError as error:
         if "--debug" in argv:
@@ -91,9 +95,8 @@ def _end(line: str, status: int) -> int:
     """Says a last line. Output that nobody takes is let go of, or Python would complain of it at the end."""
     for stream, text in ((sys.stdout, ""), (sys.stderr, line and line + "\n")):
         try:
-            if stream is not None:
-                stream.write(text)
-                stream.flush()
+            stream.write(text)
+            stream.flush()
         except OSError:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
@@ -104,14 +107,8 @@ def _end(line: str, status: int) -> int:
 def _refuses(stream) -> bool:
     """Whether nothing can be written there: an empty line shows it of what is not buffered, too."""
     try:
-        if stream is not None:
-            stream.write("\n")
-            stream.flush()
+        stream.write("\n")
+        stream.flush()
     except OSError:
         return True
     return False
-
-
-def _flush(stream) -> None:
-    if stream is not None:  # as it is where the shell has closed it
-        stream.flush()

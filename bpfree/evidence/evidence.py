@@ -7,7 +7,8 @@ measured. A table of every run is kept a row per run, and read back as records.
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Number
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..algorithms.arms import DATASETS, ORDER
-from ..errors import InvalidInput, disk
+from ..errors import BpfreeError, InvalidInput, disk
 from ..experiments import store
 from ..experiments.store import FIELDS, Record, Store
 
@@ -276,8 +277,23 @@ def write(table: pd.DataFrame, path: Path) -> Path:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A table that `keep` wrote. Names that look like numbers (preset "2026") stay names."""
-    return pd.read_csv(path, dtype=TEXT)
+    """A table that `keep` wrote. Names that look like numbers (preset "2026") stay names.
+
+    Raises InvalidInput if it is none, and StorageFailed.
+    """
+    with disk.refusals(path, disk.CHECKOUT, doing="read"), as_written(path):
+        return pd.read_csv(path, dtype=TEXT)
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Inside, whatever a damaged table makes fail becomes an InvalidInput that names it."""
+    try:
+        yield
+    except (BpfreeError, OSError):
+        raise
+    except Exception as error:  # pandas, json and matplotlib each have their own
+        raise InvalidInput(f"{path} is not as it was written ({error!r}): restore it") from error
 
 
 def thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:

@@ -138,8 +138,10 @@ def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
     table = recorded("runs", folder)
     if chapter is not None:
         choose("chapter", chapter, study.CHAPTERS)
-        table = table[[chapter in shown.split() for shown in table["chapters"]]]
-    return evidence.narrow(table)
+    with evidence.as_written(path_of("runs", folder)):
+        if chapter is not None:
+            table = table[[chapter in shown.split() for shown in table["chapters"]]]
+        return evidence.narrow(table)
 
 
 def keep(name: str, table: pd.DataFrame, folder: Path = FOLDER) -> Path:
@@ -225,11 +227,13 @@ def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]
         if not table.exists():
             print(f"{name}: not drawn: {table.name} has not been recorded", file=sys.stderr)
             continue
-        try:
-            figure = GALLERY[name].draw(evidence.read(table))
-        except InvalidInput as error:  # such as a trace of runs too short to be sampled
-            print(f"{name}: not drawn: {error}", file=sys.stderr)
-            continue
+        shown = evidence.read(table)
+        with evidence.as_written(table):
+            try:
+                figure = GALLERY[name].draw(shown)
+            except InvalidInput as error:  # such as a trace of runs too short to be sampled
+                print(f"{name}: not drawn: {error}", file=sys.stderr)
+                continue
         picture = io.BytesIO()
         figure.savefig(picture, format="svg", metadata={"Date": None})
         written.append(Path(folder) / f"{name}.svg")

@@ -157,10 +157,14 @@ class Store:
         return Claim(self.root / "locks", key)
 
     def __iter__(self) -> Iterator[str]:
-        """Every stored key, in a fixed order; a folder under another name is no record of this store."""
-        for path in sorted(self.root.glob("??/*")):
-            if re.fullmatch("[0-9a-f]{64}", path.name) and path == self.folder(path.name):
-                yield path.name
+        """Every stored key, in a fixed order; a folder under another name is no record of this store.
+
+        Raises StorageFailed if the system does not let us look: none there is another thing.
+        """
+        for folder in (self.root / name for name in _names(self.root) if len(name) == 2):
+            for key in _names(folder):
+                if re.fullmatch("[0-9a-f]{64}", key) and folder / key == self.folder(key):
+                    yield key
 
     def write(self, record: Record, weights: "dict[str, Tensor] | None" = None) -> Record:
         """Stores a record under its key; an earlier one of the same key stays as it is.
@@ -292,6 +296,13 @@ def _content(path: Path) -> bytes:
         if path.is_file():
             return path.read_bytes()
     raise ValueError(f"{path.name} is missing")
+
+
+def _names(folder: Path) -> list[str]:
+    """What lies in a folder, in a fixed order; nothing if there is no such folder. Raises StorageFailed."""
+    with disk.refusals(folder, doing="read"), suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(os.listdir(folder))
+    return []
 
 
 def _sums(folder: Path) -> dict[str, str] | None:
