@@ -21,9 +21,9 @@ from tqdm import tqdm
 from bpfree.algorithms import ALGORITHMS, Algorithm, MonoForward
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
+from bpfree.training import Stopping, train
 from bpfree.training.batches import Augmentation
 from bpfree.training.history import COST, OUTCOME
-from bpfree.training.loop import Stopping, train
 from bpfree.training.stage import SCHEDULES, Group, Stage, make_optimiser, step, stream
 
 NEVER = Stopping(patience=None, restore="last")
