@@ -18,8 +18,8 @@ from bpfree.algorithms.solved import ChannelMoments, NormalEquations
 from bpfree.algorithms.sparsemax import sparsemax, sparsemax_loss
 from bpfree.data import load
 from bpfree.errors import InvalidInput, UnknownName
+from bpfree.training import Stopping, train
 from bpfree.training.batches import Augmentation
-from bpfree.training.loop import Stopping, train
 
 EVERY_EPOCH = Stopping(patience=None, restore="last")
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import math
 import os
 import random
 
@@ -330,11 +331,10 @@ SCALARS = {
     "no epochs": lambda s: {**s, "stages": [{**s["stages"][0], "rows": []}, *s["stages"][1:]]},
     "another stage's name": lambda s: {**s, "stages": [{**s["stages"][0], "name": "x"}, *s["stages"][1:]]},
     "a stage too few": lambda s: {**s, "stages": s["stages"][1:]},
-    "an epoch that was not": lambda s: {**s, "watch": [s["watch"][0], 99]},
-    "a word to watch": lambda s: {**s, "watch": "best"},
-    "nothing to watch": lambda s: {**s, "watch": None},
+    "an epoch that was not": lambda s: {**s, "best": 99},
+    "an epoch that was not the best": lambda s: {**s, "best": len(s["stages"][-1]["rows"])},
+    "a word for the best": lambda s: {**s, "best": "best"},
     "no best": lambda s: {**s, "best": None},
-    "nothing kept": lambda s: {**s, "kept": 0},
     "resumed less than never": lambda s: {**s, "resumed": -1},
     "a list for provenance": lambda s: {**s, "provenance": []},
     "no provenance": lambda s: {k: v for k, v in s.items() if k != "provenance"},
@@ -385,14 +385,14 @@ def rewritten(path, scalars, tensors):
 
 @pytest.fixture(scope="module")
 def midway(tmp_path_factory):
-    """A run, and the file of its eighth checkpoint, in the middle of its second stage."""
+    """A run, and the file of its seventh checkpoint, in the middle of its second stage."""
     path = tmp_path_factory.mktemp("midway") / "c"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
-        killed(path, 8)
+        killed(path, 7)
     scalars, _ = opened(path)
     assert len(scalars["stages"]) == 2
-    assert scalars["watch"] is not None
+    assert 0 < scalars["best"] < len(scalars["stages"][-1]["rows"])  # whose weights are kept
     return trained(), path
 
 
@@ -414,6 +414,38 @@ def test_an_older_checkpoint_without_a_checksum_is_gone_on_with(midway, tmp_path
     checkpoint = Eager(tmp_path / "c")
     assert_same(trained(checkpoint=checkpoint), through)
     assert checkpoint.resumed == 1
+
+
+def as_version_1(scalars, tensors, rule):
+    """The file as versions wrote it that kept what follows from the rows, and the best weights always."""
+    log = scalars["stages"][-1]
+    scalars = {**scalars, "format": 1, "watch": None, "best": None, "kept": 0}
+    if log["ended"]:
+        return scalars, tensors
+    values = [row[rule.metric] if rule.metric == "val_accuracy" else -row[rule.metric] for row in log["rows"]]
+    scalars["watch"] = [max(values), values.index(max(values)) + 1]
+    if rule.restore == "last":
+        return {**scalars, "best": [-math.inf, 0]}, tensors
+    algorithm = arm("mf")
+    algorithm.load_state_dict({name: tensors[f"algorithm.{name}"] for name in algorithm.state_dict()})
+    (groups,) = (stage.groups for stage in algorithm.stages() if stage.name == log["name"])
+    live = [p.detach() for group in groups for p in group.parameters] + list(algorithm.buffers())
+    kept = {f"kept.{i}": tensor for i, tensor in enumerate(live)}
+    return {**scalars, "best": scalars["watch"], "kept": len(live)}, {**kept, **tensors}
+
+
+@pytest.mark.parametrize(
+    "rule", [Stopping(patience=3), Stopping("val_loss", 3), Stopping(patience=3, restore="last")], ids=str
+)
+def test_a_checkpoint_of_the_version_before_is_resumed(rule, tmp_path):
+    through = trained(stopping=rule)
+    for moment in range(1, through[1].epochs + 1):
+        path = tmp_path / f"{moment}"
+        killed(path, moment, stopping=rule)
+        rewritten(path, *as_version_1(*opened(path), rule))
+        checkpoint = Eager(path)
+        assert_same(trained(checkpoint=checkpoint, stopping=rule), through)
+        assert checkpoint.resumed == 1
 
 
 @pytest.mark.parametrize("change", SCALARS)

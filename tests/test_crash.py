@@ -27,7 +27,7 @@ PLAN = """
 import json, os, signal, sys, time
 import torch
 torch.set_num_threads(1)
-from bpfree import running
+from bpfree.experiments import runner as running
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.experiments.experiment import Experiment
 from bpfree.experiments.runner import run_many

@@ -18,7 +18,7 @@ from bpfree.algorithms.sparsemax import sparsemax
 from bpfree.errors import TrainingDiverged
 from bpfree.training.loop import train
 from bpfree.training.stage import Stage
-from bpfree.training.stopping import Budget, Stopping
+from bpfree.training.stopping import Budget, Length, Stopping
 
 SHAPE = (1, 8, 8)
 NEVER = Stopping(patience=None)
@@ -270,10 +270,8 @@ def test_features_that_are_not_finite_have_no_solution():
 
 
 def test_a_budget_whose_unit_an_epoch_is_too_short_for_does_not_divide_by_zero():
-    from bpfree.training.stopping import Lengths
-
     stage = Stage("s", losses=lambda *_: iter(()))
-    length = Lengths([stage], 7, Budget("measured_j", 5.0)).next(stage, bpfree.History("bp", 0))
+    length = Length.of([stage], [], 7, Budget("measured_j", 5.0))
     rows = [{"train_measured_j": 0.0, "val_measured_j": 0.0}]
     assert length.cap(rows) == 7
     rows.append({"train_measured_j": 2.0, "val_measured_j": 0.0})

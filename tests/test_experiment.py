@@ -25,7 +25,7 @@ from bpfree.experiments.published import hyperparameters
 from bpfree.experiments.runner import run, run_many
 from bpfree.experiments.store import Store, key_of, records
 from bpfree.experiments.study import PROFILES
-from bpfree.training.loop import Stopping, train
+from bpfree.training import Stopping, train
 from bpfree.training.stopping import Budget
 
 SMALL = {"data": "digits", "architecture": "2x8", "max_epochs": 2, "device": "cpu"}

@@ -17,8 +17,8 @@ from bpfree.algorithms.negatives import BLURS, hard_wrong, hybrids, masks, unifo
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.data import load
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.training.loop import Stopping, freeze_all_but, train
-from bpfree.training.stage import SCHEDULES, make_optimiser, step, stream
+from bpfree.training import Stopping, train
+from bpfree.training.stage import SCHEDULES, freeze_all_but, make_optimiser, step, stream
 
 LAST = Stopping(patience=None, restore="last")
 WIDTHS = (12, 8, 7, 6)

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bpfree.algorithms import MonoForward
 from bpfree.algorithms.networks import MLP
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
-from bpfree.training.loop import Stopping, freeze_all_but, train
-from bpfree.training.stage import Group, make_optimiser, step, stream
+from bpfree.training import Stopping, train
+from bpfree.training.stage import Group, freeze_all_but, make_optimiser, step, stream
 
 LAST = Stopping(patience=None, restore="last")
 WIDTHS = (12, 8, 7, 6)

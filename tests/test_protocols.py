@@ -9,7 +9,7 @@ import pytest
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.experiments import tuned
 from bpfree.experiments.protocols import rule
-from bpfree.training.loop import Stopping
+from bpfree.training import Stopping
 
 
 def lines(**where) -> dict[str, str]:

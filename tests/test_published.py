@@ -12,7 +12,7 @@ from bpfree.data import NAMES
 from bpfree.errors import UnknownName
 from bpfree.experiments import published
 from bpfree.experiments.experiment import parse_architecture
-from bpfree.training.loop import Stopping
+from bpfree.training import Stopping
 
 
 @pytest.fixture(scope="module")

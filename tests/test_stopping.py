@@ -1,17 +1,157 @@
-"""Budgets: how passes, seconds and joules are shared out over stages."""
+"""When a stage ends: stop rules as functions of its rows, and budgets shared out over stages."""
 
+import copy
 import math
 
 import pytest
 import torch
-from helpers import ScriptedMeter, arm, outcome, toy, weights
-from hypothesis import given
+from helpers import Eager, ScriptedMeter, arm, outcome, toy, weights
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfree.errors import InvalidInput
+from bpfree.errors import InvalidInput, UnknownName
 from bpfree.training.clock import Clock
 from bpfree.training.loop import train
-from bpfree.training.stopping import Budget, Length, Stopping
+from bpfree.training.stopping import Budget, Length, Stopping, StopRule
+
+# ---------------------------------------------------------------- stop rules
+
+
+def rows_of(accuracies, losses) -> list[dict]:
+    curves = zip(accuracies, losses, strict=True)
+    return [{"epoch": e, "val_accuracy": a, "val_loss": b} for e, (a, b) in enumerate(curves, start=1)]
+
+
+def improvements(values: list[float], min_delta: float) -> list[int]:
+    """By the definition: the epochs that are better by more than min_delta than every improvement before."""
+    found: list[int] = []
+    for epoch, value in enumerate(values, start=1):
+        if all(value > values[before - 1] + min_delta for before in found):
+            found.append(epoch)
+    return found
+
+
+@given(
+    curve=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12),
+    metric=st.sampled_from(["val_accuracy", "val_loss"]),
+    patience=st.none() | st.integers(1, 5),
+    min_delta=st.sampled_from([0.0, 1.0, 2.5]),
+    restore=st.sampled_from(["best", "last", "val_accuracy", "val_loss"]),
+)
+@settings(deadline=None)
+def test_stopping_is_what_its_definition_says_of_every_curve(curve, metric, patience, min_delta, restore):
+    rule = Stopping(metric, patience, min_delta, restore)
+    accuracies, losses = (list(values) for values in zip(*curve, strict=True))
+    larger_is_better = {"val_accuracy": accuracies, "val_loss": [-loss for loss in losses]}
+    rows = rows_of(accuracies, losses)
+    before = copy.deepcopy(rows)
+    last = improvements(larger_is_better[metric], min_delta)[-1]
+    assert rule.stop(rows) == (patience is not None and len(rows) - last >= patience)
+    kept = larger_is_better[metric if restore == "best" else "val_accuracy" if restore == "last" else restore]
+    assert rule.best(rows) == (len(rows) if restore == "last" else kept.index(max(kept)) + 1)
+    # The best is always one whose weights can have been kept: the last, or the best of those before.
+    assert len(rows) == 1 or rule.best(rows) in (len(rows), rule.best(rows[:-1]))
+    # Functions of the rows and of nothing else: they change none, and say the same whenever they are asked.
+    answers = [(rule.stop(rows[:n]), rule.best(rows[:n])) for n in range(1, len(rows) + 1)]
+    assert [(rule.stop(rows[:n]), rule.best(rows[:n])) for n in range(len(rows), 0, -1)] == answers[::-1]
+    assert rows == before
+
+
+@given(st.integers(1, 9), st.none() | st.integers(1, 3))
+def test_every_epoch_that_is_not_validated_counts_as_the_best(epochs, patience):
+    rows, rule = [{"epoch": e, "train_loss": 1.0} for e in range(1, epochs + 1)], Stopping(patience=patience)
+    assert not rule.stop(rows)
+    assert rule.best(rows) == epochs
+
+
+class Plateau:
+    """One's own: a stage ends once two losses in a row differ by less than `by`, or after `most` epochs."""
+
+    def __init__(self, by=0.0, most=4):
+        self.by, self.most = by, most
+
+    def stop(self, rows):
+        losses = [row["train_loss"] for row in rows]
+        return len(rows) == self.most or (len(rows) > 1 and abs(losses[-1] - losses[-2]) < self.by)
+
+    def best(self, rows):
+        """The latest epoch of the highest accuracy, where `Stopping` takes the earliest."""
+        highest = max(row["val_accuracy"] for row in rows)
+        return max(row["epoch"] for row in rows if row["val_accuracy"] == highest)
+
+
+plateau = Plateau()  # what the tests name as "test_stopping:plateau"
+
+
+@pytest.mark.parametrize("rule", [plateau, "test_stopping:plateau"], ids=["itself", "by its name"])
+def test_an_own_rule_ends_stages_and_keeps_epochs(rule):
+    assert isinstance(plateau, StopRule)
+    algorithm, seen = arm("mf", lr=0.05), {}
+    history = train(
+        algorithm,
+        toy(),
+        stopping=rule,
+        on_epoch=lambda a, stage, row: seen.update({(stage.name, row["epoch"]): weights(a)}),
+        progress=False,
+    )
+    assert [(len(s.rows), s.ended) for s in history.stages] == [(4, "patience")] * 3
+    assert [s.restored for s in history.stages] == [plateau.best(s.rows) for s in history.stages]
+    last = history.stages[-1]
+    found, kept = weights(algorithm), seen[last.name, last.restored]
+    assert all(torch.equal(found[name], kept[name]) for name in kept if name != "stages_finished")
+
+
+def test_an_own_rule_is_resumed_and_another_one_is_not(tmp_path):
+    def run(rule, checkpoint=None):
+        return train(arm("bp", lr=0.05), toy(), stopping=rule, checkpoint=checkpoint, progress=False)
+
+    def resumed(rule):
+        """A run that was killed under `Plateau`, and resumed under this rule: its checkpoint and outcome."""
+        path = tmp_path / type(rule).__name__
+        with pytest.raises(KeyboardInterrupt):
+            run(plateau, Eager(path, dies_after=3))
+        checkpoint = Eager(path)
+        return checkpoint, outcome(run(rule, checkpoint))
+
+    class Worst(Plateau):
+        def best(self, rows):
+            accuracies = [row["val_accuracy"] for row in rows]
+            return accuracies.index(min(accuracies)) + 1
+
+    same, found = resumed(Plateau())
+    assert (same.resumed, found) == (1, outcome(run(plateau)))
+    another, _ = resumed(Worst())
+    assert another.resumed == 0  # the best weights by that rule are not in the file
+
+
+@pytest.mark.parametrize(
+    ("rule", "error", "says"),
+    [
+        ("val_loss", UnknownName, ("'val_loss'", "module:object")),
+        ("test_stopping:plato", UnknownName, ("'plato'", "did you mean 'plateau'")),
+        ("test_stopping:rows_of", InvalidInput, ("test_stopping:rows_of", "stop(rows)", "best(rows)")),
+        (Plateau, InvalidInput, ("Plateau", "stop(rows)", "best(rows)")),
+        (3, InvalidInput, ("stopping=3", "bpfree.Stopping")),
+    ],
+)
+def test_what_is_no_rule_is_refused_in_one_line(rule, error, says):
+    with pytest.raises(error) as raised:
+        train(arm("bp"), toy(), stopping=rule, progress=False)
+    assert all(word in str(raised.value) for word in says)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_rule_cannot_go_back_to_weights_that_are_gone():
+    class Back(Plateau):
+        def best(self, rows):
+            return len(rows) if len(rows) < 3 else 1
+
+    with pytest.raises(InvalidInput, match="after epoch 3 the stop rule calls 1 the best") as raised:
+        train(arm("bp"), toy(), stopping=Back(), progress=False)
+    assert "\n" not in str(raised.value)
+
+
+# ---------------------------------------------------------------- budgets
 
 
 def lengths(name: str, budget: Budget, **options) -> dict[str, int]:

@@ -4,6 +4,7 @@ import gc
 import io
 import math
 import pickle
+import subprocess
 import sys
 import weakref
 from dataclasses import replace
@@ -21,9 +22,9 @@ from tqdm import tqdm
 from bpfree.algorithms import ALGORITHMS, Algorithm, MonoForward
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
+from bpfree.training import Stopping, train
 from bpfree.training.batches import Augmentation
 from bpfree.training.history import COST, OUTCOME
-from bpfree.training.loop import Stopping, train
 from bpfree.training.stage import SCHEDULES, Group, Stage, make_optimiser, step, stream
 
 NEVER = Stopping(patience=None, restore="last")
@@ -801,3 +802,12 @@ def test_the_variable_names_the_device_where_nobody_else_does(monkeypatch):
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(InvalidInput, match="abacus"):
         pick_device()
+
+
+def test_the_rooms_door_leads_to_what_it_names_and_rules_and_histories_need_no_torch():
+    import bpfree.training as room
+
+    assert all(getattr(room, name).__name__ == name for name in room.__all__)
+    code = "import sys; from bpfree.training import Budget, History, StopRule; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"

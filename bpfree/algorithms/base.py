@@ -1,16 +1,13 @@
 """What every training algorithm is: a network, the heads it adds, and an ordered list of stages."""
 
 import inspect
-import math
-import sys
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidInput, choose
+from ..errors import InvalidInput, check_positive, check_range, choose
 from ..training.batches import Data
-from ..training.loop import check_positive
 from ..training.numerics import MadePinned, pinned
 from ..training.stage import OPTIMISERS, SCHEDULES, Group, Stage, stream
 from .networks import Blocks
@@ -169,19 +166,3 @@ class Algorithm(nn.Module, metaclass=MadePinned):
     def predict(self, x: Tensor) -> Tensor:
         """Class scores, (N, classes), of normalised images (N, C, H, W); argmax(1) is the class."""
         return next(iter(self.predict_all(x).values()))
-
-
-def check_flag(name: str, value: bool) -> None:
-    """Raises InvalidInput unless it is True or False: "no" would count as true."""
-    if not isinstance(value, bool):
-        raise InvalidInput(f"{name}={value!r}: use True or False")
-
-
-def check_range(name: str, value: float, *, above: float | None = None, below: float = math.inf) -> None:
-    """Raises InvalidInput unless value is a number with above < value < below (above=None: 0 <= value)."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and value <= sys.float_info.max
-    if number and (value > above if above is not None else value >= 0) and value < below:
-        return
-    low = f"greater than {above:g}" if above is not None else "0 or more"
-    high = f" and less than {below:g}" if below < math.inf else " and finite"
-    raise InvalidInput(f"{name}={value!r}: use a number {low}{high}")

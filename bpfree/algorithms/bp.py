@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..errors import choose
+from ..errors import check_flag, check_range, choose
 from ..training.stage import Stage
-from .base import Algorithm, Head, check_flag, check_range
+from .base import Algorithm, Head
 from .networks import Blocks
 
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
 
-from ..errors import InvalidInput, choose
-from ..training.loop import check_positive
+from ..errors import InvalidInput, check_flag, check_positive, check_range, choose
 from ..training.numerics import pinned
 from ..training.stage import Group, Stage, stream
-from .base import Algorithm, Head, check_flag, check_range
+from .base import Algorithm, Head
 from .networks import Blocks
 from .solved import ChannelMoments, NormalEquations, doubled
 from .sparsemax import sparsemax, sparsemax_loss

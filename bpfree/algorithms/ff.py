@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from ..errors import InvalidInput, choose
+from ..errors import InvalidInput, check_range, choose
 from ..training.batches import Data
 from ..training.stage import Group, Stage
-from .base import Algorithm, check_range
+from .base import Algorithm
 from .negatives import hard_wrong, hybrids, uniform_wrong
 from .networks import MLP, Blocks
 

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput
 from ..training.batches import Data
-from ..training.loop import freeze_all_but
 from ..training.prefix import apply
-from ..training.stage import Stage, make_optimiser, step, stream
+from ..training.stage import Stage, freeze_all_but, make_optimiser, step, stream
 
 
 @dataclass

@@ -1,6 +1,10 @@
 """What bpfree says when something can be put right: one line with the value, what is allowed, what to do."""
 
 import difflib
+import importlib
+import math
+import os
+import sys
 from collections.abc import Iterable
 
 MAX_SEED = 2**63 - 1  # of torch's generators
@@ -66,7 +70,55 @@ def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
     raise UnknownName(f"unknown {kind} {name!r}: {hint}allowed are {', '.join(allowed)}")
 
 
+def named(text: str, kind: str) -> object:
+    """Import what `"module:object"` names: somebody's own part, which other processes find by the same name.
+
+    A module of the current folder is found, as by `python -m`; one that is installed comes first.
+
+    kind: what it is to be, for the error. Raises UnknownName if there is no such module or object, and
+    InvalidInput if the module cannot be imported.
+    """
+    module, colon, name = str(text).partition(":")
+    if not (colon and module and name.isidentifier()):
+        raise UnknownName(f'unknown {kind} {text!r}: write "module:object", as in "my_module:MyClass"')
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise UnknownName(
+                f"unknown {kind} {text!r}: there is no module {error.name!r} in the current folder or among "
+                "the installed ones"
+            ) from None
+        raise InvalidInput(f"{kind} {text!r}: importing {module} failed ({error!r}): mend it") from error
+    public = [known for known in vars(found) if not known.startswith("_")]
+    return getattr(found, choose(f"{kind} in module {module}", name, public))
+
+
 def check_seed(seed: int) -> None:
     """Raises InvalidInput unless it is an integer that seeds a generator of torch's."""
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
         raise InvalidInput(f"seed={seed!r}: use an integer of 0 or more, up to {MAX_SEED}")
+
+
+def check_positive(name: str, value: int | None) -> None:
+    """Raises InvalidInput unless it is a positive integer, or None."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InvalidInput(f"{name}={value!r}: use a positive integer")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Raises InvalidInput unless it is True or False: "no" would count as true."""
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name}={value!r}: use True or False")
+
+
+def check_range(name: str, value: float, *, above: float | None = None, below: float = math.inf) -> None:
+    """Raises InvalidInput unless value is a number with above < value < below (above=None: 0 <= value)."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and value <= sys.float_info.max
+    if number and (value > above if above is not None else value >= 0) and value < below:
+        return
+    low = f"greater than {above:g}" if above is not None else "0 or more"
+    high = f" and less than {below:g}" if below < math.inf else " and finite"
+    raise InvalidInput(f"{name}={value!r}: use a number {low}{high}")

@@ -8,11 +8,11 @@ from pathlib import Path
 from ..algorithms import ALGORITHMS, Algorithm
 from ..algorithms.architectures import STAND_IN, build_model, default_architecture, parse_architecture
 from ..data import NAMES
-from ..errors import InvalidInput, check_seed, choose
+from ..errors import InvalidInput, check_positive, check_seed, choose
 from ..errors.disk import one_spelling
 from ..training.batches import Data
 from ..training.history import History
-from ..training.loop import PRECISIONS, check_positive, pick_device, train
+from ..training.loop import PRECISIONS, pick_device, train
 from ..training.numerics import pinned
 from ..training.stopping import Budget, Stopping
 from .protocols import REFERENCE, TUNED, Rule, rule

@@ -1,8 +1,8 @@
-"""How far a run has come, in a file: one that was killed goes on from there, to the same bits.
+"""A file from which a run that was killed resumes, with the same bits as if it had not been.
 
 Every epoch draws its order and its chance from (seed, stage, epoch), so at the end of an epoch no generator
-has a state to keep. Weights, buffers, the optimiser's state, the best epoch's weights, what the stopping rule
-remembers and the history are everything. A cached prefix is not kept but computed again.
+has a state to keep. Weights, buffers, the optimiser's state, the best epoch's weights and the history are
+everything: a stop rule reads the history's rows. A cached prefix is not kept but computed again.
 """
 
 import hashlib
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from ..errors import disk
 from .history import COST, OUTCOME, History, StageHistory
+from .snapshot import Snapshot
 from .stage import Stage, make_optimiser
-from .stopping import Best, Snapshot, Stopping
+from .stopping import Stopping, StopRule
 
 log = logging.getLogger("bpfree")
 ENDS = ("patience", "cap", "budget", "solved")
-FORMAT = 1  # of the file; raised when a reader of the old form could not read the new one
+FORMAT = 2  # of the file; raised when a reader of the old form could not read the new one
+READ = (1, FORMAT)
 
 
 class Checkpoint:
@@ -40,10 +42,10 @@ class Checkpoint:
 
     Args:
         path: of the file; it and its folder are made when first needed. None: nothing is read or written.
-        run: names the run and what else must be equal to go on with it, such as the machine.
+        run: names the run and what else must be equal to resume it, such as the machine.
 
     Attributes:
-        resumed: how often the run was gone on with.
+        resumed: how often the run was resumed.
         begun_s: seconds of training that the file held when it was loaded.
     """
 
@@ -56,16 +58,17 @@ class Checkpoint:
         self._stage: dict = {}  # what `resume` puts back
         self._last, self._took = time.monotonic(), 0.01
 
-    def load(self, algorithm: nn.Module, history: History, stopping: Stopping | None = None) -> None:
+    def load(self, algorithm: nn.Module, history: History, stopping: StopRule | None = None) -> None:
         """Puts back weights, buffers and history, if the file has this run's. To be called before `save`.
 
-        stopping: the run's rule, which says whether there are best weights to keep; default: `Stopping()`.
+        stopping: the run's rule, which says which weights the file must keep; default: `Stopping()`.
         """
         self.algorithm, self.history = algorithm, history
         scalars, tensors = self._read()
         if scalars is None:
             return
         try:
+            scalars = as_written_today(scalars)
             check(scalars, tensors, algorithm, stopping or Stopping())
         except Exception as error:  # what is valid JSON may have any type anywhere
             self._pass_over("is not whole", error)
@@ -76,12 +79,12 @@ class Checkpoint:
         self.resumed = scalars["resumed"] + 1
         self.begun_s = history.total("s") or 0.0
         self._stage = {**scalars, "tensors": tensors}
-        log.info("gone on with %s after %d epochs", self.path, history.epochs)
+        log.info("resumed from %s after %d epochs", self.path, history.epochs)
 
-    def resume(self, optimiser: torch.optim.Optimizer, watch: Best, keep: Snapshot) -> None:
+    def resume(self, optimiser: torch.optim.Optimizer, keep: Snapshot) -> None:
         """Puts back the state of the stage that was interrupted; of any other there is none."""
         stage, self._stage = self._stage, {}
-        if not stage or stage["watch"] is None:
+        if not stage or stage["best"] is None:
             return
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
@@ -91,15 +94,12 @@ class Checkpoint:
                 index, _, quantity = rest.partition(".")
                 state.setdefault(int(index), {})[quantity] = laid_out_as(parameters[int(index)], tensor)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        watch.value, watch.epoch = stage["watch"]
-        keep.best.value, keep.best.epoch = stage["best"]
-        if stage["kept"]:
-            keep.kept = [stage["tensors"][f"kept.{i}"].to(live.device) for i, live in enumerate(keep.live)]
+        kept = [stage["tensors"].get(f"kept.{i}", live).to(live.device) for i, live in enumerate(keep.live)]
+        keep.keep(stage["best"], kept)
 
     def save(
         self,
         optimiser: torch.optim.Optimizer | None = None,
-        watch: Best | None = None,
         keep: Snapshot | None = None,
         *,
         now: bool = False,
@@ -112,7 +112,9 @@ class Checkpoint:
             return
         tensors = {f"algorithm.{name}": value for name, value in self.algorithm.state_dict().items()}
         if optimiser is not None:
-            tensors |= state_of(optimiser) | {f"kept.{i}": tensor for i, tensor in enumerate(keep.kept)}
+            tensors |= state_of(optimiser)
+            if keep.epoch < len(self.history.stages[-1].rows):  # else the weights as they are are the best
+                tensors |= {f"kept.{i}": tensor for i, tensor in enumerate(keep.kept)}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         scalars = {
             "format": FORMAT,
@@ -120,9 +122,7 @@ class Checkpoint:
             "resumed": self.resumed,
             "stages": [asdict(stage) for stage in self.history.stages],
             "provenance": self.history.provenance,
-            "watch": [watch.value, watch.epoch] if watch else None,
-            "best": [keep.best.value, keep.best.epoch] if keep else None,
-            "kept": len(keep.kept) if keep else 0,
+            "best": None if keep is None else keep.epoch,  # of a stage that has not ended
         }
         text = json.dumps(scalars)
         header = {"bpfree": text, "sha256": checksum(text, tensors)}
@@ -131,7 +131,7 @@ class Checkpoint:
         self._took = self._last - begun
 
     def remove(self) -> None:
-        """Once what it was for is stored."""
+        """Deletes the file; to be called after the record is stored."""
         with suppress(OSError):  # it does no harm where it lies
             self.path.unlink(missing_ok=True)
 
@@ -146,7 +146,7 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as file:
                 header = file.metadata() or {}
                 scalars = json.loads(header["bpfree"])
-                if (scalars["format"], scalars["run"]) != (FORMAT, self.run):
+                if scalars["format"] not in READ or scalars["run"] != self.run:
                     self._pass_over("is of another run, machine or version")
                     return None, {}
                 # Copies: what is read lies in the file, which the next writing replaces.
@@ -207,38 +207,47 @@ def state_after_a_step(stage: Stage) -> dict[str, Tensor]:
     return state_of(optimiser)
 
 
-def check(scalars: dict, tensors: Mapping[str, Tensor], algorithm: nn.Module, stopping: Stopping) -> None:
-    """Raises ValueError, or what comes of a wrong type, unless this is all that the run needs to go on."""
+def as_written_today(scalars: dict) -> dict:
+    """The scalars of a file as we write them: an older version also kept what follows from the rows."""
+    if scalars["format"] == FORMAT:
+        return scalars
+    best = None
+    if scalars["watch"] is not None:
+        _, best = scalars["best"]
+    if best == 0:  # the rule keeps the last epoch, whichever it is
+        best = len(scalars["stages"][-1]["rows"])
+    return {**scalars, "best": best}
+
+
+def check(scalars: dict, tensors: Mapping[str, Tensor], algorithm: nn.Module, stopping: StopRule) -> None:
+    """Raises ValueError, or what comes of a wrong type, unless this is all that the run needs to resume."""
     stages, logs = algorithm.stages(), [StageHistory(**stage) for stage in scalars["stages"]]
-    begun = scalars["watch"] is not None
+    begun = scalars["best"] is not None
     need(len(logs) <= len(stages), "too many stages")
     for number, (stage, its) in enumerate(zip(stages, logs, strict=False), start=1):
-        goes_on = begun and number == len(logs)
+        unfinished = begun and number == len(logs)
         need(its.name == stage.name and isinstance(its.prefix, str), f"stage {number} is another one")
         check_rows(stage, its.rows)
-        last = 0 if goes_on else len(its.rows)
-        ended = its.ended in (("",) if goes_on else ENDS)
+        last = 0 if unfinished else len(its.rows)
+        ended = its.ended in (("",) if unfinished else ENDS)
         need(ended and type(its.restored) is int and bool(last) <= its.restored <= last, "an unknown end")
     need(type(scalars["resumed"]) is int and scalars["resumed"] >= 0, "an unknown number of resumptions")
     need(scalars["provenance"] is None or isinstance(scalars["provenance"], str), "an unknown provenance")
 
     expected = {f"algorithm.{name}": value for name, value in algorithm.state_dict().items()}
-    kept = 0
     if begun:
-        need(bool(logs), "no stage to go on with")
-        stage, epochs = stages[len(logs) - 1], len(logs[-1].rows)
-        need(stage.losses is not None, "a solved stage does not go on")
-        keep = Snapshot(algorithm, stage, stopping)
-        check_best(scalars["watch"], 1, epochs)
-        check_best(scalars["best"], 1 if keep.enabled else 0, epochs if keep.enabled else 0)
-        kept = len(keep.live) if keep.enabled else 0
-        expected |= {f"kept.{i}": tensor for i, tensor in enumerate(keep.live[:kept])}
+        need(bool(logs), "no stage has begun")
+        stage, rows, best = stages[len(logs) - 1], logs[-1].rows, scalars["best"]
+        need(stage.losses is not None, "a solved stage is never half done")
+        need(type(best) is int and best == stopping.best(rows), "another epoch is the best")
+        kept = {f"kept.{i}": tensor for i, tensor in enumerate(Snapshot(algorithm, stage).live)}
+        if best < len(rows) or kept.keys() & tensors.keys():  # an older version kept those of the last, too
+            expected |= kept
         state = state_after_a_step(stage)
         if scalars["sealed"]:  # a parameter that no loss has reached has no state, all of it
             have = {name.rpartition(".")[0] for name in tensors}
             state = {name: value for name, value in state.items() if name.rpartition(".")[0] in have}
         expected |= state
-    need(type(scalars["kept"]) is int and scalars["kept"] == kept, "other weights are kept")
     need(tensors.keys() == expected.keys(), "tensors are missing, or there are others")
     for name, tensor in tensors.items():
         same = (tensor.shape, tensor.dtype) == (expected[name].shape, expected[name].dtype)
@@ -259,14 +268,6 @@ def check_rows(stage: Stage, rows: list[dict]) -> None:
         need((row["stage"], row["epoch"]) == (stage.name, epoch), f"epoch {epoch} is another one")
         numbers = [value for column, value in row.items() if column != "stage"]
         need(all(type(value) in (int, float) for value in numbers), f"epoch {epoch} has no numbers")
-
-
-def check_best(best: list, first: int, last: int) -> None:
-    """Raises ValueError unless it is what a `Best` remembers, of an epoch from `first` to `last`."""
-    value, epoch = best
-    need(
-        type(value) in (int, float) and type(epoch) is int and first <= epoch <= last, "an unknown best epoch"
-    )
 
 
 def need(condition: bool, otherwise: str) -> None:

@@ -16,7 +16,7 @@ class StageHistory:
         name: the stage's name.
         rows: one dict per epoch with the columns of `History.frame`.
         prefix: how its inputs came: "images", "cached in memory", "cached on disk", "recomputed".
-        ended: "patience", "cap", "budget" or "solved".
+        ended: "patience" (the stop rule said so), "cap", "budget" or "solved".
         restored: the epoch whose weights were kept, counted from 1.
     """
 
@@ -69,6 +69,12 @@ class History:
         ends = np.cumsum(spent) * (seconds / sum(spent))
         place = np.searchsorted(ends, trace["time_s"]).clip(max=len(ends) - 1)
         return trace.assign(stage=np.array([stage.name for stage in self.stages])[place])
+
+    def log(self, number: int, name: str) -> StageHistory:
+        """That of the stage with this number, counted from 1, and name; begun, unless it was already."""
+        if len(self.stages) < number:
+            self.stages.append(StageHistory(name))
+        return self.stages[number - 1]
 
     @property
     def epochs(self) -> int:

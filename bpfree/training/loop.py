@@ -1,31 +1,34 @@
-"""Stages, and the one loop that trains them all.
+"""The one loop that trains every algorithm: an ordered list of stages, each a sequence of epochs.
 
-A training algorithm is an ordered list of stages. A stage says which parameters may move, which
-losses move them, which read-out validates it, and which frozen prefix of the network feeds it.
-Everything else is here and is shared: batches, optimiser, stopping, restoring the best weights,
-the prefix cache, timing and metering, progress. So no algorithm has a fast path that another
-could not have had.
+A stage says which parameters may move, which losses move them, which read-out validates it, and which frozen
+prefix of the network feeds it. `train` goes through the stages in order. It freezes all parameters but the
+stage's, computes the prefix, takes the rows of the stage's epochs from `Epochs`, which computes them one by
+one, and puts the best weights back. A row is all that is known of an epoch: what came of it and what it took.
+The best weights, the bars, `on_epoch`, the stop rule and the checkpoint are readers of the rows. All this is
+shared, so that no algorithm has a fast path that another could not have had.
 """
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import InvalidInput, TrainingDiverged, check_seed, choose
+from ..errors import InvalidInput, TrainingDiverged, check_positive, check_seed, choose
 from .batches import Data
 from .checkpoint import Checkpoint
 from .clock import Clock
-from .history import History, StageHistory
+from .divergence import Watch
+from .history import History
 from .numerics import pinned
 from .prefix import PrefixCache, Source
 from .progress import Progress
-from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, make_optimiser, step, stream
-from .stopping import Best, Budget, Length, Lengths, Snapshot, Stopping
+from .snapshot import Snapshot
+from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, freeze_all_but, make_optimiser, step, stream
+from .stopping import Budget, Length, StopRule, stop_rule
 
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("cpu", "cuda", "mps")
@@ -38,7 +41,7 @@ def train(
     *,
     seed: int = 0,
     max_epochs: int | None = None,
-    stopping: Stopping | None = None,
+    stopping: StopRule | str | None = None,
     budget: Budget | None = None,
     cache: bool | str = "auto",
     precision: str = "fp32",
@@ -59,8 +62,10 @@ def train(
         seed: every parameter starts from (seed, its name); every epoch is shuffled by
             (seed, stage, epoch). Same seed, machine, versions and threads: bit-identical results.
         max_epochs: cap on the epochs of every stage (default: the stage's own, or 100).
-        stopping: the rule for every stage; default: validation accuracy, patience 20, best restored.
-        budget: what all stages may spend together; with one, no stage stops early. Default: none.
+        stopping: the rule for every stage: a `Stopping`, an object of one's own that has stop(rows) and
+            best(rows), as `StopRule` says, or what "module:object" names. Default: `Stopping()`, validation
+            accuracy, patience 20, best restored. Under a cooldown and with a budget no stage stops early.
+        budget: what all stages may spend together. Default: none.
         cache: "auto" computes a frozen prefix once per stage and keeps its output in memory, or on
             disk beyond half of the free memory, and recomputes it for augmented inputs; True insists
             on caching; False recomputes for every batch. Cached and recomputed are bit-identical.
@@ -70,7 +75,7 @@ def train(
         device: default the variable BPFREE_DEVICE, else CUDA, else MPS, else CPU.
         on_epoch: called as on_epoch(algorithm, stage, row) after every epoch of a descended stage, outside
             the timed regions; row is the epoch's in the history.
-        checkpoint: where to go on from, if it holds this run, and to keep how far it has come. What is
+        checkpoint: the file that an interrupted run resumes from, and that this one is kept in. What is
             trained is the same to the bit. The history has what its epochs took, and every computation of a
             cached prefix, which is computed again after a resumption; epochs that were lost are not in it.
 
@@ -87,215 +92,177 @@ def train(
     check_seed(seed)
     choose("precision", precision, PRECISIONS)
     check_positive("max_epochs", max_epochs)
+    rule = stop_rule(stopping)
     device = pick_device(device)
     check_fit(algorithm, data)
     algorithm.to(device, torch.float32)
     algorithm.initialise(seed)
     algorithm.prepare(data)
-    run = _Run(
-        algorithm=algorithm,
-        data=data.to(device),
-        device=device,
-        max_epochs=max_epochs,
-        stopping=stopping or Stopping(),
-        budget=budget,
-        autocast=torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext(),
-        clock=Clock(device, meter),
-        history=History(algorithm.name, seed),
-        on_epoch=on_epoch or (lambda algorithm, stage, row: None),
-        checkpoint=checkpoint or Checkpoint(),
-    )
+    data, stages = data.to(device), algorithm.stages()
+    autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    history, clock = History(algorithm.name, seed), Clock(device, meter)
+    checkpoint = checkpoint or Checkpoint()
+    with (
+        left_usable(algorithm, history, clock),
+        PrefixCache(data, algorithm.batch_size, device, cache, autocast) as prefixes,
+        Progress(algorithm.name, len(stages), enabled=progress) as bars,
+    ):
+        checkpoint.load(algorithm, history, rule)
+        epochs = Epochs(algorithm, seed, clock, autocast, Watch(algorithm), bars)
+        for number, stage in enumerate(stages, start=1):
+            if number <= algorithm.stages_finished:  # before it was resumed
+                bars.stage_done()
+                continue
+            freeze_all_but(algorithm, stage)
+            log = history.log(number, stage.name)
+            spent = log.rows[-1] if log.rows else {}  # computed again, a prefix is paid with the last epoch
+            with clock.region(spent, "prefix"):
+                source = prefixes.source(stage, clock)
+            log.prefix = source.kind
+            bars.stage(stage.name, source.note)
+            if stage.losses is None:
+                epochs.solve(stage, source, log.rows, spent)
+                log.ended, log.restored = "solved", 1
+            else:
+                length = Length.of(stages, history.stages[:-1], max_epochs, budget)
+                stops_early = budget is None and stage.schedule not in MADE_FOR_THE_CAP
+                optimiser, keep = make_optimiser(stage), Snapshot(algorithm, stage)
+                checkpoint.resume(optimiser, keep)
+                for row in epochs.descend(stage, source, optimiser, length, log.rows, spent):
+                    keep.offer(rule.best(log.rows), row["epoch"])
+                    bars.epoch(row)
+                    if on_epoch is not None:
+                        on_epoch(algorithm, stage, row)
+                    if stops_early and rule.stop(log.rows):
+                        log.ended = "patience"
+                        break
+                    history.provenance = clock.provenance
+                    checkpoint.save(optimiser, keep)
+                log.ended = log.ended or length.ended_by(len(log.rows))
+                log.restored = keep.restore()
+            for parameter in algorithm.parameters():
+                parameter.grad = None  # a finished stage keeps no gradients
+            algorithm.stages_finished.fill_(number)
+            history.provenance = clock.provenance
+            checkpoint.save()
+            bars.stage_done()
+    return history
+
+
+@contextmanager
+def left_usable(algorithm: nn.Module, history: History, clock: Clock) -> Iterator[None]:
+    """However training ends, the algorithm predicts and can be trained again, and its history is not lost."""
     try:
-        run.stages(cache, progress)
+        yield
     except TrainingDiverged as error:
-        error.history = run.history  # what was trained until then is not lost
+        error.history = history
         raise
     finally:
-        run.history.provenance = run.clock.provenance or run.history.provenance
+        history.provenance = clock.provenance or history.provenance
         algorithm.eval()
         for parameter in algorithm.parameters():
             parameter.requires_grad_(True)
-    return run.history
 
 
 @dataclass
-class _Run:
-    """One call of `train`: what its stages share."""
+class Epochs:
+    """Computes the epochs of a run, and makes the row of each: what came of it, and what it took.
+
+    A row is added to the stage's `rows` before it is checked, so that the history has an epoch that diverged,
+    too. `spent` is what the stage has taken before its first epoch.
+    """
 
     algorithm: nn.Module
-    data: Data
-    device: torch.device
-    max_epochs: int | None
-    stopping: Stopping
-    budget: Budget | None
-    autocast: AbstractContextManager
+    seed: int
     clock: Clock
-    history: History
-    on_epoch: Callable[[nn.Module, Stage, dict], None]
-    checkpoint: Checkpoint
-
-    def stages(self, cache: bool | str, progress: bool) -> None:
-        algorithm, stages = self.algorithm, self.algorithm.stages()
-        lengths = Lengths(stages, self.max_epochs, self.budget)
-        self.checkpoint.load(algorithm, self.history, self.stopping)
-        with (
-            PrefixCache(self.data, algorithm.batch_size, self.device, cache, self.autocast) as prefixes,
-            Progress(algorithm.name, len(stages), enabled=progress) as bars,
-        ):
-            self.sound = finite((*algorithm.parameters(), *algorithm.buffers()))
-            for number, stage in enumerate(stages, start=1):
-                if number <= algorithm.stages_finished:  # by the checkpoint
-                    bars.stage_done()
-                    continue
-                freeze_all_but(algorithm, stage)
-                begun = len(self.history.stages) == number  # by the checkpoint
-                log = self.history.stages.pop() if begun else StageHistory(stage.name)
-                length = lengths.next(stage, self.history)
-                self.history.stages.append(log)
-                first = log.rows[-1] if log.rows else {"stage": stage.name, "epoch": 1}
-                bars.stage(stage.name)
-                with self.clock.region(first, "prefix"):
-                    source = prefixes.source(stage, self.clock)
-                log.prefix = source.kind
-                bars.note(source.note)
-                if stage.losses is None:
-                    self.solve(stage, source, log, first)
-                else:
-                    self.descend(stage, source, log, first, bars, length)
-                for parameter in algorithm.parameters():
-                    parameter.grad = None  # a finished stage keeps no gradients
-                algorithm.stages_finished.fill_(number)
-                self.save()
-                bars.stage_done()
+    autocast: AbstractContextManager
+    watch: Watch
+    bars: Progress
 
     def descend(
-        self, stage: Stage, source: Source, log: StageHistory, first: dict, bars: Progress, length: Length
-    ) -> None:
-        """Epochs of gradient steps until the rule says stop; then the best weights are put back."""
-        patience = None if self.budget or stage.schedule in MADE_FOR_THE_CAP else self.stopping.patience
-        optimiser = make_optimiser(stage)
-        watch = Best(self.stopping.metric, self.stopping.min_delta)
-        keep = Snapshot(self.algorithm, stage, self.stopping)
-        self.checkpoint.resume(optimiser, watch, keep)
-        epoch = len(log.rows)
-        while epoch < (cap := length.cap(log.rows)):
-            epoch += 1
+        self,
+        stage: Stage,
+        source: Source,
+        optimiser: torch.optim.Optimizer,
+        length: Length,
+        rows: list[dict],
+        spent: dict,
+    ) -> Iterator[dict]:
+        """The epochs of gradient steps that come after those in `rows`, each trained and validated.
+
+        Raises TrainingDiverged.
+        """
+        cost = {} if rows else spent
+        while (epoch := len(rows) + 1) <= (cap := length.cap(rows)):
             for group, settings in zip(optimiser.param_groups, stage.groups, strict=True):
                 group["lr"] = settings.lr * SCHEDULES[stage.schedule](epoch, cap)
-            row = first if epoch == 1 else {"stage": stage.name, "epoch": epoch}
-            row["lr"] = optimiser.param_groups[0]["lr"]
-            self.epoch(stage, source, optimiser, row, bars, cap)
-            if stage.readout is not None:
-                self.validate(stage, source, row)
-            log.rows.append(row)
-            self.check(stage, row)
-            keep.offer(row)
-            bars.epoch(row)
-            self.on_epoch(self.algorithm, stage, row)
-            watch.improved(row)
-            if patience is not None and epoch - watch.epoch >= patience:
-                log.ended = "patience"
-                break
-            self.save(optimiser, watch, keep)
-        log.ended = log.ended or length.ended_by(epoch)
-        log.restored = keep.restore(last=epoch)
+            row = {"stage": stage.name, "epoch": epoch, "lr": optimiser.param_groups[0]["lr"]}
+            row |= self.train(stage, source, optimiser, epoch, cap, cost)
+            row |= self.validate(stage, source, cost)
+            rows.append(row | cost)
+            self.watch.check(rows[-1])
+            yield rows[-1]
+            cost = {}
 
-    def check(self, stage: Stage, row: dict, *, solved: bool = True) -> None:
-        """Raises TrainingDiverged unless the losses of an epoch, and the network after it, are finite.
+    def solve(self, stage: Stage, source: Source, rows: list[dict], spent: dict) -> None:
+        """A stage without descent: one pass in order, then the solution; metered like an epoch.
 
-        A loss does not tell of everything: the last step comes after it, and ReLU makes 0 of −∞.
+        Raises TrainingDiverged.
         """
-        losses = (row[name] for name in ("train_loss", "val_loss") if name in row)
-        if not (solved and all(map(math.isfinite, losses)) and self.is_sound()):
-            raise TrainingDiverged(stage.name, row["epoch"], row.get("lr"))
-
-    def is_sound(self) -> bool:
-        """Whether all parameters and buffers are finite that were so at the beginning."""
-        return len(finite(self.sound)) == len(self.sound)
-
-    @contextmanager
-    def refusing(self) -> Iterator[None]:
-        """What is inside ends where an operation refuses numbers that are not finite; then `check` raises."""
-        try:
-            yield
-        except (ArithmeticError, LookupError, RuntimeError, ValueError):
-            if self.is_sound():
-                raise
-
-    def save(self, *state) -> None:
-        """Into the checkpoint: how far the run has come, and the state of the stage that goes on."""
-        self.history.provenance = self.clock.provenance
-        self.checkpoint.save(*state)
-
-    def epoch(self, stage, source, optimiser, row: dict, bars: Progress, cap: int) -> None:
-        """One shuffled pass over the training data; order and chance are this stage's and epoch's own."""
-        key = (self.history.seed, stage.stream or stage.name, row["epoch"])
-        order, chance = stream(*key, "order"), stream(*key, "losses", device=self.device)
-        self.algorithm.train()
-        for module in stage.prefix:
-            module.eval()
-        row |= {"train_loss": math.nan, "samples": 0}
-        with self.clock.region(row, "train"), self.refusing():
-            total = torch.zeros((), device=self.device)
-            for inputs, labels in source.shuffled(order):
-                total += step(stage, optimiser, inputs, labels, chance, self.autocast)
-                row["samples"] += len(labels)
-                bars.batch(row["epoch"], cap, source.batches)
-            row["train_loss"] = total.item() / source.batches
-
-    def solve(self, stage: Stage, source: Source, log: StageHistory, row: dict) -> None:
-        """A stage without descent: one pass in order, then the solution; metered like an epoch."""
         self.algorithm.eval()
-        row["samples"] = source.size
-        solved = False
-        with self.clock.region(row, "train"), torch.no_grad():
+        row, solved = {"stage": stage.name, "epoch": 1, "samples": source.size}, False
+        with self.clock.region(spent, "train"), torch.no_grad():
             for inputs, labels in source.in_order():
                 with self.autocast:
                     stage.accumulate(inputs, labels)
             with suppress(InvalidInput, torch.linalg.LinAlgError):
                 stage.solve()
                 solved = True
-        if solved and stage.readout is not None:
-            self.validate(stage, source, row)
-        log.rows.append(row)
-        self.check(stage, row, solved=solved)
-        log.ended, log.restored = "solved", 1
+        if solved:
+            row |= self.validate(stage, source, spent)
+        rows.append(row | spent)
+        self.watch.check(rows[-1], solved=solved)
+
+    def train(self, stage: Stage, source: Source, optimiser, epoch: int, cap: int, cost: dict) -> dict:
+        """One shuffled pass over the training data; order and chance are this stage's and epoch's own.
+
+        Returns the mean loss and the number of samples; adds what it took to `cost`.
+        """
+        key = (self.seed, stage.stream or stage.name, epoch)
+        order, chance = stream(*key, "order"), stream(*key, "losses", device=self.clock.device)
+        self.algorithm.train()
+        for module in stage.prefix:
+            module.eval()
+        found = {"train_loss": math.nan, "samples": 0}
+        with self.clock.region(cost, "train"), self.watch.refusing():
+            total = torch.zeros((), device=self.clock.device)
+            for inputs, labels in source.shuffled(order):
+                total += step(stage, optimiser, inputs, labels, chance, self.autocast)
+                found["samples"] += len(labels)
+                self.bars.batch(epoch, cap, source.batches)
+            found["train_loss"] = total.item() / source.batches
+        return found
 
     @torch.no_grad()
-    def validate(self, stage: Stage, source: Source, row: dict) -> None:
-        """Cross-entropy and accuracy (%) of the stage's read-out on the validation data."""
+    def validate(self, stage: Stage, source: Source, cost: dict) -> dict:
+        """Cross-entropy and accuracy (%) of the stage's read-out on the validation data, if it has one.
+
+        Adds what it took to `cost`.
+        """
+        if stage.readout is None:
+            return {}
         self.algorithm.eval()
-        row |= {"val_loss": math.nan, "val_accuracy": math.nan}
-        with self.clock.region(row, "val"), self.refusing():
+        found = {"val_loss": math.nan, "val_accuracy": math.nan}
+        with self.clock.region(cost, "val"), self.watch.refusing():
             loss = correct = 0.0
             for inputs, labels in source.validation():
                 with self.autocast:
                     scores = stage.readout(inputs)
                 loss += nn.functional.cross_entropy(scores.float(), labels, reduction="sum")
                 correct += (scores.argmax(1) == labels).sum()
-            row["val_loss"] = loss.item() / source.val_size
-            row["val_accuracy"] = 100.0 * correct.item() / source.val_size
-
-
-def finite(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Those that hold floating-point numbers and neither NaN nor infinity."""
-    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-    if not floating:
-        return []
-    whole = torch.stack([tensor.isfinite().all() for tensor in floating]).tolist()  # waits for a device once
-    return [tensor for tensor, is_whole in zip(floating, whole, strict=True) if is_whole]
-
-
-def freeze_all_but(algorithm: nn.Module, stage: Stage) -> None:
-    """Only the stage's groups may receive gradients; checks that its prefix is not among them."""
-    moving = {id(p) for g in stage.groups for p in g.parameters}
-    frozen = {id(p) for module in stage.prefix for p in module.parameters()}
-    if moving & frozen:
-        raise InvalidInput(
-            f"stage {stage.name!r} moves parameters of its own frozen prefix: take them from one"
-        )
-    for parameter in algorithm.parameters():
-        parameter.requires_grad_(id(parameter) in moving)
+            found["val_loss"] = loss.item() / source.val_size
+            found["val_accuracy"] = 100.0 * correct.item() / source.val_size
+        return found
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -338,8 +305,3 @@ def check_fit(algorithm, data: Data) -> None:
             f"the network has {model.classes} classes but {data.name!r} has {data.classes}: "
             f"build it with classes={data.classes}"
         )
-
-
-def check_positive(name: str, value: int | None) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise InvalidInput(f"{name}={value!r}: use a positive integer")

@@ -24,13 +24,9 @@ class Progress:
             if bar is not None:
                 bar.close()
 
-    def stage(self, name: str) -> None:
-        self._name = name if self._stages > 1 else self._algorithm
-
-    def note(self, text: str) -> None:
-        """Something the user should know of this stage, such as that its prefix is recomputed."""
-        if text:
-            self._name += f" ({text})"
+    def stage(self, name: str, note: str = "") -> None:
+        """The next one; `note` is what the user should know of it, such as that its prefix is recomputed."""
+        self._name = (name if self._stages > 1 else self._algorithm) + (f" ({note})" if note else "")
 
     def batch(self, epoch: int, cap: int, batches: int) -> None:
         if self._inner is None:

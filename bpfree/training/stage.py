@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import choose
+from ..errors import InvalidInput, choose
 
 OPTIMISERS = ("adam", "adamw", "sgd")
 
@@ -78,6 +78,18 @@ class Stage:
     stream: str = ""
     accumulate: Callable[[Tensor, Tensor], None] | None = None
     solve: Callable[[], None] | None = None
+
+
+def freeze_all_but(algorithm: nn.Module, stage: Stage) -> None:
+    """Only the stage's groups may receive gradients; checks that its prefix is not among them."""
+    moving = {id(p) for g in stage.groups for p in g.parameters}
+    frozen = {id(p) for module in stage.prefix for p in module.parameters()}
+    if moving & frozen:
+        raise InvalidInput(
+            f"stage {stage.name!r} moves parameters of its own frozen prefix: take them from one"
+        )
+    for parameter in algorithm.parameters():
+        parameter.requires_grad_(id(parameter) in moving)
 
 
 def step(

@@ -1,19 +1,36 @@
-"""When a stage ends, and which epoch's weights it keeps."""
+"""When a stage ends, and which epoch's weights it keeps: functions of the rows that its epochs left."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from ..errors import InvalidInput, choose, named
+from .history import REGIONS, StageHistory, amounts
 
-from ..errors import InvalidInput, choose
-from .history import REGIONS, History, amounts
-from .stage import Stage
+if TYPE_CHECKING:
+    from .stage import Stage
 
 DEFAULT_CAP = 100  # epochs per stage where nobody says otherwise
 METRICS = ("val_accuracy", "val_loss")
 UNITS = ("passes", "s", "measured_j")
+
+
+@runtime_checkable
+class StopRule(Protocol):
+    """Two pure functions of a stage's rows, one per epoch so far, with the columns of `History.frame`.
+
+    `Stopping` is the built-in rule; any object with these two methods is one, too.
+    """
+
+    def stop(self, rows: Sequence[dict]) -> bool:
+        """Whether the stage ends with the last of these epochs, of which there is one at least."""
+
+    def best(self, rows: Sequence[dict]) -> int:
+        """The epoch, counted from 1, whose weights are to be kept.
+
+        Either the last of these, or the one that was best without it: no other weights are there any more.
+        """
 
 
 @dataclass(frozen=True)
@@ -22,7 +39,8 @@ class Stopping:
 
     Training stops `patience` epochs after the last epoch that improved `metric` by more than
     `min_delta`; None never stops early. Kept are the weights and buffers of the earliest best
-    epoch by `restore` ("best": by `metric` itself) or those of the "last".
+    epoch by `restore` ("best": by `metric` itself) or those of the "last". Where a stage is not
+    validated, every epoch counts as an improvement.
     """
 
     metric: str = "val_accuracy"
@@ -39,6 +57,46 @@ class Stopping:
             )
         if not isinstance(self.min_delta, int | float) or not 0 <= self.min_delta < math.inf:
             raise InvalidInput(f"min_delta={self.min_delta!r}: use a number of 0 or more")
+
+    def stop(self, rows: Sequence[dict]) -> bool:
+        """Whether the last `patience` of these epochs brought no improvement."""
+        if self.patience is None:
+            return False
+        return len(rows) - last_improvement(rows, self.metric, self.min_delta) >= self.patience
+
+    def best(self, rows: Sequence[dict]) -> int:
+        """The earliest best of these epochs, or the last of them."""
+        if self.restore == "last":
+            return len(rows)
+        return last_improvement(rows, self.metric if self.restore == "best" else self.restore)
+
+
+def last_improvement(rows: Sequence[dict], metric: str, min_delta: float = 0.0) -> int:
+    """The last epoch that was better, by more than `min_delta`, than the last one that was so before it.
+
+    The first epoch is; with min_delta=0 it is the earliest best.
+    """
+    sign = 1.0 if metric == "val_accuracy" else -1.0
+    value, epoch = -math.inf, 0
+    for row in rows:
+        if metric not in row:  # not validated
+            epoch = row["epoch"]
+        elif sign * row[metric] > value + min_delta:
+            value, epoch = sign * row[metric], row["epoch"]
+    return epoch
+
+
+def stop_rule(given: StopRule | str | None) -> StopRule:
+    """The rule that was given, itself or as "module:object"; `Stopping()` where none was.
+
+    Raises InvalidInput if it is none, UnknownName if there is none of that name.
+    """
+    rule = Stopping() if given is None else named(given, "stop rule") if isinstance(given, str) else given
+    if isinstance(rule, type) or not isinstance(rule, StopRule):
+        raise InvalidInput(
+            f"stopping={given!r}: use a bpfree.Stopping, or an object that has stop(rows) and best(rows)"
+        )
+    return rule
 
 
 @dataclass(frozen=True)
@@ -63,33 +121,14 @@ class Budget:
         if type(self.amount) not in (int, float) or not 0 < self.amount < math.inf:
             raise InvalidInput(f"a budget of {self.amount!r} {self.unit}: use a number greater than 0")
 
-
-class Lengths:
-    """How long each descended stage of a run may take, in turn.
-
-    Args:
-        stages: all of them, in order.
-        max_epochs: cap on every stage; None: its own.
-        budget: of the whole run; None: no other limit than the caps.
-    """
-
-    def __init__(self, stages: Sequence[Stage], max_epochs: int | None, budget: Budget | None):
-        self.max_epochs, self.budget = max_epochs, budget
-        self.descended = sum(stage.losses is not None for stage in stages)
-        self.solved = len(stages) - self.descended
-
-    def next(self, stage: Stage, history: History) -> "Length":
-        """The length of the stage that is about to begin, after those that `history` holds."""
-        caps = [cap for cap in (stage.epochs, self.max_epochs) if cap is not None]
-        if self.budget is None:
-            return Length(min(caps, default=DEFAULT_CAP))
-        own = min(caps, default=math.inf)
-        if self.budget.unit == "passes":
-            return Length(own, max(1, math.ceil((self.budget.amount - self.solved) / self.descended)))
-        spent = sum(cost(row, self.budget.unit) for stage in history.stages for row in stage.rows)
-        begun = 1 + sum(stage.ended != "solved" for stage in history.stages)
-        share = self.budget.amount * begun / self.descended - spent
-        return Length(own, unit=self.budget.unit, left=share)
+    def share(self, stages: Sequence["Stage"], done: Sequence[StageHistory]) -> float:
+        """What the stage that comes after those `done` may spend, one of those that are descended."""
+        descended = sum(stage.losses is not None for stage in stages)
+        if self.unit == "passes":
+            return max(1, math.ceil((self.amount - (len(stages) - descended)) / descended))
+        spent = sum(cost(row, self.unit) for stage in done for row in stage.rows)
+        begun = 1 + sum(stage.ended != "solved" for stage in done)
+        return self.amount * begun / descended - spent
 
 
 @dataclass(frozen=True)
@@ -98,29 +137,44 @@ class Length:
 
     Attributes:
         own: the cap that holds whatever the budget.
-        share: of a budget of passes.
-        unit, left: of a budget of seconds or joules: what the stage may spend of it.
+        unit, left: of the budget, if there is one, and what the stage may spend of it.
     """
 
     own: float
-    share: float = math.inf
-    unit: str = ""
+    unit: str = "passes"
     left: float = math.inf
+
+    @classmethod
+    def of(
+        cls,
+        stages: Sequence["Stage"],
+        done: Sequence[StageHistory],
+        max_epochs: int | None,
+        budget: Budget | None,
+    ) -> "Length":
+        """That of the stage that comes after those `done`: by its own cap, `max_epochs`, and its share."""
+        caps = [cap for cap in (stages[len(done)].epochs, max_epochs) if cap is not None]
+        if budget is None:
+            return cls(min(caps, default=DEFAULT_CAP))
+        return cls(min(caps, default=math.inf), budget.unit, budget.share(stages, done))
 
     def cap(self, rows: Sequence[dict]) -> int:
         """The epochs of the stage in all, as foreseen after those in `rows`.
 
         Where seconds or joules are shared out, that changes with what an epoch turns out to take.
         """
-        if not self.unit:
-            return int(min(self.own, self.share))
+        return int(min(self.own, self._affordable(rows)))
+
+    def _affordable(self, rows: Sequence[dict]) -> float:
+        if self.unit == "passes":
+            return self.left
         if not rows:
-            return int(min(self.own, DEFAULT_CAP))  # what an epoch takes is not known yet
+            return DEFAULT_CAP  # what an epoch takes is not known yet
         spent = sum(cost(row, self.unit) for row in rows)
         epoch = sum(cost(row, self.unit, ("train", "val")) for row in rows) / len(rows)
         if not epoch:  # too short for the sensor or the clock: still not known
-            return int(min(self.own, len(rows) + DEFAULT_CAP))
-        return int(min(self.own, len(rows) + max(0, round((self.left - spent) / epoch))))
+            return len(rows) + DEFAULT_CAP
+        return len(rows) + max(0, round((self.left - spent) / epoch))
 
     def ended_by(self, epochs: int) -> str:
         """Which limit ended a stage that took all the epochs it might."""
@@ -137,50 +191,3 @@ def cost(row: dict, unit: str, regions: tuple[str, ...] = REGIONS) -> float:
             f"a budget in joules, but {why}: give a meter that has a sensor, or a budget in seconds"
         )
     return sum(found)
-
-
-class Best:
-    """The earliest best epoch so far by one metric."""
-
-    def __init__(self, metric: str, min_delta: float = 0.0):
-        self.metric, self.min_delta = metric, min_delta
-        self.sign = 1.0 if metric == "val_accuracy" else -1.0
-        self.value, self.epoch = -math.inf, 0
-
-    def improved(self, row: dict) -> bool:
-        if self.metric not in row:  # an unvalidated stage: its latest epoch counts as its best
-            self.epoch = row["epoch"]
-            return True
-        value = self.sign * row[self.metric]
-        if value <= self.value + self.min_delta:
-            return False
-        self.value, self.epoch = value, row["epoch"]
-        return True
-
-
-class Snapshot:
-    """The weights and buffers of the earliest best epoch, to be put back when the stage ends."""
-
-    def __init__(self, algorithm: nn.Module, stage: Stage, stopping: Stopping):
-        self.best = Best(stopping.metric if stopping.restore == "best" else stopping.restore)
-        self.live = [p for group in stage.groups for p in group.parameters] + list(algorithm.buffers())
-        self.kept: list[Tensor] = []
-        self.enabled = stopping.restore != "last"
-
-    @torch.no_grad()
-    def offer(self, row: dict) -> None:
-        """Keeps the current weights if this epoch is the best so far."""
-        if not (self.enabled and self.best.improved(row)):
-            return
-        if not self.kept:
-            self.kept = [tensor.clone() for tensor in self.live]
-        else:
-            torch._foreach_copy_(self.kept, self.live)
-
-    @torch.no_grad()
-    def restore(self, last: int) -> int:
-        """Puts the best weights back (or leaves the last ones); returns the epoch they come from."""
-        if not self.enabled:
-            return last
-        torch._foreach_copy_(self.live, self.kept)
-        return self.best.epoch

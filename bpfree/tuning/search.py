@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from ..algorithms import ALGORITHMS
 from ..data import StrPath, load
-from ..errors import InvalidInput, choose
+from ..errors import InvalidInput, check_positive, choose
 from ..experiments.experiment import Experiment
 from ..experiments.protocols import LENGTHS
 from ..training.batches import Data
-from ..training.loop import check_positive
 from .samplers import Listed, TrialSeeded
 from .slots import Slots, finished
 from .spaces import space as search_space

@@ -20,8 +20,9 @@ from bpfree.algorithms import Backprop, ForwardForward
 from bpfree.algorithms.networks import MLP
 from bpfree.data import load
 from bpfree.training.clock import Clock
-from bpfree.training.loop import freeze_all_but, pick_device
+from bpfree.training.loop import pick_device
 from bpfree.training.prefix import PrefixCache
+from bpfree.training.stage import freeze_all_but
 
 
 def main() -> None:

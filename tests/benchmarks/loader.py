@@ -21,9 +21,8 @@ from torchvision import transforms
 
 import bpfree
 from bpfree.training.clock import Clock
-from bpfree.training.loop import freeze_all_but
 from bpfree.training.prefix import PrefixCache
-from bpfree.training.stage import make_optimiser, step, stream
+from bpfree.training.stage import freeze_all_but, make_optimiser, step, stream
 
 BATCH = 128
 CPU = torch.device("cpu")
