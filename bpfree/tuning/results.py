@@ -9,8 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import InvalidInput
 from .search import identity_of
-from .slots import is_finished
-from .storage import quiet
+from .storage import is_finished, quiet
 
 COST = ["seconds", "joules", "energy", "provenance", "machine"]
 SO_FAR = ["total_seconds", "total_joules", "best"]
