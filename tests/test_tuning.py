@@ -323,6 +323,18 @@ def test_joules_are_measured_only_if_all_trials_were(toy, monkeypatch):
     assert set(table["energy"]) == {"estimated"}
 
 
+def test_a_sum_that_lacks_joules_is_none(toy, monkeypatch):
+    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
+    ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, None, None), (4.0, None, 5.0)]
+    study = tune(arm(toy), 3)
+    table = tuning.trials(study)
+    assert table["total_joules"].iloc[0] == 3.0
+    assert table["total_joules"].iloc[1:].isna().all()
+    bill = tuning.cost(study).iloc[0]
+    assert bill["seconds"] == 7.0
+    assert math.isnan(bill["joules"])
+
+
 def test_a_trial_records_its_own_meter(toy):
     trial = tune(arm(toy), 1).trials[0].user_attrs["cost"]
     assert trial["seconds"] > 0
