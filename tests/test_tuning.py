@@ -212,6 +212,25 @@ def test_start_up_trials_cover_the_whole_range(toy, tmp_path):
     assert abs(mean + 3.0) < 4 * 4 / math.sqrt(12 * 10)
 
 
+def proposed(number: int) -> list[tuple]:
+    """The trials of a study whose value is known without training."""
+    ranges = {"lr": tuning.Range(1e-5, 1e-1, "log"), "epochs": tuning.Range(1, 40, "int")}
+    study = optuna.create_study(direction="maximize", study_name="one", sampler=search.TrialSeeded())
+    for _ in range(number):
+        trial = study.ask({name: r.distribution for name, r in ranges.items()})
+        study.tell(trial, -abs(math.log10(trial.params["lr"]) + 3) - trial.params["epochs"] / 40)
+    return [(float(f"{p['lr']:.6g}"), p["epochs"]) for p in drawn(study)]
+
+
+def test_start_up_trials_are_the_same_under_every_optuna():
+    assert proposed(10)[::3] == [(0.000517355, 4), (3.28175e-05, 32), (0.00172756, 31), (0.0014332, 2)]
+
+
+@pytest.mark.skipif(int(optuna.__version__.split(".")[0]) < 5, reason="Optuna 4 has other bandwidths")
+def test_what_tpe_proposes_does_not_depend_on_the_defaults_of_the_day():
+    assert proposed(14)[10:] == [(1.85521e-05, 18), (0.0068204, 6), (0.000346158, 12), (1.15078e-05, 1)]
+
+
 def test_test_data_change_nothing_and_are_not_there(toy, monkeypatch, tmp_path):
     images = bpfree.load(toy)
     handed = []

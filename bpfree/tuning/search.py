@@ -37,6 +37,7 @@ from .storage import (
     finished,
     is_finished,
     open_storage,
+    quiet,
     refusals,
     study_names,
     using,
@@ -381,20 +382,29 @@ def note_cost(trial: Trial, meter: EnergyMeter, experiment: Experiment, epochs: 
 # ---------------------------------------------------------------- how parameters are drawn
 
 
+#: Every setting of TPE that Optuna 5 takes without a warning, because versions differ in their defaults. In
+#: the others (the prior, gamma, the weights, the ends of a range) they agree.
+TPE = {
+    "n_startup_trials": 10,
+    "n_ei_candidates": 24,
+    "multivariate": True,
+    "group": False,
+    "constant_liar": True,
+}
+
+
 class TrialSeeded(BaseSampler):
     """TPE with a generator of its own for every trial, seeded by (study name, trial number).
 
     So parallel workers do not repeat each other's start-up trials, as copies of one seeded sampler would; two
-    studies do not share theirs; and a study that is resumed goes on as it would have gone.
+    studies do not share theirs; and a study that is resumed goes on as it would have gone. After the start-up
+    trials Optuna 4 proposes others than Optuna 5, whose estimator has other bandwidths under any settings.
     """
-
-    def __init__(self):
-        self.tpe = TPESampler()
 
     def before_trial(self, study, trial):
         digest = hashlib.sha256(f"{study.study_name} {trial.number}".encode()).digest()
-        self.tpe = TPESampler(seed=int.from_bytes(digest[:4], "little"))
-        self.tpe.before_trial(study, trial)
+        with quiet():  # of what Optuna 4 calls an experiment
+            self.tpe = TPESampler(seed=int.from_bytes(digest[:4], "little"), **TPE)
 
     def infer_relative_search_space(self, study, trial):
         return self.tpe.infer_relative_search_space(study, trial)
@@ -405,12 +415,12 @@ class TrialSeeded(BaseSampler):
     def sample_independent(self, study, trial, param_name, param_distribution):
         return self.tpe.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(self, study, trial, state, values):
-        self.tpe.after_trial(study, trial, state, values)
-
 
 class Listed(BaseSampler):
-    """Each trial gets the first of the listed values of the one parameter that no other has or had."""
+    """Each trial gets the first of the listed values of the one parameter that no other has or had.
+
+    Optuna's `GridSampler` takes a lost trial's value for done, and begins anew when values are added.
+    """
 
     def __init__(self, values: Sequence[float]):
         self.values = list(values)
