@@ -76,11 +76,11 @@ def executor_options(p: Parser) -> None:
     p.add_argument(
         "--executor",
         metavar="KIND",
-        help="train every run beforehand in a job of its own: slurm, local (processes of this machine) or "
-        "inline (one by one)",
+        help="train every run beforehand: slurm (a job for each), local (in processes of this machine) or "
+        "inline (one after the other in this one)",
     )
     p.add_argument(
-        "--workers", metavar="N", help="jobs at a time (default: one for each GPU, or one; with slurm all)"
+        "--workers", metavar="N", help="runs at a time (default: one for each GPU, or one; with slurm all)"
     )
     p.add_argument("--keep-going", action="store_true", help="execute the chapters although jobs have failed")
     p.add_argument(
@@ -337,7 +337,9 @@ def check_executor(args: argparse.Namespace) -> None:
     """Raises InvalidInput for an executor that cannot be had, or settings that it does not know."""
     from bpfree.experiments import jobs
 
-    jobs.engine(args.executor, Path(tempfile.gettempdir()), jobs.slurm_settings(args.slurm))
+    settings = jobs.slurm_settings(args.slurm)
+    if choose("executor", args.executor, jobs.KINDS) == "slurm":
+        jobs.engine(Path(tempfile.gettempdir()), settings)
     if args.workers is not None and not (
         args.workers.isascii() and args.workers.isdigit() and int(args.workers)
     ):

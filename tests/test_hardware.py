@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bpfree import diagnostics
 from bpfree.algorithms import ALGORITHMS
 from bpfree.algorithms.networks import MLP, CaFoCNN
+from bpfree.data import stand_in
 from bpfree.diagnostics.flops import optimiser_flops
 from bpfree.diagnostics.kernels import Kernels, counter
 from bpfree.diagnostics.memory import Ledger
@@ -129,9 +130,7 @@ def test_the_parts_add_up_to_what_an_epoch_of_real_training_computes(name, optio
 
 
 def test_augmented_data_cannot_be_cached():
-    table = diagnostics.flops(
-        arm("mf", (3072, 8, 8), classes=10, batch_size=8), diagnostics.stand_in("cifar10")
-    )
+    table = diagnostics.flops(arm("mf", (3072, 8, 8), classes=10, batch_size=8), stand_in("cifar10"))
     assert "prefix, recomputed" in set(table["part"])
     assert "prefix, cached" not in set(table["part"])
 
@@ -201,17 +200,17 @@ PRINTED = {
 
 @pytest.mark.parametrize(("name", "data", "architecture"), PRINTED)
 def test_the_papers_convention_gives_the_papers_numbers(name, data, architecture):
-    stand_in = diagnostics.stand_in(data)
+    sizes = stand_in(data)
     cls, options = ALGORITHMS[name]
     if architecture == "cnn":
-        model = CaFoCNN(stand_in.shape, classes=stand_in.classes)
+        model = CaFoCNN(sizes.shape, classes=sizes.classes)
     else:
         depth, width = map(int, architecture.split("x"))
-        model = MLP([stand_in.features, *[width] * depth], classes=stand_in.classes)
+        model = MLP([sizes.features, *[width] * depth], classes=sizes.classes)
     printed = PRINTED[name, data, architecture]
     last_digit = 10.0 ** -len(str(printed).partition(".")[2])
     # Backpropagation's is three times a forward pass that was rounded first.
-    found = diagnostics.paper_flops(cls(model, **options), stand_in) / 1e9
+    found = diagnostics.paper_flops(cls(model, **options), sizes) / 1e9
     assert found == pytest.approx(printed, abs=1.51 * last_digit)
 
 
@@ -318,7 +317,7 @@ def test_sums_of_a_solved_stage_are_its_state():
 
 
 def paper_account(name: str) -> pd.DataFrame:
-    data = diagnostics.stand_in("mnist")
+    data = stand_in("mnist")
     cls, options = ALGORITHMS[name]
     return diagnostics.account(cls(MLP([784, 1000, 1000], classes=10), **options), data)
 
@@ -468,14 +467,14 @@ def test_images_of_another_size_are_refused():
 
 
 def test_stand_ins_have_the_sizes_of_the_published_sets_and_no_weight():
-    data = diagnostics.stand_in("mnist")
+    data = stand_in("mnist")
     assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (50_000, 10_000, 10_000)
-    assert diagnostics.stand_in("cifar100").shape == (3, 32, 32)
-    assert diagnostics.stand_in("cifar10").augment is not None
-    assert diagnostics.stand_in("cifar10", augmented=False).augment is None
+    assert stand_in("cifar100").shape == (3, 32, 32)
+    assert stand_in("cifar10").augment is not None
+    assert stand_in("cifar10", augmented=False).augment is None
     assert data.x_train.untyped_storage().nbytes() == FLOAT * 28 * 28
     with pytest.raises(UnknownName, match="did you mean 'mnist'"):
-        diagnostics.stand_in("mnits")
+        stand_in("mnits")
 
 
 def test_counting_does_not_depend_on_the_batch():

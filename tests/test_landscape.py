@@ -12,7 +12,7 @@ import bpfree
 from bpfree.algorithms import Backprop
 from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
-from bpfree.diagnostics.eigenvalue import largest_eigenvalue
+from bpfree.diagnostics.landscape import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.evidence.landscape import COLUMNS, overview, sweep
 from bpfree.experiments import experiment, store
@@ -94,7 +94,7 @@ def test_only_what_the_prediction_uses_is_looked_at(bp, mf):
 
 def test_batches_do_not_change_the_loss(bp, monkeypatch):
     whole = landscape.gap(bp, DATA)["loss"], landscape.sharpness(bp, DATA)["eigenvalue"][0]
-    monkeypatch.setattr(landscape, "PREDICT_BATCH", 7)
+    monkeypatch.setattr(landscape, "VALIDATION_BATCH", 7)
     assert landscape.gap(bp, DATA)["loss"].tolist() == pytest.approx(whole[0].tolist(), rel=1e-6)
     assert landscape.sharpness(bp, DATA)["eigenvalue"][0] == pytest.approx(whole[1], rel=1e-3)
 

@@ -31,10 +31,8 @@ from bpfree.experiments import published, tuned
 from bpfree.experiments.experiment import fit
 from bpfree.tuning import __main__ as cli
 from bpfree.tuning import search
-from bpfree.tuning import trial as one_trial
-from bpfree.tuning.slots import Slots
 from bpfree.tuning.spaces import LENGTHS
-from bpfree.tuning.storage import Place, open_storage
+from bpfree.tuning.storage import Place, Slots, open_storage
 
 SMALL = {"batch_size": 16}
 UNPOOLED = {"poolclass": NullPool}  # a pool would leave its connections to the garbage collector
@@ -214,10 +212,29 @@ def test_start_up_trials_cover_the_whole_range(toy, tmp_path):
     assert abs(mean + 3.0) < 4 * 4 / math.sqrt(12 * 10)
 
 
+def proposed(number: int) -> list[tuple]:
+    """The trials of a study whose value is known without training."""
+    ranges = {"lr": tuning.Range(1e-5, 1e-1, "log"), "epochs": tuning.Range(1, 40, "int")}
+    study = optuna.create_study(direction="maximize", study_name="one", sampler=search.TrialSeeded())
+    for _ in range(number):
+        trial = study.ask({name: r.distribution for name, r in ranges.items()})
+        study.tell(trial, -abs(math.log10(trial.params["lr"]) + 3) - trial.params["epochs"] / 40)
+    return [(float(f"{p['lr']:.6g}"), p["epochs"]) for p in drawn(study)]
+
+
+def test_start_up_trials_are_the_same_under_every_optuna():
+    assert proposed(10)[::3] == [(0.000517355, 4), (3.28175e-05, 32), (0.00172756, 31), (0.0014332, 2)]
+
+
+@pytest.mark.skipif(int(optuna.__version__.split(".")[0]) < 5, reason="Optuna 4 has other bandwidths")
+def test_what_tpe_proposes_does_not_depend_on_the_defaults_of_the_day():
+    assert proposed(14)[10:] == [(1.85521e-05, 18), (0.0068204, 6), (0.000346158, 12), (1.15078e-05, 1)]
+
+
 def test_test_data_change_nothing_and_are_not_there(toy, monkeypatch, tmp_path):
     images = bpfree.load(toy)
     handed = []
-    monkeypatch.setattr(one_trial, "fit", lambda e, d, **how: handed.append(d) or fit(e, d, **how))
+    monkeypatch.setattr(search, "fit", lambda e, d, **how: handed.append(d) or fit(e, d, **how))
 
     def values(name, **test):
         monkeypatch.setattr(search, "load", lambda *a, **k: replace(images, **test))
@@ -257,7 +274,7 @@ def test_a_trial_that_is_interrupted_does_not_count(fault, toy, monkeypatch):
             raise fault("out of memory")
         return fit(*rest, **how)
 
-    monkeypatch.setattr(one_trial, "fit", second_fails)
+    monkeypatch.setattr(search, "fit", second_fails)
     with pytest.raises(fault):
         tune(arm(toy), 3)
     study = tune(arm(toy), 3)
@@ -303,7 +320,7 @@ class ScriptedMeter:
 
 
 def test_the_bill_is_the_sum_of_the_trials(toy, monkeypatch):
-    monkeypatch.setattr(one_trial, "EnergyMeter", ScriptedMeter)
+    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
     ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, 20.0, 4.0), (4.0, 40.0, 5.0)]
     study = tune(arm(toy), 3)
     table = tuning.trials(study)
@@ -318,11 +335,23 @@ def test_the_bill_is_the_sum_of_the_trials(toy, monkeypatch):
 
 
 def test_joules_are_measured_only_if_all_trials_were(toy, monkeypatch):
-    monkeypatch.setattr(one_trial, "EnergyMeter", ScriptedMeter)
+    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
     ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, None, 4.0)]
     table = tuning.trials(tune(arm(toy), 2))
     assert list(table["joules"]) == [3.0, 4.0]
     assert set(table["energy"]) == {"estimated"}
+
+
+def test_a_sum_that_lacks_joules_is_none(toy, monkeypatch):
+    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
+    ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, None, None), (4.0, None, 5.0)]
+    study = tune(arm(toy), 3)
+    table = tuning.trials(study)
+    assert table["total_joules"].iloc[0] == 3.0
+    assert table["total_joules"].iloc[1:].isna().all()
+    bill = tuning.cost(study).iloc[0]
+    assert bill["seconds"] == 7.0
+    assert math.isnan(bill["joules"])
 
 
 def test_a_trial_records_its_own_meter(toy):
@@ -354,7 +383,7 @@ def test_a_sweep_trains_the_value_of_a_lost_trial_again(toy, monkeypatch):
         raise RuntimeError
 
     with monkeypatch.context() as patched:
-        patched.setattr(one_trial, "fit", fails)
+        patched.setattr(search, "fit", fails)
         with pytest.raises(RuntimeError):
             tuning.sweep(arm(toy), "lr", [1e-3, 1e-2], progress=False)
     study = tuning.sweep(arm(toy), "lr", [1e-3, 1e-2], progress=False)
@@ -812,10 +841,10 @@ import json, os, sys, time
 from dataclasses import replace
 from pathlib import Path
 from bpfree import Experiment, tuning
-from bpfree.tuning import trial
+from bpfree.tuning import search
 
 fields, trials, storage, folder = json.loads(sys.argv[1])
-folder, real = Path(folder), trial.fit
+folder, real = Path(folder), search.fit
 def fit(experiment, data, **how):
     (folder / f"{os.getpid()}-{time.monotonic_ns()}.ran").write_text(str(experiment.hyperparameters["lr"]))
     if (folder / "hang").exists():
@@ -823,7 +852,7 @@ def fit(experiment, data, **how):
         time.sleep(600)
     time.sleep(0.05)
     return real(experiment, data, **how)
-trial.fit = fit
+search.fit = fit
 print("ready", flush=True)
 while not (folder / "go").exists():
     time.sleep(0.01)
@@ -922,7 +951,7 @@ def test_without_a_file_a_trial_whose_heart_stopped_is_failed(toy, tmp_path):
     space = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
     dead, living = (Slots(study, 3, Place(storage, "s", None)) for _ in range(2))
     lost, kept = dead.take(space), living.take(space)
-    dead.heart.join()  # as if its process had died
+    dead.heartbeat.stop()  # as if its process had died
     time.sleep(3.5)
     other = Slots(study, 3, Place(storage, "s", None))
     again = other.take(space)
@@ -1002,7 +1031,7 @@ def test_ctrl_c_is_one_line_and_status_130(toy, capsys, monkeypatch):
             raise KeyboardInterrupt
         return fit(*rest, **how)
 
-    monkeypatch.setattr(one_trial, "fit", interrupted)
+    monkeypatch.setattr(search, "fit", interrupted)
     assert cli.main(["bp", "--trials", "3", *command(toy)]) == 130
     error = capsys.readouterr().err
     assert error.count("python -m bpfree.tuning:") == 1

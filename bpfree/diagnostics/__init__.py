@@ -15,9 +15,7 @@ Operations and bytes are counted on a real step and need no particular hardware.
 changes the algorithm that it is given.
 """
 
-from ..data import stand_in
-from .bill import Counts, bill, counts
-from .flops import flops, paper_flops
+from .flops import Counts, bill, counts, flops, paper_flops
 from .memory import account, measured, saved_bytes
 from .roofline import Roofline, place, roofline, shapes
 from .timing import epoch_seconds, profile_step, resources, step_seconds
@@ -38,6 +36,5 @@ __all__ = [
     "roofline",
     "saved_bytes",
     "shapes",
-    "stand_in",
     "step_seconds",
 ]

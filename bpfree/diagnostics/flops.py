@@ -1,4 +1,4 @@
-"""Floating-point operations of one training pass, by stage, and of one prediction.
+"""Floating-point operations of one training pass, by stage, of one prediction, and of a whole run.
 
 Matrix products and convolutions, the bulk, are counted by torch's own counter while one real step runs
 (a multiplication and an addition are two operations). What that counter does not see is added by formula
@@ -7,16 +7,19 @@ and listed apart: the optimiser, elementwise work, and the solver of a solved st
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import nn
 
 from ..training.batches import Data
+from ..training.history import History
 from ..training.numerics import pinned
 from ..training.prefix import VALIDATION_BATCH, apply, windows
 from ..training.stage import Stage
 from .kernels import Kernels, counter
+from .memory import account
 from .one_step import Rehearsal, batch_of, rehearse
 
 # Operations per parameter and step; a square root or a division counts as one.
@@ -25,6 +28,7 @@ from .one_step import Rehearsal, batch_of, rehearse
 OPTIMISER = {"adam": 13, "adamw": 13, "sgd": 2}
 DECAY = {"adam": 2, "adamw": 1, "sgd": 2}
 GLOBAL = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint")  # whose losses reach below their own layer
+REGION = {"validation": "val", "prefix, cached": "prefix", "prefix, recomputed": "prefix"}  # others: "train"
 
 
 @pinned()
@@ -156,3 +160,44 @@ def paper_flops(algorithm: nn.Module, data: Data) -> int:
     if not algorithm.name.startswith(("ff", "cafo")):
         forward += 2 * model.features[-1] * model.classes
     return forward * (3 if algorithm.name in GLOBAL else 1)
+
+
+# ---------------------------------------------------------------- of a whole run
+
+
+class Counts(NamedTuple):
+    """What an epoch costs: the tables of `flops` and of `account`. The same for every seed of an arm."""
+
+    flops: pd.DataFrame
+    account: pd.DataFrame
+
+
+def counts(algorithm: nn.Module, data: Data) -> Counts:
+    """Counted on one real step of every stage; the algorithm is left as it is."""
+    return Counts(flops(algorithm, data), account(algorithm, data))
+
+
+def bill(counted: Counts, history: History) -> dict[str, float]:
+    """Operations of the whole run by region, as the history has seconds, and the most bytes of any stage.
+
+    Args:
+        counted: of the algorithm that the history is of, on its data.
+
+    Returns:
+        `prefix_flop`, `train_flop`, `val_flop` and `total_flop`: every epoch as it was trained, the prefix as
+        it was served. `memory_bytes` and `graph_bytes`: the largest `peak` and `graph` of `account`'s stages.
+    """
+    epochs = {stage.name: len(stage.rows) for stage in history.stages}
+    served = {s.name: "prefix, " + s.prefix.partition(" ")[0] for s in history.stages}  # "cached in memory"
+    spent = dict.fromkeys(("prefix_flop", "train_flop", "val_flop"), 0.0)
+    for row in counted.flops.itertuples():
+        if row.when == "prediction" or (row.part.startswith("prefix") and row.part != served[row.stage]):
+            continue
+        times = epochs[row.stage] if row.when == "pass" else 1
+        spent[REGION.get(row.part, "train") + "_flop"] += times * row.flops
+    return {
+        **spent,
+        "total_flop": sum(spent.values()),
+        "memory_bytes": float(counted.account["peak"].max()),
+        "graph_bytes": float(counted.account["graph"].max()),
+    }

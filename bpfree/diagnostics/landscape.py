@@ -12,9 +12,8 @@ eigenvalue does (Dinh et al. 2017, arXiv 1703.04933; `rescaled` shows it).
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -22,16 +21,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from ..algorithms.base import PREDICT_BATCH, Algorithm
-from ..algorithms.networks import MLP
 from ..errors import InvalidInput, choose
 from ..training.batches import Data
 from ..training.numerics import pinned
+from ..training.prefix import VALIDATION_BATCH
 from ..training.stage import stream
-from .eigenvalue import largest_eigenvalue
-
-if TYPE_CHECKING:
-    pass
 
 Direction = Mapping[str, Tensor]  # parameter name -> a step, shaped like the parameter
 
@@ -45,7 +39,7 @@ VALUES = ("loss", "accuracy", "eigenvalue", "residual")
 class Predictor(nn.Module):
     """A copy of an algorithm as a module whose output is its prediction: (B, C, H, W) -> (B, classes)."""
 
-    def __init__(self, algorithm: Algorithm):
+    def __init__(self, algorithm: nn.Module):
         super().__init__()
         self.algorithm = copy.deepcopy(algorithm).eval().requires_grad_(True)
 
@@ -74,7 +68,7 @@ class Surface:
     def losses(self, point: Direction) -> Iterator[tuple[Tensor, int]]:
         """Batch by batch: the summed cross-entropy at a point, and how many images it gets right."""
         named = {self.names[role]: value for role, value in point.items()}
-        for x, y in zip(self.x.split(PREDICT_BATCH), self.y.split(PREDICT_BATCH), strict=True):
+        for x, y in zip(self.x.split(VALIDATION_BATCH), self.y.split(VALIDATION_BATCH), strict=True):
             scores = functional_call(self.predictor, named, (x,))
             yield cross_entropy(scores, y, reduction="sum"), (scores.argmax(1) == y).sum().item()
 
@@ -109,7 +103,7 @@ class Surface:
 
 
 @pinned()
-def surface(algorithm: Algorithm, data: Data, split: str = "val", samples: int | None = None) -> Surface:
+def surface(algorithm: nn.Module, data: Data, split: str = "val", samples: int | None = None) -> Surface:
     """The loss surface of a trained algorithm over the first `samples` images (None: all) of a split.
 
     Raises:
@@ -141,7 +135,7 @@ def surface(algorithm: Algorithm, data: Data, split: str = "val", samples: int |
 
 
 @pinned()
-def direction(algorithm: Algorithm, data: Data, seed: int = 0) -> dict[str, Tensor]:
+def direction(algorithm: nn.Module, data: Data, seed: int = 0) -> dict[str, Tensor]:
     """A filter-normalised random direction: {role of the parameter: step}.
 
     Drawn from the stream (seed, role), so that two algorithms that train the same network get the same
@@ -159,7 +153,7 @@ def direction(algorithm: Algorithm, data: Data, seed: int = 0) -> dict[str, Tens
 
 @pinned()
 def along(
-    algorithm: Algorithm,
+    algorithm: nn.Module,
     data: Data,
     direction: Direction,
     alphas: Iterable[float] = ALPHAS,
@@ -175,7 +169,7 @@ def along(
 
 @pinned()
 def plane(
-    algorithm: Algorithm,
+    algorithm: nn.Module,
     data: Data,
     directions: tuple[Direction, Direction],
     alphas: Iterable[float] = ALPHAS,
@@ -194,7 +188,7 @@ def plane(
 
 
 @pinned()
-def between(a: Algorithm, b: Algorithm, data: Data, t: Iterable[float] = LINE, **which) -> pd.DataFrame:
+def between(a: nn.Module, b: nn.Module, data: Data, t: Iterable[float] = LINE, **which) -> pd.DataFrame:
     """Loss and accuracy on the straight line (1 - x)·a + x·b between two solutions, for x in `t`.
 
     which: `split` and `samples`, as in `surface`. Columns: x, loss (nats), accuracy (%).
@@ -235,7 +229,7 @@ def barrier(line: pd.DataFrame) -> float:
 
 
 @pinned()
-def gap(algorithm: Algorithm, data: Data, samples: int | None = None) -> pd.DataFrame:
+def gap(algorithm: nn.Module, data: Data, samples: int | None = None) -> pd.DataFrame:
     """Loss and accuracy on training and validation images. Columns: split, samples, loss, accuracy."""
     rows = []
     for split in SPLITS:
@@ -249,7 +243,7 @@ def gap(algorithm: Algorithm, data: Data, samples: int | None = None) -> pd.Data
 
 @pinned()
 def sharpness(
-    algorithm: Algorithm,
+    algorithm: nn.Module,
     data: Data,
     split: str = "train",
     samples: int | None = SAMPLES,
@@ -268,19 +262,55 @@ def sharpness(
     return pd.DataFrame([{"split": split, "samples": len(here.y), **found}])
 
 
+def largest_eigenvalue(
+    times: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-2, max_iterations: int = 200
+) -> dict[str, float]:
+    """The largest, not the largest in magnitude, eigenvalue of a symmetric matrix H, by power iteration.
+
+    H is known by its products with vectors only, and a hundredth is all the precision that is asked for. So a
+    dozen products do, where ARPACK's Lanczos method (`scipy.sparse.linalg.eigsh`) takes at least 21.
+
+    It finds the eigenvalue of largest magnitude. If that is negative, or two of opposite sign compete so that
+    it does not settle, it is repeated on H + ρI with ρ that magnitude: there the largest eigenvalue has the
+    largest magnitude.
+
+    times: v -> H·v; start: (n,). Returns eigenvalue λ; residual: ‖Hv - λv‖/|λ|, the relative distance within
+    which H surely has an eigenvalue (that of the largest is nearer its square), at most `tolerance` if it
+    settled; iterations.
+    """
+    done, shift = 0, 0.0
+    for _ in range(2):
+        v = start / start.norm()
+        for _ in range(max_iterations):
+            hv, done = times(v), done + 1
+            value = (v @ hv).item()
+            residual = (hv - value * v).norm().item() / max(abs(value), 1e-30)
+            shifted = hv + shift * v
+            length = shifted.norm().item()
+            if residual <= tolerance or length == 0.0:
+                break
+            v = shifted / length
+        # A residual this small: no competitor of the other sign, at most a near tie that does not matter.
+        if shift or length == 0.0 or (value > 0 and residual < 0.1):
+            break
+        shift = length
+    return {"eigenvalue": value, "residual": residual, "iterations": done}
+
+
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 @pinned()
-def rescaled(algorithm: Algorithm, factor: float, layer: int = 1) -> Algorithm:
+def rescaled(algorithm: nn.Module, factor: float, layer: int = 1) -> nn.Module:
     """A copy that computes the same with other weights: a layer times `factor`, what reads it divided by it.
 
     ReLU(c·z) = c·ReLU(z) for c > 0. Raises InvalidInput for another factor, or a layer with none above it.
     """
     twin = copy.deepcopy(algorithm)
     blocks = twin.model.blocks
-    if not (isinstance(twin.model, MLP) and 1 <= layer < len(blocks) and 0 < factor < math.inf):
+    linear = all(hasattr(block, "linear") for block in blocks)
+    if not (linear and 1 <= layer < len(blocks) and 0 < factor < math.inf):
         raise InvalidInput(
             f"layer={layer}, factor={factor!r}: use a layer of an MLP below its last, and a positive factor"
         )
@@ -291,6 +321,3 @@ def rescaled(algorithm: Algorithm, factor: float, layer: int = 1) -> Algorithm:
         for reader in readers:
             reader.weight.div_(factor)
     return twin
-
-
-# ---------------------------------------------------------------- of stored runs

@@ -4,6 +4,7 @@ import _thread
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,33 @@ def stop_with_starter() -> None:
         _thread.interrupt_main(signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def helpers(grace_s: float) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Gives a function that starts processes, as `subprocess.Popen` does, which end with this one.
+
+    They call `stop_with_starter`: their standard input is a pipe from here. Each is in a session of its own,
+    because Ctrl-C on a terminal is for their starter alone. At the end the pipes are closed, and who is still
+    there `grace_s` seconds later is killed.
+    """
+    started = []
+
+    def start(command: Sequence[str], **how) -> subprocess.Popen:
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **how))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.stdin.close()
+        for process in started:
+            try:
+                process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def run_program(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

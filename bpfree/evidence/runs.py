@@ -208,11 +208,11 @@ def paper_flop(algorithm: str, data: str, architecture: str) -> float:
     from .. import diagnostics
     from ..algorithms import ALGORITHMS
     from ..algorithms.architectures import build_model
-    from ..data import NAMES, load
+    from ..data import NAMES, load, stand_in
 
     if data not in NAMES:
         return math.nan
-    sizes = load("digits") if data == "digits" else diagnostics.stand_in(data)
+    sizes = load("digits") if data == "digits" else stand_in(data)
     cls, options = ALGORITHMS[algorithm]
     with torch.device("meta"):  # shapes only: nothing is initialised
         return float(diagnostics.paper_flops(cls(build_model(architecture, sizes), **options), sizes))

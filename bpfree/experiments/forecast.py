@@ -8,8 +8,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..algorithms import Algorithm
-from ..data import PUBLISHED, load
-from ..diagnostics import epoch_seconds, stand_in
+from ..data import PUBLISHED, load, stand_in
+from ..diagnostics import epoch_seconds
 from ..errors import MissingData
 from ..training.batches import Data
 from ..training.loop import pick_device

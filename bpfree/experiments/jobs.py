@@ -1,44 +1,49 @@
-"""Runs as independent jobs: on a Slurm cluster, in processes of this machine, or one by one in this process.
+"""Runs as jobs: on a Slurm cluster, in processes of this machine, or one after the other in this process.
 
-A job is one run. It puts its record into the store, where whoever needs it finds it; so jobs need no other
-tie, and may be lost, repeated or joined by other batches at any time. They are submitit's. It hands a job to
-its process as a pickle, which it writes beside the log in `<store>/jobs` and reads back itself: what is in
-it is ours, never data, records or weights.
+Whoever trains a run puts its record into the store, where whoever needs it finds it; so jobs need no other
+tie, and may be lost, repeated or joined by other batches at any time. Processes of this machine each go
+through the whole list, as `run_many` does: each takes what no other is training. On a cluster each run is a
+job of its own, submitit's. What a process is told reaches it as a pickle in `<store>/jobs`, which it reads
+back itself: what is in it is ours, never data, records or weights.
 """
 
 import errno
 import io
+import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import subprocess
+import sys
 import time
+import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import platformdirs
 from tqdm import tqdm
 
-from ..errors import BpfreeError, InvalidInput, StorageFailed, choose, disk
-from ..errors.program import stop_with_starter, stopped_by_sigterm
+from ..errors import InvalidInput, StorageFailed, choose, disk
+from ..errors.program import helpers, run_program, stop_with_starter
 from .experiment import Experiment
-from .runner import loaded, run_many, spent
-from .store import Record, Store, key_of
+from .runner import run_many
+from .store import Store
 
-KINDS = {"slurm": "slurm", "local": "local", "inline": "debug"}  # our name -> submitit's
+KINDS = ("slurm", "local", "inline")
 #: What --slurm sets: numbers that submitit translates, and words that go to sbatch as they are.
 NUMBERS = {"timeout_min": int, "cpus_per_task": int, "gpus_per_node": int, "mem_gb": float}
 WORDS = ("partition", "account", "qos", "constraint", "gres", "nodelist", "exclude", "mem_per_gpu", "comment")
-TIMEOUT_MIN = 240  # on a cluster, where nothing else is said
+TIMEOUT_MIN = 240  # of a job on a cluster, where nothing else is said
 REQUEUES = 20  # of a job whose time was up: its run goes on
-FOREVER_MIN = 60 * 24 * 365
 TRIES = 2
-POLL_S = {"slurm": 5.0, "local": 0.2, "inline": 0.0}
-GOODBYE_S = 5.0  # for cancelled processes
+POLL_S = {"slurm": 5.0, "local": 0.5}
+GRACE_S = 5.0  # for processes to end when they are told to
 PAUSES_S = (5, 15, 60, 180, 600, 600, 600)  # before jobs that were refused in passing are handed in again
 #: What sbatch says when it would take the same jobs later, and what when it would take fewer at a time.
 PASSING = re.compile(
@@ -64,47 +69,6 @@ class Failure:
         return f"{self.experiment.label} ({self.experiment.protocol}) failed: {self.reason}{where}"
 
 
-class Training:
-    """What a job does, as its process receives it: train the run, or find that it is in the store.
-
-    Args:
-        environment: variables that the process shall have as ours has them; None: not set.
-        tied: whether it ends with whoever started it, as `stop_with_starter` has it.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        root: Path,
-        environment: Mapping[str, str | None],
-        tied: bool = False,
-    ):
-        self.experiment, self.root, self.environment = experiment, root, dict(environment)
-        self.tied = tied
-
-    def __call__(self) -> str:
-        if not self.tied:
-            return self.train()
-        with stopped_by_sigterm():  # which submitit would have ignored
-            stop_with_starter()
-            return self.train()
-
-    def train(self) -> str:
-        for name, value in self.environment.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        (record,) = run_many([self.experiment], self.root, progress=False)
-        return record.key
-
-    def checkpoint(self):
-        """Called on a cluster when the time is up or the machine is taken away: Slurm queues the same job
-        again, and on a machine of the same kind the run goes on from its last checkpoint."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
-
 def submit(
     experiments: Iterable[Experiment],
     kind: str = "local",
@@ -114,15 +78,15 @@ def submit(
     slurm: Mapping[str, object] | None = None,
     progress: bool = True,
 ) -> list[Failure]:
-    """Sees to it that all these runs are in the store, each trained by a job of its own.
+    """Sees to it that all these runs are in the store.
 
-    The reference run of a budget goes before the runs that share it out. A job that fails is tried once more,
+    The reference run of a budget goes before the runs that share it out. A run that fails is tried once more,
     and then reported, while the others go on. A run that diverges is no failure: that is its record.
 
     Args:
         kind: "slurm", "local" (processes of this machine) or "inline" (this process).
         store: must lie where all the jobs' machines see it.
-        workers: jobs at a time. Default: on a cluster all; in local processes one for each GPU, or one. The
+        workers: runs at a time. Default: on a cluster all; in local processes one for each GPU, or one. The
             seconds and joules of runs that share a processor are not those of a run alone.
         slurm: settings of the jobs; see `slurm_settings`.
         progress: show a bar over runs (off with the variable TQDM_DISABLE=1).
@@ -133,9 +97,238 @@ def submit(
         StorageFailed: what the jobs are told cannot be written.
         KeyboardInterrupt: its note says what is finished; what was queued is cancelled, what ran is stopped.
     """
+    choose("executor", kind, KINDS)
     store = store if isinstance(store, Store) else Store(store)
-    batch = _Batch(experiments, kind, store, workers, slurm or {})
-    return batch.run(progress)
+    batch = Batch(experiments, store.root.absolute())
+    total, off = len(batch.runs), {} if progress else {"disable": True}
+    try:
+        with tqdm(total=total, desc=f"{kind} jobs", unit="run", **off) as bar:
+            if kind == "slurm":
+                on_cluster(batch, workers or total, slurm or {}, bar)
+            elif kind == "local":
+                in_processes(batch, workers, bar)
+            else:
+                train(batch, bar)
+        return batch.failures()
+    except KeyboardInterrupt as stop:
+        stop.add_note(
+            f"{sum(map(batch.is_done, batch.runs))} of {total} runs are in {batch.root}, the other jobs were "
+            "cancelled. The same command goes on: what was trained is read from the store."
+        )
+        raise
+    finally:
+        batch.tidy()
+
+
+class Batch:
+    """What has become of each of some runs, noted where every process that trains them sees it.
+
+    Attributes:
+        runs: each once, the references of budgets first.
+        root: of the store.
+        folder: of the notes, a file for each run, and of the logs.
+    """
+
+    def __init__(self, experiments: Iterable[Experiment], root: Path):
+        given = list(experiments)
+        self.reference = {e: e.reference() for e in given}
+        self.runs = list(dict.fromkeys([*filter(None, self.reference.values()), *given]))
+        self.root, self.folder = root, new_folder(root)
+        with disk.refusals(self.folder):
+            self.folder.mkdir(parents=True)
+
+    def file(self, e: Experiment, kind: str) -> Path:
+        return self.folder / f"run{self.runs.index(e)}.{kind}"
+
+    def note(self, e: Experiment, failure: str | None = None, log: Path | None = None) -> None:
+        """That a run is in the store, or that a try at it has failed."""
+        with open(self.file(e, "notes"), "a") as file:
+            file.write(json.dumps([failure, log and str(log)]) + "\n")
+
+    def notes(self, e: Experiment) -> list[list[str | None]]:
+        path = self.file(e, "notes")
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def is_done(self, e: Experiment) -> bool:
+        return any(failure is None for failure, _ in self.notes(e))
+
+    def failure(self, e: Experiment) -> Failure | None:
+        """Of a run that failed as often as it is tried, or whose reference run did, without which it has no
+        budget."""
+        notes, reference = self.notes(e), self.reference.get(e)
+        if len(notes) >= TRIES and not self.is_done(e):
+            why, log = notes[-1]
+            return Failure(e, why, log and Path(log))
+        without = reference and self.failure(reference)
+        return without and Failure(e, f"its reference run {reference.label} failed", without.log)
+
+    def failures(self) -> list[Failure]:
+        return list(filter(None, map(self.failure, self.runs)))
+
+    def is_left(self, e: Experiment) -> bool:
+        return not (self.is_done(e) or self.failure(e))
+
+    def is_ready(self, e: Experiment) -> bool:
+        """Whether it is left and need not wait for a reference run."""
+        reference = self.reference.get(e)
+        return self.is_left(e) and (reference is None or self.is_done(reference))
+
+    def show(self, bar: tqdm, running: int) -> None:
+        bar.set_postfix(running=running, failed=len(self.failures()), refresh=False)
+        bar.update(len(self.runs) - sum(map(self.is_left, self.runs)) - bar.n)
+
+    def tidy(self) -> None:
+        """Removes all files but the logs of failed runs."""
+        kept = {failure.log for failure in self.failures()}
+        for path in self.folder.glob("*"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+        for folder in (self.folder, self.folder.parent):
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+# ---------------------------------------------------------------- in this process, and in others beside it
+
+
+def train(batch: Batch, bar: tqdm | None = None, held: Path | None = None) -> None:
+    """Trains what no other process trains, until every run of the batch is done or has failed.
+
+    held: where to write which run is being trained; each then has a log of its tracebacks, too.
+    """
+
+    def attempt(e: Experiment, go: Callable) -> bool | None:
+        if batch.is_ready(e):
+            try:
+                if held:
+                    held.write_text(str(batch.runs.index(e)))
+                if go() is not None:
+                    batch.note(e)
+            except Exception as error:
+                log = batch.file(e, "log") if held else None
+                if log:
+                    with open(log, "a") as file:
+                        traceback.print_exc(file=file)
+                batch.note(e, reason(error), log)
+        if batch.is_left(e):
+            return None
+        if bar is not None:
+            bar.update()
+        return True
+
+    run_many(batch.runs, batch.root, progress=False, attempt=attempt)
+
+
+def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
+    """Trains a batch in processes of this machine, each with its share of the cores and its own GPU."""
+    gpus = visible_gpus()
+    workers = min(workers or len(gpus) or 1, len(batch.runs))
+    with disk.refusals(batch.folder):
+        (batch.folder / "batch").write_bytes(pickle.dumps(batch))
+
+    def begin(number: int) -> subprocess.Popen:
+        # torch reads the number of threads when it is imported.
+        own = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), **os.environ}
+        if gpus:
+            own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        code = "import sys; from bpfree.experiments.jobs import process; sys.exit(process())"
+        command = [sys.executable, "-c", code, str(batch.folder), str(number)]
+        with open(batch.folder / f"process{number}.log", "ab") as log:
+            how = {"env": own, "stdout": log, "stderr": subprocess.STDOUT}
+            return patiently(lambda: start(command, **how), batch.folder)
+
+    with helpers(GRACE_S) as start:
+        working = {number: begin(number) for number in range(workers)}
+        while working:
+            time.sleep(POLL_S["local"])
+            for number, status in [(n, process.poll()) for n, process in working.items()]:
+                left = [e for e in batch.runs if batch.is_left(e)]
+                if status and left:  # it died of the run that it held; another takes its place
+                    held, log = (batch.folder / f"process{number}.{kind}" for kind in ("run", "log"))
+                    e = batch.runs[int(held.read_text())] if held.exists() else left[0]
+                    batch.note(e, f"its process ended without a result (status {status})", log)
+                    working[number] = begin(number)
+                elif status is not None:
+                    del working[number]
+            batch.show(bar, len(working))
+
+
+def process() -> int:
+    """What `in_processes` starts: trains a batch until it ends, or its starter does."""
+
+    def work(argv: Sequence[str]) -> int:
+        stop_with_starter()
+        folder, number = Path(argv[0]), argv[1]
+        train(pickle.loads((folder / "batch").read_bytes()), held=folder / f"process{number}.run")
+        return 0
+
+    return run_program("job", work)
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may be for a process that shall see one GPU: each of ours in turn."""
+    import torch
+
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return names.split(",")[:count] if names else [str(i) for i in range(count)]
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ---------------------------------------------------------------- on a cluster
+
+
+class Training:
+    """What a job does: train a run, or find that it is in the store. Returns the record's key."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __call__(self, experiment: Experiment) -> str:
+        (record,) = run_many([experiment], self.root, progress=False)
+        return record.key
+
+    def checkpoint(self, experiment: Experiment):
+        """Called when the time is up or the machine is taken away: Slurm queues the same job again, and on a
+        machine of the same kind the run goes on from its last checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, experiment)
+
+
+def on_cluster(batch: Batch, workers: int, slurm: Mapping[str, object], bar: tqdm) -> None:
+    """Trains a batch in Slurm jobs, `workers` at a time; what is ready is handed in as one array."""
+    cluster, store = engine(batch.folder, slurm), Store(batch.root)
+    elsewhere = f"its record is not in {batch.root}, which must lie where every machine sees it"
+    running, refusal = {}, None
+    try:
+        while running or (any(map(batch.is_ready, batch.runs)) and not refusal):
+            ready = [e for e in batch.runs if batch.is_ready(e) and e not in running]
+            ready = ready[: workers - len(running)]
+            try:
+                if ready and not refusal:
+                    array = partial(cluster.map_array, Training(batch.root), ready)
+                    running |= zip(ready, patiently(array, batch.folder), strict=True)
+            except InvalidInput as error:
+                refusal = error
+                log.warning("%s; waiting for the %d jobs that run", refusal, len(running))
+            for e in [e for e, job in running.items() if job.done()]:
+                job = running.pop(e)
+                error = job.exception()
+                if error is None and job.result() in store:
+                    batch.note(e)
+                else:
+                    batch.note(e, reason(error) if error else elsewhere, job.paths.stdout)
+            batch.show(bar, len(running))
+            time.sleep(POLL_S["slurm"])
+    finally:
+        for job in running.values():
+            job.cancel(check=False)
+    if refusal:
+        raise refusal
 
 
 class Command:
@@ -156,8 +349,8 @@ def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, objec
 
     Raises InvalidInput if Slurm refuses it or it ends without an exit status.
     """
-    logs = new_logs(store.root.absolute())
-    cluster = engine("slurm", logs, slurm)
+    logs = new_folder(store.root.absolute())
+    cluster = engine(logs, slurm)
     job = patiently(lambda: cluster.submit(Command(words)), logs)
     print(f"the chapters are job {job.job_id}, whose log is {job.paths.stdout}", flush=True)
     try:
@@ -176,205 +369,24 @@ def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, objec
     return result
 
 
-class _Batch:
-    """The runs that wait, the jobs that run, and what has become of the others."""
-
-    def __init__(self, experiments, kind: str, store: Store, workers: int | None, slurm: Mapping):
-        self.root = store.root.absolute()
-        self.kind, self.store = kind, Store(self.root)
-        self.logs = new_logs(self.root)
-        self.engine = engine(kind, self.logs, slurm)
-        given = list(experiments)
-        self.reference = {e: e.reference() for e in given}
-        ordered = dict.fromkeys([*filter(None, self.reference.values()), *given])
-        self.total = len(ordered)
-        # Here a look into the store is quick; on a cluster another kind of device may be what counts.
-        self.waiting = [e for e in ordered if kind == "slurm" or stored(e, self.store) is None]
-        self.gpus = visible_gpus() if kind == "local" else []
-        workers = workers or {"slurm": self.total or 1, "local": len(self.gpus) or 1, "inline": 1}[kind]
-        self.slots = list(range(workers))
-        self.threads = max(1, cores() // workers)
-        self.tries: dict[Experiment, int] = {}
-        self.jobs: list[tuple[Experiment, int, object]] = []  # with its slot
-        self.failures: dict[Experiment, Failure] = {}
-        self.refusal: InvalidInput | None = None
-        self.lifeline = os.pipe() if kind == "local" else ()  # the jobs read there, and end when it ends
-
-    def run(self, progress: bool) -> list[Failure]:
-        off = {} if progress else {"disable": True}
-        done = self.total - len(self.waiting)
-        with tqdm(total=self.total, initial=done, desc=f"{self.kind} jobs", unit="run", **off) as bar:
-            try:
-                while self.jobs or (self.waiting and not self.refusal):
-                    self.give_up_without_reference()
-                    self.start()
-                    finished = [entry for entry in self.jobs if self.has_ended(entry[2])]
-                    for entry in finished:
-                        self.end(*entry)
-                    left = len(self.waiting) + len(self.jobs)
-                    bar.set_postfix(running=len(self.jobs), failed=len(self.failures), refresh=False)
-                    bar.update(self.total - left - bar.n)
-                    if not finished and self.jobs:
-                        time.sleep(POLL_S[self.kind])
-            except KeyboardInterrupt as stop:
-                # A job may have stored its run and not have ended yet.
-                running = [
-                    e for e, _, _ in self.jobs if self.kind == "slurm" or stored(e, self.store) is None
-                ]
-                kept = self.total - len(self.waiting) - len(running) - len(self.failures)
-                stop.add_note(
-                    f"{kept} of {self.total} runs are in {self.root}, the other jobs were cancelled. "
-                    "The same command goes on: what was trained is read from the store."
-                )
-                raise
-            finally:
-                self.cancel()
-        if self.refusal:
-            raise self.refusal
-        return list(self.failures.values())
-
-    def give_up_without_reference(self) -> None:
-        for e in [e for e in self.waiting if self.reference.get(e) in self.failures]:
-            self.waiting.remove(e)
-            why = self.failures[self.reference[e]]
-            self.failures[e] = Failure(e, f"its reference run {why.experiment.label} failed", why.log)
-
-    def start(self) -> None:
-        """Hands in what may run and finds a slot; at once, so that a cluster sees one array of jobs."""
-        unfinished = {*self.waiting, *(e for e, _, _ in self.jobs)}
-        ready = [e for e in self.waiting if self.reference.get(e) not in unfinished][: len(self.slots)]
-        if not ready or self.refusal:
-            return
-        slots = self.slots[: len(ready)]
-        try:
-            jobs = patiently(lambda: self.hand_in(ready, slots), self.logs)
-        except InvalidInput as refusal:
-            self.refusal = refusal
-            if self.jobs:
-                log.warning("%s; waiting for the %d jobs that run", refusal, len(self.jobs))
-            return
-        self.slots = self.slots[len(ready) :]
-        self.waiting = [e for e in self.waiting if e not in ready]
-        self.jobs += zip(ready, slots, jobs, strict=True)
-
-    def hand_in(self, ready: Sequence[Experiment], slots: Sequence[int]) -> list:
-        tied = self.kind == "local"
-        with self.surroundings(), self.engine.batch():
-            return [
-                self.engine.submit(Training(e, self.root, self.environment(slot), tied))
-                for e, slot in zip(ready, slots, strict=True)
-            ]
-
-    def environment(self, slot: int) -> dict[str, str | None]:
-        """submitit hides all GPUs from its local processes; each slot has its own here."""
-        if self.kind != "local":
-            return {}
-        return {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)] if self.gpus else None}
-
-    @contextmanager
-    def surroundings(self) -> Iterator[None]:
-        """What the local processes inherit: their share of the cores, the lifeline, and no terminal.
-
-        After Ctrl-C submitit's own would print tracebacks there. What the runs print is in the logs.
-        """
-        if self.kind != "local":
-            yield
-            return
-        added = "OMP_NUM_THREADS" not in os.environ
-        os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))  # torch reads it when it is imported
-        try:
-            with open(os.devnull, "wb") as null, replaced(0, self.lifeline[0]), replaced(2, null.fileno()):
-                yield
-        finally:
-            if added:
-                del os.environ["OMP_NUM_THREADS"]
-
-    def has_ended(self, job) -> bool:
-        return self.kind == "inline" or job.done()  # of an inline job, asking for its outcome runs it
-
-    def end(self, e: Experiment, slot: int, job) -> None:
-        """Tidies up after a job that did what it should; another is tried again, or is a failure."""
-        error = job.exception()
-        done = error is None and job.result() in self.store
-        self.jobs.remove((e, slot, job))
-        self.slots.append(slot)
-        if done:
-            self.remove_files(job)
-            return
-        self.tries[e] = self.tries.get(e, 0) + 1
-        if self.tries[e] < TRIES:
-            self.waiting.insert(0, e)
-            return
-        nowhere = f"its record is not in {self.root}, which must lie where every machine sees it"
-        log = None if self.kind == "inline" else job.paths.stdout
-        self.failures[e] = Failure(e, nowhere if error is None else reason(error), log)
-
-    def remove_files(self, job) -> None:
-        for path in self.logs.glob(f"{job.job_id}_*"):
-            path.unlink(missing_ok=True)
-
-    def cancel(self) -> None:
-        """Ends what still runs, and removes all files but the logs of failed jobs."""
-        import psutil
-
-        for end in self.lifeline:
-            os.close(end)
-        processes = []
-        for _, _, job in self.jobs:
-            if self.kind == "local" and psutil.pid_exists(int(job.job_id)):
-                process = psutil.Process(int(job.job_id))
-                processes += [process, *process.children(recursive=True)]
-            if self.kind != "inline":
-                job.cancel(check=False)
-        for process in psutil.wait_procs(processes, GOODBYE_S)[1]:
-            process.kill()
-        for _, _, job in self.jobs:
-            if self.kind == "local":
-                job.done()  # takes note of the end of its process
-        kept = {failure.log for failure in self.failures.values()}
-        for path in self.logs.glob("*"):
-            if path not in kept:
-                path.unlink(missing_ok=True)
-        for folder in (self.logs, self.logs.parent):
-            with suppress(OSError):  # not empty, or not there
-                folder.rmdir()
-
-
-def engine(kind: str, logs: Path, slurm: Mapping[str, object]):
-    """submitit's executor of this kind. Raises InvalidInput if it cannot be had here."""
-    choose("executor", kind, KINDS)
+def engine(logs: Path, slurm: Mapping[str, object]):
+    """submitit's executor. Raises InvalidInput if it cannot be had here."""
     try:
         import submitit
     except ImportError:
-        raise InvalidInput(f"executor {kind!r} needs submitit: pip install 'bpfree[cluster]'") from None
-    if kind == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise InvalidInput("executor 'slurm' needs submitit: pip install 'bpfree[cluster]'") from None
+    if not (shutil.which("sbatch") and shutil.which("srun")):
         raise InvalidInput(
             "executor 'slurm' finds no sbatch and srun here: use a machine that submits jobs, or 'local'"
         )
-    own = {"slurm_max_num_timeout": REQUEUES} if kind == "slurm" else {}
-    made = submitit.AutoExecutor(logs, cluster=KINDS[kind], **own)
-    made.update_parameters(stderr_to_stdout=True, timeout_min=TIMEOUT_MIN if kind == "slurm" else FOREVER_MIN)
-    if kind == "slurm":
-        made.update_parameters(name="bpfree", **slurm)
+    made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=REQUEUES)
+    made.update_parameters(
+        **{"name": "bpfree", "stderr_to_stdout": True, "timeout_min": TIMEOUT_MIN, **slurm}
+    )
     return made
 
 
-@contextmanager
-def replaced(number: int, other: int) -> Iterator[None]:
-    """Inside, the file descriptor of this number is a copy of the other, for what is started, too."""
-    with ExitStack() as after:
-        try:
-            kept = os.dup(number)
-        except OSError:  # it is closed
-            after.callback(os.close, number)
-        else:
-            after.callback(os.close, kept)
-            after.callback(os.dup2, kept, number)
-        os.dup2(other, number)
-        yield
-
-
-def new_logs(root: Path) -> Path:
+def new_folder(root: Path) -> Path:
     """A folder for the jobs of a batch, in the store if submitit and Slurm take its path as it is.
 
     In a path with %j or %t they would put numbers, a backslash is Slurm's, and its scripts are UTF-8.
@@ -390,8 +402,6 @@ def patiently(hand_in: Callable, logs: Path):
 
     Raises InvalidInput for a refusal for good, or as often as there are `PAUSES_S`, with what helps.
     """
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
     for pause in (*PAUSES_S, None):
         try:
             with disk.refusals(logs), redirect_stderr(io.StringIO()):  # where submitit repeats what it raises
@@ -400,7 +410,7 @@ def patiently(hand_in: Callable, logs: Path):
             cause = error.__cause__
             if cause.errno not in LATER:
                 raise
-        except (FailedJobError, FailedSubmissionError) as error:
+        except RuntimeError as error:  # submitit's, with what sbatch has said
             cause = error
             if not PASSING.search(str(error)) or TOO_MANY.search(str(error)):
                 raise InvalidInput(f"Slurm refuses the jobs ({said(error)}): {remedy(str(error))}") from error
@@ -440,46 +450,16 @@ def slurm_settings(pairs: Sequence[str]) -> dict[str, object]:
     return settings
 
 
-def stored(experiment: Experiment, store: Store) -> Record | None:
-    """The record that running the experiment here would read; None if it would train, or fail."""
-    try:
-        budget, reference = None, experiment.reference()
-        if reference is not None:
-            record = stored(reference, store)
-            if record is None or record.status == "failed":
-                return record
-            budget = spent(record, experiment.rule().budget)
-        key = key_of(experiment.resolve(loaded(experiment.data, experiment.seed), budget))
-        return store.find(key)
-    except BpfreeError:  # the job will say it
-        return None
-
-
-def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may be for a process that shall see one GPU: each of ours in turn."""
-    import torch
-
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return names.split(",")[:count] if names else [str(i) for i in range(count)]
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def reason(error: BaseException) -> str:
-    """Why a job failed, in one line."""
-    from submitit.core.utils import FailedJobError, UncompletedJobError
-
-    text = str(error)
-    if isinstance(error, FailedJobError):  # with the traceback between two rules
+    """Why a run failed, in one line."""
+    kind, text = type(error).__name__, str(error)
+    if kind == "FailedJobError":  # submitit's, with the traceback between two rules
         parts = re.split(r"^-{10,}$", text, flags=re.MULTILINE)
         return last_line(parts[1] if len(parts) > 2 else text).removeprefix("bpfree.errors.")
-    if isinstance(error, UncompletedJobError):
+    if kind == "UncompletedJobError":
         state = re.search(r"\(state: (.+?)\)", text)
         return f"its process ended without a result ({state[1] if state else last_line(text)})"
-    return f"{type(error).__name__}: {last_line(text)}"
+    return f"{kind}: {last_line(text)}"
 
 
 def last_line(text: str) -> str:

@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 from torch import nn
 from tqdm import tqdm
@@ -57,12 +58,18 @@ def run_many(
     *,
     progress: bool = True,
     keep_weights: bool = True,
+    attempt: Callable[[Experiment, Callable[[], Record | None]], object] = lambda _, go: go(),
 ) -> list[Record]:
     """The records of many experiments, in their order; what is not in the store is trained.
 
     Any number of processes may do this with one store at once: each takes what no other is training, and
     waits in the end for what others are. A run that diverges does not end the batch: its record, with the
     status "failed", stands in its place, or that of its `reference` if it was that which failed.
+
+    Args:
+        attempt: how a run is tried, time after time until it gives something other than None, which then
+            stands in the run's place: `attempt(experiment, go)`, where `go()` is its record, or None as long
+            as another process trains it. By default just that; others may skip a run, or survive its errors.
 
     Shows a bar over runs (off with the variable TQDM_DISABLE=1). Raises as `run` does, but for divergence;
     after that, as after Ctrl-C, the same call goes on where this one stopped.
@@ -76,7 +83,7 @@ def run_many(
                 before = len(waiting)
                 for i, job in list(waiting.items()):
                     bar.set_description(job.experiment.label)
-                    record = job.attempt(wait=False)
+                    record = attempt(job.experiment, partial(job.attempt, wait=False))
                     if record is not None:
                         records[i] = record
                         del waiting[i]

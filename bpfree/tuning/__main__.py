@@ -7,15 +7,14 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import NoReturn
 
 from ..errors import InvalidInput, choose
-from ..errors.program import INTERRUPTED, run_program, stop_with_starter
+from ..errors.program import INTERRUPTED, helpers, run_program, stop_with_starter
 
 PROG = "python -m bpfree.tuning"
-GOODBYE_S = 30  # for a worker to give its trial back
+GRACE_S = 30  # for a worker to give its trial back
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,9 +78,14 @@ def tune(args: argparse.Namespace, argv: list[str]) -> int:
     how = {"wait": not (args.no_wait or args.worker), "progress": not args.worker}
     experiments, names = chosen(args)
     try:
-        with others(args.workers - 1, argv):
+        with helpers(GRACE_S) as start:
+            # The others are this command again, each in a process of its own.
+            command = [sys.executable, "-m", "bpfree.tuning", *argv, "--workers", "1", "--worker"]
+            others = [start(command, stdout=subprocess.DEVNULL) for _ in range(args.workers - 1)]
             studies = budget.tune_all(experiments, args.trials, args.storage, **how) if experiments else []
             studies += [search.resume(name, args.trials, args.storage, **how) for name in names]
+            for other in others:
+                other.wait()
     except KeyboardInterrupt as stop:
         if not args.worker:
             stop.add_note(so_far([*map(search.study_name, experiments), *names], args))
@@ -126,33 +130,6 @@ def so_far(names: list[str], args: argparse.Namespace) -> str:
     counts = [f"{finished(load_study(n, args.storage))} of {args.trials} of {n}" for n in names if n in known]
     done = f"finished are {', '.join(counts)}. " if counts else ""
     return f"{done}The same command goes on with what is missing"
-
-
-@contextmanager
-def others(number: int, argv: list[str]) -> Iterator[None]:
-    """The other workers: this command again, each in a process of its own, for as long as this one works.
-
-    They end with their standard input, a pipe from this process, and are in a session of their own: Ctrl-C on
-    a terminal is for this process alone, which then closes their pipes. If it is killed, the system does.
-    """
-    command = [sys.executable, "-m", "bpfree.tuning", *argv, "--workers", "1", "--worker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    workers = []
-    try:
-        for _ in range(number):
-            workers.append(subprocess.Popen(command, start_new_session=True, **pipes))
-        yield
-        for worker in workers:
-            worker.wait()
-    finally:
-        for worker in workers:
-            worker.stdin.close()
-        for worker in workers:
-            try:
-                worker.wait(GOODBYE_S)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
 
 
 if __name__ == "__main__":

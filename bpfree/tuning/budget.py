@@ -15,10 +15,10 @@ from ..errors import InvalidInput
 from ..experiments import tuned
 from ..experiments.experiment import Experiment
 from ..experiments.machine import git_revision
-from . import account
-from .account import best, best_trial, identity_of
-from .search import study_name, tune
-from .slots import finished
+from . import results
+from .results import best, best_trial
+from .search import identity_of, study_name, tune
+from .storage import finished
 
 
 def equal_budget(
@@ -47,7 +47,7 @@ def equal_budget(
         wait, progress: see `tune`.
 
     Returns:
-        The trials of all studies, as `account.trials` has them.
+        The trials of all studies, as `results.trials` has them.
 
     Raises:
         InvalidInput: budgets that are not equal, two experiments on one arm, contested options (tuned
@@ -56,7 +56,7 @@ def equal_budget(
     if max_epochs is not None:
         experiments = [replace(e, max_epochs=max_epochs) for e in experiments]
     how = {"pruner": pruner, "path": path, "wait": wait, "progress": progress}
-    return account.trials(tune_all(experiments, trials, storage, **how))
+    return results.trials(tune_all(experiments, trials, storage, **how))
 
 
 def tune_all(

@@ -1,12 +1,18 @@
-"""How much of a search a machine runs: the budgets of the profiles."""
+"""How much of a search a machine runs, the budgets of the profiles; and how much the papers searched."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import pandas as pd
+
 from ..algorithms.architectures import default_architecture
+from ..algorithms.arms import LABELS, dataset
 from ..errors import choose
+from ..experiments import published, tuned
 from ..experiments.experiment import Experiment
 from ..experiments.study import FLAT, PROFILES, Profile, fitting_network
+from .spaces import SPACES
 
 #: One algorithm of each family. Of Forward-Forward and the MLPs it is compared with, the network is the same.
 ALGORITHMS = ("bp", "ff", "cafo_rand", "mf")
@@ -79,3 +85,66 @@ def plan(profile: str, trials: int = 0, max_epochs: int = 0) -> Plan:
     """
     own = PLANS[choose("profile", profile, PROFILES)]
     return replace(own, trials=trials or own.trials, max_epochs=max_epochs or own.max_epochs)
+
+
+# ---------------------------------------------------------------- beside what was published
+
+
+def beside_published() -> pd.DataFrame:
+    """A row per tuned arm and searched parameter, for those arms that were published, too.
+
+    Columns: algorithm, data, network, parameter; thesis and 2026 (the published values; NaN if there is
+    none), theirs (the range that the thesis searched, as text) and their trials; ours (this package's), our
+    range and trials; and val accuracy (%), of our best trial.
+    """
+    values = published.hyperparameters().set_index(["source", *tuned.ARM, "parameter"])["value"]
+    ranges = published.searches().set_index([*tuned.ARM, "parameter"])
+    rows = []
+    for row in tuned.table().itertuples():
+        arm = (row.algorithm, row.data, row.architecture)
+        known = {source: values.get((source, *arm, row.parameter)) for source in ("thesis", "2026")}
+        if row.parameter not in SPACES[row.algorithm] or all(value is None for value in known.values()):
+            continue
+        theirs = ranges.loc[(*arm, row.parameter)] if (*arm, row.parameter) in ranges.index else None
+        ours = SPACES[row.algorithm][row.parameter]
+        rows.append(
+            {
+                "algorithm": LABELS[row.algorithm],
+                "data": dataset(row.data),
+                "network": row.architecture,
+                "parameter": row.parameter,
+                **known,
+                "theirs": "" if theirs is None else f"{theirs['low']:g} to {theirs['high']:g}",
+                "their trials": None if theirs is None else theirs["trials"],
+                "ours": row.value,
+                "our range": f"{ours.low:g} to {ours.high:g}",
+                "our trials": row.trials,
+                "val accuracy": row.val_accuracy,
+            }
+        )
+    columns = ["algorithm", "data", "network", "parameter", "thesis", "2026", "theirs", "their trials"]
+    return pd.DataFrame(rows, columns=[*columns, "ours", "our range", "our trials", "val accuracy"])
+
+
+def published_effort() -> pd.DataFrame:
+    """How hard the thesis searched for each algorithm: a row per algorithm, over its data and networks.
+
+    Columns: algorithm, trials (all that occur, as text), pruner, and the decades (log10) of its learning
+    rate's range.
+    """
+    rows = published.searches(source="thesis", parameter="lr")
+    table = []
+    for name, part in rows.groupby("algorithm", sort=False):
+        decades = {
+            round(math.log10(high / low), 1) for low, high in zip(part["low"], part["high"], strict=True)
+        }
+        counts = part.groupby("trials").size()
+        table.append(
+            {
+                "algorithm": LABELS[name],
+                "trials": ", ".join(f"{n} ({k} ×)" for n, k in counts.items()),
+                "pruner": ", ".join(part["pruner"].unique()),
+                "decades searched for lr": ", ".join(f"{d:g}" for d in sorted(decades)),
+            }
+        )
+    return pd.DataFrame(table)

@@ -1,6 +1,8 @@
 """One study: a resumable search for the hyperparameters of one experiment."""
 
+import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -8,24 +10,38 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
+import torch
 from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from tqdm import tqdm
 
 from ..algorithms import ALGORITHMS
 from ..data import StrPath, load
-from ..errors import InvalidInput, check_positive, choose
-from ..experiments.experiment import Experiment
+from ..energy import EnergyMeter
+from ..errors import InvalidInput, TrainingDiverged, check_positive, choose
+from ..experiments.experiment import Experiment, fit
+from ..experiments.machine import machine
 from ..experiments.protocols import LENGTHS
 from ..training.batches import Data
-from .samplers import Listed, TrialSeeded
-from .slots import Slots, finished
+from ..training.history import History
+from ..training.loop import pick_device
 from .spaces import space as search_space
-from .storage import Place, file_lock, open_storage, refusals, study_names, using
-from .trial import run_trial
+from .storage import (
+    DIVERGED,
+    Place,
+    Slots,
+    file_lock,
+    finished,
+    is_finished,
+    open_storage,
+    quiet,
+    refusals,
+    study_names,
+    using,
+)
 
 POLL_S = 1.0  # between two looks at what other workers have finished
 IDENTITY = "bpfree"  # the user attribute of a study that says what it is of
@@ -297,3 +313,125 @@ def show(bar: tqdm, study: Study, place: Place) -> int:
     bar.update(done - bar.n)
     bar.refresh()
     return done
+
+
+# ---------------------------------------------------------------- one trial
+
+
+def run_trial(slots: Slots, trial: Trial, experiment: Experiment, data: Data) -> None:
+    """Trains with the trial's parameters, and tells the study the outcome and the cost."""
+    candidate = replace(experiment, hyperparameters={**experiment.hyperparameters, **trial.params})
+    value, state, reason = None, TrialState.FAIL, "interrupted"
+    try:
+        # torch imports its compiler with a process's first optimiser, for seconds that are no trial's.
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        report = Reporter(trial, slots.place)
+        with EnergyMeter() as meter:
+            try:
+                _, history = fit(candidate, data, progress=False, on_epoch=report)
+                value, state, reason = kept_accuracy(history), TrialState.COMPLETE, None
+            except TrainingDiverged:
+                reason = DIVERGED
+            except optuna.TrialPruned:
+                state, reason = TrialState.PRUNED, None
+        with using(slots.place):
+            note_cost(trial, meter, experiment, report.epochs)
+    except Exception as error:  # a fault of program or machine: the user sees it, and it counts for nothing
+        reason = f"{type(error).__name__}: {error}"
+        value, state = None, TrialState.FAIL
+        raise
+    finally:
+        slots.give(trial, value, state=state, reason=reason)
+
+
+def kept_accuracy(history: History) -> float:
+    """Validation accuracy (%) of the kept epoch of the last stage that was validated."""
+    kept = [stage.rows[stage.restored - 1].get("val_accuracy", math.nan) for stage in history.stages]
+    return [value for value in kept if not math.isnan(value)][-1]
+
+
+class Reporter:
+    """Counts epochs; tells a pruner the validation accuracy of the last stage's, and ends what it prunes."""
+
+    def __init__(self, trial: Trial, place: Place):
+        self.trial, self.place, self.last, self.epochs = trial, place, None, 0
+        self.enabled = not isinstance(trial.study.pruner, NopPruner)
+
+    def __call__(self, algorithm, stage, row: dict) -> None:
+        self.epochs += 1
+        if not self.enabled:
+            return
+        self.last = self.last or algorithm.stages()[-1].name
+        if stage.name == self.last and "val_accuracy" in row:
+            with using(self.place):
+                self.trial.report(row["val_accuracy"], row["epoch"])
+                if self.trial.should_prune():
+                    raise optuna.TrialPruned
+
+
+def note_cost(trial: Trial, meter: EnergyMeter, experiment: Experiment, epochs: int) -> None:
+    """What the trial took: training, validation and everything between."""
+    reading = meter.reading
+    spent = {name: getattr(reading, name) for name in ("seconds", "measured_j", "estimated_j", "provenance")}
+    # One attribute, because a storage writes each to the disk by itself.
+    trial.set_user_attr(
+        "cost", {**spent, "epochs": epochs, "machine": machine(pick_device(experiment.device))["id"]}
+    )
+
+
+# ---------------------------------------------------------------- how parameters are drawn
+
+
+#: Every setting of TPE that Optuna 5 takes without a warning, because versions differ in their defaults. In
+#: the others (the prior, gamma, the weights, the ends of a range) they agree.
+TPE = {
+    "n_startup_trials": 10,
+    "n_ei_candidates": 24,
+    "multivariate": True,
+    "group": False,
+    "constant_liar": True,
+}
+
+
+class TrialSeeded(BaseSampler):
+    """TPE with a generator of its own for every trial, seeded by (study name, trial number).
+
+    So parallel workers do not repeat each other's start-up trials, as copies of one seeded sampler would; two
+    studies do not share theirs; and a study that is resumed goes on as it would have gone. After the start-up
+    trials Optuna 4 proposes others than Optuna 5, whose estimator has other bandwidths under any settings.
+    """
+
+    def before_trial(self, study, trial):
+        digest = hashlib.sha256(f"{study.study_name} {trial.number}".encode()).digest()
+        with quiet():  # of what Optuna 4 calls an experiment
+            self.tpe = TPESampler(seed=int.from_bytes(digest[:4], "little"), **TPE)
+
+    def infer_relative_search_space(self, study, trial):
+        return self.tpe.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study, trial, search_space):
+        return self.tpe.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        return self.tpe.sample_independent(study, trial, param_name, param_distribution)
+
+
+class Listed(BaseSampler):
+    """Each trial gets the first of the listed values of the one parameter that no other has or had.
+
+    Optuna's `GridSampler` takes a lost trial's value for done, and begins anew when values are added.
+    """
+
+    def __init__(self, values: Sequence[float]):
+        self.values = list(values)
+
+    def infer_relative_search_space(self, study, trial):
+        return {}
+
+    def sample_relative(self, study, trial, search_space):
+        return {}
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        had = {t.params[param_name] for t in others if is_finished(t) or t.state == TrialState.RUNNING}
+        return next(value for value in self.values if value not in had)

@@ -1,5 +1,6 @@
 """What studies found and what they cost, as tidy tables."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,8 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import InvalidInput
 from .search import identity_of
-from .slots import is_finished
-from .storage import quiet
+from .storage import is_finished, quiet
 
 COST = ["seconds", "joules", "energy", "provenance", "machine"]
 SO_FAR = ["total_seconds", "total_joules", "best"]
@@ -23,7 +23,8 @@ def trials(studies: Study | Iterable[Study]) -> pd.DataFrame:
     "pruned", "diverged", "lost" with its worker, or "running"), value (validation accuracy, %), a column per
     parameter, then what it took: seconds, joules, energy ("measured" or "estimated"), provenance and machine;
     and of the study until then, in the order of numbers: total_seconds, total_joules and best. Joules are
-    measured only where those of all trials of a study are.
+    measured only where those of all trials of a study are. Totals are of the trials whose cost was recorded:
+    not of running or lost ones. As soon as one of these has no joules, total_joules is NaN.
     """
     studies = [studies] if isinstance(studies, Study) else list(studies)
     frame = pd.concat([_trials(study) for study in studies], ignore_index=True)
@@ -59,9 +60,10 @@ def _trials(study: Study) -> pd.DataFrame:
     columns = ["study", "algorithm", "data", "architecture", "protocol", "seed", "trial", "state", "value"]
     frame = pd.DataFrame(rows, columns=[*columns, *own["space"], *COST])
     frame = frame.astype({c: float for c in ("value", "seconds", "joules")})
+    unknown = frame["joules"].isna() & frame["seconds"].notna()
     return frame.assign(
         total_seconds=frame["seconds"].fillna(0.0).cumsum(),
-        total_joules=frame["joules"].fillna(0.0).cumsum(),
+        total_joules=frame["joules"].fillna(0.0).cumsum().mask(unknown.cummax()),
         best=frame["value"].cummax().ffill(),
     )
 
@@ -76,8 +78,9 @@ def cost(studies: Study | Iterable[Study]) -> pd.DataFrame:
     """The bill of searching, a row per study.
 
     Columns: study, algorithm, data, architecture, trials (finished), diverged, pruned, lost (of which nobody
-    recorded the cost), best (validation accuracy, %), seconds, joules, energy ("measured" or "estimated") and
-    provenance. Seconds are those of the trials, one after the other, however many workers there were.
+    recorded the cost: it is in no sum), best (validation accuracy, %), seconds, joules (NaN if those of a
+    trial are not known), energy ("measured" or "estimated") and provenance. Seconds are those of the trials,
+    one after the other, however many workers there were.
     """
     frame = trials(studies)
     rows = []
@@ -91,7 +94,7 @@ def cost(studies: Study | Iterable[Study]) -> pd.DataFrame:
                 **{name: ended[name] for name in ("diverged", "pruned", "lost")},
                 "best": part["value"].max(),
                 "seconds": part["seconds"].sum(),
-                "joules": part["joules"].sum(min_count=1),
+                "joules": part["total_joules"].iloc[-1] if part["seconds"].notna().any() else math.nan,
                 "energy": part["energy"].iloc[0],
                 "provenance": "; ".join(part["provenance"].dropna().unique()),
             }
