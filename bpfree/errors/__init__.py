@@ -1,6 +1,9 @@
 """What bpfree says when something can be put right: one line with the value, what is allowed, what to do."""
 
 import difflib
+import importlib
+import os
+import sys
 from collections.abc import Iterable
 
 MAX_SEED = 2**63 - 1  # of torch's generators
@@ -64,6 +67,32 @@ def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
     raise UnknownName(f"unknown {kind} {name!r}: {hint}allowed are {', '.join(allowed)}")
+
+
+def named(text: str, kind: str) -> object:
+    """Import what `"module:object"` names: somebody's own part, which other processes find by the same name.
+
+    A module of the current folder is found, as by `python -m`; one that is installed comes first.
+
+    kind: what it is to be, for the error. Raises UnknownName if there is no such module or object, and
+    InvalidInput if the module cannot be imported.
+    """
+    module, colon, name = str(text).partition(":")
+    if not (colon and module and name.isidentifier()):
+        raise UnknownName(f'unknown {kind} {text!r}: write "module:object", as in "my_module:MyClass"')
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise UnknownName(
+                f"unknown {kind} {text!r}: there is no module {error.name!r} in the current folder or among "
+                "the installed ones"
+            ) from None
+        raise InvalidInput(f"{kind} {text!r}: importing {module} failed ({error!r}): mend it") from error
+    public = [known for known in vars(found) if not known.startswith("_")]
+    return getattr(found, choose(f"{kind} in module {module}", name, public))
 
 
 def check_seed(seed: int) -> None:

@@ -4,9 +4,9 @@ import math
 
 import pandas as pd
 
-from ..algorithms.arms import LABELS, dataset
+from ..algorithms.arms import arm, look
+from ..data import dataset
 from ..experiments import published, tuned
-from .spaces import SPACES
 
 
 def beside_published() -> pd.DataFrame:
@@ -20,15 +20,15 @@ def beside_published() -> pd.DataFrame:
     ranges = published.searches().set_index([*tuned.ARM, "parameter"])
     rows = []
     for row in tuned.table().itertuples():
-        arm = (row.algorithm, row.data, row.architecture)
-        known = {source: values.get((source, *arm, row.parameter)) for source in ("thesis", "2026")}
-        if row.parameter not in SPACES[row.algorithm] or all(value is None for value in known.values()):
+        place, space = (row.algorithm, row.data, row.architecture), arm(row.algorithm).space
+        known = {source: values.get((source, *place, row.parameter)) for source in ("thesis", "2026")}
+        if row.parameter not in space or all(value is None for value in known.values()):
             continue
-        theirs = ranges.loc[(*arm, row.parameter)] if (*arm, row.parameter) in ranges.index else None
-        ours = SPACES[row.algorithm][row.parameter]
+        theirs = ranges.loc[(*place, row.parameter)] if (*place, row.parameter) in ranges.index else None
+        ours = space[row.parameter]
         rows.append(
             {
-                "algorithm": LABELS[row.algorithm],
+                "algorithm": look(row.algorithm).label,
                 "data": dataset(row.data),
                 "network": row.architecture,
                 "parameter": row.parameter,
@@ -60,7 +60,7 @@ def published_effort() -> pd.DataFrame:
         counts = part.groupby("trials").size()
         table.append(
             {
-                "algorithm": LABELS[name],
+                "algorithm": look(name).label,
                 "trials": ", ".join(f"{n} ({k} ×)" for n, k in counts.items()),
                 "pruner": ", ".join(part["pruner"].unique()),
                 "decades searched for lr": ", ".join(f"{d:g}" for d in sorted(decades)),

@@ -9,7 +9,7 @@ from ..experiments.experiment import Experiment
 from ..experiments.study import FLAT, PROFILES, Profile, fitting_network
 
 #: One algorithm of each family. Of Forward-Forward and the MLPs it is compared with, the network is the same.
-ALGORITHMS = ("bp", "ff", "cafo_rand", "mf")
+USUAL = ("bp", "ff", "cafo_rand", "mf")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Plan:
     fixed: Mapping = field(default_factory=dict)
 
     def experiments(self, chosen: Profile, *algorithms: str) -> list[Experiment]:
-        """What is tuned: these algorithms (default: `ALGORITHMS`) on the profile's first data set and seed.
+        """What is tuned: these algorithms (default: `USUAL`) on the profile's first data set and seed.
 
         All with AdamW, whatever the papers took: an optimiser is part of the effort, too. Without algorithms
         that cannot be trained on a user's own data.
@@ -39,7 +39,7 @@ class Plan:
         data, seed = chosen.datasets[0], chosen.seeds[0]
         usual = self.networks.get("")
         networks = {}
-        for algorithm in algorithms or ALGORITHMS:
+        for algorithm in algorithms or USUAL:
             wanted = self.networks.get(algorithm, usual) or default_architecture(algorithm, data)
             networks[algorithm] = fitting_network(algorithm, data, wanted, seed, usual or FLAT)
         return [
