@@ -16,9 +16,10 @@ import importlib
 _HOMES = {
     "load": "data",
     "Data": "training.batches",
-    "MLP": "algorithms.networks",
-    "CaFoCNN": "algorithms.networks",
-    "ALGORITHMS": "algorithms",
+    "MLP": "algorithms",
+    "CaFoCNN": "algorithms",
+    "ARMS": "algorithms",
+    "arm": "algorithms",
     "Backprop": "algorithms",
     "DeepSupervision": "algorithms",
     "ForwardForward": "algorithms",

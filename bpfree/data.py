@@ -50,9 +50,11 @@ ELSEWHERE = "set BPFREE_DATA or root= to a folder elsewhere"
 class _Published:
     """What is known of a published data set, so that a mislabelled file is recognised.
 
+    label: what tables and figures call it.
     torchvision, folder, archive: its class there, and where below a root its files lie, unpacked and not.
     """
 
+    label: str
     torchvision: str
     folder: str
     archive: str | None
@@ -73,25 +75,41 @@ class _Published:
 _CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 #: Divided by 16, not normalised.
-_DIGITS = _Published("", "", None, (8, 8), (0.0,), (1.0,), train=1437, test=360, scale=16)
+_DIGITS = _Published("digits", "", "", None, (8, 8), (0.0,), (1.0,), train=1437, test=360, scale=16)
 PUBLISHED = {
     "mnist": _Published(
-        *("MNIST", "MNIST/raw", None, (28, 28), (0.1307,), (0.3081,)), train=60_000, validation=10_000
+        *("MNIST", "MNIST", "MNIST/raw", None, (28, 28), (0.1307,), (0.3081,)),
+        train=60_000,
+        validation=10_000,
     ),
     "fashion_mnist": _Published(
-        *("FashionMNIST", "FashionMNIST/raw", None, (28, 28), (0.2860,), (0.3530,)), train=60_000
+        *("Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", None, (28, 28), (0.2860,), (0.3530,)),
+        train=60_000,
     ),
     "cifar10": _Published(
+        "CIFAR-10",
         *("CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz", (32, 32, 3), *_CIFAR10),
         augment=Augmentation(),
     ),
     "cifar100": _Published(
+        "CIFAR-100",
         *("CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz", (32, 32, 3), *_CIFAR100),
         classes=100,
         augment=Augmentation(),
     ),
 }
 NAMES = ("digits", *PUBLISHED)
+
+
+def dataset(name: str) -> str:
+    """What tables and figures call a data set; a user's own by its file's name, wherever it lies."""
+    known = {"digits": _DIGITS, **PUBLISHED}
+    return known[name].label if name in known else Path(name).name
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Where a data set stands in their order: in that of `NAMES`, a user's own last, by name."""
+    return NAMES.index(name) if name in NAMES else len(NAMES), name
 
 
 @dataclass(frozen=True)

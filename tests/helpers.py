@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import torch
 
-from bpfree.algorithms import ALGORITHMS, Algorithm
+from bpfree.algorithms import ARMS, Algorithm
 from bpfree.algorithms.networks import MLP
 from bpfree.training.batches import Data
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.training.history import OUTCOME, History
 
-ARMS = ("bp", "bp_ds", "mf", "mf_interleaved", "mf_joint", "mf_sequential_joint")
+LADDER = ("bp", "bp_ds", "mf", "mf_interleaved", "mf_joint", "mf_sequential_joint")
 
 
 def toy(n=70, val=30, test=20, shape=(1, 3, 4), classes=3, seed=0, **changes) -> Data:
@@ -31,8 +31,7 @@ def toy(n=70, val=30, test=20, shape=(1, 3, 4), classes=3, seed=0, **changes) ->
 
 def arm(name: str, widths=(12, 8, 7, 6), classes=3, **options) -> Algorithm:
     """An arm of the study on a small MLP."""
-    cls, choices = ALGORITHMS[name]
-    return cls(MLP(list(widths), classes=classes), **{"batch_size": 16, **choices, **options})
+    return ARMS[name].make(MLP(list(widths), classes=classes), **{"batch_size": 16, **options})
 
 
 def weights(algorithm: torch.nn.Module) -> dict[str, torch.Tensor]:

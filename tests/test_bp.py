@@ -166,5 +166,5 @@ def test_options_that_cannot_be_are_refused_in_one_line(cls, options, error, say
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    with pytest.raises(UnknownName, match="unknown preset of bp 'thesys': did you mean 'thesis'"):
+    with pytest.raises(UnknownName, match="unknown preset of Backprop 'thesys': did you mean 'thesis'"):
         Backprop.from_preset(MLP(WIDTHS, classes=3), "thesys")

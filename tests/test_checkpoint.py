@@ -12,7 +12,7 @@ import torch
 from helpers import Eager, ScriptedMeter, outcome, same, toy, weights
 from safetensors import safe_open
 
-from bpfree.algorithms import ALGORITHMS
+from bpfree.algorithms import ARMS
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import StorageFailed, TrainingDiverged, disk
 from bpfree.training import checkpoint as module
@@ -31,7 +31,6 @@ def _no_waiting_for_the_disk(monkeypatch):
 
 
 def arm(name: str, **options):
-    cls, choices = ALGORITHMS[name]
     # A high rate, so that the best epoch is not always the last.
     rate = {} if name.startswith("ff") else {"lr": 0.05}
     network = (
@@ -39,7 +38,7 @@ def arm(name: str, **options):
         if name.startswith("cafo")
         else MLP([64, 9, 8, 7], classes=3)
     )
-    return cls(network, **{"batch_size": 16, **choices, **rate, **options})
+    return ARMS[name].make(network, **{"batch_size": 16, **rate, **options})
 
 
 def trained(name="mf", checkpoint=None, options=None, **how):
@@ -68,7 +67,7 @@ def assert_same(one, two):
 # ---------------------------------------------------------------- the same bits
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ARMS)
 def test_wherever_a_run_dies_it_goes_on_to_the_same_bits(name, tmp_path):
     through = trained(name)
     watched = Eager(tmp_path / "all")
@@ -88,7 +87,7 @@ def test_wherever_a_run_dies_it_goes_on_to_the_same_bits(name, tmp_path):
 
 def test_the_runs_that_die_here_try_the_rules_memory():
     """In them stages end by patience and keep an epoch before the last, so that both must be remembered."""
-    stages = [stage for name in ALGORITHMS for stage in trained(name)[1].stages]
+    stages = [stage for name in ARMS for stage in trained(name)[1].stages]
     assert any(s.ended == "patience" for s in stages)
     assert any(s.ended == "cap" and s.restored < len(s.rows) for s in stages)
 

@@ -7,13 +7,12 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from bpfree.algorithms import arms as labels
 from bpfree.energy.carbon import footprint
 from bpfree.errors import InvalidInput
 from bpfree.evidence import compare
 from bpfree.evidence import runs as ours
 from bpfree.evidence.runs import verdicts
-from bpfree.experiments import protocols, published
+from bpfree.experiments import published
 from bpfree.experiments.store import COLUMNS, FIELDS
 
 MNIST = {"data": "mnist", "architecture": "2x1000"}
@@ -178,10 +177,6 @@ def test_the_partner_of_a_budget_is_the_bp_run_that_gave_it():
     assert one(records, algorithm="mf", baseline="bp", metric="total_s_change", **where)["ours"] == -25
     row = one(records, algorithm="bp", metric="epochs", **where)
     assert (row["ours"], row["our_protocol"]) == (52, "convergence")
-
-
-def test_the_budgets_are_those_of_the_protocols():
-    assert (protocols.REFERENCE, tuple(protocols.BUDGETS)) == (ours.REFERENCE, labels.BUDGETED)
 
 
 def test_no_other_protocol_lends_a_partner():

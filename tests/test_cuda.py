@@ -10,7 +10,7 @@ import torch
 from helpers import Eager, same, weights
 
 import bpfree
-from bpfree.algorithms import ALGORITHMS
+from bpfree.algorithms import ARMS
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.energy import EnergyMeter
 from bpfree.training.clock import Clock
@@ -26,15 +26,14 @@ def data():
 
 def trained(name, data, device="cuda", **how):
     """An arm's weights, on the CPU, and its history, after three epochs a stage."""
-    cls, choices = ALGORITHMS[name]
     convolutional = name.startswith("cafo")
     network = CaFoCNN(data.shape, classes=10) if convolutional else MLP([64, 300, 200], classes=10)
-    algorithm = cls(network, **choices)
+    algorithm = ARMS[name].make(network)
     history = train(algorithm, data, seed=1, max_epochs=3, device=device, progress=False, **how)
     return {key: value.cpu() for key, value in weights(algorithm).items()}, history.frame()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ARMS)
 def test_again_uncached_and_resumed_runs_have_the_same_bits(name, data, tmp_path):
     first, _ = trained(name, data)
     assert same(first, trained(name, data)[0])
@@ -44,7 +43,7 @@ def test_again_uncached_and_resumed_runs_have_the_same_bits(name, data, tmp_path
     assert same(first, trained(name, data, checkpoint=Eager(tmp_path / "c"))[0])
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if not name.startswith("ff")])
+@pytest.mark.parametrize("name", [name for name in ARMS if not name.startswith("ff")])
 def test_it_learns_what_the_cpu_learns(name, data):
     # Not so Forward-Forward: its negatives are drawn by the device's own generator.
     (_, here), (_, there) = trained(name, data), trained(name, data, device="cpu")

@@ -10,7 +10,7 @@ from torch import nn
 
 import bpfree
 from bpfree import diagnostics, tuning
-from bpfree.algorithms import ALGORITHMS, Algorithm
+from bpfree.algorithms import ARMS, Algorithm
 from bpfree.algorithms.negatives import hard_wrong
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.algorithms.solved import NormalEquations
@@ -25,11 +25,10 @@ NEVER = Stopping(patience=None)
 
 
 def arm(name, **options):
-    cls, choices = ALGORITHMS[name]
     network = (
         CaFoCNN(SHAPE, classes=3, channels=(3, 4)) if name.startswith("cafo") else MLP([64, 9, 8], classes=3)
     )
-    return cls(network, **{"batch_size": 16, **choices, **options})
+    return ARMS[name].make(network, **{"batch_size": 16, **options})
 
 
 def diverged(algorithm, data=None, **how):
@@ -46,7 +45,7 @@ def diverged(algorithm, data=None, **how):
 
 SGD = {"optimiser": "sgd", "momentum": 0.0}
 RATES = {
-    **{name: {"lr": 1e38, **SGD} for name in ALGORITHMS if name not in ("ff", "ff_sgd", "cafo_rand_mse")},
+    **{name: {"lr": 1e38, **SGD} for name in ARMS if name not in ("ff", "ff_sgd", "cafo_rand_mse")},
     "ff": {"lr": 1e38},
     "ff_sgd": {"lr": 1e38},
 }
@@ -60,7 +59,7 @@ def test_an_absurd_rate_is_divergence_in_every_arm(name, precision):
 
 
 def test_every_arm_that_has_a_rate_is_tried():
-    assert set(ALGORITHMS) - set(RATES) == {"cafo_rand_mse"}  # which is solved
+    assert set(ARMS) - set(RATES) == {"cafo_rand_mse"}  # which is solved
 
 
 @pytest.mark.parametrize(
@@ -233,7 +232,7 @@ def test_a_row_that_is_not_finite_leaves_sparsemax_of_the_others_alone(bad):
     assert torch.equal(found[others], expected[others])
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ARMS)
 def test_an_image_that_is_not_finite_leaves_the_predictions_of_the_others_alone(name):
     options = {"loss": "sparsemax"} if name in ("cafo_rand", "cafo_dfa") else {}
     data, algorithm = toy(n=40, shape=SHAPE), arm(name, **options)

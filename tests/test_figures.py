@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bpfree
-from bpfree.algorithms.arms import COLOURS, LABELS, LINES, MARKERS
+from bpfree.algorithms.arms import look
 from bpfree.errors import InvalidInput
 from bpfree.evidence import figures, stats
 from bpfree.experiments import store
@@ -70,13 +70,22 @@ def texts(figure) -> str:
 
 def lines_of(ax, algorithm: str) -> list:
     """The lines of more than one point in an algorithm's colour."""
-    return [n for n in ax.get_lines() if n.get_color() == COLOURS[algorithm] and len(n.get_xdata()) > 1]
+    return [n for n in ax.get_lines() if n.get_color() == look(algorithm).colour and len(n.get_xdata()) > 1]
 
 
 def test_every_algorithm_looks_like_itself_only():
-    assert set(COLOURS) == set(LABELS) == set(MARKERS) == set(LINES) == set(bpfree.ALGORITHMS)
-    for look in (COLOURS, LABELS, MARKERS):
-        assert len(set(look.values())) == len(look)
+    looks = [look(name) for name in bpfree.ARMS]
+    assert [each.place for each in looks] == list(range(len(looks)))
+    for part in ("colour", "label", "marker"):
+        assert len({getattr(each, part) for each in looks}) == len(looks)
+
+
+def test_arms_that_are_not_ours_have_a_look_too():
+    looks = [look(name) for name in ("somebody:Elses", "another", *bpfree.ARMS, "another")]
+    assert (looks[0].label, looks[1].label) == ("Elses", "another")
+    assert min(looks[0].place, looks[1].place) > look(list(bpfree.ARMS)[-1]).place
+    assert looks[1] == looks[-1]
+    assert len({each.colour for each in looks}) == len(bpfree.ARMS) + 2
 
 
 def test_learning_curves_draw_every_stage_and_mark_what_was_kept(runs):
@@ -141,15 +150,15 @@ def lab(colour: str, deficiency: str) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-FAMILIES = [("bp", "ff", "ff_sgd"), ("bp", *[n for n in LABELS if n.startswith("cafo")])]
-FAMILIES += [tuple(figures.comparison.LADDER)]
+FAMILIES = [("bp", "ff", "ff_sgd"), ("bp", *[n for n in bpfree.ARMS if n.startswith("cafo")])]
+FAMILIES += [tuple(figures.comparison.RUNGS)]
 
 
 @pytest.mark.parametrize("names", FAMILIES)
 def test_curves_of_one_picture_differ_for_colour_blind_readers_and_in_greyscale(names):
-    assert len({str(LINES[name]) for name in names}) == len(names)  # dashes survive any printer
+    assert len({str(look(name).line) for name in names}) == len(names)  # dashes survive any printer
     for deficiency in DEFICIENCIES:
-        seen = {name: lab(COLOURS[name], deficiency) for name in names}
+        seen = {name: lab(look(name).colour, deficiency) for name in names}
         for a in names:
             assert seen[a][0] < 80  # a thin line of a paler colour is lost on white
             for b in names:
@@ -262,7 +271,7 @@ def test_accuracy_stands_over_energy_and_printed_numbers_are_open_and_named():
     figure = figures.comparison.accuracy_against_energy(runs, printed)
     points = {(n.get_xdata()[0], n.get_ydata()[0]): n for n in figure.axes[0].get_lines()}
     assert points[10.0, 90.5].get_fillstyle() == "full"
-    assert points[10.0, 90.5].get_color() == COLOURS["bp"]
+    assert points[10.0, 90.5].get_color() == look("bp").colour
     mnist = printed[(printed["data"] == "mnist") & (printed["algorithm"].isin(["mf", "ff"]))]
     thesis = mnist[mnist["algorithm"] == "mf"].set_index("metric")["mean"]
     assert points[thesis["total_j"], thesis["test_accuracy"]].get_fillstyle() == "none"
@@ -290,7 +299,7 @@ def test_rungs_lead_from_one_to_the_next_and_the_corner_stands_beside():
     assert bars == [(0, 10), (10, 15), (15, 20), (20, 50), (20, 5)]  # interleaved from joint, not the corner
     assert [bool(p.get_hatch()) for p in energy.patches] == [False, False, False, True, False]
     assert [t.get_text() for t in energy.texts] == ["×1.50", "×1.33", "×2.50", "×0.25"]
-    seeds = [n for n in figure.axes[0].get_lines() if n.get_marker() == MARKERS["bp"]]
+    seeds = [n for n in figure.axes[0].get_lines() if n.get_marker() == look("bp").marker]
     assert seeds[0].get_xdata().tolist() == [90.0, 91.0]
     assert energy.get_xlabel() == "energy (J, estimated)"
 
@@ -342,7 +351,7 @@ def test_runs_without_seconds_and_joules_count_for_accuracy_and_for_nothing_else
     energy = figures.comparison.ladder(runs).axes[1]
     assert [p.get_width() for p in energy.patches] == [10, 0]  # and no bar for interleaved MF
     costless = runs[runs["metric"].isin(["test_accuracy", "samples"])]
-    assert "shared" in figures.comparison.ladder(costless).axes[2].texts[0].get_text()
+    assert "cost of its own" in figures.comparison.ladder(costless).axes[2].texts[0].get_text()
     unknown = figures.comparison.accuracy_against_energy(runs[runs["key"] == runs["key"].iloc[-1]])
     assert "energy is known" in texts(unknown)
     assert not unknown.axes[0].get_lines()
@@ -374,7 +383,7 @@ def test_the_forest_shows_differences_intervals_margin_and_verdicts():
     figure = figures.forest.forest(table, margin=0.25)
     ax = figure.axes[0]
     for row in table.itertuples():
-        found = [n for n in ax.get_lines() if n.get_color() == COLOURS[row.algorithm]]
+        found = [n for n in ax.get_lines() if n.get_color() == look(row.algorithm).colour]
         assert found[0].get_xdata().tolist() == [row.low, row.high]
         assert found[1].get_xdata().tolist() == [row.difference]
         place = found[1].get_ydata()[0]
@@ -444,9 +453,9 @@ def test_what_was_over_before_a_second_sample_has_a_mark_and_is_named():
     whole = samples("bp", "cpu:process", "rss", [2**20, 3 * 2**20])
     one = samples("mf", "cpu:process", "rss", [2**20])
     figure = drawn(figures.resources.memory_and_clock(pd.concat([whole, one])))
-    marks = [n for n in figure.axes[0].get_lines() if n.get_color() == COLOURS["mf"]]
+    marks = [n for n in figure.axes[0].get_lines() if n.get_color() == look("mf").colour]
     assert marks[0].get_ydata().tolist() == [1.0]
-    assert marks[0].get_marker() == MARKERS["mf"]
+    assert marks[0].get_marker() == look("mf").marker
     assert "over before a second sample: MF" in texts(figure)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bpfree.algorithms.arms import COLOURS
+from bpfree.algorithms.arms import look
 from bpfree.evidence import figures
 from bpfree.evidence.landscape import COLUMNS
 
@@ -43,7 +43,7 @@ def evidence() -> pd.DataFrame:
 
 def coloured(ax, name: str) -> list:
     """The lines of an axis in an algorithm's colour."""
-    colour = matplotlib.colors.to_rgb(COLOURS[name])
+    colour = matplotlib.colors.to_rgb(look(name).colour)
     return [line for line in ax.get_lines() if matplotlib.colors.to_rgb(line.get_color()) == colour]
 
 

@@ -12,7 +12,7 @@ from helpers import arm, same, toy, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpfree import diagnostics
-from bpfree.algorithms import ALGORITHMS
+from bpfree.algorithms import ARMS
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.data import stand_in
 from bpfree.diagnostics.flops import optimiser_flops
@@ -33,11 +33,10 @@ DATA = toy(n=70, val=30, shape=IMAGE, classes=CLASSES)
 
 def network(name: str, **options):
     """An arm of the study on the network it is made for."""
-    cls, choices = ALGORITHMS[name]
     if not name.startswith("cafo"):
         return arm(name, WIDTHS, classes=CLASSES, **options)
     model = CaFoCNN(IMAGE, classes=CLASSES, channels=CHANNELS)
-    algorithm = cls(model, **{"batch_size": BATCH, **choices, **options})
+    algorithm = ARMS[name].make(model, **{"batch_size": BATCH, **options})
     algorithm.initialise(0)
     return algorithm
 
@@ -88,7 +87,7 @@ PREDICTION = {
 }
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ARMS)
 def test_matrix_products_counted_are_those_of_the_formula(name):
     table = diagnostics.flops(network(name), DATA)
     steps = table[table["part"].isin(["forward", "backward"]) & ~table["stage"].str.startswith("calibrate")]
@@ -112,7 +111,7 @@ def test_prefix_costs_its_layers_for_every_batch_or_its_newest_layer_once(name):
     assert sum(once) == sum(P[:-1] if name == "mf" else C)
 
 
-VARIANTS = [(name, {}) for name in ALGORITHMS] + [
+VARIANTS = [(name, {}) for name in ARMS] + [
     ("mf", {"input_projection": True}),
     ("ff", {"negatives": "hybrid", "predict_by": "softmax"}),
 ]
@@ -201,7 +200,6 @@ PRINTED = {
 @pytest.mark.parametrize(("name", "data", "architecture"), PRINTED)
 def test_the_papers_convention_gives_the_papers_numbers(name, data, architecture):
     sizes = stand_in(data)
-    cls, options = ALGORITHMS[name]
     if architecture == "cnn":
         model = CaFoCNN(sizes.shape, classes=sizes.classes)
     else:
@@ -210,7 +208,7 @@ def test_the_papers_convention_gives_the_papers_numbers(name, data, architecture
     printed = PRINTED[name, data, architecture]
     last_digit = 10.0 ** -len(str(printed).partition(".")[2])
     # Backpropagation's is three times a forward pass that was rounded first.
-    found = diagnostics.paper_flops(cls(model, **options), sizes) / 1e9
+    found = diagnostics.paper_flops(ARMS[name].make(model), sizes) / 1e9
     assert found == pytest.approx(printed, abs=1.51 * last_digit)
 
 
@@ -318,8 +316,7 @@ def test_sums_of_a_solved_stage_are_its_state():
 
 def paper_account(name: str) -> pd.DataFrame:
     data = stand_in("mnist")
-    cls, options = ALGORITHMS[name]
-    return diagnostics.account(cls(MLP([784, 1000, 1000], classes=10), **options), data)
+    return diagnostics.account(ARMS[name].make(MLP([784, 1000, 1000], classes=10)), data)
 
 
 def test_mono_forwards_account_of_the_papers_network_is_below_backpropagations():

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 import bpfree
 from bpfree import diagnostics
-from bpfree.algorithms import ALGORITHMS
+from bpfree.algorithms import ARMS, CascadedForward
 from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
 from bpfree.experiments import experiment, runner
@@ -174,13 +174,12 @@ def everything(name="mf", precision="fp32"):
     """All that computes an outcome, on data that were loaded where it is: as plain values."""
     data = bpfree.load("digits")
     data = replace(data, x_train=data.x_train[:96], y_train=data.y_train[:96])
-    cls, choices = ALGORITHMS[name]
     network = (
         CaFoCNN(data.shape, classes=10, channels=(4, 8))
         if name.startswith("cafo")
         else bpfree.MLP([64, 16, 12], classes=10)
     )
-    algorithm = cls(network, batch_size=32, **choices)
+    algorithm = ARMS[name].make(network, batch_size=32)
     history = train(algorithm, data, max_epochs=2, precision=precision, progress=False)
     scores = algorithm.predict_all(data.x_test)
     assert not any(s.is_inference() or s.requires_grad for s in scores.values())
@@ -211,7 +210,7 @@ def test_in_any_surroundings_an_outcome_is_the_same_to_the_bit_and_they_stay(hos
         assert found == expected, what
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ARMS)
 def test_every_arm_is_the_same_in_the_worst_surroundings(name):
     expected = usual(name)
     worst = (
@@ -244,7 +243,7 @@ def test_what_is_looked_up_of_a_trained_network_is_the_same_too(hostile):
         ]
         return [table.to_dict() for table in tables]
 
-    data, bp, solved = toy(), arm("bp"), ALGORITHMS["cafo_rand_mse"][0](bpfree.MLP([12, 5], classes=3))
+    data, bp, solved = toy(), arm("bp"), CascadedForward(bpfree.MLP([12, 5], classes=3))
     train(bp, data, max_epochs=2, progress=False)
     expected = looked_up()
     with HOSTILE[hostile](), unchanged():

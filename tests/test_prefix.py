@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import ARMS, arm, outcome, same, toy, weights
+from helpers import LADDER, arm, outcome, same, toy, weights
 
 from bpfree.algorithms import Algorithm, MonoForward
 from bpfree.algorithms.networks import MLP, CaFoCNN
@@ -348,7 +348,7 @@ def test_an_unknown_mode_is_refused(mode):
 
 
 def test_arms_without_a_prefix_train_on_the_images_whatever_the_mode():
-    for name in set(ARMS) - {"mf"}:
+    for name in set(LADDER) - {"mf"}:
         results = []
         for mode in ("auto", False):
             algorithm = arm(name)

@@ -7,7 +7,7 @@ from importlib import resources
 import pandas as pd
 import pytest
 
-from bpfree.algorithms import ALGORITHMS
+from bpfree.algorithms import ARMS
 from bpfree.data import NAMES
 from bpfree.errors import UnknownName
 from bpfree.experiments import published
@@ -62,9 +62,8 @@ def test_every_name_in_it_is_one_of_this_package(lines):
         parse_architecture(line["architecture"])
         if line["parameter"].startswith("stopping."):
             Stopping(**{line["parameter"].removeprefix("stopping."): published.parse(line["value"])})
-        elif line["algorithm"] in ALGORITHMS:
-            cls, _ = ALGORITHMS[line["algorithm"]]
-            assert line["parameter"] in cls.options()
+        elif line["algorithm"] in ARMS:
+            assert line["parameter"] in ARMS[line["algorithm"]].algorithm.options()
 
 
 def test_rates_and_patiences_are_in_their_range():
@@ -165,8 +164,8 @@ def test_all_results_are_there_and_each_once():
 
 def test_results_of_the_study_speak_this_package_s_names():
     table = published.results(source=["thesis", "readme", "2026", "2026-reports"])
-    assert set(table["algorithm"]) <= {*ALGORITHMS, "any"}
-    assert set(table["baseline"]) <= {*ALGORITHMS, ""}
+    assert set(table["algorithm"]) <= {*ARMS, "any"}
+    assert set(table["baseline"]) <= {*ARMS, ""}
     assert set(table["data"]) <= {*NAMES, "all"}
     for architecture in set(table["architecture"]) - {"all"}:
         parse_architecture(architecture)

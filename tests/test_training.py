@@ -12,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import ARMS, ScriptedMeter, arm, outcome, same, toy, weights
+from helpers import LADDER, ScriptedMeter, arm, outcome, same, toy, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 from tqdm import tqdm
 
-from bpfree.algorithms import ALGORITHMS, Algorithm, MonoForward
+from bpfree.algorithms import ARMS, Algorithm, MonoForward
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
 from bpfree.training import Stopping, train
@@ -269,7 +269,7 @@ def test_an_unknown_optimiser_of_a_stage_is_named():
 # ---------------------------------------------------------------- chance
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", LADDER)
 def test_the_same_seed_gives_the_same_bits_and_another_one_others(name):
     data, algorithm = toy(), arm(name)
     first = train(algorithm, data, seed=0, max_epochs=3, progress=False)
@@ -395,7 +395,7 @@ def test_the_weights_start_from_the_seed_and_not_from_what_was_trained_before():
 
 
 def test_the_samples_seen_are_the_samples_accounted_for():
-    for name in ARMS:
+    for name in LADDER:
         algorithm, count = arm(name), [0]
 
         def counted(stages, count=count):
@@ -425,7 +425,7 @@ def test_a_data_set_smaller_than_a_batch_is_one_batch():
 # ---------------------------------------------------------------- what is recorded, what is touched
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", LADDER)
 def test_validated_metrics_are_those_of_an_independent_computation(name):
     data, algorithm = toy(), arm(name, lr=0.01)
     history = train(algorithm, data, max_epochs=6, progress=False)
@@ -474,7 +474,7 @@ def test_the_frame_has_a_row_per_stage_and_epoch_and_all_columns():
     assert [s.prefix for s in history.stages] == ["images", "cached in memory", "cached in memory"]
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", LADDER)
 def test_only_the_stages_own_parameters_are_free_while_it_lasts_and_no_gradient_stays(name):
     algorithm, observed = arm(name), {}
     stages = algorithm.stages()
@@ -500,7 +500,7 @@ def test_only_the_stages_own_parameters_are_free_while_it_lasts_and_no_gradient_
     assert not algorithm.training
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ARMS)
 def test_test_data_have_no_say(name):
     """For every algorithm: weights, history and the restored epochs are the same on poisoned test data."""
     convolutional = name.startswith("cafo")
@@ -509,8 +509,8 @@ def test_test_data_have_no_say(name):
     for used in (data, replace(data, x_test=poison[0], y_test=poison[1])):
         algorithm = arm(name)
         if convolutional:
-            cls, choices = ALGORITHMS[name]
-            algorithm = cls(CaFoCNN((1, 8, 8), classes=3, channels=(3, 4)), batch_size=16, **choices)
+            network = CaFoCNN((1, 8, 8), classes=3, channels=(3, 4))
+            algorithm = ARMS[name].make(network, batch_size=16)
         history = train(algorithm, used, max_epochs=3, stopping=Stopping(patience=2), progress=False)
         results.append((weights(algorithm), history))
     (trained, history), (other, poisoned) = results
@@ -610,7 +610,7 @@ def test_a_solved_stage_sees_every_sample_once_in_order_and_unaugmented():
 # ---------------------------------------------------------------- precision
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", LADDER)
 def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(name):
     data, dtypes = toy(), set()
     plain, half = arm(name), arm(name)

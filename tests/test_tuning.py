@@ -24,14 +24,13 @@ from sqlalchemy.pool import NullPool
 
 import bpfree
 from bpfree import Experiment, tuning
-from bpfree.algorithms import ALGORITHMS
+from bpfree.algorithms import ARMS
 from bpfree.errors import BpfreeError, InvalidInput, UnknownName
 from bpfree.evidence import figures
 from bpfree.experiments import published, tuned
 from bpfree.experiments.experiment import fit
 from bpfree.tuning import __main__ as cli
 from bpfree.tuning import search
-from bpfree.tuning.spaces import LENGTHS
 from bpfree.tuning.storage import Place, Slots, open_storage
 
 SMALL = {"batch_size": 16}
@@ -80,7 +79,7 @@ def one_line(error) -> str:
 # ---------------------------------------------------------------- spaces
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ARMS)
 def test_every_parameter_of_every_space_does_something_and_has_three_decades(algorithm, toy):
     options = {"predict_by": "softmax"} if algorithm.startswith("ff") else {}
     experiment = arm(toy, algorithm, max_epochs=1, options=options)
@@ -411,7 +410,7 @@ def test_tolerance_is_where_the_curve_falls_below_the_best_less_the_points():
 def test_importances_find_the_parameter_that_matters(toy, tmp_path):
     """A study whose value depends on one of its parameters alone."""
     study = tune(arm(toy), 1, tmp_path / "s.log")
-    ranges = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
+    ranges = {n: tuning.distribution(r) for n, r in tuning.space(arm(toy)).items()}
     for _ in range(40):
         trial = study.ask(ranges)
         study.tell(trial, -abs(math.log10(trial.params["weight_decay"]) + 4))
@@ -425,7 +424,7 @@ def test_our_ranges_contain_the_published_ones():
     rows = published.searches()
     assert len(rows) > 70
     for row in rows.itertuples():
-        own = (tuning.SPACES[row.algorithm] | LENGTHS.get(row.algorithm, {}))[row.parameter]
+        own = {**ARMS[row.algorithm].space, **ARMS[row.algorithm].lengths}[row.parameter]
         assert own.low <= row.low < row.high <= own.high
 
 
@@ -927,7 +926,7 @@ def test_without_a_lock_the_one_who_came_too_late_gives_its_trial_back(toy, tmp_
     first = tune(arm(toy), 1, tmp_path / "s.db", name="s")
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db", UNPOOLED)
     slots = [Slots(first, 2, Place(storage, "s", None)) for _ in range(2)]
-    space = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
+    space = {n: tuning.distribution(r) for n, r in tuning.space(arm(toy)).items()}
     real = Slots._taken
     monkeypatch.setattr(Slots, "_taken", lambda self, before=None: real(self, before) if before else 0)
     taken = [s.take(space) for s in slots]
@@ -948,7 +947,7 @@ def test_without_a_file_a_trial_whose_heart_stopped_is_failed(toy, tmp_path):
         f"sqlite:///{tmp_path}/s.db", UNPOOLED, heartbeat_interval=1, grace_period=2
     )
     study = optuna.load_study(study_name="s", storage=storage)
-    space = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
+    space = {n: tuning.distribution(r) for n, r in tuning.space(arm(toy)).items()}
     dead, living = (Slots(study, 3, Place(storage, "s", None)) for _ in range(2))
     lost, kept = dead.take(space), living.take(space)
     dead.heartbeat.stop()  # as if its process had died
@@ -968,7 +967,7 @@ def test_who_waits_takes_over_what_another_loses(toy, tmp_path, monkeypatch):
     tune(arm(toy), 1, place.path, name="s")
     study = optuna.load_study(study_name="s", storage=place.storage)
     other = Slots(study, 2, place)
-    distributions = {n: r.distribution for n, r in tuning.space(arm(toy)).items()}
+    distributions = {n: tuning.distribution(r) for n, r in tuning.space(arm(toy)).items()}
     other.take(distributions)
     monkeypatch.setattr(search, "POLL_S", 0.01)
     monkeypatch.setattr(search.time, "sleep", lambda s: other.held.release())

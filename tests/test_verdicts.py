@@ -122,11 +122,11 @@ def test_claims_are_put_beside_what_was_printed():
 
 
 def test_every_claim_names_an_arm_and_a_number_that_exist():
-    from bpfree.algorithms import ALGORITHMS
+    from bpfree.algorithms import ARMS
     from bpfree.evidence.runs import COMPARISONS, COSTS, OUTCOMES
 
     for claim in CLAIMS:
-        assert claim.algorithm in ALGORITHMS
+        assert claim.algorithm in ARMS
         assert claim.metric in {**OUTCOMES, **COSTS}
         assert claim.how in COMPARISONS
     assert len({claim.text for claim in CLAIMS}) == len(CLAIMS)

@@ -8,17 +8,18 @@ import torch
 from ..errors import InvalidInput
 from ..training.batches import Data
 from ..training.limits import free_memory
+from .arms import arm
 from .networks import MLP, Blocks, CaFoCNN
 
-#: The paper's networks, by family of algorithms: for Forward-Forward, for Cascaded-Forward, and for the rest.
+#: The paper's networks, by family of arms.
 ARCHITECTURES = {
-    "digits": {"ff": "2x256", "cafo": "cnn-16-32-64", "": "2x256"},
-    "mnist": {"ff": "3x1000", "cafo": "cnn", "": "2x1000"},
-    "fashion_mnist": {"ff": "4x2000", "cafo": "cnn", "": "2x1000"},
-    "cifar10": {"ff": "3x2000", "cafo": "cnn", "": "3x2000"},
-    "cifar100": {"ff": "3x2000", "cafo": "cnn", "": "3x2000"},
+    "digits": {"ff": "2x256", "cafo": "cnn-16-32-64", "mf": "2x256"},
+    "mnist": {"ff": "3x1000", "cafo": "cnn", "mf": "2x1000"},
+    "fashion_mnist": {"ff": "4x2000", "cafo": "cnn", "mf": "2x1000"},
+    "cifar10": {"ff": "3x2000", "cafo": "cnn", "mf": "3x2000"},
+    "cifar100": {"ff": "3x2000", "cafo": "cnn", "mf": "3x2000"},
 }
-OWN_DATA = {"ff": "2x1000", "cafo": "cnn", "": "2x1000"}
+OWN_DATA = {"ff": "2x1000", "cafo": "cnn", "mf": "2x1000"}
 
 #: The smallest networks, on which an experiment's options are tried before anything is loaded.
 STAND_IN = {
@@ -30,7 +31,7 @@ STAND_IN = {
 def default_architecture(algorithm: str, data: str) -> str:
     """The paper's network for this algorithm and data set."""
     networks = ARCHITECTURES.get(data, OWN_DATA)
-    return networks.get(algorithm.partition("_")[0], networks[""])
+    return networks.get(arm(algorithm).family, networks["mf"])
 
 
 def build_model(architecture: str, data: Data) -> Blocks:

@@ -1,61 +1,279 @@
-"""The names, colours, markers and lines under which algorithms and data sets appear in tables and figures."""
+"""One arm per algorithm: its class and options, and how it is searched, named and drawn.
 
-from pathlib import Path
+`ARMS` is the one table of them, in the order of tables and figures. A record may name an arm that is not in
+it, such as `"module:object"` of somebody else's: `look` has a label, a colour and a place for any name.
+"""
 
-LABELS = {
-    "bp": "BP",
-    "bp_ds": "BP-DS",
-    "mf_joint": "MF-Joint",
-    "mf_sequential_joint": "MF sequential, not detached",
-    "mf_interleaved": "MF interleaved",
-    "mf": "MF",
-    "ff": "FF (AdamW)",
-    "ff_sgd": "FF (SGD)",
-    "cafo_rand": "CaFo-Rand",
-    "cafo_rand_mse": "CaFo-Rand, solved",
-    "cafo_dfa": "CaFo-DFA",
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from ..errors import InvalidInput, choose, named
+from .base import Algorithm
+from .bp import Backprop, DeepSupervision
+from .cafo import CascadedForward
+from .ff import ForwardForward
+from .mf import MonoForward
+from .networks import Blocks
+
+
+class Range(NamedTuple):
+    """What a search tries of a parameter: from low to high, both included.
+
+    scale: "log" or "linear"; "log int" or "int" for whole numbers.
+    """
+
+    low: float
+    high: float
+    scale: str
+
+    @property
+    def decades(self) -> float:
+        return round(math.log10(self.high / self.low), 2) if self.low > 0 else math.inf
+
+
+# One range for every rate and one for every decay, four and five decades wide, so that no algorithm is given
+# a kinder one; the published searches had as little as a factor of 10 for some and 1000 for others.
+RATE = Range(1e-5, 1e-1, "log")
+DECAY = Range(1e-7, 1e-2, "log")
+WEIGHT = Range(1e-2, 1e1, "log")  # λ
+LAYERS = {"lr": RATE, "weight_decay": DECAY}
+HEAD = {"head_lr": RATE, "head_weight_decay": DECAY}  # of Forward-Forward's head the rates are its own
+BLOCKS = {"block_lr": RATE, "block_weight_decay": DECAY}  # and of DFA's blocks theirs
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """An algorithm of a study: one class with the options that make it this arm.
+
+    Attributes:
+        name: what experiments and records call it.
+        algorithm: its class.
+        options: keyword options that an experiment of this arm may not contradict.
+        label: what tables and figures call it; default: the last part of its name.
+        family: in whose tables it stands and whose networks it trains by default: "ff", "cafo" or "mf";
+            "bp" for the baselines, which stand in all of them.
+        space: parameter -> range that a search tries.
+        lengths: likewise of lengths of training, which are searched only under the protocol "published":
+            under any other, patience and cap are the protocol's and the same for all.
+        colour, marker, line: in figures, as matplotlib takes them; None: the next that is free.
+    """
+
+    name: str
+    algorithm: type[Algorithm]
+    options: Mapping[str, object] = field(default_factory=dict)
+    label: str = ""
+    family: str = "mf"
+    space: Mapping[str, Range] = field(default_factory=lambda: LAYERS)
+    lengths: Mapping[str, Range] = field(default_factory=dict)
+    colour: str | None = None
+    marker: str | None = None
+    line: object = None
+
+    def make(self, model: Blocks, **options) -> Algorithm:
+        """The algorithm on this network; `options` go before the arm's own."""
+        algorithm = self.algorithm(model, **{**self.options, **options})
+        algorithm.name = self.name
+        return algorithm
+
+
+DASHED, DOTTED, DASH_DOTTED = (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))
+CAFO_EPOCHS = {"epochs": Range(3, 1500, "log int")}
+
+# Colours are Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which
+# white paper swallows; markers repeat the distinction in print, and dashes do within each family.
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("bp", Backprop, label="BP", family="bp", colour="#000000", marker="o", line="-"),
+        Arm(
+            "bp_ds",
+            DeepSupervision,
+            label="BP-DS",
+            family="bp",
+            space={**LAYERS, "aux_weight": WEIGHT},
+            colour="#707070",
+            marker="s",
+            line=DOTTED,
+        ),
+        Arm(
+            "mf_joint",
+            MonoForward,
+            {"schedule": "simultaneous", "detach": False},
+            label="MF-Joint",
+            space={**LAYERS, "aux_weight": WEIGHT},
+            colour="#56B4E9",
+            marker="v",
+            line=DASH_DOTTED,
+        ),
+        Arm(
+            "mf_sequential_joint",
+            MonoForward,
+            {"schedule": "sequential", "detach": False},
+            label="MF sequential, not detached",
+            colour="#CC79A7",
+            marker="X",
+            line=(0, (4, 1, 1, 1, 1, 1)),
+        ),
+        Arm(
+            "mf_interleaved",
+            MonoForward,
+            {"schedule": "simultaneous", "detach": True},
+            label="MF interleaved",
+            colour="#0072B2",
+            marker="D",
+            line=(0, (2, 1)),
+        ),
+        Arm(
+            "mf",
+            MonoForward,
+            {"schedule": "sequential", "detach": True},
+            label="MF",
+            lengths={"epochs": Range(5, 30, "int")},
+            colour="#D55E00",
+            marker="P",
+            line=DASHED,
+        ),
+        Arm(
+            "ff",
+            ForwardForward,
+            {"optimiser": "adamw"},
+            label="FF (AdamW)",
+            family="ff",
+            space={**LAYERS, **HEAD},
+            colour="#009E73",
+            marker="^",
+            line=DASHED,
+        ),
+        Arm(
+            "ff_sgd",
+            ForwardForward,
+            {"optimiser": "sgd", "lr_schedule": "cooldown"},
+            label="FF (SGD)",
+            family="ff",
+            space={**LAYERS, **HEAD},
+            colour="#66C2A5",
+            marker="<",
+            line=DOTTED,
+        ),
+        Arm(
+            "cafo_rand",
+            CascadedForward,
+            {"blocks": "random"},
+            label="CaFo-Rand",
+            family="cafo",
+            lengths=CAFO_EPOCHS,
+            colour="#E69F00",
+            marker=">",
+            line=DASHED,
+        ),
+        Arm(
+            "cafo_rand_mse",
+            CascadedForward,
+            {"blocks": "random", "loss": "mse"},
+            label="CaFo-Rand, solved",
+            family="cafo",
+            space={"ridge": Range(1e-6, 1e1, "log")},
+            colour="#7F7000",
+            marker="p",
+            line=DOTTED,
+        ),
+        Arm(
+            "cafo_dfa",
+            CascadedForward,
+            {"blocks": "dfa"},
+            label="CaFo-DFA",
+            family="cafo",
+            space={**LAYERS, **BLOCKS},
+            lengths={**CAFO_EPOCHS, "block_epochs": Range(3, 250, "log int")},
+            colour="#882255",
+            marker="*",
+            line=DASH_DOTTED,
+        ),
+    )
 }
-ORDER = list(LABELS)
-DATASETS = {
-    "digits": "digits",
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-}
 
-BUDGETED = ("matched", "equal_energy")  # protocols under which an arm spends what BP spent under another
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which white paper
-# swallows; markers repeat the distinction in print, and dashes do within each family.
-COLOURS = {
-    "bp": "#000000",
-    "bp_ds": "#707070",
-    "mf_joint": "#56B4E9",
-    "mf_sequential_joint": "#CC79A7",
-    "mf_interleaved": "#0072B2",
-    "mf": "#D55E00",
-    "ff": "#009E73",
-    "ff_sgd": "#66C2A5",
-    "cafo_rand": "#E69F00",
-    "cafo_rand_mse": "#7F7000",
-    "cafo_dfa": "#882255",
-}
-MARKERS = dict(zip(ORDER, "osvXDP^<>p*", strict=True))
-LINES = {
-    "bp": "-",
-    "bp_ds": (0, (1, 1)),
-    "mf_joint": (0, (6, 1.5, 1, 1.5)),
-    "mf_sequential_joint": (0, (4, 1, 1, 1, 1, 1)),
-    "mf_interleaved": (0, (2, 1)),
-    "mf": (0, (5, 1.5)),
-    "ff": (0, (5, 1.5)),
-    "ff_sgd": (0, (1, 1)),
-    "cafo_rand": (0, (5, 1.5)),
-    "cafo_rand_mse": (0, (1, 1)),
-    "cafo_dfa": (0, (6, 1.5, 1, 1.5)),
-}
+_ELSEWHERE: dict[str, Arm] = {}  # those that "module:object" named, by that name
 
 
-def dataset(name: str) -> str:
-    """What tables and figures call a data set; a user's own by its file's name, wherever it lies."""
-    return DATASETS.get(name, Path(name).name)
+def arm(name: str) -> Arm:
+    """The arm of this name in `ARMS`; or the one, or the `Algorithm`, that "module:object" names.
+
+    Raises UnknownName or InvalidInput, in one line, if there is none.
+    """
+    if name in ARMS or ":" not in str(name):
+        return ARMS[choose("algorithm", name, [*ARMS, "module:object"])]
+    if name not in _ELSEWHERE:
+        found = named(name, "algorithm")
+        if isinstance(found, type) and issubclass(found, Algorithm):
+            found = Arm(name, found)
+        if not isinstance(found, Arm):
+            raise InvalidInput(f"algorithm {name!r}: it names neither a bpfree.Algorithm nor a bpfree.Arm")
+        # A record keeps the name by which another process finds it, too.
+        _ELSEWHERE[name] = replace(found, name=name)
+    return _ELSEWHERE[name]
+
+
+def add(arm: Arm) -> Arm:
+    """Puts an arm last in `ARMS`, for this process. Raises InvalidInput if its name is taken by another."""
+    if ARMS.setdefault(arm.name, arm) is not arm:
+        raise InvalidInput(f"an arm {arm.name!r} is there already: give yours another name")
+    return arm
+
+
+def name_of(algorithm: Algorithm) -> str:
+    """The name of the arm that an algorithm is: the most special whose options it has; else its class's."""
+    fitting = [
+        arm
+        for arm in ARMS.values()
+        if arm.algorithm is type(algorithm)
+        and all(getattr(algorithm, option, ...) == value for option, value in arm.options.items())
+    ]
+    return max(fitting, key=lambda arm: len(arm.options)).name if fitting else type(algorithm).__name__
+
+
+# ---------------------------------------------------------------- how arms are named and drawn
+
+
+class Look(NamedTuple):
+    """How tables and figures show an arm: its label and family, how it is drawn, its place in their order."""
+
+    label: str
+    family: str
+    colour: str
+    marker: str
+    line: object
+    place: int
+
+
+# For arms that bring none of their own.
+FREE = {
+    "colour": ("#6A3D9A", "#B15928", "#E7298A", "#1B7837", "#B2182B"),
+    "marker": ("h", "d", "8", "H"),
+    "line": ((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (3, 2)), "-"),
+}
+LAST = 1_000  # the places from which arms come that are not in `ARMS`
+_seen: dict[str, int] = {}  # such arms, in the order in which they were met
+
+
+def look(name: str) -> Look:
+    """How an arm of any name is shown: one that `ARMS` lacks has the next colour and the last place."""
+    known = ARMS.get(name) or _ELSEWHERE.get(name)
+    own = [getattr(known, part, None) for part in FREE]
+    if name not in ARMS or None in own:
+        turn = _seen.setdefault(name, len(_seen))
+        own = [mine or free[turn % len(free)] for mine, free in zip(own, FREE.values(), strict=True)]
+    place = list(ARMS).index(name) if name in ARMS else LAST + _seen[name]
+    return Look(label(name), known.family if known else Arm.family, *own, place)
+
+
+def label(name: str) -> str:
+    """What tables and figures call an arm of any name."""
+    known = ARMS.get(name) or _ELSEWHERE.get(name)
+    return (known and known.label) or str(name).rpartition(":")[2]
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """These arms, each once, in the order of tables and figures."""
+    return sorted(dict.fromkeys(names), key=lambda name: look(name).place)

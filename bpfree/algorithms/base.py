@@ -1,5 +1,6 @@
 """What every training algorithm is: a network, the heads it adds, and an ordered list of stages."""
 
+import functools
 import inspect
 from collections.abc import Iterable, Mapping
 
@@ -34,7 +35,6 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         lr_schedule: of every stage: "constant", or another of `bpfree.training.loop.SCHEDULES`.
 
     Attributes:
-        name: its name in experiments and tables.
         presets: {source: options} for the contested choices: "thesis" (Spyra's thesis, arXiv
             2509.19063), "2026" (the authors' camera-ready), "reference" (the source paper's code).
         heads: the linear read-outs, named by the layer they read; a head of the same layer starts
@@ -45,7 +45,6 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         InvalidInput: a hyperparameter out of its range.
     """
 
-    name = "algorithm"
     presets: Mapping[str, Mapping] = {}
 
     def __init__(
@@ -73,6 +72,13 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         self.heads = nn.ModuleDict()
         self.register_buffer("stages_finished", torch.tensor(0))
 
+    @functools.cached_property
+    def name(self) -> str:
+        """What bars, histories and errors call it: its arm's name; of no arm, its class's."""
+        from .arms import name_of  # here, because the table of arms lists the classes
+
+        return name_of(self)
+
     @classmethod
     def options(cls) -> dict[str, object]:
         """Every keyword option of the constructor and its default."""
@@ -87,7 +93,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
     @classmethod
     def from_preset(cls, model: Blocks, preset: str, **options) -> "Algorithm":
         """This algorithm with the contested choices of a source; `options` override them."""
-        choose(f"preset of {cls.name}", preset, cls.presets)
+        choose(f"preset of {cls.__name__}", preset, cls.presets)
         return cls(model, **{**cls.presets[preset], **options})
 
     def stages(self) -> list[Stage]:

@@ -69,7 +69,6 @@ class CascadedForward(Algorithm):
     images, and we do not. Its full-batch descent is a batch_size beyond the data set's.
     """
 
-    name = "cafo_rand"
     presets = {
         "thesis": {"optimiser": "adam", "head_bias": True, "calibrate": False, "error": "sum"},
         # The camera-ready's own code for this was not to be had; taken to be the thesis's.
@@ -103,8 +102,8 @@ class CascadedForward(Algorithm):
         **common,
     ):
         super().__init__(model, **common)
-        self.dfa = choose("blocks", blocks, ("random", "dfa")) == "dfa"
-        self.name = "cafo_dfa" if self.dfa else "cafo_rand"
+        self.blocks = choose("blocks", blocks, ("random", "dfa"))
+        self.dfa = blocks == "dfa"
         self.loss = choose("predictor loss", loss, LOSSES)
         self.predict_by = choose("predict_by", predict_by, PREDICTIONS)
         self.head_bias = head_bias

@@ -41,7 +41,6 @@ class MonoForward(Algorithm):
             logistic regression. Off by default (the camera-ready trains it, the thesis did not).
     """
 
-    name = "mf"
     presets = {
         "thesis": {"optimiser": "adam"},
         "2026": {"optimiser": "adam", "input_projection": True},
@@ -52,12 +51,6 @@ class MonoForward(Algorithm):
             "lr_schedule": "step",
             "epochs": 200,
         },
-    }
-    names = {
-        ("sequential", True): "mf",
-        ("sequential", False): "mf_sequential_joint",
-        ("simultaneous", True): "mf_interleaved",
-        ("simultaneous", False): "mf_joint",
     }
 
     def __init__(
@@ -77,9 +70,8 @@ class MonoForward(Algorithm):
         check_flag("detach", detach)
         check_flag("input_projection", input_projection)
         self.detach = detach
-        self.name = self.names[schedule, detach]
         check_range("aux_weight", aux_weight)
-        if aux_weight != 1.0 and self.name != "mf_joint":
+        if aux_weight != 1.0 and (schedule, detach) != ("simultaneous", False):
             raise InvalidInput(
                 f"aux_weight={aux_weight}: {self.name} has one loss per layer and no λ; leave it at 1"
             )

@@ -9,7 +9,7 @@ import math
 
 import pandas as pd
 
-from ..algorithms.arms import LABELS
+from ..algorithms.arms import ARMS
 from ..experiments import published
 from .runs import ACCOUNT, Number, Ours, paper_flop, verdicts
 
@@ -127,7 +127,7 @@ def _numbers(
 ) -> list[Number]:
     """Our numbers for one published row: one, or one for each machine."""
     metric = row["metric"]
-    if row["algorithm"] not in LABELS and row["algorithm"] != "any":
+    if row["algorithm"] not in ARMS and row["algorithm"] != "any":
         return [Number(what="not an algorithm of this package")]
     if metric == "sample_flop":
         flop = paper_flop(row["algorithm"], row["data"], row["architecture"])

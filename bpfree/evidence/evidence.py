@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..algorithms.arms import DATASETS, ORDER
+from ..algorithms.arms import look
+from ..data import rank
 from ..errors import BpfreeError, InvalidInput, disk
 from ..experiments import store
 from ..experiments.store import FIELDS, Record, Store
@@ -91,20 +92,15 @@ def ordered(records: Iterable[Record]) -> list[Record]:
     def place(record: Record) -> tuple:
         e = record.experiment
         arm = (
-            *_rank(e["data"]),
+            *rank(e["data"]),
             e["architecture"],
             e["protocol"],
             str(e["preset"]),
-            ORDER.index(e["algorithm"]),
+            look(e["algorithm"]).place,
         )
         return (*arm, e["seed"], e["device"], record.key)
 
     return sorted(records, key=place)
-
-
-def _rank(data: str) -> tuple[int, str]:
-    known = list(DATASETS)
-    return known.index(data) if data in known else len(known), data
 
 
 # ---------------------------------------------------------------- tables of them
@@ -324,7 +320,7 @@ def _rows(table: pd.DataFrame, columns: list[str]) -> list[tuple]:
 
 
 def _by_data(table: pd.DataFrame) -> pd.DataFrame:
-    return table.sort_values("data", kind="stable", key=lambda names: names.map(_rank))
+    return table.sort_values("data", kind="stable", key=lambda names: names.map(rank))
 
 
 def _text(table: pd.DataFrame) -> str:

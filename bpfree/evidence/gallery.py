@@ -66,7 +66,7 @@ def _ladder(**settings) -> Experiments:
 
 
 def _everything(profile: study.Profile) -> "list[Experiment]":
-    return [e for family in study.ARMS for e in profile.arms(family)]
+    return [e for family in study.NETWORKS for e in profile.arms(family)]
 
 
 def _other_protocols(profile: study.Profile) -> "list[Experiment]":

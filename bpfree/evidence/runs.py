@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..algorithms.arms import BUDGETED
 from ..energy.carbon import JOULES_PER_KWH, grid
 from ..errors import InvalidInput
+from ..experiments.protocols import BUDGETS, REFERENCE
+from ..experiments.study import NETWORKS
 from . import stats
 
 MIB = 2**20
 KINDS = ("measured", "estimated")
-# As in `protocols`, which would bring torch along: whose cost, under which protocol, is the budget.
-REFERENCE, BUDGET_OF = "bp", "convergence"
+BUDGET_OF = "convergence"  # the protocol of the run whose cost is a budget
 #: The papers' MLPs of the Mono-Forward ladder, whose runs are meant where a paper pools "all".
-LADDER = {"mnist": "2x1000", "fashion_mnist": "2x1000", "cifar10": "3x2000", "cifar100": "3x2000"}
+POOLED = {data: next(iter(networks)) for data, networks in NETWORKS["mf"].items()}
 NOT_RUN, NOT_RECORDED = "not run", "not recorded"
 ACCOUNT = "exact account of tensors"
 
@@ -87,7 +87,7 @@ class Ours:
         self.runs = _wide(records, traces).assign(g_per_kwh=grid(country)["carbon_intensity"])
         named = self.runs.groupby(["data", "architecture", "algorithm", "variant"], sort=False)
         self._named = dict(iter(named))
-        pooled = self.runs[self.runs["architecture"] == self.runs["data"].map(LADDER)]
+        pooled = self.runs[self.runs["architecture"] == self.runs["data"].map(POOLED)]
         self._pooled = dict(iter(pooled.groupby(["algorithm", "variant"], sort=False)))
         self.arm = functools.cache(self._arm)
 
@@ -113,12 +113,12 @@ class Ours:
         if runs is None:
             return self.runs.iloc[:0]
         if algorithm == REFERENCE:
-            protocols = [p for name in protocols for p in ([name, BUDGET_OF] if name in BUDGETED else [name])]
+            protocols = [p for name in protocols for p in ([name, BUDGET_OF] if name in BUDGETS else [name])]
         for column, wanted in (("protocol", protocols), ("preset", presets), ("precision", ["fp32"])):
             others = [] if column == "protocol" else sorted(set(runs[column]) - set(wanted))
             found = [name for name in [*wanted, *others] if name in set(runs[column])]
             runs = runs[runs[column] == found[0]] if found else runs.iloc[:0]
-        if len(runs) and runs["protocol"].iloc[0] not in BUDGETED:
+        if len(runs) and runs["protocol"].iloc[0] not in BUDGETS:
             runs = runs[runs["max_epochs"] == runs["max_epochs"].max()]
         place = ["data", "architecture", "seed", "machine"]
         if runs.duplicated(place).any():
@@ -206,16 +206,15 @@ def paper_flop(algorithm: str, data: str, architecture: str) -> float:
     import torch
 
     from .. import diagnostics
-    from ..algorithms import ALGORITHMS
     from ..algorithms.architectures import build_model
+    from ..algorithms.arms import arm
     from ..data import NAMES, load, stand_in
 
     if data not in NAMES:
         return math.nan
     sizes = load("digits") if data == "digits" else stand_in(data)
-    cls, options = ALGORITHMS[algorithm]
     with torch.device("meta"):  # shapes only: nothing is initialised
-        return float(diagnostics.paper_flops(cls(build_model(architecture, sizes), **options), sizes))
+        return float(diagnostics.paper_flops(arm(algorithm).make(build_model(architecture, sizes)), sizes))
 
 
 def _wide(records: pd.DataFrame, traces: pd.DataFrame | None) -> pd.DataFrame:

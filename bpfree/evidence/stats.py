@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..algorithms.arms import BUDGETED, LABELS, ORDER
+from ..algorithms.arms import ARMS, look
 from ..errors import InvalidInput, choose
+from ..experiments.protocols import BUDGETS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +121,7 @@ def learned(accuracies: "pd.Series", labels: Iterable[int], errors: float = 3.0)
     """
     labels = list(labels)
     not_above = [
-        LABELS.get(name, name)
+        look(name).label
         for name, accuracy in accuracies.items()
         if not above_chance(accuracy, labels) > errors
     ]
@@ -222,7 +223,7 @@ def contrasts(
     """
     import pandas as pd
 
-    choose("algorithm", baseline, LABELS)
+    choose("algorithm", baseline, [*ARMS, *records["algorithm"].unique()])
     rows = records[(records["status"] == "finished") & (records["metric"] == metric)]
     if not (rows["algorithm"] == baseline).any():
         raise InvalidInput(
@@ -233,7 +234,7 @@ def contrasts(
     table = []
     for (data, architecture, protocol, algorithm), values in arms.items():
         partner = arms.get((data, architecture, protocol, baseline))
-        if partner is None and protocol in BUDGETED:
+        if partner is None and protocol in BUDGETS:
             partner = arms.get((data, architecture, baseline_protocol, baseline))
         if algorithm == baseline or partner is None:
             continue
@@ -252,7 +253,7 @@ def contrasts(
     table = pd.DataFrame(table, columns=COLUMNS)
     table["p_holm"] = holm(table["p"])
     table["verdict"] = [verdict(p, q, alpha) for p, q in zip(table["p_holm"], table["p_tost"], strict=True)]
-    order = table["algorithm"].map(ORDER.index)
+    order = table["algorithm"].map(lambda name: look(name).place)
     keys = ["data", "architecture", "protocol", "_order"]
     return table.assign(_order=order).sort_values(keys).drop(columns="_order").reset_index(drop=True)
 

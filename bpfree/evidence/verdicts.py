@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..algorithms.arms import look
 from ..errors import choose
 from .runs import COMPARISONS, Number, Ours
 from .stats import MARGIN
@@ -85,7 +86,7 @@ def verdicts(
     for claim in claims:
         choose("source of claims", claim.source, USUAL)
         for protocol in protocols:
-            family = claim.algorithm.partition("_")[0]
+            family = look(claim.algorithm).family
             for arm in arms(ours, [family], claim.source, our_protocol=protocol):
                 if arm.algorithm != claim.algorithm:
                     continue

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from ..algorithms import ALGORITHMS, Algorithm
+from ..algorithms import Algorithm
 from ..algorithms.architectures import STAND_IN, build_model, default_architecture, parse_architecture
+from ..algorithms.arms import arm
 from ..data import NAMES
 from ..errors import InvalidInput, check_positive, check_seed, choose
 from ..errors.disk import one_spelling
@@ -27,7 +28,7 @@ class Experiment:
     """What is to be trained, on what, and how long it may take.
 
     Attributes:
-        algorithm: a name in `bpfree.ALGORITHMS`.
+        algorithm: a name in `bpfree.ARMS`.
         data: a data set name, or the path of a .npz, whose absolute path the record has.
         seed: of the weights, the batches and the validation split.
         architecture: "2x1000" (hidden layers x width), "1000-500" (widths), "cnn" (the three CaFo
@@ -62,7 +63,8 @@ class Experiment:
     cache: bool | str = "auto"
 
     def __post_init__(self):
-        cls, arm = ALGORITHMS[choose("algorithm", self.algorithm, ALGORITHMS)]
+        known = arm(self.algorithm)
+        cls = known.algorithm
         object.__setattr__(self, "data", str(self.data))
         if not self.data.endswith(".npz"):
             choose("data set (or path of an .npz file)", self.data, NAMES)
@@ -85,13 +87,13 @@ class Experiment:
         options = self.resolved_options(self.rule())
         for name in options:
             choose(f"option of {self.algorithm}", name, cls.options())
-        for name, value in arm.items():
+        for name, value in known.options.items():
             if options[name] != value:
                 raise InvalidInput(
                     f"{name}={options[name]!r} contradicts {self.algorithm!r}, which is {name}={value!r}: "
                     "leave it out, or choose another algorithm"
                 )
-        cls(STAND_IN[family](), **options)  # refuses values out of their range
+        known.make(STAND_IN[family](), **options)  # refuses values out of their range
 
     def __hash__(self):
         return hash(
@@ -112,7 +114,7 @@ class Experiment:
 
     def against(self, algorithm: str = "bp") -> "Experiment":
         """Another algorithm on the same network, data, seed and protocol, with the settings both have."""
-        cls, _ = ALGORITHMS[choose("algorithm", algorithm, ALGORITHMS)]
+        cls = arm(algorithm).algorithm
         known = cls.options()
         shared = {k: v for k, v in self.hyperparameters.items() if k in known}
         return replace(
@@ -136,11 +138,12 @@ class Experiment:
 
     def resolved_options(self, chosen: Rule) -> dict:
         """The algorithm's keyword options under a protocol's rule."""
-        cls, arm = ALGORITHMS[self.algorithm]
+        known = arm(self.algorithm)
+        cls = known.algorithm
         return {
             **cls.options(),
             **(cls.presets.get(chosen.preset, {}) if chosen.preset else {}),
-            **arm,
+            **known.options,
             **chosen.hyperparameters,
             **self.options,
             **self.hyperparameters,
@@ -213,8 +216,7 @@ def train_resolved(resolved: dict, data: Data, **how) -> tuple[Algorithm, Histor
 
 def build(resolved: dict, data: Data) -> Algorithm:
     """The untrained algorithm and network of a resolved experiment."""
-    cls, _ = ALGORITHMS[resolved["algorithm"]]
-    return cls(build_model(resolved["architecture"], data), **resolved["options"])
+    return arm(resolved["algorithm"]).make(build_model(resolved["architecture"], data), **resolved["options"])
 
 
 @pinned()

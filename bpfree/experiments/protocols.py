@@ -15,6 +15,7 @@ An efficiency claim means nothing without its protocol:
 import functools
 from dataclasses import dataclass, field
 
+from ..algorithms import arms
 from ..errors import InvalidInput, choose
 from ..training.stopping import Stopping
 from . import published, tuned
@@ -82,7 +83,7 @@ def rule(protocol: str, algorithm: str, data: str, architecture: str, preset: st
     source = source if options else "defaults"
     if protocol in BUDGETS:
         return Rule(Stopping(patience=None), None, preset, options, source, BUDGETS[protocol])
-    by_loss = protocol == "convergence_loss" and not algorithm.startswith("ff")
+    by_loss = protocol == "convergence_loss" and arms.arm(algorithm).family != "ff"
     rule_for_all = Stopping("val_loss" if by_loss else "val_accuracy")
     return Rule(rule_for_all, CONVERGENCE_CAP, preset, options, source)
 

@@ -16,7 +16,7 @@ CAFO = ("bp", "cafo_rand", "cafo_rand_mse", "cafo_dfa")
 
 #: Family -> data set -> the networks of the paper (arXiv 2509.19063), each with the algorithms that train it,
 #: its BP baseline first. On other data a family trains its network for them, by `OTHERWISE`.
-ARMS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+NETWORKS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "ff": {
         "mnist": {"3x1000": ("bp", "ff", "ff_sgd"), "4x2000": ("bp", "ff")},
         "fashion_mnist": {"4x2000": ("bp", "ff")},
@@ -27,7 +27,7 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         **{data: {"3x2000": LADDER} for data in ("cifar10", "cifar100")},
     },
 }
-PAPERS = {data for networks in ARMS.values() for data in networks}
+PAPERS = {data for networks in NETWORKS.values() for data in networks}
 OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
 FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")
@@ -75,7 +75,7 @@ class Profile:
         from .experiment import Experiment
         from .protocols import TUNED, rule
 
-        paper = ARMS[choose("family", family, ARMS)]
+        paper = NETWORKS[choose("family", family, NETWORKS)]
         members = {*OTHERWISE[family], *(a for by in paper.values() for known in by.values() for a in known)}
         for algorithm in algorithms:
             choose(f"algorithm of {family}", algorithm, sorted(members))
@@ -167,8 +167,8 @@ CHAPTERS = {
         *p.arms("cafo"),
         *p.arms("mf", *p.compared),
         *p.arms("mf", "bp", "mf", protocol="convergence_loss"),
-        *(e for f in ARMS for protocol in ("matched", "equal_energy") for e in p.budgeted(f, protocol)),
-        *(e for f in ARMS for e in p.published(f)),
+        *(e for f in NETWORKS for protocol in ("matched", "equal_energy") for e in p.budgeted(f, protocol)),
+        *(e for f in NETWORKS for e in p.published(f)),
     ],
     "06": lambda p: [*p.arms("mf", "bp", "mf"), *p.arms("ff", "bp", "ff")],
     "07": lambda p: [
@@ -219,6 +219,7 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
     Forward-Forward writes the label over as many inputs as there are classes: vectors may have fewer.
     """
     from ..algorithms.architectures import parse_architecture
+    from ..algorithms.arms import arm
     from ..data import NAMES
     from .runner import loaded
 
@@ -228,7 +229,7 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
         own = loaded(data, seed)
     except MissingData:  # which is for whoever trains on them to say
         return network
-    if algorithm.partition("_")[0] == "ff" and own.features < own.classes:
+    if arm(algorithm).family == "ff" and own.features < own.classes:
         return ""
     kind, channels = parse_architecture(network)
     halved = min(own.shape[1:]) >> (len(channels) or 3)  # the paper's CNN has three blocks

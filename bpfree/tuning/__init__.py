@@ -26,11 +26,11 @@ with warnings.catch_warnings():
 # The others import torch, which must first be told how many cores are ours: `python -m bpfree.tuning`.
 _HOMES = {
     "PLANS": "plans",
-    "SPACES": "spaces",
     "Range": "spaces",
     "beside_published": "plans",
     "best": "results",
     "cost": "results",
+    "distribution": "spaces",
     "equal_budget": "budget",
     "finished": "storage",
     "importances": "results",

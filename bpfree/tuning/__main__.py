@@ -25,7 +25,10 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     p = Parser(prog=PROG, description=__doc__, allow_abbrev=False)
     p.add_argument(
-        "what", nargs="+", metavar="WHAT", help="algorithms (bp, mf, ...), or names of studies to go on with"
+        "what",
+        nargs="+",
+        metavar="WHAT",
+        help="algorithms (bp, mf, module:object, ...), or names of studies to go on with",
     )
     p.add_argument("--trials", type=positive, default=20, help="of each study, in all (default 20)")
     p.add_argument("--workers", type=positive, default=1, help="processes on this machine (default 1)")
@@ -98,19 +101,19 @@ def tune(args: argparse.Namespace, argv: list[str]) -> int:
 
 def chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
     """The experiments of algorithms, or else the names of studies."""
-    from ..algorithms import ALGORITHMS
+    from ..algorithms.arms import ARMS, arm
     from ..experiments import published
     from ..experiments.experiment import Experiment
     from .storage import study_names
 
-    if not any(what in ALGORITHMS for what in args.what):
+    if not any(what in ARMS or ":" in what for what in args.what):
         known = study_names(args.storage)
         for what in args.what:
-            choose("algorithm or study", what, [*ALGORITHMS, *known])
+            choose("algorithm or study", what, [*ARMS, *known])
         return [], args.what
     return [
         Experiment(
-            choose("algorithm", what, ALGORITHMS),
+            arm(what).name,
             args.data,
             seed=args.seed,
             architecture=args.architecture,

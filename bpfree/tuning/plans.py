@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from ..algorithms.architectures import default_architecture
-from ..algorithms.arms import LABELS, dataset
+from ..algorithms.arms import arm, look
+from ..data import dataset
 from ..errors import choose
 from ..experiments import published, tuned
 from ..experiments.experiment import Experiment
 from ..experiments.study import FLAT, PROFILES, Profile, fitting_network
-from .spaces import SPACES
 
 #: One algorithm of each family. Of Forward-Forward and the MLPs it is compared with, the network is the same.
-ALGORITHMS = ("bp", "ff", "cafo_rand", "mf")
+USUAL = ("bp", "ff", "cafo_rand", "mf")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Plan:
     fixed: Mapping = field(default_factory=dict)
 
     def experiments(self, chosen: Profile, *algorithms: str) -> list[Experiment]:
-        """What is tuned: these algorithms (default: `ALGORITHMS`) on the profile's first data set and seed.
+        """What is tuned: these algorithms (default: `USUAL`) on the profile's first data set and seed.
 
         All with AdamW, whatever the papers took: an optimiser is part of the effort, too. Without algorithms
         that cannot be trained on a user's own data.
@@ -45,7 +45,7 @@ class Plan:
         data, seed = chosen.datasets[0], chosen.seeds[0]
         usual = self.networks.get("")
         networks = {}
-        for algorithm in algorithms or ALGORITHMS:
+        for algorithm in algorithms or USUAL:
             wanted = self.networks.get(algorithm, usual) or default_architecture(algorithm, data)
             networks[algorithm] = fitting_network(algorithm, data, wanted, seed, usual or FLAT)
         return [
@@ -101,15 +101,15 @@ def beside_published() -> pd.DataFrame:
     ranges = published.searches().set_index([*tuned.ARM, "parameter"])
     rows = []
     for row in tuned.table().itertuples():
-        arm = (row.algorithm, row.data, row.architecture)
-        known = {source: values.get((source, *arm, row.parameter)) for source in ("thesis", "2026")}
-        if row.parameter not in SPACES[row.algorithm] or all(value is None for value in known.values()):
+        place, space = (row.algorithm, row.data, row.architecture), arm(row.algorithm).space
+        known = {source: values.get((source, *place, row.parameter)) for source in ("thesis", "2026")}
+        if row.parameter not in space or all(value is None for value in known.values()):
             continue
-        theirs = ranges.loc[(*arm, row.parameter)] if (*arm, row.parameter) in ranges.index else None
-        ours = SPACES[row.algorithm][row.parameter]
+        theirs = ranges.loc[(*place, row.parameter)] if (*place, row.parameter) in ranges.index else None
+        ours = space[row.parameter]
         rows.append(
             {
-                "algorithm": LABELS[row.algorithm],
+                "algorithm": look(row.algorithm).label,
                 "data": dataset(row.data),
                 "network": row.architecture,
                 "parameter": row.parameter,
@@ -141,7 +141,7 @@ def published_effort() -> pd.DataFrame:
         counts = part.groupby("trials").size()
         table.append(
             {
-                "algorithm": LABELS[name],
+                "algorithm": look(name).label,
                 "trials": ", ".join(f"{n} ({k} ×)" for n, k in counts.items()),
                 "pruner": ", ".join(part["pruner"].unique()),
                 "decades searched for lr": ", ".join(f"{d:g}" for d in sorted(decades)),

@@ -18,7 +18,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 from tqdm import tqdm
 
-from ..algorithms import ALGORITHMS
+from ..algorithms.arms import arm
 from ..data import StrPath, load
 from ..energy import EnergyMeter
 from ..errors import InvalidInput, TrainingDiverged, check_positive, choose
@@ -28,6 +28,7 @@ from ..experiments.protocols import LENGTHS
 from ..training.batches import Data
 from ..training.history import History
 from ..training.loop import pick_device
+from .spaces import distribution
 from .spaces import space as search_space
 from .storage import (
     DIVERGED,
@@ -85,7 +86,7 @@ def tune(
         trials: finished trials that the study should have in all.
         storage: see `open_storage`; default: a journal file in `studies/` of the store.
         name: of the study; default: `study_name`.
-        space: ranges in place of those in `spaces.SPACES`: {parameter: (low, high, scale)}.
+        space: ranges in place of those of the arm: {parameter: (low, high, scale)}.
         pruner: an Optuna pruner, which is told the validation accuracy of every epoch of the last stage; so
             of an algorithm in several stages only the last can be cut short. None: no trial is.
         wait: whether to wait for trials that other workers run, and to run those again that they lose; if
@@ -137,7 +138,7 @@ def search(
     place = open_storage(storage, name)
     study = open_study(place, name, identity(experiment, ranges, data, pruner), pruner, sampler)
     slots = Slots(study, trials, place)
-    distributions = {parameter: r.distribution for parameter, r in ranges.items()}
+    distributions = {parameter: distribution(r) for parameter, r in ranges.items()}
     bar = tqdm(total=trials, desc=name, unit="trial", **({} if progress else {"disable": True}))
     with bar:
         while show(bar, study, place) < trials:
@@ -192,13 +193,12 @@ def resume(
 def study_name(experiment: Experiment) -> str:
     """The name of an experiment's study where none is given: what may not be in a name becomes _."""
     parts = [
-        *(experiment.algorithm, re.sub(r"[^\w.+-]+", "_", Path(experiment.data).stem)),
-        experiment.resolved_architecture,
+        *(experiment.algorithm, Path(experiment.data).stem, experiment.resolved_architecture),
         *(experiment.protocol, experiment.preset),
         experiment.max_epochs and f"cap{experiment.max_epochs}",
         f"seed{experiment.seed}",
     ]
-    return "-".join(part for part in parts if part)
+    return "-".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts if part)
 
 
 def refuse_unsearchable(experiment: Experiment) -> None:
@@ -244,8 +244,9 @@ def identity(experiment: Experiment, ranges: Mapping, data: Data, pruner: BasePr
 
 def _changed(experiment: Experiment, options: Mapping) -> dict:
     """Hyperparameters that differ from the algorithm's defaults."""
-    cls, arm = ALGORITHMS[experiment.algorithm]
-    chosen = {*arm, *experiment.options, *cls.presets.get(experiment.rule().preset, {})}
+    known = arm(experiment.algorithm)
+    cls = known.algorithm
+    chosen = {*known.options, *experiment.options, *cls.presets.get(experiment.rule().preset, {})}
     return {k: v for k, v in options.items() if k not in chosen and v != cls.options()[k]}
 
 

@@ -1,67 +1,18 @@
-"""What is searched: one table of ranges per algorithm, and the check of a user's own."""
+"""What is searched: the ranges of the experiment's arm, or a user's own, which are checked."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import pandas as pd
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from ..algorithms import ALGORITHMS
-from ..algorithms.arms import LABELS
+from ..algorithms.arms import Range, arm, look
 from ..errors import InvalidInput, choose
 from ..experiments.experiment import Experiment
 
 SCALES = ("log", "linear", "int", "log int")
 
-
-class Range(NamedTuple):
-    """From low to high, both included; `scale` is one of `SCALES`, those with "int" for whole numbers."""
-
-    low: float
-    high: float
-    scale: str
-
-    @property
-    def decades(self) -> float:
-        return round(math.log10(self.high / self.low), 2) if self.low > 0 else math.inf
-
-    @property
-    def distribution(self) -> BaseDistribution:
-        kind = IntDistribution if self.scale.endswith("int") else FloatDistribution
-        return kind(self.low, self.high, log=self.scale.startswith("log"))
-
-
-# One range for every rate and one for every decay, four and five decades wide, so that no algorithm is given
-# a kinder one; the published searches had as little as a factor of 10 for some and 1000 for others.
-RATE = Range(1e-5, 1e-1, "log")
-DECAY = Range(1e-7, 1e-2, "log")
-WEIGHT = Range(1e-2, 1e1, "log")  # λ
-LAYERS = {"lr": RATE, "weight_decay": DECAY}
-
-#: algorithm -> parameter -> range. Of Forward-Forward's head and DFA's blocks the rates are their own.
-SPACES: dict[str, dict[str, Range]] = {
-    "bp": LAYERS,
-    "bp_ds": {**LAYERS, "aux_weight": WEIGHT},
-    "mf_joint": {**LAYERS, "aux_weight": WEIGHT},
-    "mf_interleaved": LAYERS,
-    "mf_sequential_joint": LAYERS,
-    "mf": LAYERS,
-    "ff": {**LAYERS, "head_lr": RATE, "head_weight_decay": DECAY},
-    "ff_sgd": {**LAYERS, "head_lr": RATE, "head_weight_decay": DECAY},
-    "cafo_rand": LAYERS,
-    "cafo_rand_mse": {"ridge": Range(1e-6, 1e1, "log")},
-    "cafo_dfa": {**LAYERS, "block_lr": RATE, "block_weight_decay": DECAY},
-}
-
-#: How long a stage trains is the protocol's to say, and then it is not searched: patience and cap are the
-#: same for all. Only under `published`, where every arm has a length of its own, it is, as the authors did.
-LENGTHS: dict[str, dict[str, Range]] = {
-    "mf": {"epochs": Range(5, 30, "int")},
-    "cafo_rand": {"epochs": Range(3, 1500, "log int")},
-    "cafo_dfa": {"epochs": Range(3, 1500, "log int"), "block_epochs": Range(3, 250, "log int")},
-}
 
 MEANING = {
     "lr": "learning rate",
@@ -80,11 +31,11 @@ MEANING = {
 def space(experiment: Experiment, own: Mapping[str, Sequence] | None = None) -> dict[str, Range]:
     """What a study of this experiment searches: {parameter: range}.
 
-    Without `own`, the table's ranges, less what does nothing under the experiment's options
+    Without `own`, the arm's ranges, less what does nothing under the experiment's options
     (Forward-Forward's head exists only if it is used) and less what its hyperparameters fix.
 
     Args:
-        own: ranges in place of the table's: {parameter: (low, high, scale)}, scale one of `SCALES`
+        own: ranges in place of the arm's: {parameter: (low, high, scale)}, scale one of `SCALES`
             (default "linear").
 
     Raises:
@@ -92,20 +43,22 @@ def space(experiment: Experiment, own: Mapping[str, Sequence] | None = None) -> 
         InvalidInput: a range that is empty or goes beyond what the algorithm takes; a parameter that is fixed
             or does nothing; nothing left to search.
     """
-    arm = experiment.algorithm
+    algorithm, known = experiment.algorithm, arm(experiment.algorithm)
     options = experiment.resolved_options(experiment.rule())
     fixed = {**experiment.options, **experiment.hyperparameters}
     if own is None:
-        known = SPACES[arm] | (LENGTHS.get(arm, {}) if experiment.protocol == "published" else {})
-        found = {n: r for n, r in known.items() if n not in fixed and not idle(n, options)}
+        ranges = {**known.space, **(known.lengths if experiment.protocol == "published" else {})}
+        found = {n: r for n, r in ranges.items() if n not in fixed and not idle(n, options)}
         if not found:
-            raise InvalidInput(f"the experiment fixes {', '.join(known)}: nothing of {arm} is left to search")
+            raise InvalidInput(
+                f"the experiment fixes {', '.join(ranges)}: nothing of {algorithm} is left to search"
+            )
         return found
     if not own:
-        raise InvalidInput(f"an empty space: name a parameter of {arm}, or leave the space out")
+        raise InvalidInput(f"an empty space: name a parameter of {algorithm}, or leave the space out")
     found = {}
     for name, given in own.items():
-        choose(f"parameter in the space of {arm}", name, ALGORITHMS[arm][0].options())
+        choose(f"parameter in the space of {algorithm}", name, known.algorithm.options())
         found[name] = _range(name, given)
         if name in fixed:
             raise InvalidInput(
@@ -125,9 +78,15 @@ def idle(name: str, options: Mapping[str, object]) -> str:
         return "there is no softmax head under predict_by='goodness'" if without else ""
     if name == "momentum" and options["optimiser"] != "sgd":
         return f"optimiser={options['optimiser']!r} has no momentum"
-    if name == "ridge" and options["loss"] != "mse":
+    if name == "ridge" and options.get("loss", "mse") != "mse":
         return f"predictors with loss={options['loss']!r} are descended and have no ridge"
     return ""
+
+
+def distribution(tried: Range) -> BaseDistribution:
+    """What Optuna calls a range."""
+    kind = IntDistribution if tried.scale.endswith("int") else FloatDistribution
+    return kind(tried.low, tried.high, log=tried.scale.startswith("log"))
 
 
 def _range(name: str, given: Sequence) -> Range:
@@ -156,7 +115,15 @@ def table(*experiments: Experiment) -> pd.DataFrame:
     Columns: algorithm, parameter, what it is, low and high (as text), scale and decades (log10).
     """
     rows = [
-        (LABELS[e.algorithm], name, MEANING[name], f"{r.low:g}", f"{r.high:g}", r.scale, r.decades)
+        (
+            look(e.algorithm).label,
+            name,
+            MEANING.get(name, name),
+            f"{r.low:g}",
+            f"{r.high:g}",
+            r.scale,
+            r.decades,
+        )
         for e in experiments
         for name, r in space(e).items()
     ]

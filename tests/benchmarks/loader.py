@@ -87,10 +87,8 @@ def against_the_loader(repeats: int = 3):
     rows = []
     default = torch.get_num_threads()
     for name, number in (("bp", 0), ("mf", 1)):
-        cls, options = bpfree.ALGORITHMS[name]
-        stage, source, optimiser = prepare(
-            cls(bpfree.MLP([784, 1000, 1000], classes=10), **options), data, number
-        )
+        algorithm = bpfree.arm(name).make(bpfree.MLP([784, 1000, 1000], classes=10))
+        stage, source, optimiser = prepare(algorithm, data, number)
         epoch(stage, source, optimiser, 20)
         times = {}
         for _ in range(repeats):
@@ -160,9 +158,9 @@ def against_the_floor(steps: int = 40):
     for threads in sorted({1, torch.get_num_threads()}):
         torch.set_num_threads(threads)
         for name, number, layers in (("bp", 0, range(0, 3)), ("mf", 0, range(0, 1)), ("mf", 1, range(1, 2))):
-            cls, options = bpfree.ALGORITHMS[name]
-            stage, source, optimiser = prepare(cls(bpfree.MLP(widths, classes=10), **options), data, number)
-            _, _, twin = prepare(cls(bpfree.MLP(widths, classes=10), **options), data, number)
+            make = bpfree.arm(name).make
+            stage, source, optimiser = prepare(make(bpfree.MLP(widths, classes=10)), data, number)
+            _, _, twin = prepare(make(bpfree.MLP(widths, classes=10)), data, number)
             for group in twin.param_groups:
                 for p in group["params"]:
                     p.grad = torch.randn_like(p)

@@ -29,7 +29,7 @@ from bpfree.training.stopping import Stopping
 EPOCHS, IMAGES = 4, 6400
 CNN = ("bp", "cafo_rand", "cafo_dfa")
 LADDER = ("bp", "bp_ds", "mf_joint", "mf_interleaved", "mf")
-ARMS = {
+RUNS = {
     ("mnist", "3x1000"): ("bp", "ff"),
     ("mnist", "cnn"): CNN,
     ("fashion_mnist", "2x1000"): LADDER,
@@ -52,8 +52,7 @@ def noise(name: str, n: int) -> Data:
 
 def measure(name: str, data: Data, architecture: str, cache: bool) -> dict[str, float]:
     """metric -> microseconds an image"""
-    cls, options = bpfree.ALGORITHMS[name]
-    algorithm = cls(build_model(architecture, data), **options)
+    algorithm = bpfree.arm(name).make(build_model(architecture, data))
     how = {"max_epochs": EPOCHS, "stopping": Stopping(patience=None), "cache": cache, "progress": False}
     rows = bpfree.train(algorithm, data, **how).frame()
     rows = rows[(rows["epoch"] > 1) & rows["train_loss"].notna()]
@@ -69,7 +68,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     rows = []
-    todo = [(*place, name) for place, names in ARMS.items() for name in names]
+    todo = [(*place, name) for place, names in RUNS.items() for name in names]
     for data_name, architecture, name in tqdm(todo, unit="arm"):
         data = noise(data_name, 512 if args.quick else IMAGES)
         for cache in (True, False) if name in ("mf", "cafo_rand", "cafo_dfa") else (True,):

@@ -25,7 +25,7 @@ from bpfree import diagnostics
 from bpfree.experiments.machine import machine
 from bpfree.training.batches import Data
 
-ALGORITHMS = ("bp", "mf_interleaved", "mf", "ff")
+ARMS = ("bp", "mf_interleaved", "mf", "ff")
 PIXELS, CLASSES = 784, 10
 STANDARD = {"depth": 3, "width": 500, "batch": 128}  # what is not varied
 SWEEPS = {
@@ -48,9 +48,8 @@ def random_images(n: int) -> Data:
 
 def measure(algorithm: str, depth: int, width: int, batch: int) -> dict[str, tuple[float, str]]:
     """metric -> (value, unit)"""
-    cls, options = bpfree.ALGORITHMS[algorithm]
     model = bpfree.MLP([PIXELS, *[width] * depth], classes=CLASSES)
-    arm = cls(model, batch_size=batch, **options)
+    arm = bpfree.arm(algorithm).make(model, batch_size=batch)
     arm.initialise(0)
     data = random_images(batch)
     table = diagnostics.flops(arm, data)
@@ -77,7 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     here, rows = machine("cpu")["id"], []
-    todo = [(*point, name) for point in points(args.quick) for name in ALGORITHMS]
+    todo = [(*point, name) for point in points(args.quick) for name in ARMS]
     for sweep, where, name in tqdm(todo):
         for metric, (value, unit) in measure(name, **where).items():
             rows.append(

@@ -1,8 +1,8 @@
 """Tidy records in, figures out. Nothing here trains or reads files.
 
-One look for all: a colour and a marker per algorithm (`labels`), units on every axis, and the provenance of
-every joule printed in the picture. That look and the figures of single runs are here; the others are in the
-modules of this package, which `figures.curves` and the like import when they are first used.
+One look for all: a colour and a marker per algorithm (`arms.look`), units on every axis, and the provenance
+of every joule printed in the picture. That look and the figures of single runs are here; the others are in
+the modules of this package, which `figures.curves` and the like import when they are first used.
 """
 
 import functools
@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from ...algorithms import arms as labels
-from ...algorithms.arms import COLOURS, DATASETS, LABELS, LINES, MARKERS, ORDER
+from ... import data as data_sets
+from ...algorithms.arms import look, ordered
 from ...errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def blank(text: str) -> Figure:
 
 def trail(name: str, points: pd.DataFrame) -> dict:
     """How an algorithm's line looks: a single point, of which no line can be drawn, is a dot."""
-    return {"ls": LINES[name], "marker": "." if len(points) == 1 else "none"}
+    return {"ls": look(name).line, "marker": "." if len(points) == 1 else "none"}
 
 
 def loss_scale(ax, losses: pd.Series) -> None:
@@ -152,12 +152,12 @@ def key(figure: Figure, names: Iterable[str], *, line: bool = True, marker: bool
         Line2D(
             [],
             [],
-            color=COLOURS[name],
-            ls=LINES[name] if line else "none",
-            marker=MARKERS[name] if marker else "none",
+            color=look(name).colour,
+            ls=look(name).line if line else "none",
+            marker=look(name).marker if marker else "none",
             ms=5,
             lw=1.3,
-            label=LABELS[name],
+            label=look(name).label,
         )
         for name in names
     ]
@@ -239,12 +239,19 @@ def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     figure, (axes,) = _figure(columns=2, sharey=True)
     title = {"val_loss": "validation cross-entropy (nats)", "val_accuracy": "validation accuracy (%)"}[metric]
     for ax, x, label in zip(axes, ("pass", "elapsed_s"), ("passes over the data", "seconds"), strict=True):
-        for name in _present(epochs):
+        for name in ordered(epochs["algorithm"]):
             runs = epochs[epochs["algorithm"] == name]
             for _, part in runs.groupby(["seed", "stage"], sort=False):
-                ax.plot(part[x], part[metric], color=COLOURS[name], lw=1, alpha=0.6, **trail(name, part))
+                ax.plot(part[x], part[metric], color=look(name).colour, lw=1, alpha=0.6, **trail(name, part))
             kept = runs[runs["kept"]]
-            ax.plot(kept[x], kept[metric], MARKERS[name], color=COLOURS[name], ms=5, label=LABELS[name])
+            ax.plot(
+                kept[x],
+                kept[metric],
+                look(name).marker,
+                color=look(name).colour,
+                ms=5,
+                label=look(name).label,
+            )
         ax.set_xlabel(label)
     axes[0].set_ylabel(title)
     axes[0].legend()
@@ -266,15 +273,15 @@ def bill(records: pd.DataFrame) -> Figure:
     energy = f"total_{kind}_j"
     panels = {"test_accuracy": "test accuracy (%)", "total_s": "time (s)", energy: f"energy (J, {kind})"}
     figure, (axes,) = _figure(columns=3, height=2.4)
-    present = _present(finished)
+    present = ordered(finished["algorithm"])
     for ax, (metric, label) in zip(axes, panels.items(), strict=True):
         for position, name in enumerate(present):
             values = finished.loc[(finished["metric"] == metric) & (finished["algorithm"] == name), "value"]
-            ax.bar(position, values.mean(), color=COLOURS[name], alpha=0.35, width=0.6)
-            ax.plot([position] * len(values), values, MARKERS[name], color=COLOURS[name], ms=5)
+            ax.bar(position, values.mean(), color=look(name).colour, alpha=0.35, width=0.6)
+            ax.plot([position] * len(values), values, look(name).marker, color=look(name).colour, ms=5)
         if not finished.loc[finished["metric"] == metric, "value"].notna().any():
             say(ax, "not recorded")
-        ax.set_xticks(range(len(present)), [LABELS[name] for name in present])
+        ax.set_xticks(range(len(present)), [look(name).label for name in present])
         ax.grid(visible=False, axis="x")
         ax.set_title(label, fontsize=9)
         if metric == "test_accuracy":  # differences of a point matter, and a bar from 0 would hide them
@@ -330,12 +337,20 @@ def readouts(records: pd.DataFrame) -> Figure:
     rows = rows.assign(readout=rows["metric"].str.extract(pattern, expand=False))
     require(rows, "read-outs")
     names = list(rows["readout"].unique())
-    present = _present(rows)
+    present = ordered(rows["algorithm"])
     figure, ((ax,),) = _figure(height=2.6)
     for k, name in enumerate(present):
         part = rows[rows["algorithm"] == name]
         x = [names.index(r) + 0.7 * ((k + 0.5) / len(present) - 0.5) for r in part["readout"]]
-        ax.plot(x, part["value"], MARKERS[name], color=COLOURS[name], ms=5, alpha=0.8, label=LABELS[name])
+        ax.plot(
+            x,
+            part["value"],
+            look(name).marker,
+            color=look(name).colour,
+            ms=5,
+            alpha=0.8,
+            label=look(name).label,
+        )
     ax.set_xticks(range(len(names)), names)
     ax.set_ylabel("test accuracy (%)")
     ax.legend(fontsize=8)
@@ -408,19 +423,14 @@ def _symbol(parameter: str) -> str:
 
 def dataset(name: str) -> str:
     """A data set's name, in which dollars are dollars: between two of them matplotlib reads a formula."""
-    return labels.dataset(name).replace("$", r"\$")
-
-
-def _present(frame: pd.DataFrame) -> list[str]:
-    return [name for name in ORDER if name in set(frame["algorithm"])]
+    return data_sets.dataset(name).replace("$", r"\$")
 
 
 def _place(frame: pd.DataFrame, keys: Sequence[str]) -> tuple:
     """Where a facet stands among the others."""
-    first, known = frame.iloc[0], list(DATASETS)
-    data = first["data"]
+    first = frame.iloc[0]
     rest = [str(first[c]) for c in keys if c != "data"]
-    return known.index(data) if data in known else len(known), data, *rest
+    return data_sets.rank(first["data"]), *rest
 
 
 def _title(frame: pd.DataFrame) -> str:

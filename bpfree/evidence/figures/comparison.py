@@ -9,11 +9,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ...algorithms.arms import COLOURS, LABELS, MARKERS, ORDER
-from . import SMALL, _figure, _present, blank, caption, facets, joules, key, require, say, styled
+from ...algorithms.arms import ARMS, look, ordered
+from ...experiments.protocols import BUDGETS
+from . import SMALL, _figure, blank, caption, facets, joules, key, require, say, styled
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
-LADDER = {
+RUNGS = {
     "bp": "one loss, at the output",
     "bp_ds": "+ a head and a loss at every layer",
     "mf_joint": "no output layer, read out by the last head",
@@ -22,7 +23,6 @@ LADDER = {
     "mf": "detached, one stage after the other",
 }
 CORNER = "mf_sequential_joint"  # beside the ladder: it and `mf_interleaved` each change one thing of MF-Joint
-BUDGETED = ("matched", "equal_energy")  # protocols that share out what BP spent under "convergence"
 ENERGIES = ("total_measured_j", "total_estimated_j")
 FILLS = ("none", "left", "top")  # of the marks of published sources, in their order
 
@@ -39,7 +39,7 @@ def with_baseline(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     """With BP's runs under "convergence" where a protocol shares out their budget and has none of its own."""
     lent = [records]
     arm = ["data", "architecture"]
-    for protocol in BUDGETED:
+    for protocol in BUDGETS:
         needy = records[records["protocol"] == protocol]
         lenders = records[(records["algorithm"] == baseline) & (records["protocol"] == "convergence")]
         own = set(map(tuple, needy.loc[needy["algorithm"] == baseline, arm].values))
@@ -110,7 +110,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         )
         for source, fill in sources.items()
     ]
-    key(figure, _present(runs), line=False, extra=extra)
+    key(figure, ordered(runs["algorithm"]), line=False, extra=extra)
     caption(
         figure,
         f"{'filled marks: ' if sources else ''}energy {' and '.join(dict.fromkeys(notes))}",
@@ -123,34 +123,41 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
 def _mark(ax, name: str, x: pd.Series, y: pd.Series) -> tuple[float, float]:
     """An arm's mean, with its sample standard deviations if it has several seeds."""
     bars = {f"{axis}err": v.std(ddof=1) for axis, v in (("x", x), ("y", y)) if len(v) > 1}
-    look = {"color": COLOURS[name], "ms": 6.5, "mec": "white", "mew": 0.4, "elinewidth": 0.8}
-    ax.errorbar(x.mean(), y.mean(), fmt=MARKERS[name], **bars, **look)
+    style = {"color": look(name).colour, "ms": 6.5, "mec": "white", "mew": 0.4, "elinewidth": 0.8}
+    ax.errorbar(x.mean(), y.mean(), fmt=look(name).marker, **bars, **style)
     return x.mean(), y.mean()
 
 
 def _draw_published(ax, rows: pd.DataFrame, sources: dict[str, str]) -> None:
     """Open marks where a source printed both numbers of an arm; `sources` gives each source its filling."""
-    rows = rows[rows["metric"].isin(["test_accuracy", "total_j"]) & rows["algorithm"].isin(ORDER)]
+    rows = rows[rows["metric"].isin(["test_accuracy", "total_j"]) & rows["algorithm"].isin(list(ARMS))]
     arms = ["source", "protocol", "architecture", "algorithm", "variant"]
     table = rows.pivot_table(index=arms, columns="metric", values="mean").reindex(
         columns=["test_accuracy", "total_j"]
     )
     for (source, protocol, _, name, _), arm in table.dropna().iterrows():
         fill = sources.setdefault(f"{source}, {protocol}", FILLS[len(sources) % len(FILLS)])
-        look = {"color": COLOURS[name], "fillstyle": fill, "mew": 0.9, "ms": 6, "alpha": 0.9, "zorder": 1.5}
-        ax.plot(arm["total_j"], arm["test_accuracy"], MARKERS[name], **look)
+        style = {
+            "color": look(name).colour,
+            "fillstyle": fill,
+            "mew": 0.9,
+            "ms": 6,
+            "alpha": 0.9,
+            "zorder": 1.5,
+        }
+        ax.plot(arm["total_j"], arm["test_accuracy"], look(name).marker, **style)
 
 
 @styled
 def ladder(records: pd.DataFrame) -> Figure:
     """From BP to Mono-Forward, one change a rung: accuracy, and what each change costs or saves.
 
-    records: as `bpfree.records` gives it, of the algorithms in `LADDER`. Left: a point per seed, a line at
+    records: as `bpfree.records` gives it, of the algorithms in `RUNGS`. Left: a point per seed, a line at
         their mean. Right: a bar from the cost of the rung before to this rung's (means over seeds), with the
         factor; points are seeds. MF sequential without detaching stands beside the ladder (hatched), and both
         it and MF interleaved start from MF-Joint.
     """
-    runs = with_baseline(finished(records[records["algorithm"].isin(LADDER)]))
+    runs = with_baseline(finished(records[records["algorithm"].isin(RUNGS)]))
     parts = [(t, p) for t, p in facets(runs) if p["algorithm"].nunique() > 1]
     require(runs if parts else runs.iloc[:0], "rungs of one ladder")
     figure, axes = _figure(
@@ -161,14 +168,14 @@ def ladder(records: pd.DataFrame) -> Figure:
         kind, how = joules(part)
         notes += [f"energy {how}"] if how else []
         table = per_run(part)
-        rungs = [name for name in LADDER if name in set(part["algorithm"])]
+        rungs = [name for name in RUNGS if name in set(part["algorithm"])]
         _rungs(line[0], table["test_accuracy"], rungs)
         _waterfall(line[1], table[f"total_{kind}_j"], rungs)
         _waterfall(line[2], table["total_s"], rungs)
         line[0].set_xlabel("test accuracy (%)")
         line[1].set_xlabel(f"energy (J, {kind})" if how else "energy (J)")
         line[2].set_xlabel("time (s)")
-        labels = [f"{LABELS[name]}\n{LADDER[name]}" for name in rungs]
+        labels = [f"{look(name).label}\n{RUNGS[name]}" for name in rungs]
         line[0].set_yticks(range(len(rungs)), labels, fontsize=SMALL)
         line[0].invert_yaxis()
         line[0].set_title(title, loc="left", fontsize=9, x=-0.9)
@@ -177,7 +184,7 @@ def ladder(records: pd.DataFrame) -> Figure:
     caption(
         figure,
         "a point is a seed, bars lead from rung to rung by means over seeds, with their ratio",
-        f"hatched: {LABELS[CORNER]}, beside the ladder" if CORNER in set(runs["algorithm"]) else "",
+        f"hatched: {look(CORNER).label}, beside the ladder" if CORNER in set(runs["algorithm"]) else "",
         *dict.fromkeys(notes),
         "training, validation and prefix work; wall clock",
     )
@@ -187,8 +194,8 @@ def ladder(records: pd.DataFrame) -> Figure:
 def _rungs(ax, values: pd.Series, rungs: list[str]) -> None:
     for place, name in enumerate(rungs):
         seeds = values[name].to_numpy()
-        ax.plot([seeds.mean()] * 2, [place - 0.3, place + 0.3], color=COLOURS[name], lw=2, alpha=0.5)
-        ax.plot(seeds, [place] * len(seeds), MARKERS[name], color=COLOURS[name], ms=5, alpha=0.8)
+        ax.plot([seeds.mean()] * 2, [place - 0.3, place + 0.3], color=look(name).colour, lw=2, alpha=0.5)
+        ax.plot(seeds, [place] * len(seeds), look(name).marker, color=look(name).colour, ms=5, alpha=0.8)
 
 
 def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
@@ -209,14 +216,19 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
             means[name] - start,
             left=start,
             height=0.55,
-            color=COLOURS[name],
+            color=look(name).colour,
             alpha=0.45,
             hatch=hatch,
-            ec=COLOURS[name],
+            ec=look(name).colour,
             lw=0.8,
         )
         ax.plot(
-            values[name], [place] * len(values[name]), MARKERS[name], color=COLOURS[name], ms=3.5, alpha=0.8
+            values[name],
+            [place] * len(values[name]),
+            look(name).marker,
+            color=look(name).colour,
+            ms=3.5,
+            alpha=0.8,
         )
         if before:
             ax.plot([start] * 2, [rungs.index(before) + 0.3, place + 0.3], color="#888888", lw=0.6, ls=":")
@@ -242,7 +254,9 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     parts = [(t, p, factors(p, baseline)) for t, p in facets(runs) if baseline in set(p["algorithm"])]
     parts = [(title, part, table) for title, part, table in parts if len(table)]
     if not parts:
-        return blank(f"no algorithm whose energy is known beside {LABELS[baseline]}'s on the same network")
+        return blank(
+            f"no algorithm whose energy is known beside {look(baseline).label}'s on the same network"
+        )
     heights = [len(table) + 0.6 for *_, table in parts]
     figure, axes = _figure(
         rows=len(parts), height=0.7 + 0.36 * sum(heights), sharex=True, height_ratios=heights
@@ -251,12 +265,19 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     for ax, (title, part, table) in zip(axes[:, 0], parts, strict=True):
         notes.append(f"energy {joules(part)[1]}")
         for place, (name, row) in enumerate(table.iterrows()):
-            look = {"height": 0.3, "ec": "black", "lw": 0.5}
+            style = {"height": 0.3, "ec": "black", "lw": 0.5}
             passes, energy = row["passes"], row["energy"]
-            ax.barh(place - 0.17, passes - 1, left=1, color="#0072B2", **look)
-            ax.barh(place + 0.17, energy - passes, left=passes, color="#E69F00", hatch="////", **look)
+            ax.barh(place - 0.17, passes - 1, left=1, color="#0072B2", **style)
+            ax.barh(place + 0.17, energy - passes, left=passes, color="#E69F00", hatch="////", **style)
             ax.plot(
-                [energy], [place], MARKERS[name], color=COLOURS[name], ms=7, mec="white", mew=0.5, zorder=3
+                [energy],
+                [place],
+                look(name).marker,
+                color=look(name).colour,
+                ms=7,
+                mec="white",
+                mew=0.5,
+                zorder=3,
             )
             ax.annotate(
                 f"{_three(passes)} × {_three(row['per_pass'])} = {_three(energy)}",
@@ -265,7 +286,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
                 fontsize=8,
                 va="center",
             )
-        ax.set_yticks(range(len(table)), [LABELS[name] for name in table.index], fontsize=8)
+        ax.set_yticks(range(len(table)), [look(name).label for name in table.index], fontsize=8)
         ax.set_ylim(len(table) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
         ax.axvline(1.0, color="black", lw=0.8)
@@ -274,7 +295,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         _label_125(ax.xaxis)
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
     axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
-    axes[-1, 0].set_xlabel(f"ratio to {LABELS[baseline]} (× 1)")
+    axes[-1, 0].set_xlabel(f"ratio to {look(baseline).label} (× 1)")
     figure.legend(
         handles=[
             Rectangle((0, 0), 1, 1, fc="#0072B2", ec="black", lw=0.5, label="passes over the data"),
@@ -316,7 +337,7 @@ def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     per_pass = spent / alone["samples"]
     samples = table["samples"].groupby(level=["algorithm", "seed"]).mean()
     rows = {}
-    for name in [n for n in ORDER if n in alone.index and n != baseline]:
+    for name in ordered(alone.index.drop(baseline)):
         both = samples[name].index.intersection(samples[baseline].index)
         if len(both):
             passes = samples[name][both].mean() / samples[baseline][both].mean()

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...algorithms.arms import COLOURS, LINES, MARKERS
-from . import _figure, _present, caption, facets, key, loss_scale, require, say, styled, trail
+from ...algorithms.arms import look, ordered
+from . import _figure, caption, facets, key, loss_scale, require, say, styled, trail
 
 METRICS = {
     "val_accuracy": "validation accuracy (%)",
@@ -34,13 +34,13 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
         clock = "elapsed_s" if part["elapsed_s"].notna().any() else "pass"
         part = part.dropna(subset=clock)
         for ax, metric in zip(line, metrics, strict=True):
-            for name in _present(part):
+            for name in ordered(part["algorithm"]):
                 runs = part[part["algorithm"] == name].dropna(subset=metric)
-                look = {"color": COLOURS[name], "zorder": 2 + (name != "bp")}
+                style = {"color": look(name).colour, "zorder": 2 + (name != "bp")}
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    ax.plot(stage[clock], stage[metric], lw=1, alpha=0.75, **trail(name, stage), **look)
+                    ax.plot(stage[clock], stage[metric], lw=1, alpha=0.75, **trail(name, stage), **style)
                 kept = runs[runs["kept"]]
-                ax.plot(kept[clock], kept[metric], MARKERS[name], ms=6, mec="white", mew=0.4, **look)
+                ax.plot(kept[clock], kept[metric], look(name).marker, ms=6, mec="white", mew=0.4, **style)
             ax.set_ylabel(METRICS[metric])
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
@@ -48,13 +48,13 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
             if part[metric].isna().all():
                 say(ax, "not recorded")
         line[0].set_title(title, loc="left", fontsize=9)
-    key(figure, _present(epochs))
+    key(figure, ordered(epochs["algorithm"]))
     own = "training loss: each algorithm's own, Forward-Forward's summed over its layers: not one scale"
     caption(
         figure,
         "a line per seed and stage, a marker where a stage's weights were kept",
         "seconds of training, validation and prefix work",
-        own if "train_loss" in metrics and len(_present(epochs)) > 1 else "",
+        own if "train_loss" in metrics and len(ordered(epochs["algorithm"])) > 1 else "",
         _clock(epochs),
     )
     return figure
@@ -74,11 +74,13 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     figure, axes = _figure(columns=2, rows=len(rows), height=0.75 + 2.3 * len(rows), sharey="row")
     for line, (title, part) in zip(axes, rows, strict=True):
         for ax, clock in zip(line, CLOCKS, strict=True):
-            for name in _present(part):
+            for name in ordered(part["algorithm"]):
                 runs = part[part["algorithm"] == name].dropna(subset=clock)
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
                     dot = "." if len(stage) == 1 else "none"
-                    ax.plot(stage[clock], stage[metric], color=COLOURS[name], lw=0.5, alpha=0.35, marker=dot)
+                    ax.plot(
+                        stage[clock], stage[metric], color=look(name).colour, lw=0.5, alpha=0.35, marker=dot
+                    )
                 _draw_mean(ax, name, list(aligned(runs, clock, metric)))
             if part[clock].isna().all():
                 say(ax, "no run was alone\non its machine")
@@ -87,7 +89,7 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
                 loss_scale(ax, part[metric])
         line[0].set_ylabel(METRICS[metric])
         line[0].set_title(title, loc="left", fontsize=9)
-    key(figure, _present(epochs))
+    key(figure, ordered(epochs["algorithm"]))
     caption(
         figure,
         "thick: mean over seeds as far as all of them train, each stage from the mean of its starts",
@@ -143,11 +145,11 @@ def aligned(runs: pd.DataFrame, clock: str, metric: str = "val_loss") -> Iterato
 
 def _draw_mean(ax, name: str, stages: list[Mean]) -> None:
     for number, stage in enumerate(stages):
-        ax.plot(stage.x, stage.mean, color=COLOURS[name], ls=LINES[name], lw=1.8)
-        ax.plot(stage.x[-1:], stage.mean[-1:], MARKERS[name], color=COLOURS[name], ms=5)
+        ax.plot(stage.x, stage.mean, color=look(name).colour, ls=look(name).line, lw=1.8)
+        ax.plot(stage.x[-1:], stage.mean[-1:], look(name).marker, color=look(name).colour, ms=5)
         # A logarithmic axis has no place for a band that reaches 0: there it ends a little above.
         low = np.maximum(stage.mean - stage.sd, 0.2 * stage.mean)
-        ax.fill_between(stage.x, low, stage.mean + stage.sd, color=COLOURS[name], alpha=0.2, lw=0)
+        ax.fill_between(stage.x, low, stage.mean + stage.sd, color=look(name).colour, alpha=0.2, lw=0)
         if number:
             ax.axvline(stage.begin, color="#888888", lw=0.7, ls=":")
             ax.annotate(

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...algorithms.arms import COLOURS, DATASETS, LABELS, MARKERS, ORDER
+from ...algorithms.arms import look
+from ...data import rank
 from . import SMALL, _figure, caption, dataset, require, styled
 
 ROW = 0.27  # inches of a contrast
@@ -50,7 +51,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     for ax in axes.flat[max(0, len(groups) - columns) : len(groups)]:  # the lowest of each column
         ax.set_xlabel("difference of test accuracy (points)")
         ax.tick_params(labelbottom=True)
-    baselines = " and ".join(LABELS[name] for name in contrasts["baseline"].unique())
+    baselines = " and ".join(look(name).label for name in contrasts["baseline"].unique())
     n = sorted({contrasts["n"].min(), contrasts["n"].max()})
     caption(
         figure,
@@ -63,14 +64,16 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
 
 
 def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
-    part = part.sort_values("algorithm", key=lambda names: names.map(ORDER.index))
+    part = part.sort_values("algorithm", key=lambda names: names.map(lambda name: look(name).place))
     ax.axvspan(-margin, margin, color="#56B4E9", alpha=0.25, lw=0)
     ax.axvline(0.0, color="black", lw=0.8)
     for place, row in enumerate(part.itertuples()):
         name = row.algorithm
         if np.isfinite(row.low) and np.isfinite(row.high):
-            ax.plot([row.low, row.high], [place] * 2, color=COLOURS[name], lw=1.5)
-        ax.plot([row.difference], [place], MARKERS[name], color=COLOURS[name], ms=6, mec="white", mew=0.4)
+            ax.plot([row.low, row.high], [place] * 2, color=look(name).colour, lw=1.5)
+        ax.plot(
+            [row.difference], [place], look(name).marker, color=look(name).colour, ms=6, mec="white", mew=0.4
+        )
         ax.annotate(
             row.verdict,
             (1.02, place),
@@ -79,7 +82,7 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
             va="center",
             color=VERDICT_COLOURS.get(row.verdict, "black"),
         )
-    names = [textwrap.fill(LABELS[name], 18) for name in part["algorithm"]]
+    names = [textwrap.fill(look(name).label, 18) for name in part["algorithm"]]
     ax.set_yticks(range(len(part)), names, fontsize=8, linespacing=0.9)
     ax.set_ylim(lines - 0.4, -0.6)  # as tall as its neighbour's
     ax.grid(visible=False, axis="y")
@@ -89,6 +92,5 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
 
 
 def _place(part: pd.DataFrame) -> tuple:
-    first, known = part.iloc[0], list(DATASETS)
-    place = known.index(first["data"]) if first["data"] in known else len(known)
-    return place, first["data"], first["architecture"], first["protocol"]
+    first = part.iloc[0]
+    return rank(first["data"]), first["architecture"], first["protocol"]

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.optimize import nnls
 
-from ...algorithms.arms import COLOURS, LABELS, MARKERS, ORDER
+from ...algorithms.arms import look, ordered
 from . import _figure, caption, dataset, require, styled
 
 MIB = 2**20
@@ -53,7 +53,9 @@ def memory(accounts: pd.DataFrame) -> Figure:
     accounts: `hardware.account` of several algorithms, with the columns algorithm and stage.
     """
     require(accounts, "accounts")
-    rows = accounts.assign(order=accounts["algorithm"].map(ORDER.index)).sort_values("order", kind="stable")
+    rows = accounts.assign(order=accounts["algorithm"].map(lambda name: look(name).place)).sort_values(
+        "order", kind="stable"
+    )
     figure, ((ax,),) = _figure(height=1.0 + 0.3 * len(rows))
     left = np.zeros(len(rows))
     for part, colour in PARTS.items():
@@ -104,7 +106,7 @@ def operations(table: pd.DataFrame) -> Figure:
         for i, value in enumerate(values if is_base.any() else ()):
             text = f"{value / values[is_base].iloc[0]:.2f}"
             ax.annotate(text, (i, value / 1e6), ha="center", va="bottom", fontsize=8)
-        ax.set_xticks(x, [LABELS[name] for name in table["algorithm"]], rotation=30, ha="right")
+        ax.set_xticks(x, [look(name).label for name in table["algorithm"]], rotation=30, ha="right")
         ax.grid(visible=False, axis="x")
         ax.set_title(title, fontsize=9)
     axes[0].set_ylabel("MFLOP per sample")
@@ -124,7 +126,7 @@ def scaling(frame: pd.DataFrame) -> Figure:
     sweeps = [s for s in SWEEPS if s in set(frame["sweep"])]
     metrics = [m for m in METRICS if m in set(frame["metric"])]
     figure, axes = _figure(columns=len(sweeps), rows=len(metrics), height=0.4 + 2.1 * len(metrics))
-    present = [name for name in ORDER if name in set(frame["algorithm"])]
+    present = ordered(frame["algorithm"])
     for row, metric in zip(axes, metrics, strict=True):
         title, factor = METRICS[metric]
         for ax, sweep in zip(row, sweeps, strict=True):
@@ -133,14 +135,14 @@ def scaling(frame: pd.DataFrame) -> Figure:
                 points = frame[mine].sort_values(sweep)
                 x, y = points[sweep].to_numpy(float), factor * points["value"].to_numpy(float)
                 smooth = np.geomspace(x.min(), x.max(), 60)
-                ax.plot(smooth, law(x, y, LAWS[sweep])(smooth), color=COLOURS[name], lw=1)
-                ax.plot(x, y, MARKERS[name], color=COLOURS[name], ms=4.5, mfc="none")
+                ax.plot(smooth, law(x, y, LAWS[sweep])(smooth), color=look(name).colour, lw=1)
+                ax.plot(x, y, look(name).marker, color=look(name).colour, ms=4.5, mfc="none")
             logarithmic(ax)
             ax.set_xticks(sorted(set(frame.loc[frame["sweep"] == sweep, sweep])))
             ax.set_xlabel(SWEEPS[sweep])
         row[0].set_ylabel(title)
     handles = [
-        Line2D([], [], color=COLOURS[n], marker=MARKERS[n], mfc="none", lw=1, label=LABELS[n])
+        Line2D([], [], color=look(n).colour, marker=look(n).marker, mfc="none", lw=1, label=look(n).label)
         for n in present
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False)
@@ -181,10 +183,10 @@ def roofline(roof, placed: pd.DataFrame) -> Figure:
         ax.plot(
             stages["intensity"],
             stages["rate"] / 1e9,
-            MARKERS[name],
-            color=COLOURS[name],
+            look(name).marker,
+            color=look(name).colour,
             ms=6,
-            label=LABELS[name],
+            label=look(name).label,
         )
     ax.annotate(
         "memory", (x[0], roof.limit(x[0]) / 1e9), xytext=(4, 10), textcoords="offset points", fontsize=8
@@ -227,7 +229,7 @@ def step(profiles: pd.DataFrame) -> Figure:
 
 
 def _stage(row) -> str:
-    label = LABELS[row["algorithm"]]
+    label = look(row["algorithm"]).label
     return label if row["stage"] == "network" else f"{label}, {row['stage']}"
 
 
@@ -247,11 +249,11 @@ def pass_cost(table: pd.DataFrame) -> Figure:
     )
     for line, part in zip(axes, networks, strict=True):
         wide = part.pivot(index=["algorithm", "prefix"], columns="metric", values="value")
-        wide = wide.loc[sorted(wide.index, key=lambda arm: (ORDER.index(arm[0]), arm[1] == "recomputed"))]
+        wide = wide.loc[sorted(wide.index, key=lambda arm: (look(arm[0]).place, arm[1] == "recomputed"))]
         for ax, (metric, title) in zip(line, titles.items(), strict=True):
             _ratio_bars(ax, wide[metric], wide[metric].get(("bp", "kept")))
             ax.set_xlabel(title)
-        ways = [f"{LABELS[n]}, recomputed" if w == "recomputed" else LABELS[n] for n, w in wide.index]
+        ways = [f"{look(n).label}, recomputed" if w == "recomputed" else look(n).label for n, w in wide.index]
         line[0].set_yticks(range(len(wide)), ways, fontsize=8)
         line[0].invert_yaxis()
         data, network = part[["data", "architecture"]].iloc[0]
@@ -276,11 +278,11 @@ def subnormals(table: pd.DataFrame) -> Figure:
     for (name, way), run in table.groupby(["algorithm", "subnormal"], sort=False):
         style = "-" if way == "zero" else ":"
         for number, (_, stage) in enumerate(run.groupby("stage", sort=False)):
-            label = f"{LABELS[name]}, taken for zero" if way == "zero" else f"{LABELS[name]}, kept"
+            label = f"{look(name).label}, taken for zero" if way == "zero" else f"{look(name).label}, kept"
             label = label if number == 0 else None
             dot = "." if len(stage) == 1 else "none"
             ax.plot(
-                stage["pass"], stage["value"], style, color=COLOURS[name], lw=1.5, label=label, marker=dot
+                stage["pass"], stage["value"], style, color=look(name).colour, lw=1.5, label=label, marker=dot
             )
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
     figure.legend(
@@ -331,7 +333,9 @@ def sensors(table: pd.DataFrame) -> Figure:
 def _ratio_bars(ax, values: pd.Series, base: float | None) -> None:
     for place, ((name, way), value) in enumerate(values.items()):
         hatch = "////" if way == "recomputed" else None
-        ax.barh(place, value, height=0.6, color=COLOURS[name], alpha=0.55, hatch=hatch, ec=COLOURS[name])
+        ax.barh(
+            place, value, height=0.6, color=look(name).colour, alpha=0.55, hatch=hatch, ec=look(name).colour
+        )
         if base is None:
             continue
         ratio = value / base

@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...algorithms.arms import COLOURS, LABELS, MARKERS
+from ...algorithms.arms import look, ordered
 from ..landscape import overview
-from . import _figure, _present, _title, blank, require, say, styled
+from . import _figure, _title, blank, require, say, styled
 
 LOSS = "validation cross-entropy (nats)"
 STEP = "step (1: as long as the weights)"
@@ -29,13 +29,15 @@ def slices(evidence: pd.DataFrame) -> Figure:
     require(rows, "slices")
     figure, panels = _rows_of_panels(rows, 2)
     for axes, arm in panels:
-        for name in _present(arm):
+        for name in ordered(arm["algorithm"]):
             mine = arm[arm["algorithm"] == name].pivot_table(
                 index="x", columns=["seed", "direction"], values="loss"
             )
             for ax, values in zip(axes, (mine, mine - mine.loc[0.0]), strict=True):
-                ax.plot(mine.index, values, color=COLOURS[name], lw=0.6, alpha=0.3)
-                ax.plot(mine.index, values.mean(axis=1), color=COLOURS[name], lw=1.8, label=LABELS[name])
+                ax.plot(mine.index, values, color=look(name).colour, lw=0.6, alpha=0.3)
+                ax.plot(
+                    mine.index, values.mean(axis=1), color=look(name).colour, lw=1.8, label=look(name).label
+                )
         axes[0].set(xlabel=STEP, ylabel=LOSS)
         axes[1].set(xlabel=STEP, ylabel="its rise above step 0 (nats)")
     figure.axes[0].legend(frameon=False)
@@ -57,8 +59,17 @@ def line(evidence: pd.DataFrame) -> Figure:
                 ax.plot(run["x"], run[metric], color="#888888", lw=1)
             for x, name in ends.items():
                 found = arm.loc[arm["x"] == x, metric]
-                ax.plot([x] * len(found), found, MARKERS[name], color=COLOURS[name], label=LABELS[name])
-            ax.set(ylabel=label, xlabel=f"weights: from {LABELS[ends[0.0]]} (0) to {LABELS[ends[1.0]]} (1)")
+                ax.plot(
+                    [x] * len(found),
+                    found,
+                    look(name).marker,
+                    color=look(name).colour,
+                    label=look(name).label,
+                )
+            ax.set(
+                ylabel=label,
+                xlabel=f"weights: from {look(ends[0.0]).label} (0) to {look(ends[1.0]).label} (1)",
+            )
     figure.axes[0].legend(frameon=False)
     return figure
 
@@ -69,7 +80,7 @@ def plane(evidence: pd.DataFrame) -> Figure:
     rows = evidence[evidence["kind"] == "plane"]
     if rows.empty:
         return blank("a plane takes two directions: there are fewer")
-    names = _present(rows)
+    names = ordered(rows["algorithm"])
     figure, panels = _rows_of_panels(rows, len(names), height=3.5, sharex=True, sharey=True)
     for axes, arm in panels:
         losses = arm["loss"].clip(lower=1e-12)  # a loss of 0 has no place on a logarithmic scale of colours
@@ -84,8 +95,8 @@ def plane(evidence: pd.DataFrame) -> Figure:
                 grid.columns, grid.index, grid, levels=levels, norm="log", cmap="viridis_r", extend="both"
             )
             ax.contour(grid.columns, grid.index, grid, levels=levels, colors="white", linewidths=0.4)
-            ax.plot(0, 0, MARKERS[name], color=COLOURS[name], mec="white", ms=7)
-            ax.set(xlabel=f"{LABELS[name]}: {STEP}", aspect="equal")
+            ax.plot(0, 0, look(name).marker, color=look(name).colour, mec="white", ms=7)
+            ax.set(xlabel=f"{look(name).label}: {STEP}", aspect="equal")
             ax.grid(visible=False)
         axes[0].set_ylabel(STEP)
         bar = figure.colorbar(filled, ax=list(axes), ticks=levels[::3], format="%.2g", shrink=0.8)
@@ -109,13 +120,13 @@ def sharpness(evidence: pd.DataFrame) -> Figure:
     }
     figure, panels = _rows_of_panels(runs, len(columns), height=2.6)
     for axes, arm in panels:
-        names = _present(arm)
+        names = ordered(arm["algorithm"])
         for ax, (column, label) in zip(axes, columns.items(), strict=True):
             wide = arm.pivot(index="seed", columns="algorithm", values=column)[names]
             ax.plot(range(len(names)), wide.T, color="#BBBBBB", lw=0.8, zorder=1)
             for position, name in enumerate(names):
-                ax.plot([position] * len(wide), wide[name], MARKERS[name], color=COLOURS[name], ms=6)
-            ax.set_xticks(range(len(names)), [LABELS[name] for name in names])
+                ax.plot([position] * len(wide), wide[name], look(name).marker, color=look(name).colour, ms=6)
+            ax.set_xticks(range(len(names)), [look(name).label for name in names])
             ax.set_xlim(-0.5, len(names) - 0.5)
             ax.margins(y=0.1)
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))

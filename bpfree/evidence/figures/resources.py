@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...algorithms.arms import COLOURS, LABELS, LINES, MARKERS
-from . import _figure, _present, blank, caption, dataset, facets, key, require, say, styled
+from ...algorithms.arms import look, ordered
+from . import _figure, blank, caption, dataset, facets, key, require, say, styled
 from .hardware import QUANTITIES
 
 PROCESS = "cpu:process"
@@ -56,7 +56,7 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
                 ax.axis("off")
                 say(ax, "no sample")
                 continue
-            for name in _present(part):
+            for name in ordered(part["algorithm"]):
                 run = rows[rows["algorithm"] == name]
                 short += [name] if run.groupby("channel").size().max() < 2 or run.empty else []
                 _draw_run(ax, name, run, stages)
@@ -69,13 +69,15 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         axes[i][0].set_title(
             title.replace("; 1 seed", f"; seed {part['seed'].iloc[0]}"), loc="left", fontsize=9
         )
-    key(figure, _present(traces), marker=False)
+    key(figure, ordered(traces["algorithm"]), marker=False)
     names = dict.fromkeys(parts[i][1]["data"].iloc[0] for i in sorted(without))
     where = f" for {', '.join(dataset(n) for n in names)}" if len(names) < len(parts) else ""
     caption(
         figure,
         f"no GPU{where}, in its place: {', '.join(dict.fromkeys(missing))}" if missing else "",
-        f"over before a second sample: {', '.join(LABELS[n] for n in dict.fromkeys(short))}" if short else "",
+        f"over before a second sample: {', '.join(look(n).label for n in dict.fromkeys(short))}"
+        if short
+        else "",
         "dotted: a stage begins" if stages else "",
     )
     return figure
@@ -118,12 +120,12 @@ def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
 
 def _draw_run(ax, name: str, run: pd.DataFrame, stages: bool) -> None:
     for _, line in run.groupby("channel", sort=False):
-        few = {"marker": MARKERS[name], "ms": 3.5} if len(line) < FEW else {}
-        ax.plot(line["time_s"], line["value"], color=COLOURS[name], ls=LINES[name], lw=1.2, **few)
+        few = {"marker": look(name).marker, "ms": 3.5} if len(line) < FEW else {}
+        ax.plot(line["time_s"], line["value"], color=look(name).colour, ls=look(name).line, lw=1.2, **few)
     begins = run.groupby("stage", sort=False)["time_s"].min().sort_values()
     if not stages or len(begins) < 2:
         return
     for stage, begin in begins.items():
-        ax.axvline(begin, color=COLOURS[name], lw=0.7, ls=":")
+        ax.axvline(begin, color=look(name).colour, lw=0.7, ls=":")
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (3, -2)}
-        ax.annotate(stage, (begin, 1.0), fontsize=7, color=COLOURS[name], va="top", **place)
+        ax.annotate(stage, (begin, 1.0), fontsize=7, color=look(name).colour, va="top", **place)

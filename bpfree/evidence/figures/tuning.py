@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...algorithms.arms import COLOURS, LABELS, LINES, MARKERS, ORDER
+from ...algorithms.arms import look, ordered
 from . import _figure, blank, caption, dataset, key, require, say, styled
 
 if TYPE_CHECKING:
@@ -24,15 +24,22 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
     require(trials, "trials")
     parts = [part for _, part in trials.groupby("data", sort=False)]
     figure, rows = _figure(columns=2, rows=len(parts), sharey="row", height=0.6 + 2.4 * len(parts))
-    names = present(trials)
+    names = ordered(trials["algorithm"])
     for axes, part in zip(rows, parts, strict=True):
         for name in names:
             for _, study in part[part["algorithm"] == name].groupby("study"):
-                look = {"color": COLOURS[name], "ls": LINES[name], "lw": 1.5, "drawstyle": "steps-post"}
+                style = {
+                    "color": look(name).colour,
+                    "ls": look(name).line,
+                    "lw": 1.5,
+                    "drawstyle": "steps-post",
+                }
                 number = range(1, len(study) + 1)
-                axes[0].plot(number, study["value"], MARKERS[name], color=COLOURS[name], ms=3.5, alpha=0.35)
-                axes[0].plot(number, study["best"], **look)
-                axes[1].plot(study["total_joules"], study["best"], **look)
+                axes[0].plot(
+                    number, study["value"], look(name).marker, color=look(name).colour, ms=3.5, alpha=0.35
+                )
+                axes[0].plot(number, study["best"], **style)
+                axes[1].plot(study["total_joules"], study["best"], **style)
         axes[1].set_xlim(left=0)
         axes[0].set_xlabel("trials")
         axes[1].set_xlabel(f"joules of the search so far ({' and '.join(part['energy'].unique())})")
@@ -65,21 +72,23 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
     tolerance: as `tuning.tolerance` gives it of the same trials.
     """
     require(trials, "trials")
-    names = present(trials)
+    names = ordered(trials["algorithm"])
     figure, rows = _figure(rows=2, height=3.7, sharex=True, height_ratios=[5, 0.4 + 0.3 * len(names)])
     curve, bars = rows[:, 0]
     for place, name in enumerate(names):
         part = trials[trials["algorithm"] == name].sort_values(parameter)
         good, bad = part[part["state"] == "complete"], part[part["state"] == "diverged"]
-        look = {"color": COLOURS[name], "marker": MARKERS[name], "ms": 4}
-        curve.plot(good[parameter], good["value"], **look, ls=LINES[name], lw=1.3)
-        curve.plot(bad[parameter], [0.0] * len(bad), "x", color=COLOURS[name], ms=6)
+        style = {"color": look(name).colour, "marker": look(name).marker, "ms": 4}
+        curve.plot(good[parameter], good["value"], **style, ls=look(name).line, lw=1.3)
+        curve.plot(bad[parameter], [0.0] * len(bad), "x", color=look(name).colour, ms=6)
         row = tolerance[tolerance["algorithm"] == name].iloc[0]
-        bars.plot([row["low"], row["high"]], [place] * 2, color=COLOURS[name], lw=6, solid_capstyle="butt")
-        bars.plot(row["at"], place, "o", color="white", mec=COLOURS[name], ms=5)
+        bars.plot(
+            [row["low"], row["high"]], [place] * 2, color=look(name).colour, lw=6, solid_capstyle="butt"
+        )
+        bars.plot(row["at"], place, "o", color="white", mec=look(name).colour, ms=5)
     curve.set_xscale("log")
     curve.set_ylabel("validation accuracy (%)")
-    bars.set_yticks(range(len(names)), [LABELS[name] for name in names], fontsize=8)
+    bars.set_yticks(range(len(names)), [look(name).label for name in names], fontsize=8)
     bars.set_ylim(len(names) - 0.4, -0.6)
     bars.grid(visible=False, axis="y")
     bars.set_xlabel({"lr": "learning rate"}.get(parameter, parameter))
@@ -98,7 +107,7 @@ def importances(frame: pd.DataFrame) -> Figure:
     """
     if frame.empty:
         return blank("all trials reached the same: no parameter mattered")
-    names = present(frame)
+    names = ordered(frame["algorithm"])
     parameters = list(dict.fromkeys(frame["parameter"].sort_values()))
     parameters.sort(key=lambda p: -frame.loc[frame["parameter"] == p, "importance"].sum())
     figure, ((ax,),) = _figure(height=1.0 + 0.32 * len(names))
@@ -110,7 +119,7 @@ def importances(frame: pd.DataFrame) -> Figure:
         places = [names.index(name) for name in rows]
         ax.barh(places, widths, left=[left[n] for n in rows], color=shade, height=0.6, label=parameter)
         left.update({name: left[name] + part[name] for name in rows})
-    ax.set_yticks(range(len(names)), [LABELS[name] for name in names])
+    ax.set_yticks(range(len(names)), [look(name).label for name in names])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     ax.set_xlim(0, 1)
@@ -148,17 +157,15 @@ def slices(study: "Study") -> Figure:
     if searched:
         figure.colorbar(points, ax=axes, label="trial").ax.yaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("validation accuracy (%)")
-    figure.suptitle(f"{LABELS[study.user_attrs['bpfree']['algorithm']]}: where the search looked", fontsize=9)
+    figure.suptitle(
+        f"{look(study.user_attrs['bpfree']['algorithm']).label}: where the search looked", fontsize=9
+    )
     return figure
 
 
 def _position(value: object) -> float | str:
     """Numbers lie on an axis of numbers, and choices among words each have a place of their own."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-
-
-def present(frame: pd.DataFrame) -> list[str]:
-    return [name for name in ORDER if name in set(frame["algorithm"])]
 
 
 def _where(trials: pd.DataFrame) -> str:

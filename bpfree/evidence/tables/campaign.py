@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ...algorithms.arms import DATASETS, LABELS, ORDER, dataset
+from ...algorithms.arms import look
+from ...data import dataset, rank
 from ...experiments import published
 from ..compare import beside
 from .paper import USUAL
@@ -36,18 +37,18 @@ def agreement(
         for row in table[table["ours"].notna()].itertuples():
             network = f"{dataset(row.data)} {row.architecture}"
             large = abs(row.difference) > NOTICEABLE
-            why = (explained or {}).get((source, network, LABELS[row.algorithm]), OPEN) if large else ""
+            why = (explained or {}).get((source, network, look(row.algorithm).label), OPEN) if large else ""
             rows.append(
                 {
                     "network": network,
-                    "algorithm": LABELS[row.algorithm],
+                    "algorithm": look(row.algorithm).label,
                     "source": source,
                     "printed (%)": quantity(row.published, row.published_sd, 2),
                     "ours (%)": quantity(row.ours, row.ours_sd, 2),
                     "seeds": f"{row.ours_n:.0f}",
                     "ours − printed (pp)": f"{row.difference:+.2f}",
                     "why": why,
-                    "_order": (_rank(row.data), row.architecture, ORDER.index(row.algorithm)),
+                    "_order": (rank(row.data), row.architecture, look(row.algorithm).place),
                 }
             )
     return _sorted(rows)
@@ -87,7 +88,7 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "network": f"{dataset(data)} {architecture}",
-                "algorithm": LABELS[algorithm],
+                "algorithm": look(algorithm).label,
                 "protocol": protocol,
                 "settings": settings,
                 "machine": machine,
@@ -97,7 +98,7 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
                 "a run alone (s)": quantity(alone["busy_s"].mean()) if len(alone) else "",
                 "a run alone (J)": "" if math.isnan(mean) else f"{quantity(mean)} {kind}",
                 **{f"a run, {s} (s)": printed_of(s, data, architecture, algorithm) for s in USUAL},
-                "_order": (_rank(data), data, architecture, ORDER.index(algorithm), protocol, settings),
+                "_order": (rank(data), architecture, look(algorithm).place, protocol, settings),
             }
         )
     return _sorted(rows)
@@ -105,11 +106,6 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _settings(chapters: str, experiment: str) -> str:
     return "ladder" if chapters == "07" else json.loads(experiment)["hyperparameters_from"]
-
-
-def _rank(data: str) -> int:
-    """Data sets in their usual order, a user's own last."""
-    return [*DATASETS, data].index(data)
 
 
 def _sorted(rows: list[dict]) -> pd.DataFrame:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ...algorithms.arms import DATASETS, LABELS, ORDER, dataset
+from ...algorithms.arms import look
+from ...data import dataset, rank
 from ...errors import choose
 from ...experiments import published
 from ..compare import PRESETS, protocols_for
@@ -51,7 +52,7 @@ class Arm:
 
     @property
     def label(self) -> str:
-        return LABELS[self.algorithm]
+        return look(self.algorithm).label
 
     @property
     def our_protocol(self) -> str:
@@ -336,7 +337,7 @@ def arms(
         everything = everything[everything["data"].isin(set(ours.runs["data"]))]
     found = []
     for family in families:
-        mine = everything[everything["algorithm"].str.partition("_")[0] == family]
+        mine = everything[everything["algorithm"].map(lambda name: look(name).family) == family]
         for data, architecture in mine[["data", "architecture"]].drop_duplicates().itertuples(index=False):
             here = (mine["data"] == data) & (mine["architecture"] == architecture)
             presets = (PRESETS[source], "")
@@ -350,16 +351,7 @@ def arms(
                 partner = ours.arm(data, architecture, "bp", same, preset)
                 if printed or len(runs):
                     found.append(Arm(data, architecture, algorithm, printed, bp, runs, partner))
-    ranks = list(DATASETS)
-    return sorted(
-        found,
-        key=lambda a: (
-            ranks.index(a.data) if a.data in ranks else len(ranks),
-            a.data,
-            a.architecture,
-            ORDER.index(a.algorithm),
-        ),
-    )
+    return sorted(found, key=lambda a: (rank(a.data), a.architecture, look(a.algorithm).place))
 
 
 def _printed(

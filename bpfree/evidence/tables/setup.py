@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ...algorithms.arms import DATASETS, LABELS, ORDER, dataset
+from ...algorithms.arms import label, look
+from ...data import dataset, rank
 from ...experiments import published
 
 ARM = ["data", "architecture", "algorithm"]
@@ -52,7 +53,7 @@ def best_hyperparameters(
     rows.append(pd.DataFrame(used, columns=[*ARM, "parameter", "value", "whose"]))
     columns = [*ARM, "parameter", "value", "whose"]
     table = pd.concat([part[columns].astype(object) for part in rows if len(part)], ignore_index=True)
-    table = table[table["parameter"].isin(list(SEARCHED)) & table["algorithm"].isin(ORDER)]
+    table = table[table["parameter"].isin(list(SEARCHED))]
     if used:
         table = table[table["data"].isin({row["data"] for row in used})]
     table["value"] = table["value"].map(_shown)
@@ -66,16 +67,16 @@ def best_hyperparameters(
     )
     place = pd.DataFrame(
         {
-            "data": wide["data"].map(_rank(DATASETS)).fillna(len(DATASETS)),
+            "data": wide["data"].map(rank),
             "architecture": wide["architecture"],
-            "algorithm": wide["algorithm"].map(_rank(ORDER)),
-            "parameter": wide["parameter"].map(_rank(SEARCHED)),
+            "algorithm": wide["algorithm"].map(lambda name: look(name).place),
+            "parameter": wide["parameter"].map(list(SEARCHED).index),
         }
     )
     wide = wide.loc[place.sort_values(list(place)).index]
     named = {
         "network": wide["data"].map(dataset) + " " + wide["architecture"],
-        "algorithm": wide["algorithm"].map(LABELS),
+        "algorithm": wide["algorithm"].map(label),
         "parameter": wide["parameter"].map(SEARCHED),
     }
     return pd.DataFrame({**named, **{c: wide[c] for c in [*sources, "tuned", "used"]}}).reset_index(drop=True)
@@ -106,12 +107,8 @@ def _has_effect(name: str, experiment: Mapping) -> bool:
     if name == "momentum":
         return options.get("optimiser") == "sgd"
     if name == "aux_weight":
-        return experiment["algorithm"] in ("bp_ds", "mf_joint", "mf_interleaved")
+        return experiment["algorithm"] not in ("mf", "mf_sequential_joint")
     return options[name] is not None
-
-
-def _rank(names: Iterable[str]) -> dict[str, int]:
-    return {name: position for position, name in enumerate(names)}
 
 
 def _shown(value: object) -> str:

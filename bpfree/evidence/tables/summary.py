@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ...algorithms.arms import LABELS, ORDER, dataset
+from ...algorithms.arms import label, look, ordered
+from ...data import dataset
 from ...energy.carbon import footprint
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ def summary(records: pd.DataFrame) -> pd.DataFrame:
                 "data": dataset(arm[0]),
                 "network": arm[1],
                 "protocol": arm[2],
-                "algorithm": LABELS[arm[3]],
+                "algorithm": look(arm[3]).label,
                 "seeds": len(runs),
                 "test accuracy (%)": spread(runs["test_accuracy"], 2),
                 "epochs": spread(runs["epochs"], 1),
                 "time (s)": spread(runs["total_s"]),
                 "energy (J)": spread(runs[f"total_{kind}_j"]),
                 "energy is": kind if runs[f"total_{kind}_j"].notna().any() else "",
-                "_order": ORDER.index(arm[3]),
+                "_order": look(arm[3]).place,
             }
         )
     columns = ["data", "network", "protocol", "algorithm", "seeds", "test accuracy (%)", "epochs", "time (s)"]
@@ -90,7 +91,8 @@ def readouts(records: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame(columns=["data", "network", "algorithm"])
     rows = rows.assign(
-        readout=rows["metric"].str.extract(pattern)["readout"], algorithm=rows["algorithm"].map(LABELS)
+        readout=rows["metric"].str.extract(pattern)["readout"],
+        algorithm=rows["algorithm"].map(label),
     )
     table = rows.groupby(["data", "architecture", "algorithm", "readout"], sort=False)["value"].apply(
         spread, 2
@@ -115,10 +117,10 @@ def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFra
         arms = arms.droplevel([0, 1])
         if baseline not in arms.index:
             continue
-        for name in [n for n in ORDER if n in arms.index and n != baseline]:
+        for name in ordered(arms.index.drop(baseline)):
             passes = arms["samples"][name] / arms["samples"][baseline]
             time = arms["seconds"][name] / arms["seconds"][baseline]
-            rows.append((dataset(data), architecture, LABELS[name], passes, time / passes, time))
+            rows.append((dataset(data), architecture, look(name).label, passes, time / passes, time))
     columns = ["data", "network", "algorithm", "passes", "× seconds per pass", "= seconds of training"]
     return pd.DataFrame(rows, columns=columns).round(2)
 
