@@ -28,6 +28,7 @@ _HOMES = {
     "train": "training.loop",
     "Checkpoint": "training.checkpoint",
     "Stopping": "training.stopping",
+    "StopRule": "training.stopping",
     "Budget": "training.stopping",
     "History": "training.history",
     "EnergyMeter": "energy",
