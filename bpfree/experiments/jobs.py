@@ -3,8 +3,8 @@
 Whoever trains a run puts its record into the store, where whoever needs it finds it; so jobs need no other
 tie, and may be lost, repeated or joined by other batches at any time. Processes of this machine each go
 through the whole list, as `run_many` does: each takes what no other is training. On a cluster each run is a
-job of its own, submitit's. What a process is told reaches it as a pickle in `<store>/jobs`, which it reads
-back itself: what is in it is ours, never data, records or weights.
+job of its own, submitit's. It hands a job to its process as a pickle, which it writes beside the log in
+`<store>/jobs` and reads back itself: what is in it is ours, never data, records or weights.
 """
 
 import errno
@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -129,25 +128,25 @@ class Batch:
         folder: of the notes, a file for each run, and of the logs.
     """
 
-    def __init__(self, experiments: Iterable[Experiment], root: Path):
+    def __init__(self, experiments: Iterable[Experiment], root: Path, folder: Path | None = None):
         given = list(experiments)
         self.reference = {e: e.reference() for e in given}
         self.runs = list(dict.fromkeys([*filter(None, self.reference.values()), *given]))
-        self.root, self.folder = root, new_folder(root)
+        self.root, self.folder = root, folder or new_folder(root)
         with disk.refusals(self.folder):
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, e: Experiment, kind: str) -> Path:
         return self.folder / f"run{self.runs.index(e)}.{kind}"
 
     def note(self, e: Experiment, failure: str | None = None, log: Path | None = None) -> None:
         """That a run is in the store, or that a try at it has failed."""
-        with open(self.file(e, "notes"), "a") as file:
+        with open(self.file(e, "notes"), "a", encoding="utf-8") as file:
             file.write(json.dumps([failure, log and str(log)]) + "\n")
 
     def notes(self, e: Experiment) -> list[list[str | None]]:
         path = self.file(e, "notes")
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
     def is_done(self, e: Experiment) -> bool:
         return any(failure is None for failure, _ in self.notes(e))
@@ -201,13 +200,13 @@ def train(batch: Batch, bar: tqdm | None = None, held: Path | None = None) -> No
         if batch.is_ready(e):
             try:
                 if held:
-                    held.write_text(str(batch.runs.index(e)))
+                    held.write_text(str(batch.runs.index(e)), encoding="utf-8")
                 if go() is not None:
                     batch.note(e)
             except Exception as error:
                 log = batch.file(e, "log") if held else None
                 if log:
-                    with open(log, "a") as file:
+                    with open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
                         traceback.print_exc(file=file)
                 batch.note(e, reason(error), log)
         if batch.is_left(e):
@@ -223,8 +222,9 @@ def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
     """Trains a batch in processes of this machine, each with its share of the cores and its own GPU."""
     gpus = visible_gpus()
     workers = min(workers or len(gpus) or 1, len(batch.runs))
+    told = json.dumps({"root": str(batch.root), "runs": [vars(e) for e in batch.runs]}, default=dict)
     with disk.refusals(batch.folder):
-        (batch.folder / "batch").write_bytes(pickle.dumps(batch))
+        (batch.folder / "batch.json").write_text(told, encoding="utf-8")
 
     def begin(number: int) -> subprocess.Popen:
         # torch reads the number of threads when it is imported.
@@ -245,7 +245,7 @@ def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
                 left = [e for e in batch.runs if batch.is_left(e)]
                 if status and left:  # it died of the run that it held; another takes its place
                     held, log = (batch.folder / f"process{number}.{kind}" for kind in ("run", "log"))
-                    e = batch.runs[int(held.read_text())] if held.exists() else left[0]
+                    e = batch.runs[int(held.read_text("utf-8"))] if held.exists() else left[0]
                     batch.note(e, f"its process ended without a result (status {status})", log)
                     working[number] = begin(number)
                 elif status is not None:
@@ -259,7 +259,9 @@ def process() -> int:
     def work(argv: Sequence[str]) -> int:
         stop_with_starter()
         folder, number = Path(argv[0]), argv[1]
-        train(pickle.loads((folder / "batch").read_bytes()), held=folder / f"process{number}.run")
+        told = disk.read_object((folder / "batch.json").read_bytes())
+        batch = Batch([Experiment(**run) for run in told["runs"]], Path(told["root"]), folder)
+        train(batch, held=folder / f"process{number}.run")
         return 0
 
     return run_program("job", work)
