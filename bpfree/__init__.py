@@ -8,6 +8,9 @@ with bpfree.EnergyMeter() as meter:
 mf.predict(data.x_test)
 
 record = bpfree.run(bpfree.Experiment("mf", "fashion_mnist", seed=0))
+
+Your own algorithm and network are subclasses of `bpfree.Algorithm` and `bpfree.Blocks`; an experiment names
+them as "module:Class", and so every process finds them by import.
 """
 
 import importlib
@@ -20,6 +23,13 @@ _HOMES = {
     "CaFoCNN": "algorithms",
     "ARMS": "algorithms",
     "arm": "algorithms",
+    "Arm": "algorithms",
+    "Range": "algorithms",
+    "Algorithm": "algorithms",
+    "Head": "algorithms",
+    "Blocks": "algorithms",
+    "Stage": "training.stage",
+    "Group": "training.stage",
     "Backprop": "algorithms",
     "DeepSupervision": "algorithms",
     "ForwardForward": "algorithms",

@@ -225,7 +225,6 @@ def test_start_up_trials_are_the_same_under_every_optuna():
     assert proposed(10)[::3] == [(0.000517355, 4), (3.28175e-05, 32), (0.00172756, 31), (0.0014332, 2)]
 
 
-@pytest.mark.skipif(int(optuna.__version__.split(".")[0]) < 5, reason="Optuna 4 has other bandwidths")
 def test_what_tpe_proposes_does_not_depend_on_the_defaults_of_the_day():
     assert proposed(14)[10:] == [(1.85521e-05, 18), (0.0068204, 6), (0.000346158, 12), (1.15078e-05, 1)]
 

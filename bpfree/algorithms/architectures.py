@@ -1,11 +1,11 @@
-"""Networks by name: the paper's for every algorithm and data set, and how a name is read."""
+"""Networks by name: the paper's for every algorithm and data set, how a name is read, and those of others."""
 
 import re
 from itertools import pairwise
 
 import torch
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, named
 from ..training.batches import Data
 from ..training.limits import free_memory
 from .arms import arm
@@ -39,6 +39,8 @@ def build_model(architecture: str, data: Data) -> Blocks:
 
     Raises InvalidInput for no such name, and for a network whose weights the memory does not hold.
     """
+    if is_own(architecture):
+        return own_network(architecture)(data.shape, classes=data.classes)
     family, numbers = parse_architecture(architecture)
     if family == "cnn":
         refuse_giants(architecture, data.shape[0], numbers, taps=9)
@@ -58,6 +60,19 @@ def refuse_giants(architecture: str, inputs: int, widths: list[int], taps: int =
         )
 
 
+def is_own(architecture: str) -> bool:
+    """Whether it is a "module:Class"."""
+    return isinstance(architecture, str) and ":" in architecture
+
+
+def own_network(architecture: str) -> type[Blocks]:
+    """The network that "module:Class" names. Raises UnknownName or InvalidInput if there is none."""
+    found = named(architecture, "network")
+    if not (isinstance(found, type) and issubclass(found, Blocks)):
+        raise InvalidInput(f"architecture {architecture!r}: it names no subclass of bpfree.Blocks")
+    return found
+
+
 def parse_architecture(architecture: str) -> tuple[str, list[int]]:
     """("mlp", hidden widths) or ("cnn", channels; none for CaFo's own). Raises InvalidInput for neither."""
     name = architecture if isinstance(architecture, str) else ""
@@ -69,5 +84,5 @@ def parse_architecture(architecture: str) -> tuple[str, list[int]]:
         return "cnn" if match[1] else "mlp", [int(n) for n in match[2].split("-")]
     raise InvalidInput(
         f"architecture {architecture!r}: use layers x width as in '2x1000', widths as in '1000-500', "
-        "'cnn', or a cnn's channels as in 'cnn-16-32-64'"
+        "'cnn', a cnn's channels as in 'cnn-16-32-64', or 'module:Class' of your own"
     )

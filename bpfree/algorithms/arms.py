@@ -253,8 +253,7 @@ FREE = {
     "marker": ("h", "d", "8", "H"),
     "line": ((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (3, 2)), "-"),
 }
-LAST = 1_000  # the places from which arms come that are not in `ARMS`
-_seen: dict[str, int] = {}  # such arms, in the order in which they were met
+_met: dict[str, int] = {}  # such arms, in the order in which they were met
 
 
 def look(name: str) -> Look:
@@ -262,9 +261,9 @@ def look(name: str) -> Look:
     known = ARMS.get(name) or _ELSEWHERE.get(name)
     own = [getattr(known, part, None) for part in FREE]
     if name not in ARMS or None in own:
-        turn = _seen.setdefault(name, len(_seen))
+        turn = _met.setdefault(name, len(_met))
         own = [mine or free[turn % len(free)] for mine, free in zip(own, FREE.values(), strict=True)]
-    place = list(ARMS).index(name) if name in ARMS else LAST + _seen[name]
+    place = list(ARMS).index(name) if name in ARMS else len(ARMS)
     return Look(label(name), known.family if known else Arm.family, *own, place)
 
 
@@ -275,5 +274,5 @@ def label(name: str) -> str:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """These arms, each once, in the order of tables and figures."""
-    return sorted(dict.fromkeys(names), key=lambda name: look(name).place)
+    """These arms, each once, in the order of tables and figures; those that `ARMS` lacks last, by name."""
+    return sorted(set(names), key=lambda name: (look(name).place, name))

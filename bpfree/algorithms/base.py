@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,32 @@ from ..errors import InvalidInput, check_positive, check_range, choose
 from ..training.batches import Data
 from ..training.numerics import MadePinned, pinned
 from ..training.stage import OPTIMISERS, SCHEDULES, Group, Stage, stream
+from . import networks
 from .networks import Blocks
 
 PREDICT_BATCH = 1024
 
 
 class Head(nn.Linear):
-    """A linear read-out of one layer: (B, d_i), or (B, channels, height, width), -> (B, classes)."""
+    """A linear read-out of one layer: an activation (B, ...), of which it reads (B, d_i), -> (B, classes)."""
+
+    def __init__(
+        self, width: int, classes: int, *, bias: bool, read: Callable[[Tensor], Tensor] = networks.flatten
+    ):
+        super().__init__(width, classes, bias=bias)
+        self.read = read
 
     def forward(self, a: Tensor) -> Tensor:
-        return super().forward(a.flatten(1))
+        return super().forward(self.read(a))
 
 
 class Algorithm(nn.Module, metaclass=MadePinned):
     """Base of the algorithms. A subclass says its `stages`; everything else has a default here.
+
+    One of your own takes its options by keyword and hands the rest on, `__init__(self, model, *, mine=1.0,
+    **common)`, keeps them as attributes, and makes its read-outs, `self.heads["output"] = self.head(layer)`.
+    In experiments it is `algorithm="my_module:MyAlgorithm"`, or an `Arm` of it; give the class a `version`
+    and raise it when a change alters what the algorithm computes.
 
     Args:
         model: the hidden layers to train.
@@ -96,6 +108,13 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         choose(f"preset of {cls.__name__}", preset, cls.presets)
         return cls(model, **{**cls.presets[preset], **options})
 
+    def head(self, layer: int, *, bias: bool = False) -> Head:
+        """A read-out of what block `layer` puts out, read as the network says; of layer 0, the pixels."""
+        model = self.model
+        if layer == 0:
+            return Head(model.inputs, model.classes, bias=bias)
+        return Head(model.features[layer - 1], model.classes, bias=bias, read=model.read)
+
     def stages(self) -> list[Stage]:
         """The stages, in the order in which they are trained."""
         raise NotImplementedError
@@ -125,14 +144,21 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         """Takes from `data` what the algorithm must know of them before it trains; by default nothing."""
 
     def initialise(self, seed: int) -> None:
-        """Every parameter afresh from the stream (seed, parameter name); running statistics reset."""
+        """Every parameter afresh from the stream (seed, parameter name); running statistics reset.
+
+        A parameter of the network starts as the network says, if it says so (`Blocks.initialise_parameter`),
+        and else as the algorithm does.
+        """
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.reset_running_stats()
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 start = torch.empty(parameter.shape)  # drawn on the CPU, so that every device starts alike
-                self.initialise_parameter(name, start, stream(seed, name))
+                of, _, own = name.partition(".")
+                chance = stream(seed, name)
+                if not (of == "model" and self.model.initialise_parameter(own, start, chance)):
+                    self.initialise_parameter(name, start, chance)
                 parameter.copy_(start)
                 parameter.grad = None
         self.stages_finished.zero_()

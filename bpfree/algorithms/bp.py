@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from ..errors import check_flag, check_range, choose
 from ..training.stage import Stage
-from .base import Algorithm, Head
+from .base import Algorithm
 from .networks import Blocks
 
 
@@ -31,7 +31,7 @@ class Backprop(Algorithm):
         check_flag("head_bias", head_bias)
         self.head_init = choose("head_init", head_init, ("uniform", "normal"))
         self.output = str(len(model.blocks))  # the head is the one of layer L
-        self.heads[self.output] = Head(model.features[-1], model.classes, bias=head_bias)
+        self.heads[self.output] = self.head(len(model.blocks), bias=head_bias)
 
     def stages(self) -> list[Stage]:
         depth = len(self.model.blocks)
@@ -72,10 +72,9 @@ class DeepSupervision(Backprop):
         check_flag("input_head", input_head)
         self.aux_weight = aux_weight
         self.output = "output"  # not L: that is the name of layer L's auxiliary head
-        widths = [model.inputs, *model.features]
         self.heads["output"] = self.heads.pop(str(len(model.blocks)))
-        for i in range(0 if input_head else 1, len(widths)):
-            self.heads[str(i)] = Head(widths[i], model.classes, bias=False)
+        for i in range(0 if input_head else 1, len(model.blocks) + 1):
+            self.heads[str(i)] = self.head(i)
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         auxiliary = cross_entropy(self.heads["0"](x), labels) if "0" in self.heads else 0.0

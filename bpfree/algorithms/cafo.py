@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy, one_hot, softmax
 from ..errors import InvalidInput, check_flag, check_positive, check_range, choose
 from ..training.numerics import pinned
 from ..training.stage import Group, Stage, stream
-from .base import Algorithm, Head
-from .networks import Blocks
+from .base import Algorithm
+from .networks import Blocks, flatten
 from .solved import ChannelMoments, NormalEquations, doubled
 from .sparsemax import sparsemax, sparsemax_loss
 
@@ -26,7 +26,7 @@ class CascadedForward(Algorithm):
 
     A predictor P_i reads the classes from the features h_i of block i, which are frozen by then:
 
-        h_i = flatten(block_i(h_{i-1})),  s_i = P_i h_i,  class = argmax Σ_i s_i
+        h_i = block_i(h_{i-1}),  s_i = P_i h_i,  class = argmax Σ_i s_i
 
     The blocks come first, in one of two ways:
 
@@ -125,10 +125,10 @@ class CascadedForward(Algorithm):
         check_range("block_weight_decay", self.block_weight_decay)
         check_positive("block_epochs", self.block_epochs)
         self.depth = len(model.blocks)
-        for i, width in enumerate(model.features, start=1):
-            self.heads[str(i)] = Head(width, model.classes, bias=head_bias)  # P_i
+        for i in range(1, self.depth + 1):
+            self.heads[str(i)] = self.head(i, bias=head_bias)  # P_i
         if self.dfa:
-            self.heads["output"] = Head(model.features[-1], model.classes, bias=head_bias)  # V
+            self.heads["output"] = self.head(self.depth, bias=head_bias)  # V
             for i, width in enumerate(model.features[:-1], start=1):
                 self.register_buffer(f"feedback_{i}", torch.zeros(model.classes, width))  # B_i
 
@@ -183,11 +183,21 @@ class CascadedForward(Algorithm):
         loss = cross_entropy(scores, labels)  # exact for the last block and V
         e = self.error(scores, labels)
         for i, a in enumerate(earlier, start=1):
-            # δ_i in the memory layout of h_i: BatchNorm's backward is several times slower on two layouts.
-            delta = torch.empty_like(a).copy_((e @ self.feedback(i)).view(a.shape))
-            inner = (a * delta).sum()  # ⟨h_i, δ_i⟩
+            inner = (a * self.signal(i, a, e)).sum()  # ⟨h_i, δ_i⟩
             loss = loss + (inner - inner.detach())  # a gradient but no value: the loss reported is the CE
         yield loss
+
+    def signal(self, i: int, a: Tensor, e: Tensor) -> Tensor:
+        """δ_i at h_i, whose shape and memory layout it has: e B_i, pulled back through how a head reads h_i.
+
+        BatchNorm's backward is several times slower on two layouts.
+        """
+        delta, wanted = torch.empty_like(a), e @ self.feedback(i)
+        if self.model.read is flatten:
+            return delta.copy_(wanted.view(a.shape))
+        with torch.enable_grad():
+            h = a.detach().requires_grad_()
+            return delta.copy_(torch.autograd.grad(self.model.read(h), h, wanted)[0])
 
     def block_outputs(self, x: Tensor, *, detach: bool) -> list[Tensor]:
         """The output of every block; with `detach` no gradient passes from a block to the one before."""
@@ -222,7 +232,7 @@ class CascadedForward(Algorithm):
                 name,
                 prefix=prefix,
                 readout=head,
-                accumulate=equations.add,
+                accumulate=lambda h, labels: equations.add(head.read(h), labels),
                 solve=lambda: equations.solve(head),
             )
 
@@ -250,8 +260,8 @@ class CascadedForward(Algorithm):
         gradients = torch.autograd.grad(cross_entropy(scores, labels), earlier)
         e = self.error(scores, labels)
         return {
-            f"block {i}": angle(e @ self.feedback(i), gradient.flatten(1))
-            for i, gradient in enumerate(gradients, start=1)
+            f"block {i}": angle(self.signal(i, h, e), gradient)
+            for i, (h, gradient) in enumerate(zip(earlier, gradients, strict=True), start=1)
         }
 
     # -- prediction

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from ..errors import InvalidInput, check_flag, check_range, choose
 from ..training.stage import Stage
-from .base import Algorithm, Head
+from .base import Algorithm
 from .networks import Blocks
 
 
@@ -77,9 +77,8 @@ class MonoForward(Algorithm):
             )
         self.aux_weight = aux_weight
         self.depth = len(model.blocks)
-        widths = [model.inputs, *model.features]
-        for i in range(0 if input_projection else 1, len(widths)):
-            self.heads[str(i)] = Head(widths[i], model.classes, bias=False)  # M_i
+        for i in range(0 if input_projection else 1, self.depth + 1):
+            self.heads[str(i)] = self.head(i)  # M_i
 
     # -- training
 

@@ -7,32 +7,68 @@ the algorithm that trains it.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, choose
 from ..training.numerics import MadePinned
+
+
+def flatten(a: Tensor) -> Tensor:
+    """(B, ...) -> (B, all of it)."""
+    return a.flatten(1)
+
+
+def mean(a: Tensor) -> Tensor:
+    """(B, channels, ...) -> (B, channels), averaged over the rest."""
+    return a.flatten(2).mean(2) if a.ndim > 2 else a
+
+
+READS = {"flatten": flatten, "mean": mean}
 
 
 class Blocks(nn.Module, metaclass=MadePinned):
     """Blocks applied in order.
 
+    A network of your own is a subclass, made as `MyNetwork(shape, classes=...)` from the shape (channels,
+    height, width) of an image. In experiments it is `architecture="my_module:MyNetwork"`; give the class a
+    `version` and raise it when a change alters what the network computes.
+
     Attributes:
         blocks: the hidden layers, first to last.
-        features: activations per sample after each block, flattened: d_1, ..., d_L.
+        features: activations per sample that a head reads after each block: d_1, ..., d_L.
         inputs: numbers per input sample, flattened: d_0.
         classes: how many classes the data have.
+        read: what a head reads of an activation: "flatten", all of it; "mean" of every channel; or a function
+            without parameters of its own, (B, ...) -> (B, d_i).
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], features: Sequence[int], inputs: int, classes: int):
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        features: Sequence[int],
+        inputs: int,
+        classes: int,
+        read: str | Callable[[Tensor], Tensor] = "flatten",
+    ):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.features = list(features)
         self.inputs = inputs
         self.classes = classes
+        self.read = read if callable(read) else READS[choose("read", read, READS)]
+
+    def initialise_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> bool:
+        """Fills `value` with the start of this parameter, if the network has a start of its own for it.
+
+        Called before every training for each parameter; `name` is the network's, such as
+        "blocks.0.linear.weight", and chance comes from `generator` only. Returns whether `value` is filled;
+        False, as here, leaves it to the algorithm. What the constructor drew is overwritten either way.
+        """
+        return False
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> the last block's activation, (N, d_L) or (N, channels, height, width)."""

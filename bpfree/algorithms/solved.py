@@ -28,8 +28,8 @@ class NormalEquations:
 
     @torch.no_grad()
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """One batch. features: (B, ...), flattened here; labels: (B,)."""
-        h = doubled(features.flatten(1))
+        """One batch. features: (B, d); labels: (B,)."""
+        h = doubled(features)
         if self.bias:
             h = torch.cat([h, h.new_ones(len(h), 1)], dim=1)
         y = nn.functional.one_hot(labels.to(h.device), self.classes).to(h.dtype)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 import math
 import os
 import sys
@@ -92,8 +93,15 @@ def named(text: str, kind: str) -> object:
                 "the installed ones"
             ) from None
         raise InvalidInput(f"{kind} {text!r}: importing {module} failed ({error!r}): mend it") from error
-    public = [known for known in vars(found) if not known.startswith("_")]
-    return getattr(found, choose(f"{kind} in module {module}", name, public))
+    if not hasattr(found, name):
+        own = {
+            n: value
+            for n, value in vars(found).items()
+            if not (n.startswith("_") or inspect.ismodule(value))
+            and not (hasattr(value, "__qualname__") and value.__module__ != module)
+        }
+        choose(kind, text, [f"{module}:{n}" for n in own])
+    return getattr(found, name)
 
 
 def check_seed(seed: int) -> None:

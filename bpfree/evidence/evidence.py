@@ -97,6 +97,7 @@ def ordered(records: Iterable[Record]) -> list[Record]:
             e["protocol"],
             str(e["preset"]),
             look(e["algorithm"]).place,
+            e["algorithm"],
         )
         return (*arm, e["seed"], e["device"], record.key)
 

@@ -254,7 +254,7 @@ def contrasts(
     table["p_holm"] = holm(table["p"])
     table["verdict"] = [verdict(p, q, alpha) for p, q in zip(table["p_holm"], table["p_tost"], strict=True)]
     order = table["algorithm"].map(lambda name: look(name).place)
-    keys = ["data", "architecture", "protocol", "_order"]
+    keys = ["data", "architecture", "protocol", "_order", "algorithm"]
     return table.assign(_order=order).sort_values(keys).drop(columns="_order").reset_index(drop=True)
 
 

@@ -6,7 +6,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from ..algorithms import Algorithm
-from ..algorithms.architectures import STAND_IN, build_model, default_architecture, parse_architecture
+from ..algorithms.architectures import (
+    STAND_IN,
+    build_model,
+    default_architecture,
+    is_own,
+    own_network,
+    parse_architecture,
+)
 from ..algorithms.arms import arm
 from ..data import NAMES
 from ..errors import InvalidInput, check_positive, check_seed, choose
@@ -28,11 +35,12 @@ class Experiment:
     """What is to be trained, on what, and how long it may take.
 
     Attributes:
-        algorithm: a name in `bpfree.ARMS`.
+        algorithm: a name in `bpfree.ARMS`, or "module:object" of your own: an `Algorithm` or an `Arm`.
         data: a data set name, or the path of a .npz, whose absolute path the record has.
         seed: of the weights, the batches and the validation split.
         architecture: "2x1000" (hidden layers x width), "1000-500" (widths), "cnn" (the three CaFo
-            blocks) or "cnn-16-32-64" (with these channels); None: the paper's for this algorithm and data.
+            blocks), "cnn-16-32-64" (with these channels), or "module:Class" of your own `Blocks`; None: the
+            paper's for this algorithm and data.
         protocol: a name in `bpfree.experiments.protocols.PROTOCOLS`: how long it may train.
         preset: the source whose contested choices and hyperparameters are taken ("thesis", "2026",
             "reference"); None: the protocol's.
@@ -81,7 +89,9 @@ class Experiment:
         for given in (self.options, self.hyperparameters):
             if not isinstance(given, Mapping):
                 raise InvalidInput(f"options {given!r}: use a dictionary, such as {{'lr': 0.001}}")
-        family, _ = parse_architecture(self.resolved_architecture)
+        network = self.resolved_architecture
+        own = own_network(network) if is_own(network) else None
+        family = "" if own else parse_architecture(network)[0]
         if self.preset is not None:
             choose(f"preset of {self.algorithm}", self.preset, [*cls.presets, TUNED])
         options = self.resolved_options(self.rule())
@@ -93,7 +103,8 @@ class Experiment:
                     f"{name}={options[name]!r} contradicts {self.algorithm!r}, which is {name}={value!r}: "
                     "leave it out, or choose another algorithm"
                 )
-        known.make(STAND_IN[family](), **options)  # refuses values out of their range
+        if not own:  # whose values are tried when it is built, from the data
+            known.make(STAND_IN[family](), **options)  # refuses values out of their range
 
     def __hash__(self):
         return hash(
@@ -181,7 +192,15 @@ class Experiment:
             "device": pick_device(self.device).type,
             "cache": self.cache,
             "training_version": TRAINING_VERSION,
+            **self._versions(),
         }
+
+    def _versions(self) -> dict:
+        """Of an algorithm and a network, those that have one."""
+        parts = {"algorithm_version": arm(self.algorithm).algorithm}
+        if is_own(self.resolved_architecture):
+            parts["network_version"] = own_network(self.resolved_architecture)
+        return {name: part.version for name, part in parts.items() if hasattr(part, "version")}
 
 
 def fit(

@@ -29,6 +29,7 @@ NETWORKS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 PAPERS = {data for networks in NETWORKS.values() for data in networks}
 OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
+STUDIED = {*LADDER, *CAFO, "ff", "ff_sgd"}
 FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")
 MF = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows
@@ -67,18 +68,21 @@ class Profile:
 
         Args:
             family: "ff", "cafo" or "mf".
-            algorithms: of the family's; all of them if none is named.
+            algorithms: of the family's; all of them if none is named. One that is not the papers' trains the
+                networks of its family.
             settings: further fields of each experiment; `hyperparameters` join the profile's.
         """
         from ..algorithms.architectures import default_architecture  # here, because torch comes with it
+        from ..algorithms.arms import arm
         from . import tuned
         from .experiment import Experiment
         from .protocols import TUNED, rule
 
         paper = NETWORKS[choose("family", family, NETWORKS)]
         members = {*OTHERWISE[family], *(a for by in paper.values() for known in by.values() for a in known)}
+        others = tuple(a for a in algorithms if a not in STUDIED and arm(a).family == family)
         for algorithm in algorithms:
-            choose(f"algorithm of {family}", algorithm, sorted(members))
+            choose(f"algorithm of {family}", algorithm, sorted({*members, *others}))
         own = {
             "max_epochs": self.caps.get(family, self.max_epochs),
             "preset": self.preset,
@@ -115,7 +119,7 @@ class Profile:
                     **{**own, "preset": preset(algorithm, data, network)},
                 )
                 for network, known in networks.items()
-                for algorithm in comparable(data, network, known)
+                for algorithm in (*comparable(data, network, known), *others)
                 if not algorithms or algorithm in algorithms
                 for seed in self.seeds
             ]
@@ -218,7 +222,7 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
     Convolutions want images that every block can halve: smaller ones, and vectors, have `otherwise`. And
     Forward-Forward writes the label over as many inputs as there are classes: vectors may have fewer.
     """
-    from ..algorithms.architectures import parse_architecture
+    from ..algorithms.architectures import is_own, parse_architecture
     from ..algorithms.arms import arm
     from ..data import NAMES
     from .runner import loaded
@@ -228,6 +232,8 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
     try:
         own = loaded(data, seed)
     except MissingData:  # which is for whoever trains on them to say
+        return network
+    if is_own(network):
         return network
     if arm(algorithm).family == "ff" and own.features < own.classes:
         return ""

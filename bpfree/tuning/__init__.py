@@ -26,7 +26,6 @@ with warnings.catch_warnings():
 # The others import torch, which must first be told how many cores are ours: `python -m bpfree.tuning`.
 _HOMES = {
     "PLANS": "plans",
-    "Range": "spaces",
     "beside_published": "plans",
     "best": "results",
     "cost": "results",

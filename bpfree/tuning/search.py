@@ -383,8 +383,8 @@ def note_cost(trial: Trial, meter: EnergyMeter, experiment: Experiment, epochs: 
 # ---------------------------------------------------------------- how parameters are drawn
 
 
-#: Every setting of TPE that Optuna 5 takes without a warning, because versions differ in their defaults. In
-#: the others (the prior, gamma, the weights, the ends of a range) they agree.
+#: Written out, because versions of Optuna differ in their defaults. (Under Optuna 4 the same seed proposes other
+#: trials all the same: its estimator has other bandwidths. So 5 is the oldest that is taken.)
 TPE = {
     "n_startup_trials": 10,
     "n_ei_candidates": 24,
@@ -398,8 +398,7 @@ class TrialSeeded(BaseSampler):
     """TPE with a generator of its own for every trial, seeded by (study name, trial number).
 
     So parallel workers do not repeat each other's start-up trials, as copies of one seeded sampler would; two
-    studies do not share theirs; and a study that is resumed goes on as it would have gone. After the start-up
-    trials Optuna 4 proposes others than Optuna 5, whose estimator has other bandwidths under any settings.
+    studies do not share theirs; and a study that is resumed goes on as it would have gone.
     """
 
     def before_trial(self, study, trial):

@@ -48,7 +48,7 @@ def agreement(
                     "seeds": f"{row.ours_n:.0f}",
                     "ours − printed (pp)": f"{row.difference:+.2f}",
                     "why": why,
-                    "_order": (rank(row.data), row.architecture, look(row.algorithm).place),
+                    "_order": (rank(row.data), row.architecture, look(row.algorithm).place, row.algorithm),
                 }
             )
     return _sorted(rows)
@@ -98,7 +98,7 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
                 "a run alone (s)": quantity(alone["busy_s"].mean()) if len(alone) else "",
                 "a run alone (J)": "" if math.isnan(mean) else f"{quantity(mean)} {kind}",
                 **{f"a run, {s} (s)": printed_of(s, data, architecture, algorithm) for s in USUAL},
-                "_order": (rank(data), architecture, look(algorithm).place, protocol, settings),
+                "_order": (rank(data), architecture, look(algorithm).place, algorithm, protocol, settings),
             }
         )
     return _sorted(rows)

@@ -351,7 +351,7 @@ def arms(
                 partner = ours.arm(data, architecture, "bp", same, preset)
                 if printed or len(runs):
                     found.append(Arm(data, architecture, algorithm, printed, bp, runs, partner))
-    return sorted(found, key=lambda a: (rank(a.data), a.architecture, look(a.algorithm).place))
+    return sorted(found, key=lambda a: (rank(a.data), a.architecture, look(a.algorithm).place, a.algorithm))
 
 
 def _printed(
