@@ -383,8 +383,8 @@ def note_cost(trial: Trial, meter: EnergyMeter, experiment: Experiment, epochs: 
 # ---------------------------------------------------------------- how parameters are drawn
 
 
-#: Written out, because versions of Optuna differ in their defaults. (Under Optuna 4 the same seed proposes other
-#: trials all the same: its estimator has other bandwidths. So 5 is the oldest that is taken.)
+#: Written out, because versions of Optuna differ in their defaults. (Under Optuna 4 the same seed proposes
+#: other trials all the same: its estimator has other bandwidths. So 5 is the oldest that is taken.)
 TPE = {
     "n_startup_trials": 10,
     "n_ei_candidates": 24,
