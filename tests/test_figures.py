@@ -342,7 +342,7 @@ def test_runs_without_seconds_and_joules_count_for_accuracy_and_for_nothing_else
     energy = figures.comparison.ladder(runs).axes[1]
     assert [p.get_width() for p in energy.patches] == [10, 0]  # and no bar for interleaved MF
     costless = runs[runs["metric"].isin(["test_accuracy", "samples"])]
-    assert "shared" in figures.comparison.ladder(costless).axes[2].texts[0].get_text()
+    assert "cost of its own" in figures.comparison.ladder(costless).axes[2].texts[0].get_text()
     unknown = figures.comparison.accuracy_against_energy(runs[runs["key"] == runs["key"].iloc[-1]])
     assert "energy is known" in texts(unknown)
     assert not unknown.axes[0].get_lines()
