@@ -128,7 +128,7 @@ def test_an_own_rule_is_resumed_and_another_one_is_not(tmp_path):
     ("rule", "error", "says"),
     [
         ("val_loss", UnknownName, ("'val_loss'", "module:object")),
-        ("test_stopping:plato", UnknownName, ("'plato'", "did you mean 'plateau'")),
+        ("test_stopping:plato", UnknownName, ("plato'", "did you mean 'test_stopping:plateau'")),
         ("test_stopping:rows_of", InvalidInput, ("test_stopping:rows_of", "stop(rows)", "best(rows)")),
         (Plateau, InvalidInput, ("Plateau", "stop(rows)", "best(rows)")),
         (3, InvalidInput, ("stopping=3", "bpfree.Stopping")),

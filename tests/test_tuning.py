@@ -213,10 +213,10 @@ def test_start_up_trials_cover_the_whole_range(toy, tmp_path):
 
 def proposed(number: int) -> list[tuple]:
     """The trials of a study whose value is known without training."""
-    ranges = {"lr": tuning.Range(1e-5, 1e-1, "log"), "epochs": tuning.Range(1, 40, "int")}
+    ranges = {"lr": bpfree.Range(1e-5, 1e-1, "log"), "epochs": bpfree.Range(1, 40, "int")}
     study = optuna.create_study(direction="maximize", study_name="one", sampler=search.TrialSeeded())
     for _ in range(number):
-        trial = study.ask({name: r.distribution for name, r in ranges.items()})
+        trial = study.ask({name: tuning.distribution(r) for name, r in ranges.items()})
         study.tell(trial, -abs(math.log10(trial.params["lr"]) + 3) - trial.params["epochs"] / 40)
     return [(float(f"{p['lr']:.6g}"), p["epochs"]) for p in drawn(study)]
 
