@@ -428,7 +428,8 @@ def batch_of_minutes(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", LONG, str(tmp_path)],
         cwd=ROOT,
-        env={**os.environ, "BPFREE_STORE": str(store)},
+        # As users have it: a file that is being imported when the signal comes is no leak of ours.
+        env={**os.environ, "BPFREE_STORE": str(store), "PYTHONWARNINGS": ""},
         # A shell's background job ignores Ctrl-C, and would hand that down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,

@@ -1071,6 +1071,8 @@ def test_workers_end_with_who_started_them(sent, status, toy, tmp_path):
     ]
     process = subprocess.Popen(
         [sys.executable, "-m", "bpfree.tuning", "bp", *sizes, "--workers", "2"],
+        # As users have it: a file that torch is about to import when the signal comes is no leak of ours.
+        env={**os.environ, "PYTHONWARNINGS": ""},
         # A shell's background job ignores Ctrl-C, and would hand that down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
