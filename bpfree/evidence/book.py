@@ -108,6 +108,11 @@ def kernels_environment() -> Iterator[None]:
         before = dict(os.environ)
         os.environ |= {"IPYTHONDIR": folder, "JUPYTER_RUNTIME_DIR": folder}
         os.environ["TQDM_DISABLE"] = "1"  # a bar has no place in a page
+        if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(before):
+            # GNU's OpenMP lets a waiting thread spin 300,000 times, but 1,000 times where it knows that there
+            # are more threads than cores. It does not know of other programs: beside them the long wait slows
+            # small networks several times. On a quiet machine the short one costs nothing that shows.
+            os.environ["GOMP_SPINCOUNT"] = "1000"
         for name in (
             "MPLBACKEND",
             "PYTHONSTARTUP",
