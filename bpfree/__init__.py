@@ -13,58 +13,11 @@ Your own algorithm and network are subclasses of `bpfree.Algorithm` and `bpfree.
 them as "module:Class", and so every process finds them by import.
 """
 
-import importlib
+import lazy_loader
 
-# name -> the module it lives in; imported when first used, so that `bpfree.energy` stays light
-_HOMES = {
-    "load": "data",
-    "Data": "training.batches",
-    "MLP": "algorithms",
-    "CaFoCNN": "algorithms",
-    "ARMS": "algorithms",
-    "arm": "algorithms",
-    "Arm": "algorithms",
-    "Range": "algorithms",
-    "Algorithm": "algorithms",
-    "Head": "algorithms",
-    "Blocks": "algorithms",
-    "Stage": "training.stage",
-    "Group": "training.stage",
-    "Backprop": "algorithms",
-    "DeepSupervision": "algorithms",
-    "ForwardForward": "algorithms",
-    "CascadedForward": "algorithms",
-    "MonoForward": "algorithms",
-    "train": "training.loop",
-    "Checkpoint": "training.checkpoint",
-    "Stopping": "training.stopping",
-    "StopRule": "training.stopping",
-    "Budget": "training.stopping",
-    "History": "training.history",
-    "EnergyMeter": "energy",
-    "measure": "energy",
-    "Experiment": "experiments.experiment",
-    "run": "experiments.runner",
-    "run_many": "experiments.runner",
-    "Record": "experiments.store",
-    "Store": "experiments.store",
-    "records": "experiments.store",
-    "gradient_reach": "diagnostics.gradient_reach",
-    "BpfreeError": "errors",
-    "TrainingDiverged": "errors",
-    "environment_line": "experiments.machine",
-}
+from .errors import extend
 
-__all__ = list(_HOMES)
+# The names stand in __init__.pyi. Each is imported when first used, so that `bpfree.energy` stays light.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bpfree' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+extend()  # by the modules that `run_all.py --with` was given

@@ -79,7 +79,9 @@ def test_every_arm_that_has_a_rate_is_tried():
     ids=str,
 )
 def test_so_are_absurd_rates_of_anything_else(name, options):
-    diverged(arm(name, **options))
+    error = diverged(arm(name, **options))
+    for rate in (value for option, value in options.items() if option.endswith("lr")):
+        assert error.lr == rate  # the one to be lowered
 
 
 def huge(scale):

@@ -34,7 +34,7 @@ def test_the_wheel_has_every_module_and_table_and_nothing_else(wheel):
     own = {p for p in (ROOT / "bpfree").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert names == {p.relative_to(ROOT).as_posix() for p in own}
     assert {"bpfree/experiments/tuned.csv", "bpfree/experiments/published/results.csv"} < names
-    assert {Path(name).suffix for name in names} == {".py", ".csv"}
+    assert {Path(name).suffix for name in names} == {".py", ".pyi", ".typed", ".csv"}
 
 
 def test_its_metadata_say_what_it_needs(wheel):
@@ -52,7 +52,7 @@ def test_every_dependency_has_a_lower_bound_that_is_met_here():
     for requirement in [*PROJECT["dependencies"], *extras]:
         if requirement.startswith("bpfree["):
             continue
-        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<\d+)?", requirement).groups()
         assert numbers(metadata.version(name)) >= numbers(bound), requirement
 
 

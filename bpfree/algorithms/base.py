@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         }
 
     @classmethod
-    def from_preset(cls, model: Blocks, preset: str, **options) -> "Algorithm":
+    def from_preset(cls, model: Blocks, preset: str, **options) -> Self:
         """This algorithm with the contested choices of a source; `options` override them."""
         choose(f"preset of {cls.__name__}", preset, cls.presets)
         return cls(model, **{**cls.presets[preset], **options})

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..training.numerics import pinned
 from ..training.prefix import apply
@@ -10,7 +10,7 @@ from ..training.stage import stream
 
 
 @pinned()
-def gradient_reach(algorithm, x: Tensor, labels: Tensor) -> pd.DataFrame:
+def gradient_reach(algorithm: nn.Module, x: Tensor, labels: Tensor) -> pd.DataFrame:
     """The norm of every loss's gradient at every parameter tensor, on one batch.
 
     Nothing is frozen for this: a 0 says that the loss does not reach the parameter, not that the

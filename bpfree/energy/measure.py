@@ -5,21 +5,30 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, overload
 
 from .meter import EnergyMeter
 from .reading import Reading
 
+P = ParamSpec("P")
+R = TypeVar("R")
+Report = Callable[[Reading], object]
 
-def measure_idle(seconds: float = 10.0, **options: object) -> Reading:
+
+def measure_idle(seconds: float = 10.0, **options: Any) -> Reading:
     """Measure while doing nothing: a baseline for ``EnergyMeter(idle_w=...)``, whose options it takes."""
     with EnergyMeter(name="idle", **options) as meter:
         time.sleep(seconds)
     return meter.reading
 
 
+@overload
+def measure(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
 def measure(
-    function: Callable | None = None, /, *, report: Callable | None = print, **options: object
-) -> Callable:
+    *, report: Report | None = print, **options: Any
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def measure(function=None, /, *, report=print, **options):
     """Decorator: meter every call. The last reading is ``function.reading`` and goes to ``report``.
 
     ``options`` go to :class:`EnergyMeter`: ``@measure`` or ``@measure(country="POL", report=None)``.

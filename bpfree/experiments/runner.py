@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -31,7 +32,7 @@ log = logging.getLogger("bpfree")
 
 def run(
     experiment: Experiment,
-    store: Store | str | None = None,
+    store: Store | str | os.PathLike | None = None,
     *,
     progress: bool = True,
     keep_weights: bool = True,
@@ -54,7 +55,7 @@ def run(
 
 def run_many(
     experiments: Iterable[Experiment],
-    store: Store | str | None = None,
+    store: Store | str | os.PathLike | None = None,
     *,
     progress: bool = True,
     keep_weights: bool = True,
@@ -97,7 +98,7 @@ def run_many(
     return [records[i] for i in sorted(records)]
 
 
-def _opened(store: Store | str | None) -> Store:
+def _opened(store: Store | str | os.PathLike | None) -> Store:
     return store if isinstance(store, Store) else Store(store)
 
 

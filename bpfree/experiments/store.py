@@ -91,7 +91,7 @@ class Record:
     key: str
     experiment: dict
     status: str
-    metrics: dict
+    metrics: dict[str, float]
     history: "pd.DataFrame"
     cost: dict
     epoch_cost: "pd.DataFrame"

@@ -15,36 +15,7 @@ divergence   what is no longer finite
 numerics     how torch computes meanwhile, whatever the process has set; subnormals: those count as zero
 """
 
-import importlib
+import lazy_loader
 
-# name -> the module it lives in; imported when first used, because history and stopping need no torch
-_HOMES = {
-    "Augmentation": "batches",
-    "Budget": "stopping",
-    "Checkpoint": "checkpoint",
-    "Data": "batches",
-    "Group": "stage",
-    "History": "history",
-    "Stage": "stage",
-    "StageHistory": "history",
-    "StopRule": "stopping",
-    "Stopping": "stopping",
-    "pick_device": "loop",
-    "pinned": "numerics",
-    "stream": "stage",
-    "train": "loop",
-}
-
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# The names stand in __init__.pyi. Each is imported when first used: history and stopping need no torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

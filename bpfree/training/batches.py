@@ -143,7 +143,9 @@ class Data:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
-    def epoch(self, batch_size: int, generator: torch.Generator, *, augment: bool = True) -> Iterator:
+    def epoch(
+        self, batch_size: int, generator: torch.Generator, *, augment: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled training batches; augmented if the data set is and `augment` is not False."""
         return batches(self.x_train, self.y_train, batch_size, generator, self.augment if augment else None)
 

@@ -2,9 +2,17 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import torch
+
+
+class Meter(Protocol):
+    """What measures joules, such as a `bpfree.EnergyMeter`."""
+
+    def window(self, name: str) -> AbstractContextManager[Any]:
+        """Its `reading` has `seconds`, `measured_j`, `estimated_j` and `provenance` once it is closed."""
 
 
 class Clock:
@@ -19,11 +27,10 @@ class Clock:
 
     Args:
         device: where the work runs.
-        meter: anything with `window(name)`, a context manager whose `reading` has `seconds`,
-            `measured_j`, `estimated_j` and `provenance` once it is closed; or None.
+        meter: asked for the joules of every region; None: they are not recorded.
     """
 
-    def __init__(self, device: torch.device, meter=None):
+    def __init__(self, device: torch.device, meter: Meter | None = None):
         self.device = device
         self.meter = meter
         self.provenance: str | None = None

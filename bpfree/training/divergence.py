@@ -29,14 +29,15 @@ class Watch:
             if self.sound():
                 raise
 
-    def check(self, row: dict, *, solved: bool = True) -> None:
+    def check(self, row: dict, *, lr: float | None = None, solved: bool = True) -> None:
         """Raises TrainingDiverged unless the losses of an epoch, and the network after it, are finite.
 
+        lr: the highest of the rates at which it was trained, for the error; None: it was solved.
         A loss does not tell of everything: the last step comes after it, and ReLU makes 0 of −∞.
         """
         losses = (row[name] for name in ("train_loss", "val_loss") if name in row)
         if not (solved and all(map(math.isfinite, losses)) and self.sound()):
-            raise TrainingDiverged(row["stage"], row["epoch"], row.get("lr"))
+            raise TrainingDiverged(row["stage"], row["epoch"], lr)
 
 
 def finite(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -1,6 +1,10 @@
 """What a training run did, epoch by epoch: the outcome and, apart from it, the cost."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OUTCOME = ("stage", "epoch", "lr", "train_loss", "val_loss", "val_accuracy", "samples")
 REGIONS = ("prefix", "train", "val")
@@ -42,7 +46,7 @@ class History:
     stages: list[StageHistory] = field(default_factory=list)
     provenance: str | None = None
 
-    def frame(self):
+    def frame(self) -> "pd.DataFrame":
         """One row per stage and epoch, as a pandas DataFrame.
 
         Columns: stage, epoch, lr, train_loss, val_loss (cross-entropy), val_accuracy (%), samples seen;

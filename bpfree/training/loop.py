@@ -20,7 +20,7 @@ from torch import nn
 from ..errors import InvalidInput, TrainingDiverged, check_positive, check_seed, choose
 from .batches import Data
 from .checkpoint import Checkpoint
-from .clock import Clock
+from .clock import Clock, Meter
 from .divergence import Watch
 from .history import History
 from .numerics import pinned
@@ -36,7 +36,7 @@ DEVICES = ("cpu", "cuda", "mps")
 
 @pinned(flush=True)
 def train(
-    algorithm,
+    algorithm: nn.Module,
     data: Data,
     *,
     seed: int = 0,
@@ -45,7 +45,7 @@ def train(
     budget: Budget | None = None,
     cache: bool | str = "auto",
     precision: str = "fp32",
-    meter=None,
+    meter: Meter | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
     on_epoch: Callable[[nn.Module, Stage, dict], None] | None = None,
@@ -200,7 +200,7 @@ class Epochs:
             row |= self.train(stage, source, optimiser, epoch, cap, cost)
             row |= self.validate(stage, source, cost)
             rows.append(row | cost)
-            self.watch.check(rows[-1])
+            self.watch.check(rows[-1], lr=max(group["lr"] for group in optimiser.param_groups))
             yield rows[-1]
             cost = {}
 

@@ -13,9 +13,9 @@
 `python -m bpfree.tuning` is the same from a shell, for many workers.
 """
 
-import importlib
 import warnings
 
+import lazy_loader
 from tqdm import TqdmWarning
 
 with warnings.catch_warnings():
@@ -23,42 +23,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)
     import optuna  # noqa: F401
 
-# The others import torch, which must first be told how many cores are ours: `python -m bpfree.tuning`.
-_HOMES = {
-    "PLANS": "plans",
-    "beside_published": "plans",
-    "best": "results",
-    "cost": "results",
-    "distribution": "spaces",
-    "equal_budget": "budget",
-    "finished": "storage",
-    "importances": "results",
-    "keep": "budget",
-    "load_study": "search",
-    "open_storage": "storage",
-    "plan": "plans",
-    "published_effort": "plans",
-    "resume": "search",
-    "space": "spaces",
-    "study_name": "search",
-    "study_names": "storage",
-    "sweep": "search",
-    "table": "spaces",
-    "tolerance": "results",
-    "trials": "results",
-    "tune": "search",
-}
-
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bpfree.tuning' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# The names stand in __init__.pyi. Each is imported when first used, because torch comes with them, which must
+# first be told how many cores are ours: `python -m bpfree.tuning`.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
