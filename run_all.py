@@ -10,29 +10,32 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
-from bpfree.errors import InvalidInput, choose, disk
-from bpfree.errors.program import run_program
+from bpfree.errors import InvalidInput, choose, disk, extend
+from bpfree.errors.program import Parser, positive, run_program
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
 RESULTS = ("<!-- results -->", "<!-- end of results -->")  # around the table in the README
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InvalidInput(f"{message} (--help lists the options)")
+EXAMPLES = """examples:
+  run_all.py                                        every chapter, on the bundled digits
+  run_all.py --only 03 --datasets cifar10 --seeds 0 1 2
+  run_all.py --profile laptop --list                what would be trained, and for how long
+  run_all.py --with my_parts                        with what my_parts.py of this folder adds to the tables
+  run_all.py --profile paper --executor slurm --slurm partition=gpu gpus_per_node=1
+"""
 
 
 def parser() -> Parser:
-    p = Parser(prog="run_all.py", description=__doc__, allow_abbrev=False)
+    p = Parser(prog="run_all.py", description=__doc__, epilog=EXAMPLES)
     p.add_argument("--profile", default="quick", help="quick (default), laptop, paper or evidence")
     p.add_argument("--only", nargs="+", metavar="CHAPTER", help="only these, by number or name: 03 01")
     p.add_argument(
         "--datasets", nargs="+", metavar="NAME", help="instead of the profile's: names or .npz files"
     )
-    p.add_argument("--seeds", nargs="+", metavar="SEED", help="instead of the profile's: 0 1 2")
+    p.add_argument("--seeds", nargs="+", type=seed, metavar="SEED", help="instead of the profile's: 0 1 2")
     p.add_argument(
         "-p",
         dest="parameters",
@@ -42,48 +45,62 @@ def parser() -> Parser:
         metavar=("NAME", "VALUE"),
         help="set another parameter, in every chapter that has it; repeatable",
     )
+    p.add_argument(
+        "--with",
+        dest="modules",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="MODULE",
+        help="import these, of this folder or installed, before anything else and in every process",
+    )
     p.add_argument("--download", action="store_true", help="fetch data sets that are not there")
     p.add_argument("--output", metavar="DIR", help="instead of results/; a folder per profile is made in it")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.add_argument(
+        "--update-notebooks",
+        action="store_true",
+        help="put the outputs into notebooks/, too (quick only)",
+    )
+    instead = p.add_argument_group("instead of executing the chapters")
+    instead.add_argument(
         "--list",
         action="store_true",
-        help="print chapters, parameters, every run and about how long it will take; run nothing",
+        help="print chapters, parameters, every run and about how long it will take",
     )
-    p.add_argument(
-        "--figures-only", action="store_true", help="redraw figures/ from its records; run nothing"
-    )
-    p.add_argument(
+    instead.add_argument("--figures-only", action="store_true", help="redraw figures/ from its records")
+    instead.add_argument(
         "--collect",
         action="store_true",
-        help="take the store's runs of the profile into figures/ as its records, and redraw; run nothing",
+        help="take the store's runs of the profile into figures/ as its records, and redraw",
     )
-    p.add_argument(
+    instead.add_argument(
         "--add",
         action="store_true",
         help="with --collect: beside the runs that are there, not instead of them",
-    )
-    p.add_argument(
-        "--update-notebooks",
-        action="store_true",
-        help="run, and put the outputs into notebooks/ (quick only)",
     )
     executor_options(p)
     return p
 
 
 def executor_options(p: Parser) -> None:
-    p.add_argument(
+    jobs = p.add_argument_group("to train every run beforehand, as jobs")
+    jobs.add_argument(
         "--executor",
         metavar="KIND",
-        help="train every run beforehand: slurm (a job for each), local (in processes of this machine) or "
-        "inline (one after the other in this one)",
+        help="slurm (a job for each), local (in processes of this machine) or inline (one after the other in "
+        "this one)",
     )
-    p.add_argument(
-        "--workers", metavar="N", help="runs at a time (default: one for each GPU, or one; with slurm all)"
+    jobs.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="runs at a time (default: one for each GPU, or one; with slurm all)",
     )
-    p.add_argument("--keep-going", action="store_true", help="execute the chapters although jobs have failed")
-    p.add_argument(
+    jobs.add_argument(
+        "--keep-going", action="store_true", help="execute the chapters although jobs have failed"
+    )
+    jobs.add_argument(
         "--slurm",
         nargs="+",
         action="extend",
@@ -91,6 +108,12 @@ def executor_options(p: Parser) -> None:
         metavar="KEY=VALUE",
         help="of the jobs: partition=gpu gpus_per_node=1 cpus_per_task=4 mem_gb=16 timeout_min=120 ...",
     )
+
+
+def seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: give integers from 0, such as 0 1 2")
+    return int(text)
 
 
 def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") -> int:
@@ -102,6 +125,7 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
         refuse_contradictions(p, args)
         args.argv = argv
         settle_surroundings()
+        extend(args.modules)
         return draw_figures() if args.figures_only else run(args, notebooks)
 
     return run_program("run_all.py", command, argv)
@@ -112,9 +136,9 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
     flag = {a.dest: a.option_strings[0] for a in p._actions}
     given = {k for k, v in vars(args).items() if v != p.get_default(k)} - {"debug"}
     for mode, allowed in {
-        "figures_only": set(),
-        "collect": {"add", "profile", "datasets", "seeds"},
-        "list": {"profile", "only", "datasets", "seeds", "parameters"},
+        "figures_only": {"modules"},
+        "collect": {"add", "profile", "datasets", "seeds", "modules"},
+        "list": {"profile", "only", "datasets", "seeds", "parameters", "modules"},
         "update_notebooks": {"only", "output"},  # what is committed is the quick profile's
     }.items():
         others = given - {mode} - allowed
@@ -137,21 +161,13 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
 
 def settle_surroundings() -> None:
     """What the user's variables say holds here as in the kernels, which work in another folder."""
+    disk.given_path(os.curdir)  # or whatever is asked first for the current folder would be blamed
     for name in ("BPFREE_STORE", "BPFREE_DATA"):
         if os.environ.get(name):
             os.environ[name] = str(disk.given_path(os.environ[name]))
     os.environ.pop("MPLBACKEND", None)  # a window is never opened
     if os.path.expanduser("~") == "~":  # neither HOME nor an account: Jupyter cannot even be imported
         os.environ["HOME"] = f"{os.devnull}/home"  # where nothing can be made
-
-
-def settle_store(output: Path) -> None:
-    """Records lie in the output folder where the user's data folder cannot be written."""
-    folder = disk.own_folder("data")
-    there = next(p for p in (folder, *folder.parents) if os.path.exists(p))
-    if not os.environ.get("BPFREE_STORE") and not (there.is_dir() and os.access(there, os.W_OK)):
-        os.environ["BPFREE_STORE"] = str(output / "store")
-        print(f"run_all.py: {folder} cannot be made: records are kept in {output / 'store'}", file=sys.stderr)
 
 
 def draw_figures() -> int:
@@ -200,10 +216,7 @@ def common_values(args: argparse.Namespace) -> dict:
         paths = {d: str(disk.given_path(d).resolve()) for d in args.datasets if d.endswith(".npz")}
         values["datasets"] = list(dict.fromkeys(paths.get(d, d) for d in args.datasets))
     if args.seeds is not None:
-        bad = [s for s in args.seeds if not (s.isascii() and s.isdigit())]
-        if bad:
-            raise InvalidInput(f"--seeds {bad[0]!r} is no seed: give integers from 0, such as 0 1 2")
-        values["seeds"] = list(dict.fromkeys(map(int, args.seeds)))  # a seed given twice is one run, not two
+        values["seeds"] = list(dict.fromkeys(args.seeds))  # a seed given twice is one run, not two
     return values
 
 
@@ -282,7 +295,7 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     chapters = choose_chapters(every, args.only)
     values = chapter_values(chapters, common, args.parameters)
     output = disk.given_path(args.output or ROOT / "results")
-    settle_store(output)
+    disk.settle_store("run_all.py", output / "store")
     Store()  # refuses what is no folder, now and not in a chapter
     if args.executor:
         check_executor(args)
@@ -340,10 +353,6 @@ def check_executor(args: argparse.Namespace) -> None:
     settings = jobs.slurm_settings(args.slurm)
     if choose("executor", args.executor, jobs.KINDS) == "slurm":
         jobs.engine(Path(tempfile.gettempdir()), settings)
-    if args.workers is not None and not (
-        args.workers.isascii() and args.workers.isdigit() and int(args.workers)
-    ):
-        raise InvalidInput(f"--workers {args.workers!r}: give a whole number of 1 or more")
 
 
 def hand_out(runs: list, args: argparse.Namespace) -> int:
@@ -353,7 +362,7 @@ def hand_out(runs: list, args: argparse.Namespace) -> int:
     failures = jobs.submit(
         runs,
         args.executor,
-        workers=int(args.workers) if args.workers else None,
+        workers=args.workers,
         slurm=jobs.slurm_settings(args.slurm),
         progress=sys.stderr.isatty(),
     )
@@ -368,7 +377,7 @@ def run_on_cluster(args: argparse.Namespace) -> int:
     from bpfree.experiments import jobs
     from bpfree.experiments.store import Store
 
-    options = Parser(add_help=False, allow_abbrev=False)
+    options = Parser(add_help=False)
     executor_options(options)
     _, rest = options.parse_known_args(args.argv)
     command = [sys.executable, str(ROOT / "run_all.py"), *rest]

@@ -1,14 +1,17 @@
 """An algorithm and a network of somebody's own, in one file: named, they work like ours, and nothing of the
 package is touched."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 import bpfree
+import run_all
 from bpfree import Experiment, tuning
 from bpfree.algorithms.arms import add, look
 from bpfree.errors import InvalidInput, UnknownName
@@ -287,6 +290,52 @@ def test_the_command_that_tunes_finds_it(here):
 
 
 # ---------------------------------------------------------------- by a name without a module
+
+TABLE = """
+from dataclasses import replace
+from bpfree.algorithms import add
+from own_parts import sharp
+add(replace(sharp, name="mine", label="My own"))
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_has_what_a_module_adds_in_its_chapters_and_its_jobs(here):
+    """From the folder of the module, which is not the one in which kernels work."""
+    (here / "own_table.py").write_text(TABLE)
+    command = [sys.executable, Path(run_all.__file__), "--with", "own_table", "--only", "03"]
+    done = subprocess.run(
+        [*command, "--seeds", "0", "--executor", "local", "--output", "out"],
+        capture_output=True,
+        text=True,
+        cwd=here,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "local: 4 of 4 runs are in the store" in done.stdout
+    assert sorted(Store().read(key).experiment["algorithm"] for key in Store()) == [
+        "bp",
+        "mf",
+        "mf_interleaved",
+        "mine",
+    ]
+    page = (here / "out/quick/03_mono_forward.html").read_text(encoding="utf-8")
+    assert "<td>My own</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("no_such_module", "unknown module 'no_such_module' of --with: there is no module 'no_such_module'"),
+        ("broken_parts", "module 'broken_parts' of --with: importing broken_parts failed"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(module, says, capsys):
+    assert run_all.main(["--with", module, "--list"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert says in err
+    assert "BPFREE_WITH" not in os.environ
 
 
 def test_an_arm_that_is_added_is_known_by_its_name():

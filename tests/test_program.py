@@ -139,17 +139,31 @@ def test_a_full_device_behind_its_output_is_one_line(unbuffered, tmp_path):
     assert end(process) == (2, "prog: its output cannot be written (No space left on device)\n")
 
 
+HELP = "from bpfree.errors.program import Parser\nParser(prog='prog').parse_args(['--help'])"
+
+
 @FULL
-def test_behind_an_error_or_the_help_it_is_no_traceback(tmp_path):
-    for body, status in (
-        ("print('a line')\nraise InvalidInput('wrong')", 2),
-        ("import argparse\nargparse.ArgumentParser().parse_args(['--help'])", 2),
-    ):
-        with open("/dev/full", "w") as full:
-            ended, said = end(start(program(tmp_path, body), stdout=full))
-        assert ended == status
-        assert said.count("\n") == 1
-        assert said.startswith("prog: ")
+@UNBUFFERED
+@pytest.mark.parametrize("body", ["print('a line')\nraise InvalidInput('wrong')", HELP])
+def test_behind_an_error_or_the_help_it_is_no_traceback(body, unbuffered, tmp_path):
+    if unbuffered and body != HELP:
+        pytest.skip("the line is refused before there is an error")
+    with open("/dev/full", "w") as full:
+        command = program(tmp_path, body)
+        process = start(command, stdout=full, env=environment(PYTHONUNBUFFERED=unbuffered))
+    status, said = end(process)
+    assert status == 2
+    assert said.count("\n") == 1
+    assert said.startswith("prog: ")
+
+
+@UNBUFFERED
+def test_help_whose_reader_has_gone_ends_in_silence(unbuffered, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start(program(tmp_path, HELP), stdout=writing, env=environment(PYTHONUNBUFFERED=unbuffered))
+    os.close(writing)
+    assert end(process) == (141, "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell's")

@@ -204,6 +204,29 @@ def test_no_home_is_needed(home, tmp_path):
     assert outputs(tmp_path)[0].text.splitlines()[0] == str(tmp_path / "out/store")
 
 
+def test_tuning_keeps_its_records_where_it_can(tmp_path):
+    unset = dict.fromkeys(("BPFREE_STORE", "XDG_DATA_HOME"))
+    code = "import sys; from bpfree.tuning.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    argv = ["bp", "--trials", "1", "--max-epochs", "1", "--architecture", "1x4"]
+    done = python(code, *argv, folder=tmp_path, HOME=f"{os.devnull}/home", **unset)
+    assert done.returncode == 0, done.stderr
+    assert f"records are kept in {tmp_path / 'results/store'}" in done.stderr
+    assert list(tmp_path.glob("results/store/tuned.csv"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the current folder cannot be removed there")
+def test_a_current_folder_that_was_removed_is_what_is_blamed(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = "import os, sys, run_all; os.rmdir(os.getcwd()); sys.exit(run_all.main(['--list']))"
+    done = python(code, folder=gone)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "the current folder was removed" in done.stderr
+    assert "change to one that is there" in done.stderr
+
+
 def test_the_users_ipython_is_for_the_users_notebooks(tmp_path):
     (tmp_path / "notebooks").mkdir()
     write(tmp_path / "notebooks", "00_a", "print(1)", "print(2)")

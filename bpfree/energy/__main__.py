@@ -16,6 +16,11 @@ from .check import check
 from .meter import EnergyMeter
 
 PROGRAM = "python -m bpfree.energy"
+EXAMPLES = f"""examples:
+  {PROGRAM} --check
+  {PROGRAM} --country POL -- python train.py
+  {PROGRAM} --json --sources nvml-counter,rapl -- python train.py > energy.json
+"""
 WRONG, INTERRUPTED, NO_READER = 2, 130, 141  # exit statuses, as shells have them
 
 
@@ -35,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
         usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]   or   %(prog)s --check [--json]",
         description="Measure the energy of a command, or list what can be measured on this machine. "
         "The report follows the command's output; the exit status is the command's.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(

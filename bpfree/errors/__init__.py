@@ -3,10 +3,12 @@
 import difflib
 import importlib
 import inspect
+import json
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from types import ModuleType
 
 MAX_SEED = 2**63 - 1  # of torch's generators
 
@@ -38,7 +40,7 @@ class StorageFailed(BpfreeError, OSError):
 class TrainingDiverged(BpfreeError, FloatingPointError):
     """A loss, or what is trained, that became NaN or infinite.
 
-    Attributes: stage (its name), epoch and lr, the learning rate; None in a stage that is solved.
+    Attributes: stage (its name), epoch, and lr, the highest learning rate of the stage; None if it is solved.
     """
 
     def __init__(self, stage: str, epoch: int, lr: float | None):
@@ -74,25 +76,13 @@ def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
 def named(text: str, kind: str) -> object:
     """Import what `"module:object"` names: somebody's own part, which other processes find by the same name.
 
-    A module of the current folder is found, as by `python -m`; one that is installed comes first.
-
     kind: what it is to be, for the error. Raises UnknownName if there is no such module or object, and
     InvalidInput if the module cannot be imported.
     """
     module, colon, name = str(text).partition(":")
     if not (colon and module and name.isidentifier()):
         raise UnknownName(f'unknown {kind} {text!r}: write "module:object", as in "my_module:MyClass"')
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            raise UnknownName(
-                f"unknown {kind} {text!r}: there is no module {error.name!r} in the current folder or among "
-                "the installed ones"
-            ) from None
-        raise InvalidInput(f"{kind} {text!r}: importing {module} failed ({error!r}): mend it") from error
+    found = imported(module, f"{kind} {text!r}")
     if not hasattr(found, name):
         own = {
             n: value
@@ -102,6 +92,40 @@ def named(text: str, kind: str) -> object:
         }
         choose(kind, text, [f"{module}:{n}" for n in own])
     return getattr(found, name)
+
+
+def imported(module: str, what: str, folder: str | None = None) -> ModuleType:
+    """Somebody's own module. One of the folder, by default the current one, is found, too, as by `python -m`;
+    one that is installed comes first.
+
+    what: it is wanted for, for the error. Raises UnknownName if there is none, and InvalidInput if it cannot
+    be imported.
+    """
+    folder = folder or os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise UnknownName(
+                f"unknown {what}: there is no module {error.name!r} in the current folder or among the "
+                "installed ones"
+            ) from None
+        raise InvalidInput(f"{what}: importing {module} failed ({error!r}): mend it") from error
+
+
+def extend(modules: Sequence[str] = ()) -> None:
+    """Imports modules of somebody's own, for what they add to the tables. So does every process that is
+    started from here, as soon as it imports bpfree.
+
+    modules: by default those of the process that started this one. Raises as `imported`.
+    """
+    told = [os.getcwd(), *modules] if modules else json.loads(os.environ.get("BPFREE_WITH", '[""]'))
+    for module in told[1:]:
+        imported(module, f"module {module!r} of --with", told[0])
+    if modules:
+        os.environ["BPFREE_WITH"] = json.dumps(told)
 
 
 def check_seed(seed: int) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +42,22 @@ def given_path(text: str | os.PathLike) -> Path:
     try:
         return Path(text).expanduser().absolute()
     except (RuntimeError, FileNotFoundError):
-        reason = "there is no such home" if str(text).startswith("~") else "the current folder was removed"
-        raise InvalidInput(f"{text} leads nowhere ({reason}): give the whole path, or set HOME") from None
+        home = str(text).startswith("~")
+        reason = "there is no such home" if home else "the current folder was removed"
+        remedy = "set HOME" if home else "change to one that is there"
+        raise InvalidInput(f"{text} leads nowhere ({reason}): give the whole path, or {remedy}") from None
+
+
+def settle_store(program: str, otherwise: Path) -> None:
+    """Where no store is named and the user's data folder cannot be written, records are kept in `otherwise`,
+    and the program says so."""
+    if os.environ.get("BPFREE_STORE"):
+        return
+    folder = own_folder("data")
+    there = next(p for p in (folder, *folder.parents) if os.path.exists(p))
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        os.environ["BPFREE_STORE"] = str(otherwise)
+        print(f"{program}: {folder} cannot be made: records are kept in {otherwise}", file=sys.stderr)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -1,6 +1,7 @@
-"""How a command-line program ends: whatever happens, with one line at most and an exit status."""
+"""How a command-line program is asked, and how it ends: with one line at most and an exit status."""
 
 import _thread
+import argparse
 import io
 import os
 import signal
@@ -9,10 +10,31 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
-from . import BpfreeError
+from . import BpfreeError, InvalidInput
 
 WRONG, INTERRUPTED, NO_READER, TERMINATED = 2, 130, 141, 143  # as shells have them
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one line of ours, and help that cannot be written is not passed over."""
+
+    def __init__(self, **how):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **how)
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInput(f"{message} (--help lists the options)")
+
+    def print_help(self, file=None) -> None:
+        print(self.format_help(), end="", file=file)
+
+
+def positive(text: str) -> int:
+    """The type of an option that takes a whole number of 1 or more."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of 1 or more")
+    return int(text)
 
 
 class Terminated(KeyboardInterrupt):

@@ -68,8 +68,8 @@ class Profile:
 
         Args:
             family: "ff", "cafo" or "mf".
-            algorithms: of the family's; all of them if none is named. One that is not the papers' trains the
-                networks of its family.
+            algorithms: of the family's; if none is named, all of the papers' and those that were added to the
+                table. One that is not the papers' trains the networks of its family.
             settings: further fields of each experiment; `hyperparameters` join the profile's.
         """
         from ..algorithms.architectures import default_architecture  # here, because torch comes with it
@@ -80,7 +80,8 @@ class Profile:
 
         paper = NETWORKS[choose("family", family, NETWORKS)]
         members = {*OTHERWISE[family], *(a for by in paper.values() for known in by.values() for a in known)}
-        others = tuple(a for a in algorithms if a not in STUDIED and arm(a).family == family)
+        named = [a for a in algorithms if a not in STUDIED and arm(a).family == family]
+        others = tuple(named) if algorithms else added(family)
         for algorithm in algorithms:
             choose(f"algorithm of {family}", algorithm, sorted({*members, *others}))
         own = {
@@ -98,8 +99,8 @@ class Profile:
             if own["preset"] != TUNED or family != "mf":
                 return known
             protocol = own.get("protocol", "convergence")
-            named = {a: rule(protocol, a, data, network, preset(a, data, network)).source for a in known}
-            return known if named["bp"] == "defaults" else tuple(a for a in known if named[a] != "defaults")
+            source = {a: rule(protocol, a, data, network, preset(a, data, network)).source for a in known}
+            return known if source["bp"] == "defaults" else tuple(a for a in known if source[a] != "defaults")
 
         found = []
         for data in self.datasets:
@@ -128,7 +129,7 @@ class Profile:
     def ladder(self, *algorithms: str, **settings) -> "list[Experiment]":
         """The rungs from BP to Mono-Forward, or those named, all with the same optimiser, rate and decay."""
         own = {"preset": None, "hyperparameters": {**LADDER_SETTINGS, **self.hyperparameters}}
-        return self.arms("mf", *algorithms, **{**own, **settings})
+        return self.arms("mf", *(algorithms or LADDER), **{**own, **settings})
 
     def fitting(self, family: str) -> "Profile":
         """Over those of its data sets that a family is trained on; the bundled digits if that is none."""
@@ -165,11 +166,11 @@ CHAPTERS = {
     "00": lambda p: p.arms("mf", "bp")[:1],
     "01": lambda p: p.fitting("ff").arms("ff"),
     "02": lambda p: p.arms("cafo"),
-    "03": lambda p: p.arms("mf", *MF),
+    "03": lambda p: p.arms("mf", *MF, *added("mf")),
     "05": lambda p: [
         *p.arms("ff"),
         *p.arms("cafo"),
-        *p.arms("mf", *p.compared),
+        *p.arms("mf", *p.compared, *added("mf")),
         *p.arms("mf", "bp", "mf", protocol="convergence_loss"),
         *(e for f in NETWORKS for protocol in ("matched", "equal_energy") for e in p.budgeted(f, protocol)),
         *(e for f in NETWORKS for e in p.published(f)),
@@ -214,6 +215,13 @@ def profile(name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = ()) 
         check_seed(seed)
     datasets = tuple(map(one_spelling, datasets)) or chosen.datasets  # as the records have them
     return replace(chosen, datasets=datasets, seeds=tuple(seeds) or chosen.seeds)
+
+
+def added(family: str) -> tuple[str, ...]:
+    """The arms of a family that were added to the table, as by `run_all.py --with`."""
+    from ..algorithms.arms import ARMS
+
+    return tuple(name for name, arm in ARMS.items() if name not in STUDIED and arm.family == family)
 
 
 def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, otherwise: str = FLAT) -> str:

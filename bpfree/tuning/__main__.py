@@ -8,22 +8,23 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from typing import NoReturn
 
-from ..errors import InvalidInput, choose
-from ..errors.program import INTERRUPTED, helpers, run_program, stop_with_starter
+from ..errors import choose, disk
+from ..errors.program import INTERRUPTED, Parser, helpers, positive, run_program, stop_with_starter
 
 PROG = "python -m bpfree.tuning"
 GRACE_S = 30  # for a worker to give its trial back
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InvalidInput(f"{message} (--help lists the options)")
+EXAMPLES = f"""examples:
+  {PROG} bp mf --data fashion_mnist --trials 20 --max-epochs 8 --workers 2
+  {PROG} ff --architecture 3x1000 --fix batch_size 64
+  {PROG} my_module:MyAlgorithm --storage sqlite:///studies.db
+"""
 
 
 def parser() -> Parser:
-    p = Parser(prog=PROG, description=__doc__, allow_abbrev=False)
+    p = Parser(prog=PROG, description=__doc__, epilog=EXAMPLES)
     p.add_argument(
         "what",
         nargs="+",
@@ -53,18 +54,13 @@ def parser() -> Parser:
     return p
 
 
-def positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, 1 if --no-wait ended before all trials did, and otherwise as `run_program` has it."""
     return run_program(PROG, lambda argv: run(parser().parse_args(argv), argv), argv)
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
+    disk.settle_store(PROG, disk.given_path("results") / "store")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // args.workers)))  # before torch reads it
     if not args.worker:
