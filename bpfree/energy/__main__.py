@@ -88,14 +88,11 @@ class _Child:
     @contextmanager
     def signals(self) -> Iterator[None]:
         # Functions, not SIG_IGN, which the command would inherit; a signal that whoever started this program
-        # has it ignore (nohup) stays ignored.
+        # has it ignore (nohup) stays ignored. A handler can be set in the main thread only.
         handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: self.terminate}
-        before = {number: signal.getsignal(number) for number in handlers}
-        before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
-        if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
-            before = {}
-        for number in before:
-            signal.signal(number, handlers[number])
+        here = threading.current_thread() is threading.main_thread()
+        taken = [n for n in handlers if here and signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, handlers[number]) for number in taken}
         try:
             yield
         finally:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from .meter import EnergyMeter
-
-if TYPE_CHECKING:
-    import pandas
 
 MEANING = {
     "nvml-counter": "GPU energy counter",
@@ -27,29 +23,15 @@ class Row(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True)
-class Check:
-    """The result of :func:`check`: iterable rows, printable as a table."""
-
-    rows: tuple[Row, ...]
-
-    def __iter__(self):
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def frame(self) -> pandas.DataFrame:
-        import pandas
-
-        return pandas.DataFrame(self.rows, columns=Row._fields)
+class Check(tuple[Row, ...]):
+    """The rows of :func:`check`, printable as a table."""
 
     def __str__(self) -> str:
         from tabulate import tabulate
 
         headers = ["source", "what it is", "channel", "status", "how, or why not"]
-        table = tabulate(self.rows, headers=headers, maxcolwidths=[None] * 4 + [60])
-        measured = [row.channel for row in self.rows if row.status == "measured"]
+        table = tabulate(self, headers=headers, maxcolwidths=[None] * 4 + [60])
+        measured = [row.channel for row in self if row.status == "measured"]
         verdict = (
             f"Energy can be measured here: {', '.join(dict.fromkeys(measured))}."
             if measured
@@ -58,18 +40,17 @@ class Check:
         return f"{table}\n{verdict}"
 
 
-def check(seconds: float = 0.3, **options: object) -> Check:
+def check(seconds: float = 0.3, **options: Any) -> Check:
     """Try every source for ``seconds`` (a counter must be seen to move). ``options`` go to the meter."""
     with EnergyMeter(**{"hz": 20.0, **options}) as meter:
         time.sleep(seconds)
     rows = []
     for value in meter.reading.values:
         detail = value.reason or value.basis
-        flags = (
-            f" [{', '.join(f for f in value.flags if f != 'short-window')}]"
-            if set(value.flags) - {"short-window"}
-            else ""
+        if flags := [f for f in value.flags if f != "short-window"]:
+            detail += f" [{', '.join(flags)}]"
+        rows.append(
+            Row(value.source, MEANING.get(value.source, "your own"), value.channel, value.status, detail)
         )
-        rows.append(Row(value.source, MEANING[value.source], value.channel, value.status, detail + flags))
     rows += [Row("rapl", MEANING["rapl"], channel, "left out", why) for channel, why in meter.ignored]
-    return Check(tuple(rows))
+    return Check(rows)
