@@ -52,7 +52,8 @@ def parser() -> Parser:
         action="extend",
         default=[],
         metavar="MODULE",
-        help="import these, of this folder or installed, before anything else and in every process",
+        help="import these, of this folder or installed, before anything else and in every process, for what "
+        "they add to the tables",
     )
     p.add_argument("--download", action="store_true", help="fetch data sets that are not there")
     p.add_argument("--output", metavar="DIR", help="instead of results/; a folder per profile is made in it")
@@ -247,7 +248,7 @@ def check_data(names: list[str], *, present: bool, download: bool) -> None:
     from bpfree.data import PUBLISHED, load  # here, because torch takes seconds to import
 
     for name in names:
-        if not name.endswith(".npz"):
+        if not name.endswith(".npz") and ":" not in name:
             choose("data set (or path of an .npz file)", name, ["digits", *PUBLISHED])
     for name in names if present else ():
         load(name, download=download)

@@ -168,6 +168,15 @@ def test_relative_folders_are_the_same_in_the_chapters_as_here(tmp_path):
     assert result.stdout.splitlines()[-2] == "index: out/quick/index.html"
 
 
+def test_a_module_of_the_folder_is_found_in_the_chapters(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "of_this_folder.py").write_text("print('found')")
+    write(tmp_path / "notebooks", "00_a", "import bpfree, of_this_folder")
+    result = batch(tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert outputs(tmp_path)[0].text == "found\n"
+
+
 @pytest.mark.parametrize(
     "name", ['a b?c/p%20q/it\'s "quoted"/{x} [y]*/Ελλάς', os.fsdecode(b"caf\xe9")], ids=["odd", "not UTF-8"]
 )

@@ -94,16 +94,14 @@ def named(text: str, kind: str) -> object:
     return getattr(found, name)
 
 
-def imported(module: str, what: str, folder: str | None = None) -> ModuleType:
-    """Somebody's own module. One of the folder, by default the current one, is found, too, as by `python -m`;
-    one that is installed comes first.
+def imported(module: str, what: str) -> ModuleType:
+    """Somebody's own module. One in the current folder is found, too, as by `python -m`, but after one that
+    is installed.
 
     what: it is wanted for, for the error. Raises UnknownName if there is none, and InvalidInput if it cannot
     be imported.
     """
-    folder = folder or os.getcwd()
-    if folder not in sys.path:
-        sys.path.append(folder)
+    look_in(os.getcwd())
     try:
         return importlib.import_module(module)
     except Exception as error:
@@ -115,16 +113,25 @@ def imported(module: str, what: str, folder: str | None = None) -> ModuleType:
         raise InvalidInput(f"{what}: importing {module} failed ({error!r}): mend it") from error
 
 
-def extend(modules: Sequence[str] = ()) -> None:
-    """Imports modules of somebody's own, for what they add to the tables. So does every process that is
-    started from here, as soon as it imports bpfree.
+def look_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.append(folder)
 
-    modules: by default those of the process that started this one. Raises as `imported`.
+
+def extend(modules: Sequence[str] | None = None) -> None:
+    """Imports modules of somebody's own, for what they add to the tables.
+
+    So does every process that is started from here, as soon as it imports bpfree; and it finds the modules of
+    this folder in whatever folder it works.
+
+    modules: None: those of the process that started this one. Raises as `imported`.
     """
-    told = [os.getcwd(), *modules] if modules else json.loads(os.environ.get("BPFREE_WITH", '[""]'))
+    told = [os.getcwd(), *modules] if modules is not None else json.loads(os.environ.get("BPFREE_WITH", "[]"))
+    for folder in told[:1]:
+        look_in(folder)
     for module in told[1:]:
-        imported(module, f"module {module!r} of --with", told[0])
-    if modules:
+        imported(module, f"module {module!r} of --with")
+    if modules is not None:
         os.environ["BPFREE_WITH"] = json.dumps(told)
 
 

@@ -45,7 +45,7 @@ def given_path(text: str | os.PathLike) -> Path:
         home = str(text).startswith("~")
         reason = "there is no such home" if home else "the current folder was removed"
         remedy = "set HOME" if home else "change to one that is there"
-        raise InvalidInput(f"{text} leads nowhere ({reason}): give the whole path, or {remedy}") from None
+        raise InvalidInput(f"{text} leads nowhere ({reason}): {remedy}, or give the whole path") from None
 
 
 def settle_store(program: str, otherwise: Path) -> None:
