@@ -1,6 +1,7 @@
 """The package as it is installed: what is in the wheel, that it is enough, and which Pythons it is for."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -35,6 +36,13 @@ def test_the_wheel_has_every_module_and_table_and_nothing_else(wheel):
     assert names == {p.relative_to(ROOT).as_posix() for p in own}
     assert {"bpfree/experiments/tuned.csv", "bpfree/experiments/published/results.csv"} < names
     assert {Path(name).suffix for name in names} == {".py", ".pyi", ".typed", ".csv"}
+
+
+@pytest.mark.parametrize("room", ["bpfree", "bpfree.training", "bpfree.tuning"])
+def test_every_name_that_a_stub_promises_is_there(room):
+    module = importlib.import_module(room)
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    assert len(module.__all__) > 10
 
 
 def test_its_metadata_say_what_it_needs(wheel):

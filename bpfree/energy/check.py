@@ -50,7 +50,13 @@ def check(seconds: float = 0.3, **options: Any) -> Check:
         if flags := [f for f in value.flags if f != "short-window"]:
             detail += f" [{', '.join(flags)}]"
         rows.append(
-            Row(value.source, MEANING.get(value.source, "your own"), value.channel, value.status, detail)
+            Row(
+                value.source,
+                MEANING.get(value.source, "a source of your own"),
+                value.channel,
+                value.status,
+                detail,
+            )
         )
     rows += [Row("rapl", MEANING["rapl"], channel, "left out", why) for channel, why in meter.ignored]
     return Check(rows)
