@@ -188,15 +188,6 @@ def draw_figures() -> int:
     return 0
 
 
-def collect(chosen, add: bool) -> int:
-    """Takes the store's runs of a profile into the committed records, and draws what is drawn from them."""
-    from bpfree.evidence import gallery
-
-    for path in gallery.collect(ROOT / "figures", profile=chosen, add=add):
-        print(path)
-    return draw_figures()
-
-
 # ---------------------------------------------------------------- what is to be run, checked before it is
 
 
@@ -262,20 +253,17 @@ def runs_of(chosen, chapters: list) -> list:
     return study.plan(chosen, numbers) if numbers else []
 
 
-def print_runs(runs: list) -> None:
-    """A line per arm: its runs, and about how long they will take on this machine."""
+def print_list(chapters: list, values: list[dict], runs: list) -> None:
+    """The chapters with their parameters; then, arm by arm, how long the runs will take on this machine."""
     from bpfree.experiments.forecast import forecast, lines
 
-    print(f"\n{len(runs)} runs, timed by a few steps of each network on this machine:\n", flush=True)
-    print(lines(forecast(runs, progress=sys.stderr.isatty())))
-
-
-def print_list(chapters: list, values: list[dict]) -> None:
     for chapter, own in zip(chapters, values, strict=True):
         print(f"{chapter.name}: {chapter.title}")
         for name, p in chapter.parameters.items():
             value = repr(own[name]) if name in own else p["default"]
             print(f"    {name} = {value}" + (f"  # {p['help']}" if p["help"] else ""))
+    print(f"\n{len(runs)} runs, timed by a few steps of each network on this machine:\n", flush=True)
+    print(lines(forecast(runs, progress=sys.stderr.isatty())))
 
 
 # ---------------------------------------------------------------- the batch
@@ -287,7 +275,11 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     common = common_values(args)
     chosen = study.profile(args.profile, common.get("datasets", ()), common.get("seeds", ()))
     if args.collect:
-        return collect(chosen, args.add)
+        from bpfree.evidence import gallery
+
+        for path in gallery.collect(ROOT / "figures", profile=chosen, add=args.add):
+            print(path)
+        return draw_figures()
     from bpfree.evidence import book  # here, because papermill takes a second or two to import
     from bpfree.evidence.pages import Pages
     from bpfree.experiments.store import Store
@@ -302,8 +294,7 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
         check_executor(args)
     check_data(chosen.datasets, present=not args.list, download=args.download)
     if args.list:
-        print_list(chapters, values)
-        print_runs(runs_of(chosen, chapters))
+        print_list(chapters, values, runs_of(chosen, chapters))
         return 0
     failures = 0
     if args.executor:
