@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 def positive(text: str) -> int:
     """The type of an option that takes a whole number of 1 or more."""
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more: give one")
     return int(text)
 
 
