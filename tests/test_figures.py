@@ -416,13 +416,13 @@ def test_nothing_to_draw_is_said_in_one_line(draw):
 
 def test_machines_and_presets_are_not_pooled():
     frame = pd.concat([RUNS, RUNS.assign(machine="other", key="other " + RUNS["key"])])
-    titles = [title for title, _ in figures.facets(frame.assign(machine=frame["machine"].fillna("m")))]
+    titles = [title for title, _ in figures.style.facets(frame.assign(machine=frame["machine"].fillna("m")))]
     assert len(set(titles)) == len(titles) == 2
     gpu = RUNS[RUNS["seed"] == 0].assign(machine="other", device="cuda", key="other " + RUNS["key"])
-    titles = [title for title, _ in figures.facets(pd.concat([RUNS.assign(machine="m"), gpu]))]
+    titles = [title for title, _ in figures.style.facets(pd.concat([RUNS.assign(machine="m"), gpu]))]
     assert ["cuda" in title for title in titles].count(True) == 1  # other seeds do not make it another arm
     tuned = RUNS.assign(preset="tuned", machine="m")
-    titles = [title for title, _ in figures.facets(pd.concat([RUNS.assign(machine="m"), tuned]))]
+    titles = [title for title, _ in figures.style.facets(pd.concat([RUNS.assign(machine="m"), tuned]))]
     assert ["tuned" in title for title in titles] == [False, True]
 
 
@@ -435,7 +435,7 @@ def test_nothing_is_printed_smaller_than_seven_points(runs):
     ]
     drawn += [figures.comparison.decomposition(records), figures.comparison.accuracy_against_energy(records)]
     for figure in drawn:
-        assert figure.get_figwidth() == figures.WIDTH
+        assert figure.get_figwidth() == figures.style.WIDTH
         sizes = [t.get_fontsize() for t in figure.findobj(mpl.text.Text) if t.get_text().strip()]
         assert min(sizes) >= 7
 

@@ -14,9 +14,11 @@ import run_all
 from bpfree.errors import InvalidInput, StorageFailed, UnknownName
 from bpfree.evidence import evidence, gallery
 from bpfree.evidence.gallery import GALLERY, collect, draw_gallery
+from bpfree.evidence.order import arranged
 from bpfree.experiments import store, study
 
 FIGURES = Path(__file__).parent.parent / "figures"
+FEW = ("mf_mean_loss", "mf_resources", "ladder_matched", "forest_protocols")
 # Long enough for the sampler to see every run more than once.
 SMALL = study.Profile(("digits",), (0, 1), 40, {"batch_size": 64}, budgets=("mf",))
 
@@ -52,8 +54,7 @@ def collected(kept, tmp_path_factory):
 @pytest.fixture
 def few(monkeypatch):
     """A gallery of a table of each kind."""
-    names = ("mf_mean_loss", "mf_resources", "ladder_matched", "forest_protocols")
-    monkeypatch.setattr(gallery, "GALLERY", {name: GALLERY[name] for name in names})
+    monkeypatch.setattr(gallery, "GALLERY", {name: GALLERY[name] for name in FEW})
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +66,23 @@ def redrawn(tmp_path_factory):
     return folder
 
 
+def series_of(records: list, table: pd.DataFrame) -> pd.DataFrame:
+    """A table of epochs or samples beside the columns that say which run it is."""
+    return evidence.of_runs(table, evidence.wide(records))
+
+
 def test_every_committed_table_belongs_to_a_figure_and_every_figure_of_it_is_committed(redrawn):
     tables = {path.name for path in (FIGURES / "data").glob("*.csv")}
-    assert tables <= {gallery.path_of(name).name for name in (*GALLERY, *gallery.TABLES)}
+    assert tables == {gallery.path_of(name).name for name in (*GALLERY, *gallery.TABLES)}
     with_tables = sorted(name for name in GALLERY if gallery.path_of(name).name in tables)
     assert sorted(p.stem for p in redrawn.glob("*.svg")) == with_tables
     assert sorted(p.stem for p in FIGURES.glob("*.svg")) == with_tables
     assert all(path.stat().st_size < evidence.LIMIT for path in (FIGURES / "data").iterdir())
 
 
-def test_the_same_records_give_the_same_bytes(collected, kept, few, tmp_path):
+def test_the_same_records_give_the_same_bytes(collected, kept, tmp_path):
     collect(tmp_path, kept, SMALL)
-    draw_gallery(tmp_path)
+    draw_gallery(tmp_path, FEW)
     files = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*.*")}
     assert files == {name: (collected / name).read_bytes() for name in files}
     assert {"mf_mean_loss.svg", "forest_protocols.svg", "runs.csv"} <= {path.name for path in files}
@@ -92,7 +98,7 @@ def test_what_subnormal_numbers_cost_is_a_line_per_stage(redrawn):
 
 def test_what_is_drawn_depends_on_the_records(collected, tmp_path):
     shutil.copytree(collected / "data", tmp_path / "data")
-    path = tmp_path / "data" / "mf_mean_loss.csv"
+    path = tmp_path / "data" / "epochs.csv"
     table = pd.read_csv(path)
     table.assign(val_loss=table["val_loss"] ** 2).to_csv(path, index=False)
     draw_gallery(tmp_path, ["mf_mean_loss"])
@@ -102,7 +108,7 @@ def test_what_is_drawn_depends_on_the_records(collected, tmp_path):
 def test_what_was_collected_is_what_the_store_holds_to_six_figures(collected, kept):
     runs = [bpfree.run(e, kept) for e in SMALL.arms("mf", "bp", "mf")]
     table = gallery.recorded("mf_mean_loss", collected)
-    whole = store.epochs(runs)[list(evidence.EPOCHS)]
+    whole = store.epochs(runs)[list(table)]
     by = ["algorithm", "seed", "pass"]
     table, whole = (t.sort_values(by).reset_index(drop=True).fillna("") for t in (table, whole))
     pd.testing.assert_frame_equal(table, whole, check_dtype=False, rtol=1e-5)
@@ -126,26 +132,25 @@ def test_committed_runs_are_records_again(collected, kept):
 def test_runs_that_shared_their_machine_give_outcomes_and_no_costs(kept, tmp_path):
     found = sorted(map(kept.read, kept), key=lambda r: (r.experiment["algorithm"], r.experiment["seed"]))
     shared = [replace(r, contended=r.experiment["seed"] == 1) for r in found]
-    table = evidence.runs(shared, ("test_accuracy", "total_s", "total_estimated_j", "total_flop"))
-    seeds = table.groupby("metric")["seed"].unique().map(set).to_dict()
+    seeds = store.tidy(map(evidence.undisturbed, shared))
+    seeds = seeds.groupby("metric")["seed"].unique().map(set).to_dict()
     assert seeds["test_accuracy"] == seeds["total_flop"] == {0, 1}
     assert seeds["total_s"] == seeds["total_estimated_j"] == {0}
-    assert evidence.epochs(shared).groupby("seed")["elapsed_s"].count()[1] == 0
-    again = evidence.narrow(evidence.wide(shared, lambda r: ""))
+    assert series_of(shared, evidence.epochs(shared)).groupby("seed")["elapsed_s"].count()[1] == 0
+    again = evidence.narrow(evidence.wide(shared))
     assert [r.contended for r in again] == [r.contended for r in shared]
     assert all("total_s" not in r.cost and "total_flop" in r.cost for r in again if r.contended)
     # A table of what a table kept is the same.
-    tables = [evidence.wide(records, lambda r: "") for records in (shared, again)]
+    tables = [evidence.wide(records) for records in (shared, again)]
     pd.testing.assert_frame_equal(*(t.drop(columns="git") for t in tables), check_like=True)
     assert tables[1]["busy_s"].notna().all()
-    with pytest.raises(InvalidInput, match="quiet machine"):
-        evidence.traces([replace(r, contended=True) for r in found])
+    assert evidence.traces([replace(r, contended=True) for r in found]).empty
 
 
 def test_the_traces_shown_are_of_a_run_that_was_alone(kept):
     found = list(map(kept.read, kept))
     shared = [replace(r, contended=r.experiment["seed"] == 0) for r in found]
-    assert set(evidence.traces(shared)["seed"]) == {1}
+    assert set(series_of(shared, evidence.traces(shared))["seed"]) == {1}
 
 
 def test_a_failed_run_stays_a_failed_run():
@@ -158,37 +163,43 @@ def test_a_failed_run_stays_a_failed_run():
             "provenance": "estimated: a model",
         }
     )
-    (again,) = evidence.narrow(evidence.wide([failed], lambda record: "05"))
+    (again,) = evidence.narrow(evidence.wide([failed]))
     pd.testing.assert_frame_equal(store.tidy([again]), store.tidy([failed]))
     assert again.status == "failed"
 
 
 def test_figures_without_records_are_named_and_left_out(kept, few, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(gallery.GALLERY, "ff_learning", GALLERY["ff_learning"])  # of which BP alone is there
-    names = {path.stem for path in collect(tmp_path, kept, SMALL)}
+    names = set(GALLERY) & set(gallery.GALLERY) - {"ff_learning"}
+    collect(tmp_path, kept, SMALL)
     assert "ff_learning: not collected" in capsys.readouterr().err
-    assert "ff_learning" not in names
-    drawn = {path.stem for path in draw_gallery(tmp_path)}
-    assert drawn == names - set(gallery.TABLES)
+    assert {path.stem for path in draw_gallery(tmp_path)} == names
     assert "ff_learning: not drawn" in capsys.readouterr().err
 
 
-def test_data_sets_of_other_stores_stay(collected, kept, few, tmp_path):
-    path = tmp_path / "data" / "mf_mean_loss.csv"
-    table = gallery.recorded("mf_mean_loss", collected)
-    evidence.keep(table.assign(data="mnist", machine="elsewhere"), path)
-    evidence.keep(table.assign(data="digits", machine="outdated"), path)
+def test_data_sets_of_other_stores_stay(collected, kept, tmp_path):
+    """Their runs, and with these their epochs and samples; what the profile collects is replaced."""
+    shutil.copytree(collected / "data", tmp_path / "data")
+    tables = {name: gallery.path_of(name, tmp_path) for name in ("runs", "epochs", "traces")}
+    for path in tables.values():
+        table, column = evidence.read(path), "key" if path.stem == "runs" else "run"
+        outdated, there = (table.assign(**{column: digit + table[column].str[1:]}) for digit in "ef")
+        if path.stem == "runs":
+            there = there.assign(data="mnist", experiment=there["experiment"].str.replace("digits", "mnist"))
+        evidence.write(pd.concat([outdated, there]), path)
     collect(tmp_path, kept, SMALL)
-    joined = evidence.read(path)
-    assert joined.groupby("data", sort=False)["machine"].agg(set).to_dict() == {
-        "digits": set(table["machine"]),
-        "mnist": {"elsewhere"},
-    }
-    before = path.read_bytes()
-    assert evidence.keep(joined, path).read_bytes() == before  # rounding once is rounding for good
+    for name in ("ladder_matched", "mf_mean_loss", "mf_resources"):
+        fresh, joined = (gallery.recorded(name, folder) for folder in (collected, tmp_path))
+        of_others = joined[joined["data"] == "mnist"].assign(data="digits")
+        for part in (joined[joined["data"] == "digits"], of_others):
+            part = part.reset_index(drop=True).assign(**{"key": fresh["key"]} if "key" in fresh else {})
+            pd.testing.assert_frame_equal(part, fresh)
+    before = {path: path.read_bytes() for path in tables.values()}
+    collect(tmp_path, kept, SMALL)
+    assert before == {path: path.read_bytes() for path in tables.values()}  # rounding once is for good
 
 
-def test_a_study_can_be_collected_in_pieces(collected, kept, few, tmp_path):
+def test_a_study_can_be_collected_in_pieces(collected, kept, tmp_path):
     """What was collected stays beside what is added; the same run is taken once."""
     pieces = [store.Store(tmp_path / name) for name in ("first", "second")]
     for record in map(kept.read, kept):
@@ -197,9 +208,10 @@ def test_a_study_can_be_collected_in_pieces(collected, kept, few, tmp_path):
             piece.write(record)
     for piece in reversed(pieces):  # the first, whose seed is the lower one, comes last
         collect(tmp_path, piece, SMALL, add=True)
-    for name in ("mf_mean_loss", "ladder_matched", "forest_protocols", "runs"):
+    for name in ("mf_mean_loss", "ladder_matched", "forest_protocols", "runs", "epochs"):
         whole, joined = (gallery.recorded(name, folder) for folder in (collected, tmp_path))
-        by = [c for c in ("algorithm", "protocol", "seed", "stage", "epoch", "metric", "key") if c in whole]
+        by = ("algorithm", "protocol", "seed", "run", "stage", "epoch", "metric", "key")
+        by = [c for c in by if c in whole]
         whole, joined = (t.sort_values(by).reset_index(drop=True) for t in (whole, joined))
         pd.testing.assert_frame_equal(joined, whole, check_dtype=False, rtol=1e-4)
     assert set(gallery.recorded("mf_resources", tmp_path)["seed"]) == {0}
@@ -222,7 +234,7 @@ def test_traces_are_of_one_seed_and_thinned(collected, kept):
     table = gallery.recorded("mf_resources", collected)
     assert set(table["seed"]) == {0}
     long = pd.concat([table.assign(time_s=table["time_s"] + k) for k in range(50)], ignore_index=True)
-    few = evidence.thinned(long, 10)
+    few = evidence.thinned(long.assign(run=long["algorithm"]), 10)
     series = [c for c in ("algorithm", "stage", "quantity")]
     assert few.groupby(series).size().max() <= long.groupby(series).size().max() / 10 + 2
     last = long.groupby(series, as_index=False).last()
@@ -233,9 +245,9 @@ def test_a_table_too_large_is_thinned_where_it_is_a_series_and_refused_where_not
     rows = 60_000
     plain = pd.DataFrame({"metric": ["some metric"] * rows, "value": range(rows)})
     with pytest.raises(InvalidInput, match="keep fewer rows"):
-        evidence.keep(plain, tmp_path / "a.csv")
-    series = plain.assign(algorithm="mf", epoch=range(rows), kept=[n == 31 for n in range(rows)])
-    path = evidence.keep(series, tmp_path / "b.csv")
+        evidence.write(plain, tmp_path / "a.csv")
+    series = plain.assign(run="mf", epoch=range(rows), kept=[n == 31 for n in range(rows)])
+    path = evidence.write(series, tmp_path / "b.csv")
     assert path.stat().st_size <= evidence.LIMIT
     again = evidence.read(path)
     assert again.loc[again["kept"], "epoch"].tolist() == [31]
@@ -244,7 +256,7 @@ def test_a_table_too_large_is_thinned_where_it_is_a_series_and_refused_where_not
 
 def test_names_that_look_like_numbers_stay_names(tmp_path):
     table = pd.DataFrame({"preset": ["2026", None], "key": ["0012", "1e5"], "value": [1 / 3, 2e9]})
-    again = evidence.read(evidence.keep(table, tmp_path / "a.csv"))
+    again = evidence.read(evidence.write(table, tmp_path / "a.csv"))
     assert again["preset"].tolist()[0] == "2026"
     assert again["key"].tolist() == ["0012", "1e5"]
     assert again["value"].tolist() == [0.333333, 2e9]
@@ -259,6 +271,52 @@ def test_other_commands_keep_their_own_tables(tmp_path):
         gallery.keep("landscap", table, tmp_path)
     with pytest.raises(InvalidInput, match="run from a checkout"):
         gallery.recorded("ladder", tmp_path)
+
+
+OWN = """
+from bpfree.evidence import figures
+from bpfree.evidence.gallery import Exhibit
+
+
+@figures.style.styled
+def draw(epochs):
+    figure, ((ax,),) = figures.style.new_figure()
+    ax.plot(epochs["pass"], epochs["val_loss"], "o")
+    return figure
+
+
+mine = Exhibit(draw, "epochs")
+ladder = Exhibit(draw, "epochs")
+no_exhibit = draw
+"""
+
+
+def test_an_own_figure_is_drawn_with_the_others(collected, tmp_path, monkeypatch):
+    (tmp_path / "my_figures.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gallery, "GALLERY", {"ladder": GALLERY["ladder"]})
+    exhibit = gallery.add("my_figures:mine")
+    assert gallery.add("my_figures:mine") is exhibit  # a second time changes nothing
+    shutil.copytree(collected / "data", tmp_path / "data")
+    assert [path.name for path in draw_gallery(tmp_path)] == ["ladder.svg", "mine.svg"]
+    (line,) = gallery.drawn("mine", tmp_path).axes[0].get_lines()
+    assert len(line.get_xdata()) == len(gallery.recorded("epochs", tmp_path))
+    with pytest.raises(InvalidInput, match="'ladder' is there already"):
+        gallery.add("my_figures:ladder")
+    with pytest.raises(InvalidInput, match="names no bpfree"):
+        gallery.add("my_figures:no_exhibit")
+
+
+def test_data_sets_protocols_and_algorithms_have_their_order_and_unknown_ones_come_last():
+    names = {
+        "algorithm": ["x:Own", "mf", "another", "bp"],
+        "protocol": ["own", "matched", "a", "convergence"],
+    }
+    table = pd.DataFrame({**names, "data": ["own.npz", "mnist", "a.npz", "digits"], "seed": [3, 2, 1, 0]})
+    for column in ("algorithm", "protocol", "data"):
+        assert arranged(table, column)["seed"].tolist() == [0, 2, 1, 3]
+    same = table.assign(data="digits", preset=["2026", None, "2026", None])
+    assert arranged(same, "data", "preset")["seed"].tolist() == [2, 0, 3, 1]  # none first; else as they were
 
 
 def test_the_readme_shows_the_committed_results():
@@ -289,17 +347,19 @@ def test_a_full_disk_leaves_the_table_that_was_there(tmp_path, monkeypatch):
         lambda content: b"\xff\xfe" + content,
         lambda content: b"<<<<<<< ours\n" + content,
         lambda content: b"",
-        lambda content: content.replace(b"key", b"colour", 1),
+        lambda content: b"colour" + content[content.index(b",") :],
     ],
     ids=["semicolons", "no UTF-8", "a merge", "empty", "another column"],
 )
 def test_a_damaged_table_is_one_line_that_names_it(damage, tmp_path):
+    shutil.copytree(FIGURES / "data", tmp_path / "data")
     for name, call in (
-        ("ladder", lambda: draw_gallery(tmp_path, ["ladder"])),
+        ("epochs", lambda: draw_gallery(tmp_path, ["mf_mean_loss"])),
+        ("sensors", lambda: draw_gallery(tmp_path, ["sensors"])),
+        ("runs", lambda: draw_gallery(tmp_path, ["ladder"])),
         ("runs", lambda: gallery.results(tmp_path)),
     ):
         path = gallery.path_of(name, tmp_path)
-        path.parent.mkdir(exist_ok=True)
         path.write_bytes(damage(gallery.path_of(name).read_bytes()))
         with pytest.raises(InvalidInput) as error:
             call()

@@ -1,7 +1,10 @@
-"""Committed evidence: tidy tables as CSV, the same bytes for the same records, small enough to be looked at.
+"""Committed evidence: tables as CSV, the same bytes for the same records, small enough to be looked at.
 
-Tables come from a store's records (`runs_of` finds those of an experiment) and are kept with where they were
-measured. A table of every run is kept a row per run, and read back as records.
+    runs.csv      a row per run, with all its settings, its outcome and its cost
+    epochs.csv    a row per run, stage and epoch
+    traces.csv    a row per sample of what the machine did, of one seed of every arm
+
+The last two name a run by `run`, the first twelve digits of its key in runs.csv.
 """
 
 import functools
@@ -10,18 +13,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from numbers import Number
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..algorithms.arms import look
-from ..data import rank
 from ..errors import BpfreeError, InvalidInput, disk
 from ..experiments import store
 from ..experiments.store import FIELDS, Record, Store
+from .order import arranged
 
 if TYPE_CHECKING:
     from ..experiments.experiment import Experiment
@@ -30,24 +31,14 @@ FOLDER = Path(__file__).parents[2] / "figures"
 LIMIT = 900 * 1024  # bytes of a file
 SAMPLES = 300  # of a trace's series: more cannot be told apart in a panel
 TEXT = dict.fromkeys(
-    ("key", "chapters", "algorithm", "data", "architecture", "protocol", "preset", "machine"), str
-)
+    ("key", "run", "chapters", "figures", "algorithm", "data", "architecture", "protocol", "preset"), str
+) | {"machine": str}
 #: What decides an experiment's outcome apart from the images themselves, the device and how BP fared.
 BESIDES = ("data_sha256", "device", "budget")
-
-EPOCHS = (
-    *FIELDS,
-    "machine",
-    "stage",
-    "epoch",
-    "pass",
-    "elapsed_s",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "kept",
-)
-TRACES = (*FIELDS, "machine", "stage", "time_s", "channel", "quantity", "value", "unit")
+ARM = [field for field in FIELDS if field != "seed"]
+EPOCHS = ["run", "stage", "epoch", "pass", "elapsed_s", "train_loss", "val_loss", "val_accuracy", "kept"]
+TRACES = ["run", "stage", "time_s", "channel", "quantity", "value", "unit"]
+SERIES = ("run", "stage", "channel", "quantity")  # the columns that say to which series a row belongs
 
 
 # ---------------------------------------------------------------- which records
@@ -87,62 +78,13 @@ def _identity(resolved: Mapping, besides: Iterable[str] = BESIDES) -> str:
 
 
 def ordered(records: Iterable[Record]) -> list[Record]:
-    """By data set, network, protocol, algorithm and seed: always the same."""
-
-    def place(record: Record) -> tuple:
-        e = record.experiment
-        arm = (
-            *rank(e["data"]),
-            e["architecture"],
-            e["protocol"],
-            str(e["preset"]),
-            look(e["algorithm"]).place,
-            e["algorithm"],
-        )
-        return (*arm, e["seed"], e["device"], record.key)
-
-    return sorted(records, key=place)
-
-
-# ---------------------------------------------------------------- tables of them
-
-
-def epochs(records: Sequence[Record]) -> pd.DataFrame:
-    """The epochs of finished runs; see `store.epochs`. Those of contended runs have no `elapsed_s`."""
-    done = _finished(r for r in records if len(r.history))
-    frames = [store.epochs([r]).assign(**({"elapsed_s": math.nan} if r.contended else {})) for r in done]
-    return pd.concat(frames, ignore_index=True)[list(EPOCHS)]
-
-
-def traces(records: Sequence[Record]) -> pd.DataFrame:
-    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `experiments.store.traces`.
-
-    Of runs that had their machine to themselves.
-    """
-    done = _alone(records)
-    arm = [tuple(r.experiment[f] for f in FIELDS if f != "seed") for r in done]
-    lowest = {a: min(r.experiment["seed"] for r, b in zip(done, arm, strict=True) if a == b) for a in arm}
-    chosen = [r for r, a in zip(done, arm, strict=True) if r.experiment["seed"] == lowest[a]]
-    frame = store.traces(_finished(r for r in chosen if len(r.trace)))[list(TRACES)].dropna(subset="value")
-    series = frame.groupby(_series(frame), sort=False, dropna=False)["value"].transform("size").max()
-    return thinned(frame, -(-int(series) // SAMPLES)) if len(frame) else frame
-
-
-def runs(records: Sequence[Record], metrics: Iterable[str]) -> pd.DataFrame:
-    """Some metrics of finished runs, tidy; keys are shortened. See `bpfree.experiments.store.tidy`.
-
-    Contended runs have no seconds and joules there.
-    """
-    table = store.tidy(map(undisturbed, _finished(records)))
-    table = table[table["metric"].isin(list(metrics))]
-    return table.assign(key=table["key"].str[:12])
-
-
-def contrasts(records: Sequence[Record]) -> pd.DataFrame:
-    """Every algorithm against BP; see `stats.contrasts`. BP's own budget is that under convergence."""
-    from .stats import contrasts
-
-    return contrasts(store.tidy(_finished(records)), baseline_protocol="convergence")
+    """By data set, network, protocol, preset, algorithm and seed: always the same."""
+    records = list(records)
+    if not records:
+        return []
+    table = pd.DataFrame([{**_fields(r), "key": r.key} for r in records])
+    order = ("data", "architecture", "protocol", "preset", "algorithm", "seed", "device", "key")
+    return [records[row] for row in arranged(table, *order).index]
 
 
 def undisturbed(record: Record) -> Record:
@@ -153,34 +95,20 @@ def undisturbed(record: Record) -> Record:
     return replace(record, cost=own)
 
 
-def _alone(records: Iterable[Record]) -> list[Record]:
-    done = [r for r in _finished(records) if not r.contended]
-    if not done:
-        raise InvalidInput("every run shared its machine with other work: run them on a quiet machine")
-    return done
+# ---------------------------------------------------------------- tables of them
 
 
-def _finished(records: Iterable[Record]) -> list[Record]:
-    done = [r for r in records if r.status == "finished"]
-    if not done:
-        raise InvalidInput("no finished runs among the records: run the experiments first")
-    return done
+def wide(records: Sequence[Record], **shown: Callable[[Record], str]) -> pd.DataFrame:
+    """A row per run: what it was (in `experiment` with all its settings), its outcome and its cost.
 
-
-# ---------------------------------------------------------------- every run, a row each
-
-
-def wide(records: Sequence[Record], chapters: Callable[[Record], str]) -> pd.DataFrame:
-    """A row per run: what it was (in `experiment` with all its settings), which chapters show it, and its
-    outcome and cost as columns.
-
-    Contended runs have no seconds and joules as cost; `busy_s` is how long they took all the same.
+    shown: further columns, `chapters` and `figures`, which say where a run is shown. Contended runs have no
+    seconds and joules as cost; `busy_s` is how long they took all the same.
     """
     return pd.DataFrame(
         {
             "key": r.key,
-            "chapters": chapters(r),
-            **{name: r.experiment[name] for name in FIELDS},
+            **{column: of(r) for column, of in shown.items()},
+            **_fields(r),
             "cache": str(r.experiment["cache"]),
             "experiment": json.dumps(dict(r.experiment), sort_keys=True),
             "status": r.status,
@@ -204,8 +132,8 @@ def narrow(table: pd.DataFrame) -> list[Record]:
     nothing = pd.DataFrame()
     records = []
     for row in table.to_dict("records"):
-        row = {name: None if pd.isna(value) else value for name, value in row.items()}
-        given = {name: value for name, value in row.items() if value is not None}
+        given = {name: value for name, value in row.items() if not pd.isna(value)}
+        contended = bool(row["contended"])
         records.append(
             Record(
                 key=row["key"],
@@ -215,14 +143,14 @@ def narrow(table: pd.DataFrame) -> list[Record]:
                 history=nothing,
                 cost={
                     **{n.removeprefix("cost "): v for n, v in given.items() if n.startswith("cost ")},
-                    **({"busy_s": given["busy_s"]} if row["contended"] and "busy_s" in given else {}),
+                    **{n: v for n, v in given.items() if n == "busy_s" and contended},
                 },
                 epoch_cost=nothing,
                 trace=nothing,
                 stages=[],
-                machine={"id": row["machine"], "git": row["git"]},
-                provenance=row["provenance"],
-                contended=bool(row["contended"]),
+                machine={"id": given.get("machine"), "git": given.get("git")},
+                provenance=given.get("provenance"),
+                contended=contended,
             )
         )
     return records
@@ -233,28 +161,77 @@ def machines(records: Iterable[Record]) -> pd.DataFrame:
 
     Of records of `narrow`, which know no more than the id, there is none.
     """
-    table = pd.DataFrame([r.machine for r in records if "cpu" in r.machine]).drop_duplicates()
-    return table if table.empty else table.sort_values(["id", "git"]).reset_index(drop=True)
+    return pd.DataFrame([r.machine for r in records if "cpu" in r.machine])
+
+
+def epochs(records: Iterable[Record]) -> pd.DataFrame:
+    """The epochs of finished runs; see `store.epochs`. Those of contended runs have no `elapsed_s`."""
+    frames = [
+        store.epochs([r]).assign(run=_run(r), **({"elapsed_s": math.nan} if r.contended else {}))[EPOCHS]
+        for r in records
+        if r.status == "finished" and len(r.history)
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=EPOCHS)
+
+
+def traces(records: Iterable[Record]) -> pd.DataFrame:
+    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `store.traces`.
+
+    Of finished runs that had their machine to themselves.
+    """
+    alone = {_run(r): r for r in records if r.status == "finished" and not r.contended and len(r.trace)}
+    if not alone:
+        return pd.DataFrame(columns=TRACES)
+    first = lowest_seeds(pd.DataFrame({run: _fields(r) for run, r in alone.items()}).T).index
+    frame = pd.concat([alone[run].trace.assign(run=run) for run in first], ignore_index=True)
+    frame = frame[TRACES].dropna(subset="value")
+    series = frame.groupby(_series(frame), sort=False, dropna=False).size()
+    return thinned(frame, -(-series.max() // SAMPLES)) if len(frame) else frame
+
+
+def lowest_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of every arm the runs with its lowest seed."""
+    arms = runs.assign(seed=runs["seed"].astype(int)).groupby(ARM, dropna=False)["seed"]
+    return runs[runs["seed"] == arms.transform("min")]
+
+
+def of_runs(series: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The epochs or samples of these rows of runs.csv, in their order, beside what says which run it is."""
+    which = runs[[*FIELDS, "machine"]].assign(run=runs["key"].str[:12])
+    return which.merge(series, on="run").drop(columns="run")
+
+
+def _run(record: Record) -> str:
+    return record.key[:12]
+
+
+def _fields(record: Record) -> dict:
+    return {name: record.experiment[name] for name in FIELDS}
 
 
 # ---------------------------------------------------------------- files
 
 
-def keep(table: pd.DataFrame, path: Path, *, add: bool = False) -> Path:
-    """As `write`, but rows of the file there whose data set the table does not have stay: a store holds a
-    part of the study.
-
-    With `add`, of a table of epochs those stay whose run it does not have, and of one of samples, which has a
-    seed of every arm, those whose arm.
-    """
-    if path.exists() and "data" in table:
+def keep_runs(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Writes a table of `wide`; rows that are there stay if the table does not have their data set."""
+    if path.exists():
         old = read(path)
-        one = [f for f in FIELDS if f != "seed" or "epoch" in table]
-        by = one if add and _series(table) else ["data"]
-        same = set(_rows(table, by))
-        old = old[[row not in same for row in _rows(old, by)]] if set(by) <= set(old) else old.iloc[:0]
-        table = _by_data(pd.concat([table, old], ignore_index=True)) if len(old) else table
-    return write(table, path)
+        table = pd.concat([table, old[~old["data"].isin(set(table["data"]))]], ignore_index=True)
+    return read(write(arranged(table, "data"), path))
+
+
+def keep_series(table: pd.DataFrame, path: Path, runs: pd.DataFrame, *, one_seed: bool = False) -> None:
+    """Writes a table of epochs or of samples; those that are there stay as long as runs.csv has their run.
+
+    runs: what runs.csv has. one_seed: only the lowest seed of every arm.
+    """
+    if path.exists():
+        old = read(path)
+        table = pd.concat([table, old[~old["run"].isin(set(table["run"]))]], ignore_index=True)
+    runs = runs.assign(run=runs["key"].str[:12])
+    runs = runs[runs["run"].isin(set(table["run"]))]
+    names = (lowest_seeds(runs) if one_seed else runs)["run"]
+    write(names.to_frame().merge(table, on="run"), path)
 
 
 def write(table: pd.DataFrame, path: Path) -> Path:
@@ -274,7 +251,7 @@ def write(table: pd.DataFrame, path: Path) -> Path:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A table that `keep` wrote. Names that look like numbers (preset "2026") stay names.
+    """A table that `write` wrote. Names that look like numbers (preset "2026") stay names.
 
     Raises InvalidInput if it is none, and StorageFailed.
     """
@@ -307,21 +284,7 @@ def thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:
 
 def _series(table: pd.DataFrame) -> list[str]:
     """The columns that say to which series a row belongs; none if the table is no series."""
-    if not {"time_s", "epoch"} & set(table):
-        return []
-    return [c for c in (*FIELDS, "machine", "stage", "channel", "quantity") if c in table]
-
-
-def _rows(table: pd.DataFrame, columns: list[str]) -> list[tuple]:
-    """What stands in these columns, the same whether the table was read or made: there 60 may be 60.0."""
-    plain = table[columns].map(
-        lambda v: "" if pd.isna(v) else f"{v:.15g}" if isinstance(v, Number) else str(v)
-    )
-    return list(plain.itertuples(index=False, name=None))
-
-
-def _by_data(table: pd.DataFrame) -> pd.DataFrame:
-    return table.sort_values("data", kind="stable", key=lambda names: names.map(rank))
+    return [c for c in SERIES if c in table] if {"time_s", "epoch"} & set(table) else []
 
 
 def _text(table: pd.DataFrame) -> str:

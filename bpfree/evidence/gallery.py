@@ -1,8 +1,11 @@
 """The figures of the study, collected from a store's records and redrawn from what was collected.
 
-`collect` writes `data/<name>.csv` for every figure that the store has runs for, and all its runs beside them;
-`draw_gallery` draws without training. A command that measures something else than runs of the study (a sweep,
-a search, a landscape) hands its table to `keep`.
+`collect` writes the study's runs into `data/runs.csv`, `epochs.csv` and `traces.csv`; `draw_gallery` computes
+from these what a figure shows, and draws it without training. A command that measures something else than
+runs of the study (a sweep, a search, a landscape) hands its table to `keep`.
+
+A figure of your own joins by its name, `GALLERY["mine"] = Exhibit(draw, "epochs")`, or by
+`add("module:exhibit")`, where `exhibit` is an `Exhibit` of your module; it is then drawn with the others.
 """
 
 import io
@@ -16,20 +19,21 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..errors import InvalidInput, choose, disk
+from ..errors import InvalidInput, choose, disk, named
 from ..experiments import study
 from ..experiments.protocols import REFERENCE
+from ..experiments.published import results as published_results
 from ..experiments.store import Record, Store, tidy
-from . import evidence, figures
+from . import evidence, figures, stats
 from .evidence import FOLDER
 
 if TYPE_CHECKING:
     from ..experiments.experiment import Experiment
 
 Experiments = Callable[[study.Profile], "list[Experiment]"]
-TOTALS = ("samples", "total_flop", "total_s", "total_measured_j", "total_estimated_j")
-PARTS = (*(f"{part}_{kind}_j" for part in ("train", "prefix") for kind in ("measured", "estimated")),)
 PRINTED = {"source": ["thesis", "2026"], "protocol": ["published", "convergence_loss"], "variant": ""}
+STUDY = ("runs", "epochs", "traces")
+TABLES = (*STUDY, "machines")
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,34 @@ class Exhibit:
 
     Attributes:
         draw: from a tidy table to a Figure.
-        experiments: whose records it shows, of a profile; None: another command writes its table, by `keep`.
-        table: from those records to the table that is kept.
-        kept_as: the name of its table, where it shares one; "": its own name.
+        table: which one: "runs" (as `bpfree.records` gives it), "epochs" or "traces" (as `store.epochs` and
+            `store.traces` give them) of the committed runs; or the name of a table that another command
+            writes by `keep`.
+        shows: of a profile, the experiments whose runs the figure shows; None: it is given the whole table.
     """
 
     draw: Callable[[pd.DataFrame], Figure]
-    experiments: Experiments | None = None
-    table: Callable[[list[Record]], pd.DataFrame] | None = None
-    kept_as: str = ""
+    table: str
+    shows: Experiments | None = None
 
 
 def _energy(runs: pd.DataFrame) -> Figure:
-    from ..experiments.published import results
+    return figures.comparison.accuracy_against_energy(runs, published_results(**PRINTED))
 
-    return figures.comparison.accuracy_against_energy(runs, results(**PRINTED))
+
+def _forest(runs: pd.DataFrame) -> Figure:
+    return figures.forest.forest(contrasts(runs))
+
+
+def contrasts(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every algorithm against BP (see `stats.contrasts`), BP's own budget being that under convergence.
+
+    The bundled digits, on which the study is rehearsed, are a family of comparisons of their own: how many of
+    them there are does not change what the study's own data show.
+    """
+    families = [rows for _, rows in runs.groupby(runs["data"] == "digits")]
+    tables = [stats.contrasts(rows, baseline_protocol="convergence") for rows in families]
+    return pd.concat(tables, ignore_index=True) if tables else stats.contrasts(runs)
 
 
 def _ladder(**settings) -> Experiments:
@@ -65,6 +82,10 @@ def _ladder(**settings) -> Experiments:
     return of
 
 
+def _arms(*which: str) -> Experiments:
+    return lambda profile: profile.arms(*which)
+
+
 def _everything(profile: study.Profile) -> "list[Experiment]":
     return [e for family in study.NETWORKS for e in profile.arms(family)]
 
@@ -74,60 +95,75 @@ def _other_protocols(profile: study.Profile) -> "list[Experiment]":
     return [e for e in profile.chapter("05") if e.algorithm in ("bp", "mf")]
 
 
-_epochs, _traces, _contrasts = evidence.epochs, evidence.traces, evidence.contrasts
-_loss_by_seconds = partial(figures.curves.against_seconds, metrics=("val_accuracy", "val_loss"))
-_ladder_runs = partial(evidence.runs, metrics=("test_accuracy", *TOTALS))
+_curves, _resources, _comparison = figures.curves, figures.resources, figures.comparison
+_loss_by_seconds = partial(_curves.against_seconds, metrics=("val_accuracy", "val_loss"))
 
 GALLERY: dict[str, Exhibit] = {
     # the paper's figures 1 to 6
-    "ff_learning": Exhibit(figures.curves.against_seconds, lambda p: p.arms("ff"), _epochs),
-    "ff_resources": Exhibit(figures.resources.memory_and_clock, lambda p: p.arms("ff", "bp", "ff"), _traces),
-    "cafo_learning": Exhibit(_loss_by_seconds, lambda p: p.arms("cafo"), _epochs),
-    "mf_mean_loss": Exhibit(figures.curves.mean_loss, lambda p: p.arms("mf", "bp", "mf"), _epochs),
-    "mf_resources": Exhibit(
-        figures.resources.utilisation_and_temperature, lambda p: p.arms("mf", "bp", "mf"), _traces
-    ),
-    "mf_memory": Exhibit(figures.resources.memory_steps, kept_as="mf_resources"),
+    "ff_learning": Exhibit(_curves.against_seconds, "epochs", _arms("ff")),
+    "ff_resources": Exhibit(_resources.memory_and_clock, "traces", _arms("ff", "bp", "ff")),
+    "cafo_learning": Exhibit(_loss_by_seconds, "epochs", _arms("cafo")),
+    "mf_mean_loss": Exhibit(_curves.mean_loss, "epochs", _arms("mf", "bp", "mf")),
+    "mf_resources": Exhibit(_resources.utilisation_and_temperature, "traces", _arms("mf", "bp", "mf")),
+    "mf_memory": Exhibit(_resources.memory_steps, "traces", _arms("mf", "bp", "mf")),
     # what the paper could not show
-    "accuracy_against_energy": Exhibit(
-        _energy, _everything, partial(evidence.runs, metrics=("test_accuracy", *TOTALS))
-    ),
-    "ladder": Exhibit(figures.comparison.ladder, _ladder(), _ladder_runs),
-    "ladder_matched": Exhibit(figures.comparison.ladder, _ladder(protocol="matched"), _ladder_runs),
-    "forest": Exhibit(figures.forest.forest, _everything, _contrasts),
-    "forest_protocols": Exhibit(figures.forest.forest, _other_protocols, _contrasts),
-    "decomposition": Exhibit(
-        figures.comparison.decomposition, _everything, partial(evidence.runs, metrics=(*PARTS, *TOTALS))
-    ),
+    "accuracy_against_energy": Exhibit(_energy, "runs", _everything),
+    "ladder": Exhibit(_comparison.ladder, "runs", _ladder()),
+    "ladder_matched": Exhibit(_comparison.ladder, "runs", _ladder(protocol="matched")),
+    "forest": Exhibit(_forest, "runs", _everything),
+    "forest_protocols": Exhibit(_forest, "runs", _other_protocols),
+    "decomposition": Exhibit(_comparison.decomposition, "runs", _everything),
     # of other measurements
-    "scaling": Exhibit(figures.hardware.scaling),
-    "sensors": Exhibit(figures.hardware.sensors),
-    "pass_cost": Exhibit(figures.hardware.pass_cost),
-    "subnormals": Exhibit(figures.hardware.subnormals),
-    "tuning": Exhibit(figures.tuning.best_so_far),
-    "landscape_slices": Exhibit(figures.landscape.slices, kept_as="landscape"),
-    "landscape_line": Exhibit(figures.landscape.line, kept_as="landscape"),
-    "landscape_plane": Exhibit(figures.landscape.plane, kept_as="landscape"),
-    "landscape_sharpness": Exhibit(figures.landscape.sharpness, kept_as="landscape"),
+    "scaling": Exhibit(figures.hardware.scaling, "scaling"),
+    "sensors": Exhibit(figures.hardware.sensors, "sensors"),
+    "pass_cost": Exhibit(figures.hardware.pass_cost, "pass_cost"),
+    "subnormals": Exhibit(figures.hardware.subnormals, "subnormals"),
+    "tuning": Exhibit(figures.tuning.best_so_far, "tuning"),
+    "landscape_slices": Exhibit(figures.landscape.slices, "landscape"),
+    "landscape_line": Exhibit(figures.landscape.line, "landscape"),
+    "landscape_plane": Exhibit(figures.landscape.plane, "landscape"),
+    "landscape_sharpness": Exhibit(figures.landscape.sharpness, "landscape"),
 }
-TABLES = ("runs", "machines")  # kept beside the figures' own
+
+
+def add(name: str) -> Exhibit:
+    """Puts the `Exhibit` that "module:object" names last in `GALLERY`, under the object's name.
+
+    Raises UnknownName or InvalidInput if there is none, and InvalidInput if another has its name.
+    """
+    found = named(name, "figure")
+    if not isinstance(found, Exhibit):
+        raise InvalidInput(f"figure {name!r}: it names no bpfree.evidence.gallery.Exhibit")
+    own = name.partition(":")[2]
+    if GALLERY.setdefault(own, found) is not found:
+        raise InvalidInput(f"a figure {own!r} is there already: give yours another name")
+    return found
 
 
 def path_of(name: str, folder: Path = FOLDER) -> Path:
-    """Where the table of a figure lies. Raises UnknownName for no such figure."""
-    names = {n: exhibit.kept_as or n for n, exhibit in GALLERY.items()}
-    names |= {name: name for name in (*names.values(), *TABLES)}
-    return Path(folder) / "data" / f"{names[choose('figure', name, names)]}.csv"
+    """Where the table of a figure lies, or one of `TABLES`. Raises UnknownName for no such figure."""
+    if name not in (*TABLES, *(exhibit.table for exhibit in GALLERY.values())):
+        name = GALLERY[choose("figure", name, GALLERY)].table
+    return Path(folder) / "data" / f"{name}.csv"
 
 
 def recorded(name: str, folder: Path = FOLDER) -> pd.DataFrame:
-    """The committed table of a figure of the gallery, tidy. Raises InvalidInput outside a checkout."""
-    path = path_of(name, folder)
-    if not path.exists():
-        raise InvalidInput(
-            f"{path} is not there: recorded evidence lies in the repository; run from a checkout"
-        )
-    return evidence.read(path)
+    """What a figure of the gallery shows, tidy, from the committed tables; or one of these as it is.
+
+    Raises InvalidInput outside a checkout.
+    """
+    exhibit = GALLERY.get(name)
+    if exhibit is None or exhibit.table not in STUDY:
+        return _committed(path_of(name, folder))
+    runs = _committed(path_of("runs", folder))
+    with evidence.as_written(path_of("runs", folder)):
+        if exhibit.shows is not None:
+            runs = _shown(runs, "figures", name)
+        if exhibit.table == "runs":
+            return tidy(evidence.narrow(runs))
+    series = _committed(path_of(name, folder))
+    with evidence.as_written(path_of(name, folder)):
+        return evidence.of_runs(series, runs)
 
 
 def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
@@ -135,13 +171,23 @@ def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
 
     `bpfree.experiments.store.tidy` and the tables take them as they take runs of a store.
     """
-    table = recorded("runs", folder)
+    runs = _committed(path_of("runs", folder))
     if chapter is not None:
         choose("chapter", chapter, study.CHAPTERS)
     with evidence.as_written(path_of("runs", folder)):
-        if chapter is not None:
-            table = table[[chapter in shown.split() for shown in table["chapters"]]]
-        return evidence.narrow(table)
+        return evidence.narrow(runs if chapter is None else _shown(runs, "chapters", chapter))
+
+
+def _committed(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise InvalidInput(
+            f"{path} is not there: recorded evidence lies in the repository; run from a checkout"
+        )
+    return evidence.read(path)
+
+
+def _shown(runs: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
+    return runs[[name in places.split() for places in runs[column].fillna("")]]
 
 
 def keep(name: str, table: pd.DataFrame, folder: Path = FOLDER) -> Path:
@@ -156,7 +202,7 @@ def collect(
     *,
     add: bool = False,
 ) -> list[Path]:
-    """Writes the tables of every figure from the store's runs of a profile. Returns the paths written.
+    """Writes the tables of the study from the store's runs of a profile. Returns the paths written.
 
     Data sets that the profile does not have keep the rows that are there, so that profiles can be collected
     one after the other, from stores of several machines. Nothing is trained; what a figure has no runs for is
@@ -170,41 +216,36 @@ def collect(
     found = [store.read(key) for key in store]
     if add and path_of("runs", folder).exists():
         found = evidence.joined(records(folder=folder), found)
-    of, written = evidence.recorded_runs(found), []
-    for name, exhibit in GALLERY.items():
-        if exhibit.experiments is None:
-            continue
-        found = of(exhibit.experiments(profile))
-        try:
-            if all(record.experiment["algorithm"] == REFERENCE for record in found):
-                raise InvalidInput("the store has no run of it but BP's")
-            table = exhibit.table(found)
-        except InvalidInput as error:
-            print(f"{name}: not collected: {error}", file=sys.stderr)
-            continue
-        written.append(evidence.keep(table, path_of(name, folder), add=add))
-    return written + _collect_runs(Path(folder), of, profile)
-
-
-def _collect_runs(folder: Path, of: Callable, profile: study.Profile) -> list[Path]:
-    """All runs, finished and failed, with the chapters that show them; and the machines they were made on."""
-    shown: dict[str, list[str]] = {}
-    found = []
-    for chapter in study.CHAPTERS:
-        for record in of(study.plan(profile, [chapter])):
-            found += [] if record.key in shown else [record]
-            shown.setdefault(record.key, []).append(chapter)
-    if not found:
+    of = evidence.recorded_runs(found)
+    chapters = {chapter: of(study.plan(profile, [chapter])) for chapter in study.CHAPTERS}
+    shown = {name: of(e.shows(profile)) for name, e in GALLERY.items() if e.shows is not None}
+    for name, runs in list(shown.items()):
+        if not any(r.status == "finished" and r.experiment["algorithm"] != REFERENCE for r in runs):
+            print(f"{name}: not collected: the store has no run of it but BP's", file=sys.stderr)
+            del shown[name]
+    everything = {r.key: r for runs in (*chapters.values(), *shown.values()) for r in runs}
+    if not everything:
         return []
-    paths = [path_of(name, folder) for name in TABLES]
-    evidence.keep(evidence.wide(evidence.ordered(found), lambda r: " ".join(shown[r.key])), paths[0])
-    table = evidence.machines(found)
-    if paths[1].exists():  # those of the data sets that stayed
-        table = pd.concat([evidence.read(paths[1]), table], ignore_index=True)
-    used = set(evidence.read(paths[0])["machine"])
-    table = table[table["id"].isin(used)].drop_duplicates().sort_values(["id", "git"])
-    evidence.keep(table, paths[1])
-    return paths
+    paths = {name: path_of(name, folder) for name in TABLES}
+    where = {"chapters": _places(chapters), "figures": _places(shown)}
+    table = evidence.wide(evidence.ordered(everything.values()), **where)
+    runs = evidence.keep_runs(table, paths["runs"])
+    for name, make in (("epochs", evidence.epochs), ("traces", evidence.traces)):
+        of_table = [r for figure, rs in shown.items() if GALLERY[figure].table == name for r in rs]
+        series = make({r.key: r for r in of_table}.values())
+        evidence.keep_series(series, paths[name], runs, one_seed=name == "traces")
+    machines = evidence.machines(everything.values())
+    if paths["machines"].exists():  # those of the data sets that stayed
+        machines = pd.concat([evidence.read(paths["machines"]), machines], ignore_index=True)
+    machines = machines[machines["id"].isin(set(runs["machine"]))].drop_duplicates()
+    evidence.write(machines.sort_values(["id", "git"]), paths["machines"])
+    return list(paths.values())
+
+
+def _places(shown: dict[str, list[Record]]) -> Callable[[Record], str]:
+    """Of a record, the names under which it stands in lists of records."""
+    keys = {name: {r.key for r in runs} for name, runs in shown.items()}
+    return lambda record: " ".join(name for name, own in keys.items() if record.key in own)
 
 
 def results(folder: Path = FOLDER) -> str:
@@ -216,6 +257,14 @@ def results(folder: Path = FOLDER) -> str:
     return tables.markdown(tables.overview(tidy(real or runs)))
 
 
+def drawn(name: str, folder: Path = FOLDER) -> Figure:
+    """A figure of the gallery, from the tables in `folder`/data."""
+    choose("figure", name, GALLERY)
+    shown = recorded(name, folder)
+    with evidence.as_written(path_of(name, folder)):
+        return GALLERY[name].draw(shown)
+
+
 def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]:
     """Redraws every figure of the gallery, or those named, from the tables in `folder`/data.
 
@@ -223,12 +272,11 @@ def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]
     """
     written = []
     for name in names or GALLERY:
-        table = path_of(name, folder)
-        if not table.exists():
-            print(f"{name}: not drawn: {table.name} has not been recorded", file=sys.stderr)
+        if not path_of(name, folder).exists():
+            print(f"{name}: not drawn: {path_of(name).name} has not been recorded", file=sys.stderr)
             continue
-        shown = evidence.read(table)
-        with evidence.as_written(table):
+        shown = recorded(name, folder)
+        with evidence.as_written(path_of(name, folder)):
             try:
                 figure = GALLERY[name].draw(shown)
             except InvalidInput as error:  # such as a trace of runs too short to be sampled

@@ -9,16 +9,14 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from ..algorithms.arms import ARMS, look
+from ..algorithms.arms import ARMS, label
 from ..errors import InvalidInput, choose
 from ..experiments.protocols import BUDGETS
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .order import arranged
 
 MARGIN = 0.25  # percentage points of accuracy: the camera-ready's margin
 ALPHA = 0.05
@@ -27,7 +25,7 @@ RESAMPLES = 9999
 SEED = 0  # of the bootstrap: the same values have the same interval
 
 EQUIVALENT, DIFFERENT, INCONCLUSIVE = "EQUIVALENT", "DIFFERENT", "INCONCLUSIVE"
-COLUMNS = (
+COLUMNS = [
     "data",
     "architecture",
     "protocol",
@@ -38,11 +36,8 @@ COLUMNS = (
     "sd",
     "low",
     "high",
-    "p",
-    "p_holm",
-    "p_tost",
-    "verdict",
-)
+]
+COLUMNS += ["p", "p_holm", "p_tost", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -114,23 +109,19 @@ def above_chance(accuracy: float, labels: Iterable[int]) -> float:
     return (accuracy / 100 - share) / error if error else math.nan
 
 
-def learned(accuracies: "pd.Series", labels: Iterable[int], errors: float = 3.0) -> str:
+def learned(accuracies: pd.Series, labels: Iterable[int], errors: float = 3.0) -> str:
     """A sentence: which algorithms are above chance by more than so many standard errors (`above_chance`).
 
     accuracies: in %, by algorithm, all of predictions of these labels.
     """
     labels = list(labels)
-    not_above = [
-        look(name).label
-        for name, accuracy in accuracies.items()
-        if not above_chance(accuracy, labels) > errors
-    ]
+    not_above = [label(name) for name, a in accuracies.items() if not above_chance(a, labels) > errors]
     if not not_above:
         return "far above chance: every algorithm"
     return f"not surely above chance on these data: {', '.join(not_above)}"
 
 
-def paired(a: "pd.Series", b: "pd.Series") -> "pd.Series":
+def paired(a: pd.Series, b: pd.Series) -> pd.Series:
     """The differences a - b of the seeds that both have; a and b are indexed by seed.
 
     Raises InvalidInput if a seed occurs twice: which run would be its partner?
@@ -147,11 +138,7 @@ def ttest(differences: Iterable[float]) -> float:
     from scipy.stats import ttest_1samp
 
     differences = _values(differences)
-    return (
-        math.nan
-        if _sd(differences) == 0 or len(differences) < 2
-        else float(ttest_1samp(differences, 0).pvalue)
-    )
+    return float(ttest_1samp(differences, 0).pvalue) if _sd(differences) > 0 else math.nan
 
 
 def tost(differences: Iterable[float], margin: float = MARGIN) -> float:
@@ -197,13 +184,13 @@ def verdict(p: float, p_tost: float, alpha: float = ALPHA) -> str:
 
 
 def contrasts(
-    records: "pd.DataFrame",
+    records: pd.DataFrame,
     baseline: str = "bp",
     metric: str = "test_accuracy",
     margin: float = MARGIN,
     alpha: float = ALPHA,
     baseline_protocol: str | None = None,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Every algorithm against the baseline, paired by seed on the same data, network and protocol.
 
     Args:
@@ -221,8 +208,6 @@ def contrasts(
 
     Raises InvalidInput: no run of the baseline has the metric, or two runs of an arm have the same seed.
     """
-    import pandas as pd
-
     choose("algorithm", baseline, [*ARMS, *records["algorithm"].unique()])
     rows = records[(records["status"] == "finished") & (records["metric"] == metric)]
     if not (rows["algorithm"] == baseline).any():
@@ -253,12 +238,10 @@ def contrasts(
     table = pd.DataFrame(table, columns=COLUMNS)
     table["p_holm"] = holm(table["p"])
     table["verdict"] = [verdict(p, q, alpha) for p, q in zip(table["p_holm"], table["p_tost"], strict=True)]
-    order = table["algorithm"].map(lambda name: look(name).place)
-    keys = ["data", "architecture", "protocol", "_order", "algorithm"]
-    return table.assign(_order=order).sort_values(keys).drop(columns="_order").reset_index(drop=True)
+    return arranged(table, *keys).reset_index(drop=True)
 
 
-def _by_seed(rows: "pd.DataFrame") -> "pd.Series":
+def _by_seed(rows: pd.DataFrame) -> pd.Series:
     """The values by seed. Of a seed that ran on several devices their mean: it is still one seed."""
     if "device" in rows and not rows.duplicated(["seed", "device"]).any():
         return rows.groupby("seed")["value"].mean()

@@ -25,7 +25,7 @@ from ..errors import choose
 from .runs import COMPARISONS, Number, Ours
 from .stats import MARGIN
 from .tables.paper import MEMORY, USUAL, Arm, arms
-from .tables.text import quantity
+from .tables.text import Quantity
 
 VERDICTS = ("stands", "moves", "turns", "undecided", "untested")
 NEUTRAL = {"difference": 0.0, "change": 0.0, "percent": 100.0, "ratio": 1.0}
@@ -91,14 +91,14 @@ def verdicts(
                 if arm.algorithm != claim.algorithm:
                     continue
                 printed = _printed(claim, arm)
-                for number in _ours(claim, ours, arm):
+                for number in ours.comparison(claim.metric, claim.how, arm.runs, arm.bp):
                     rows.append(
                         {
                             "claim": claim.text,
                             "source": claim.source,
                             "network": arm.network,
-                            "printed": _text(printed, math.nan, claim),
-                            "ours": _text(number.mean, number.sd, claim),
+                            "printed": _cell(printed, math.nan, claim),
+                            "ours": _cell(number.mean, number.sd, claim),
                             "seeds": number.n,
                             "ours is": number.what.partition(":")[0],
                             "our protocol": protocol,
@@ -135,17 +135,12 @@ def _printed(claim: Claim, arm: Arm) -> float:
     metric = MEMORY[claim.source][0] if claim.metric == "memory" else claim.metric
     if metric not in arm.printed or metric not in arm.printed_bp:
         return math.nan
-    return COMPARISONS[claim.how](arm.printed[metric][0], arm.printed_bp[metric][0])
+    return COMPARISONS[claim.how](arm.printed[metric].mean, arm.printed_bp[metric].mean)
 
 
-def _ours(claim: Claim, ours: Ours, arm: Arm) -> list[Number]:
-    return ours.comparison(claim.metric, claim.how, arm.runs, arm.bp)
-
-
-def _text(mean: float, sd: float, claim: Claim) -> str:
-    text = quantity(mean, sd, DIGITS[claim.how], sign=claim.how != "ratio")
+def _cell(mean: float, sd: float, claim: Claim) -> Quantity:
     unit = "nats" if claim.metric == "val_loss" else UNITS[claim.how]
-    return f"{text} {unit}" if text else ""
+    return Quantity(mean, sd, DIGITS[claim.how], sign=claim.how != "ratio", note=unit)
 
 
 def effect(value: float, how: str) -> float:

@@ -1,5 +1,6 @@
 """Figures that compare algorithms: accuracy against energy, the ladder, energy as passes × joules a pass."""
 
+import functools
 import textwrap
 
 import numpy as np
@@ -7,11 +8,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from ...algorithms.arms import ARMS, look, ordered
 from ...experiments.protocols import BUDGETS
-from . import SMALL, _figure, blank, caption, facets, joules, key, require, say, styled
+from .style import (
+    BLUE,
+    ORANGE,
+    SMALL,
+    blank,
+    caption,
+    facets,
+    joules,
+    label_125,
+    legend,
+    marks,
+    new_figure,
+    require,
+    say,
+    styled,
+)
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
 RUNGS = {
@@ -37,14 +52,14 @@ def finished(records: pd.DataFrame) -> pd.DataFrame:
 
 def with_baseline(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     """With BP's runs under "convergence" where a protocol shares out their budget and has none of its own."""
-    lent = [records]
     arm = ["data", "architecture"]
+    lenders = records[(records["algorithm"] == baseline) & (records["protocol"] == "convergence")]
+    lent = [records]
     for protocol in BUDGETS:
         needy = records[records["protocol"] == protocol]
-        lenders = records[(records["algorithm"] == baseline) & (records["protocol"] == "convergence")]
-        own = set(map(tuple, needy.loc[needy["algorithm"] == baseline, arm].values))
-        wanted = set(map(tuple, needy[arm].values)) - own
-        taken = lenders[[place in wanted for place in map(tuple, lenders[arm].values)]]
+        own = needy[needy["algorithm"] == baseline]
+        networks = pd.MultiIndex.from_frame(needy[arm]).difference(pd.MultiIndex.from_frame(own[arm]))
+        taken = lenders[pd.MultiIndex.from_frame(lenders[arm]).isin(networks)]
         lent.append(taken.assign(protocol=protocol))
     return pd.concat(lent, ignore_index=True)
 
@@ -77,7 +92,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         return blank("no run's energy is known: there is nothing to set its accuracy against")
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    figure, axes = _figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
+    figure, axes = new_figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
     notes, sources = [], {}
     for ax, (title, part) in zip(axes.flat, panels, strict=False):
         kind, how = joules(part)
@@ -89,28 +104,23 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
                 continue
             point = _mark(ax, name, spent, arm["test_accuracy"])
             if name == "bp" and part["architecture"].nunique() > 1:
-                ax.annotate(
-                    network, point, xytext=(6, -3), textcoords="offset points", fontsize=SMALL, va="top"
-                )
+                beside = {"xytext": (6, -3), "textcoords": "offset points", "va": "top"}
+                ax.annotate(network, point, fontsize=SMALL, **beside)
         if published is not None:
             here = published["architecture"].isin(set(part["architecture"]))
             _draw_published(ax, published[here & (published["data"] == part["data"].iloc[0])], sources)
         ax.set_xscale("log")
         low, high = ax.get_xlim()
         if high < 100 * low:  # powers of ten alone would be two labels or none
-            _label_125(ax.xaxis)
+            label_125(ax.xaxis)
         ax.set_xlabel(f"energy of training (J, {kind})")
         ax.set_ylabel("test accuracy (%)")
         ax.set_title(textwrap.fill(title, 100 // columns), loc="left", fontsize=8)
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
-    extra = [
-        Line2D(
-            [], [], color="#555555", ls="none", marker="o", ms=6, fillstyle=fill, label=f"printed: {source}"
-        )
-        for source, fill in sources.items()
-    ]
-    key(figure, ordered(runs["algorithm"]), line=False, extra=extra)
+    open_mark = {"color": "#555555", "ls": "none", "marker": "o", "ms": 6}
+    extra = [Line2D([], [], fillstyle=f, label=f"printed: {s}", **open_mark) for s, f in sources.items()]
+    legend(figure, ordered(runs["algorithm"]), line=False, extra=extra)
     caption(
         figure,
         f"{'filled marks: ' if sources else ''}energy {' and '.join(dict.fromkeys(notes))}",
@@ -137,15 +147,8 @@ def _draw_published(ax, rows: pd.DataFrame, sources: dict[str, str]) -> None:
     )
     for (source, protocol, _, name, _), arm in table.dropna().iterrows():
         fill = sources.setdefault(f"{source}, {protocol}", FILLS[len(sources) % len(FILLS)])
-        style = {
-            "color": look(name).colour,
-            "fillstyle": fill,
-            "mew": 0.9,
-            "ms": 6,
-            "alpha": 0.9,
-            "zorder": 1.5,
-        }
-        ax.plot(arm["total_j"], arm["test_accuracy"], look(name).marker, **style)
+        style = {"fillstyle": fill, "mew": 0.9, "ms": 6, "alpha": 0.9, "zorder": 1.5}
+        marks(ax, name, arm["total_j"], arm["test_accuracy"], **style)
 
 
 @styled
@@ -160,7 +163,7 @@ def ladder(records: pd.DataFrame) -> Figure:
     runs = with_baseline(finished(records[records["algorithm"].isin(RUNGS)]))
     parts = [(t, p) for t, p in facets(runs) if p["algorithm"].nunique() > 1]
     require(runs if parts else runs.iloc[:0], "rungs of one ladder")
-    figure, axes = _figure(
+    figure, axes = new_figure(
         columns=3, rows=len(parts), height=0.55 + 2.75 * len(parts), width_ratios=(1, 1, 1), sharey="row"
     )
     notes = []
@@ -195,7 +198,7 @@ def _rungs(ax, values: pd.Series, rungs: list[str]) -> None:
     for place, name in enumerate(rungs):
         seeds = values[name].to_numpy()
         ax.plot([seeds.mean()] * 2, [place - 0.3, place + 0.3], color=look(name).colour, lw=2, alpha=0.5)
-        ax.plot(seeds, [place] * len(seeds), look(name).marker, color=look(name).colour, ms=5, alpha=0.8)
+        marks(ax, name, seeds, [place] * len(seeds), ms=5, alpha=0.8)
 
 
 def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
@@ -210,33 +213,16 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
         if name not in means:
             continue
         start = means[before] if before else 0.0
+        style = {"color": look(name).colour, "ec": look(name).colour, "alpha": 0.45, "lw": 0.8}
         hatch = "////" if name == CORNER else None
-        ax.barh(
-            place,
-            means[name] - start,
-            left=start,
-            height=0.55,
-            color=look(name).colour,
-            alpha=0.45,
-            hatch=hatch,
-            ec=look(name).colour,
-            lw=0.8,
-        )
-        ax.plot(
-            values[name],
-            [place] * len(values[name]),
-            look(name).marker,
-            color=look(name).colour,
-            ms=3.5,
-            alpha=0.8,
-        )
+        ax.barh(place, means[name] - start, left=start, height=0.55, hatch=hatch, **style)
+        marks(ax, name, values[name], [place] * len(values[name]), ms=3.5, alpha=0.8)
         if before:
             ax.plot([start] * 2, [rungs.index(before) + 0.3, place + 0.3], color="#888888", lw=0.6, ls=":")
             text = f"×{means[name] / start:.2f}"
             right = max(means[name], start, values[name].max())
-            ax.annotate(
-                text, (right, place), xytext=(5, 0), textcoords="offset points", fontsize=SMALL, va="center"
-            )
+            beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(text, (right, place), fontsize=SMALL, **beside)
         before = before if name == CORNER and before else name
     if means:
         ax.set_xlim(0, 1.25 * max(values.max(), *means.values()))
@@ -258,7 +244,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
             f"no algorithm whose energy is known beside {look(baseline).label}'s on the same network"
         )
     heights = [len(table) + 0.6 for *_, table in parts]
-    figure, axes = _figure(
+    figure, axes = new_figure(
         rows=len(parts), height=0.7 + 0.36 * sum(heights), sharex=True, height_ratios=heights
     )
     notes = []
@@ -267,54 +253,30 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         for place, (name, row) in enumerate(table.iterrows()):
             style = {"height": 0.3, "ec": "black", "lw": 0.5}
             passes, energy = row["passes"], row["energy"]
-            ax.barh(place - 0.17, passes - 1, left=1, color="#0072B2", **style)
-            ax.barh(place + 0.17, energy - passes, left=passes, color="#E69F00", hatch="////", **style)
-            ax.plot(
-                [energy],
-                [place],
-                look(name).marker,
-                color=look(name).colour,
-                ms=7,
-                mec="white",
-                mew=0.5,
-                zorder=3,
-            )
-            ax.annotate(
-                f"{_three(passes)} × {_three(row['per_pass'])} = {_three(energy)}",
-                (1.01, place),
-                xycoords=("axes fraction", "data"),
-                fontsize=8,
-                va="center",
-            )
+            ax.barh(place - 0.17, passes - 1, left=1, color=BLUE, **style)
+            ax.barh(place + 0.17, energy - passes, left=passes, color=ORANGE, hatch="////", **style)
+            marks(ax, name, [energy], [place], ms=7, mec="white", mew=0.5, zorder=3)
+            text = f"{_three(passes)} × {_three(row['per_pass'])} = {_three(energy)}"
+            ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
         ax.set_yticks(range(len(table)), [look(name).label for name in table.index], fontsize=8)
         ax.set_ylim(len(table) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
         ax.axvline(1.0, color="black", lw=0.8)
         ax.set_title(title, loc="left", fontsize=9)
         ax.set_xscale("log")
-        _label_125(ax.xaxis)
+        label_125(ax.xaxis)
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
     axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
     axes[-1, 0].set_xlabel(f"ratio to {look(baseline).label} (× 1)")
-    figure.legend(
-        handles=[
-            Rectangle((0, 0), 1, 1, fc="#0072B2", ec="black", lw=0.5, label="passes over the data"),
-            Rectangle((0, 0), 1, 1, fc="#E69F00", ec="black", lw=0.5, hatch="////", label="joules of a pass"),
-            Line2D([], [], color="black", marker="o", ls="none", ms=6, label="energy: their product"),
-        ],
-        loc="outside upper center",
-        ncols=3,
-        fontsize=8,
-    )
+    bar = functools.partial(Rectangle, (0, 0), 1, 1, ec="black", lw=0.5)
+    handles = [
+        bar(fc=BLUE, label="passes over the data"),
+        bar(fc=ORANGE, hatch="////", label="joules of a pass"),
+        Line2D([], [], color="black", marker="o", ls="none", ms=6, label="energy: their product"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
     caption(figure, "means over seeds; training and prefix work, without validation", *dict.fromkeys(notes))
     return figure
-
-
-def _label_125(axis) -> None:
-    """Labels of a logarithmic axis at 1, 2 and 5 of every decade."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _three(ratio: float) -> str:

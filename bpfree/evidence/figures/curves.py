@@ -8,7 +8,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
-from . import _figure, caption, facets, key, loss_scale, require, say, styled, trail
+from .style import (
+    caption,
+    facets,
+    legend,
+    line,
+    loss_scale,
+    marks,
+    name_stage,
+    new_figure,
+    require,
+    say,
+    styled,
+)
 
 METRICS = {
     "val_accuracy": "validation accuracy (%)",
@@ -29,26 +41,26 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
     """
     require(epochs, "epochs")
     rows = facets(epochs)
-    figure, axes = _figure(columns=len(metrics), rows=len(rows), height=0.75 + 2.1 * len(rows))
-    for line, (title, part) in zip(axes, rows, strict=True):
+    figure, axes = new_figure(columns=len(metrics), rows=len(rows), height=0.75 + 2.1 * len(rows))
+    for panels, (title, part) in zip(axes, rows, strict=True):
         clock = "elapsed_s" if part["elapsed_s"].notna().any() else "pass"
         part = part.dropna(subset=clock)
-        for ax, metric in zip(line, metrics, strict=True):
+        for ax, metric in zip(panels, metrics, strict=True):
             for name in ordered(part["algorithm"]):
                 runs = part[part["algorithm"] == name].dropna(subset=metric)
-                style = {"color": look(name).colour, "zorder": 2 + (name != "bp")}
+                order = 2 + (name != "bp")
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    ax.plot(stage[clock], stage[metric], lw=1, alpha=0.75, **trail(name, stage), **style)
+                    line(ax, name, stage[clock], stage[metric], lw=1, alpha=0.75, zorder=order)
                 kept = runs[runs["kept"]]
-                ax.plot(kept[clock], kept[metric], look(name).marker, ms=6, mec="white", mew=0.4, **style)
+                marks(ax, name, kept[clock], kept[metric], ms=6, mec="white", mew=0.4, zorder=order)
             ax.set_ylabel(METRICS[metric])
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
                 loss_scale(ax, part[metric])
             if part[metric].isna().all():
                 say(ax, "not recorded")
-        line[0].set_title(title, loc="left", fontsize=9)
-    key(figure, ordered(epochs["algorithm"]))
+        panels[0].set_title(title, loc="left", fontsize=9)
+    legend(figure, ordered(epochs["algorithm"]))
     own = "training loss: each algorithm's own, Forward-Forward's summed over its layers: not one scale"
     caption(
         figure,
@@ -71,25 +83,22 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     """
     require(epochs, "epochs")
     rows = facets(epochs)
-    figure, axes = _figure(columns=2, rows=len(rows), height=0.75 + 2.3 * len(rows), sharey="row")
-    for line, (title, part) in zip(axes, rows, strict=True):
-        for ax, clock in zip(line, CLOCKS, strict=True):
+    figure, axes = new_figure(columns=2, rows=len(rows), height=0.75 + 2.3 * len(rows), sharey="row")
+    for panels, (title, part) in zip(axes, rows, strict=True):
+        for ax, clock in zip(panels, CLOCKS, strict=True):
             for name in ordered(part["algorithm"]):
                 runs = part[part["algorithm"] == name].dropna(subset=clock)
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    dot = "." if len(stage) == 1 else "none"
-                    ax.plot(
-                        stage[clock], stage[metric], color=look(name).colour, lw=0.5, alpha=0.35, marker=dot
-                    )
+                    line(ax, name, stage[clock], stage[metric], ls="-", lw=0.5, alpha=0.35)
                 _draw_mean(ax, name, list(aligned(runs, clock, metric)))
             if part[clock].isna().all():
                 say(ax, "no run was alone\non its machine")
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
                 loss_scale(ax, part[metric])
-        line[0].set_ylabel(METRICS[metric])
-        line[0].set_title(title, loc="left", fontsize=9)
-    key(figure, ordered(epochs["algorithm"]))
+        panels[0].set_ylabel(METRICS[metric])
+        panels[0].set_title(title, loc="left", fontsize=9)
+    legend(figure, ordered(epochs["algorithm"]))
     caption(
         figure,
         "thick: mean over seeds as far as all of them train, each stage from the mean of its starts",
@@ -145,23 +154,14 @@ def aligned(runs: pd.DataFrame, clock: str, metric: str = "val_loss") -> Iterato
 
 def _draw_mean(ax, name: str, stages: list[Mean]) -> None:
     for number, stage in enumerate(stages):
-        ax.plot(stage.x, stage.mean, color=look(name).colour, ls=look(name).line, lw=1.8)
-        ax.plot(stage.x[-1:], stage.mean[-1:], look(name).marker, color=look(name).colour, ms=5)
+        line(ax, name, stage.x, stage.mean, lw=1.8, marker="none")
+        marks(ax, name, stage.x[-1:], stage.mean[-1:], ms=5)
         # A logarithmic axis has no place for a band that reaches 0: there it ends a little above.
         low = np.maximum(stage.mean - stage.sd, 0.2 * stage.mean)
         ax.fill_between(stage.x, low, stage.mean + stage.sd, color=look(name).colour, alpha=0.2, lw=0)
         if number:
             ax.axvline(stage.begin, color="#888888", lw=0.7, ls=":")
-            ax.annotate(
-                stage.stage,
-                (stage.begin, 1.0),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, -2),
-                textcoords="offset points",
-                fontsize=7,
-                color="#555555",
-                va="top",
-            )
+            name_stage(ax, stage.stage, stage.begin, "#555555")
 
 
 def _clock(epochs: pd.DataFrame) -> str:

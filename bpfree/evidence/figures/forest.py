@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look
-from ...data import rank
-from . import SMALL, _figure, caption, dataset, require, styled
+from ..order import arranged
+from .style import SKY, SMALL, caption, dataset, marks, new_figure, require, styled
 
 ROW = 0.27  # inches of a contrast
 VERDICT_COLOURS = {"EQUIVALENT": "#007A5A", "DIFFERENT": "#B04A00", "INCONCLUSIVE": "#666666"}
@@ -25,12 +25,13 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     The axis is linear within twice the margin and logarithmic beyond it where a difference is much larger.
     """
     require(contrasts, "contrasts")
-    groups = [part for _, part in contrasts.groupby(["data", "architecture", "protocol"], sort=False)]
-    groups.sort(key=_place)
+    panel = ["data", "architecture", "protocol"]
+    rows = arranged(contrasts, *panel, "algorithm")
+    groups = [part for _, part in rows.groupby(panel, sort=False)]
     columns = 1 if len(groups) < 3 else 2
     lines = [groups[i : i + columns] for i in range(0, len(groups), columns)]
     heights = [max(map(len, line)) + 1.4 for line in lines]
-    figure, axes = _figure(
+    figure, axes = new_figure(
         columns=columns, rows=len(lines), height=0.6 + ROW * sum(heights), sharex=True, height_ratios=heights
     )
     for k, part in enumerate(groups):
@@ -64,24 +65,15 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
 
 
 def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
-    part = part.sort_values("algorithm", key=lambda names: names.map(lambda name: look(name).place))
-    ax.axvspan(-margin, margin, color="#56B4E9", alpha=0.25, lw=0)
+    ax.axvspan(-margin, margin, color=SKY, alpha=0.25, lw=0)
     ax.axvline(0.0, color="black", lw=0.8)
     for place, row in enumerate(part.itertuples()):
         name = row.algorithm
         if np.isfinite(row.low) and np.isfinite(row.high):
             ax.plot([row.low, row.high], [place] * 2, color=look(name).colour, lw=1.5)
-        ax.plot(
-            [row.difference], [place], look(name).marker, color=look(name).colour, ms=6, mec="white", mew=0.4
-        )
-        ax.annotate(
-            row.verdict,
-            (1.02, place),
-            xycoords=("axes fraction", "data"),
-            fontsize=SMALL,
-            va="center",
-            color=VERDICT_COLOURS.get(row.verdict, "black"),
-        )
+        marks(ax, name, [row.difference], [place], ms=6, mec="white", mew=0.4)
+        style = {"color": VERDICT_COLOURS.get(row.verdict, "black"), "fontsize": SMALL, "va": "center"}
+        ax.annotate(row.verdict, (1.02, place), xycoords=("axes fraction", "data"), **style)
     names = [textwrap.fill(look(name).label, 18) for name in part["algorithm"]]
     ax.set_yticks(range(len(part)), names, fontsize=8, linespacing=0.9)
     ax.set_ylim(lines - 0.4, -0.6)  # as tall as its neighbour's
@@ -89,8 +81,3 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
     first = part.iloc[0]
     title = f"{dataset(first['data'])} {first['architecture']}, {first['protocol']}"
     ax.set_title(title, loc="left", fontsize=9)
-
-
-def _place(part: pd.DataFrame) -> tuple:
-    first = part.iloc[0]
-    return rank(first["data"]), first["architecture"], first["protocol"]

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
 from ..landscape import overview
-from . import _figure, _title, blank, require, say, styled
+from .style import blank, marks, new_figure, require, say, styled, title_of
+from .style import line as line_of
 
 LOSS = "validation cross-entropy (nats)"
 STEP = "step (1: as long as the weights)"
@@ -35,9 +36,7 @@ def slices(evidence: pd.DataFrame) -> Figure:
             )
             for ax, values in zip(axes, (mine, mine - mine.loc[0.0]), strict=True):
                 ax.plot(mine.index, values, color=look(name).colour, lw=0.6, alpha=0.3)
-                ax.plot(
-                    mine.index, values.mean(axis=1), color=look(name).colour, lw=1.8, label=look(name).label
-                )
+                line_of(ax, name, mine.index, values.mean(axis=1), ls="-", lw=1.8, label=look(name).label)
         axes[0].set(xlabel=STEP, ylabel=LOSS)
         axes[1].set(xlabel=STEP, ylabel="its rise above step 0 (nats)")
     figure.axes[0].legend(frameon=False)
@@ -59,17 +58,9 @@ def line(evidence: pd.DataFrame) -> Figure:
                 ax.plot(run["x"], run[metric], color="#888888", lw=1)
             for x, name in ends.items():
                 found = arm.loc[arm["x"] == x, metric]
-                ax.plot(
-                    [x] * len(found),
-                    found,
-                    look(name).marker,
-                    color=look(name).colour,
-                    label=look(name).label,
-                )
-            ax.set(
-                ylabel=label,
-                xlabel=f"weights: from {look(ends[0.0]).label} (0) to {look(ends[1.0]).label} (1)",
-            )
+                marks(ax, name, [x] * len(found), found, label=look(name).label)
+            way = f"from {look(ends[0.0]).label} (0) to {look(ends[1.0]).label} (1)"
+            ax.set(ylabel=label, xlabel=f"weights: {way}")
     figure.axes[0].legend(frameon=False)
     return figure
 
@@ -95,7 +86,7 @@ def plane(evidence: pd.DataFrame) -> Figure:
                 grid.columns, grid.index, grid, levels=levels, norm="log", cmap="viridis_r", extend="both"
             )
             ax.contour(grid.columns, grid.index, grid, levels=levels, colors="white", linewidths=0.4)
-            ax.plot(0, 0, look(name).marker, color=look(name).colour, mec="white", ms=7)
+            marks(ax, name, 0, 0, mec="white", ms=7)
             ax.set(xlabel=f"{look(name).label}: {STEP}", aspect="equal")
             ax.grid(visible=False)
         axes[0].set_ylabel(STEP)
@@ -125,7 +116,7 @@ def sharpness(evidence: pd.DataFrame) -> Figure:
             wide = arm.pivot(index="seed", columns="algorithm", values=column)[names]
             ax.plot(range(len(names)), wide.T, color="#BBBBBB", lw=0.8, zorder=1)
             for position, name in enumerate(names):
-                ax.plot([position] * len(wide), wide[name], look(name).marker, color=look(name).colour, ms=6)
+                marks(ax, name, [position] * len(wide), wide[name], ms=6)
             ax.set_xticks(range(len(names)), [look(name).label for name in names])
             ax.set_xlim(-0.5, len(names) - 0.5)
             ax.margins(y=0.1)
@@ -140,7 +131,7 @@ def _rows_of_panels(
 ) -> tuple[Figure, Iterator[tuple[list[Axes], pd.DataFrame]]]:
     """A figure with a titled row of panels for each arm, and each of these with the arm's rows."""
     arms = [arm for _, arm in rows.groupby(["data", "architecture", "protocol"], sort=False)]
-    figure, grid = _figure(columns=columns, rows=len(arms), height=height * len(arms), **options)
+    figure, grid = new_figure(columns=columns, rows=len(arms), height=height * len(arms), **options)
     for axes, arm in zip(grid, arms, strict=True):
-        axes[0].set_title(_title(arm), fontsize=9, loc="left")
+        axes[0].set_title(title_of(arm), fontsize=9, loc="left")
     return figure, zip(grid, arms, strict=True)

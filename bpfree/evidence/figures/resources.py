@@ -1,13 +1,35 @@
 """Figures of what the machine did meanwhile: memory, clock, utilisation and temperature over time."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
-from . import _figure, blank, caption, dataset, facets, key, require, say, styled
-from .hardware import QUANTITIES
+from .style import (
+    blank,
+    caption,
+    dataset,
+    facets,
+    legend,
+    line,
+    name_stage,
+    new_figure,
+    require,
+    say,
+    styled,
+)
+
+MIB = 2**20
+QUANTITIES = {  # of a trace: (label, factor)
+    "utilisation": ("utilisation (%)", 1.0),
+    "sm_clock": ("clock (MHz)", 1.0),
+    "temperature": ("temperature (°C)", 1.0),
+    "memory": ("memory in use (MiB)", 1 / MIB),
+    "rss": ("resident memory (MiB)", 1 / MIB),
+    "power": ("power (W)", 1.0),
+}
 
 PROCESS = "cpu:process"
 #: What a GPU's sensor would say -> what the process's own account says in its place; None: nothing does.
@@ -35,8 +57,8 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     quantity that is a share of the time between two samples; the caption names it.
     """
     require(traces, "traces")
-    first = traces.groupby([c for c in traces if c in ("algorithm", "data", "architecture", "protocol")])
-    traces = traces[traces["seed"] == first["seed"].transform("min")]
+    arms = traces.groupby(["algorithm", "data", "architecture", "protocol"])
+    traces = traces[traces["seed"] == arms["seed"].transform("min")]
     parts = facets(traces)
     columns, missing, without = [], [], []
     for quantity in quantities:
@@ -48,7 +70,7 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     if not columns:
         return blank(f"nothing of {', '.join(quantities)} was sampled, nor what stands in for it")
     short = []
-    figure, axes = _figure(columns=len(columns), rows=len(parts), height=0.75 + 2.1 * len(parts))
+    figure, axes = new_figure(columns=len(columns), rows=len(parts), height=0.75 + 2.1 * len(parts))
     for i, (title, part) in enumerate(parts):
         for ax, series in zip(axes[i], columns, strict=True):
             rows, label, _ = series[i]
@@ -69,7 +91,7 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         axes[i][0].set_title(
             title.replace("; 1 seed", f"; seed {part['seed'].iloc[0]}"), loc="left", fontsize=9
         )
-    key(figure, ordered(traces["algorithm"]), marker=False)
+    legend(figure, ordered(traces["algorithm"]), marker=False)
     names = dict.fromkeys(parts[i][1]["data"].iloc[0] for i in sorted(without))
     where = f" for {', '.join(dataset(n) for n in names)}" if len(names) < len(parts) else ""
     caption(
@@ -83,19 +105,9 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     return figure
 
 
-def memory_and_clock(traces: pd.DataFrame) -> Figure:
-    """Memory and the GPU's clock over time; see `over_time`."""
-    return over_time(traces, ("memory", "sm_clock"))
-
-
-def utilisation_and_temperature(traces: pd.DataFrame) -> Figure:
-    """Utilisation and temperature over time; see `over_time`."""
-    return over_time(traces, ("utilisation", "temperature"))
-
-
-def memory_steps(traces: pd.DataFrame) -> Figure:
-    """Memory over time, with the stages of a sequential algorithm marked; see `over_time`."""
-    return over_time(traces, ("memory",), stages=True)
+memory_and_clock = partial(over_time, quantities=("memory", "sm_clock"))
+utilisation_and_temperature = partial(over_time, quantities=("utilisation", "temperature"))
+memory_steps = partial(over_time, quantities=("memory",), stages=True)
 
 
 def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
@@ -119,13 +131,12 @@ def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
 
 
 def _draw_run(ax, name: str, run: pd.DataFrame, stages: bool) -> None:
-    for _, line in run.groupby("channel", sort=False):
-        few = {"marker": look(name).marker, "ms": 3.5} if len(line) < FEW else {}
-        ax.plot(line["time_s"], line["value"], color=look(name).colour, ls=look(name).line, lw=1.2, **few)
+    for _, part in run.groupby("channel", sort=False):
+        few = {"marker": look(name).marker, "ms": 3.5} if len(part) < FEW else {"marker": "none"}
+        line(ax, name, part["time_s"], part["value"], lw=1.2, **few)
     begins = run.groupby("stage", sort=False)["time_s"].min().sort_values()
     if not stages or len(begins) < 2:
         return
     for stage, begin in begins.items():
         ax.axvline(begin, color=look(name).colour, lw=0.7, ls=":")
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (3, -2)}
-        ax.annotate(stage, (begin, 1.0), fontsize=7, color=look(name).colour, va="top", **place)
+        name_stage(ax, stage, begin, look(name).colour)

@@ -6,13 +6,26 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
-from . import _figure, blank, caption, dataset, key, require, say, styled
+from .style import (
+    GREY,
+    bars_named,
+    blank,
+    caption,
+    dataset,
+    legend,
+    line,
+    marks,
+    new_figure,
+    require,
+    say,
+    styled,
+)
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
 #: Parameters have colours of their own, none of an algorithm's.
-SHADES = ("#4477AA", "#CCBB44", "#66CCEE", "#BBBBBB")
+SHADES = ("#4477AA", "#CCBB44", "#66CCEE", GREY)
 
 
 @styled
@@ -23,23 +36,16 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
     """
     require(trials, "trials")
     parts = [part for _, part in trials.groupby("data", sort=False)]
-    figure, rows = _figure(columns=2, rows=len(parts), sharey="row", height=0.6 + 2.4 * len(parts))
+    figure, rows = new_figure(columns=2, rows=len(parts), sharey="row", height=0.6 + 2.4 * len(parts))
     names = ordered(trials["algorithm"])
     for axes, part in zip(rows, parts, strict=True):
         for name in names:
             for _, study in part[part["algorithm"] == name].groupby("study"):
-                style = {
-                    "color": look(name).colour,
-                    "ls": look(name).line,
-                    "lw": 1.5,
-                    "drawstyle": "steps-post",
-                }
+                style = {"lw": 1.5, "drawstyle": "steps-post", "marker": "none"}
                 number = range(1, len(study) + 1)
-                axes[0].plot(
-                    number, study["value"], look(name).marker, color=look(name).colour, ms=3.5, alpha=0.35
-                )
-                axes[0].plot(number, study["best"], **style)
-                axes[1].plot(study["total_joules"], study["best"], **style)
+                marks(axes[0], name, number, study["value"], ms=3.5, alpha=0.35)
+                line(axes[0], name, number, study["best"], **style)
+                line(axes[1], name, study["total_joules"], study["best"], **style)
         axes[1].set_xlim(left=0)
         axes[0].set_xlabel("trials")
         axes[1].set_xlabel(f"joules of the search so far ({' and '.join(part['energy'].unique())})")
@@ -50,7 +56,7 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
             say(axes[0], "no trial ended with a finite loss")
         if len(parts) > 1:
             axes[0].set_title(dataset(part["data"].iloc[0]), loc="left", fontsize=9)
-    key(figure, names, marker=False)
+    legend(figure, names, marker=False)
     below = sum(int((part["value"] < _upper_part(part)[0]).sum()) for part in parts)
     cut = f"{below} of {len(trials)} trials lie below" if below else ""
     caption(figure, _where(trials), *trials["provenance"].dropna().unique(), cut)
@@ -73,18 +79,16 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
     """
     require(trials, "trials")
     names = ordered(trials["algorithm"])
-    figure, rows = _figure(rows=2, height=3.7, sharex=True, height_ratios=[5, 0.4 + 0.3 * len(names)])
+    figure, rows = new_figure(rows=2, height=3.7, sharex=True, height_ratios=[5, 0.4 + 0.3 * len(names)])
     curve, bars = rows[:, 0]
     for place, name in enumerate(names):
         part = trials[trials["algorithm"] == name].sort_values(parameter)
         good, bad = part[part["state"] == "complete"], part[part["state"] == "diverged"]
-        style = {"color": look(name).colour, "marker": look(name).marker, "ms": 4}
-        curve.plot(good[parameter], good["value"], **style, ls=look(name).line, lw=1.3)
+        line(curve, name, good[parameter], good["value"], marker=look(name).marker, ms=4, lw=1.3)
         curve.plot(bad[parameter], [0.0] * len(bad), "x", color=look(name).colour, ms=6)
         row = tolerance[tolerance["algorithm"] == name].iloc[0]
-        bars.plot(
-            [row["low"], row["high"]], [place] * 2, color=look(name).colour, lw=6, solid_capstyle="butt"
-        )
+        ends = [row["low"], row["high"]]
+        bars.plot(ends, [place] * 2, color=look(name).colour, lw=6, solid_capstyle="butt")
         bars.plot(row["at"], place, "o", color="white", mec=look(name).colour, ms=5)
     curve.set_xscale("log")
     curve.set_ylabel("validation accuracy (%)")
@@ -92,7 +96,7 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
     bars.set_ylim(len(names) - 0.4, -0.6)
     bars.grid(visible=False, axis="y")
     bars.set_xlabel({"lr": "learning rate"}.get(parameter, parameter))
-    key(figure, names)
+    legend(figure, names)
     caption(
         figure, _where(trials), f"bars: within {tolerance['points'].iloc[0]:g} points of the best, the circle"
     )
@@ -110,7 +114,7 @@ def importances(frame: pd.DataFrame) -> Figure:
     names = ordered(frame["algorithm"])
     parameters = list(dict.fromkeys(frame["parameter"].sort_values()))
     parameters.sort(key=lambda p: -frame.loc[frame["parameter"] == p, "importance"].sum())
-    figure, ((ax,),) = _figure(height=1.0 + 0.32 * len(names))
+    figure, ((ax,),) = new_figure(height=1.0 + 0.32 * len(names))
     left = dict.fromkeys(names, 0.0)
     for parameter, shade in zip(parameters, SHADES * len(parameters), strict=False):
         part = frame[frame["parameter"] == parameter].groupby("algorithm")["importance"].mean()
@@ -119,9 +123,7 @@ def importances(frame: pd.DataFrame) -> Figure:
         places = [names.index(name) for name in rows]
         ax.barh(places, widths, left=[left[n] for n in rows], color=shade, height=0.6, label=parameter)
         left.update({name: left[name] + part[name] for name in rows})
-    ax.set_yticks(range(len(names)), [look(name).label for name in names])
-    ax.invert_yaxis()
-    ax.grid(visible=False, axis="y")
+    bars_named(ax, [look(name).label for name in names])
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of the variance over the space")
     figure.legend(loc="outside upper center", ncols=len(parameters), fontsize=8)
@@ -138,7 +140,7 @@ def slices(study: "Study") -> Figure:
 
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     searched = {name: d for trial in trials for name, d in trial.distributions.items()}
-    figure, (axes,) = _figure(columns=max(len(searched), 1), height=2.6, sharey=True)
+    figure, (axes,) = new_figure(columns=max(len(searched), 1), height=2.6, sharey=True)
     for ax, name in zip(axes, sorted(searched), strict=False):
         having = [trial for trial in trials if name in trial.params]
         if getattr(searched[name], "log", False):

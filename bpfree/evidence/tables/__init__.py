@@ -22,29 +22,10 @@ from .paper import (
     paper_tables,
 )
 from .setup import best_hyperparameters, environment
-from .summary import bill, passes_times_cost, readouts, spread, summary
-from .text import latex, markdown, quantity
+from .summary import bill, passes_times_cost, readouts, summary
+from .text import Quantity, latex, markdown
 
-__all__ = [
-    "agreement",
-    "best_hyperparameters",
-    "bill",
-    "cafo_efficiency",
-    "cafo_performance",
-    "campaign",
-    "cross_algorithm",
-    "environment",
-    "ff_efficiency",
-    "ff_performance",
-    "latex",
-    "markdown",
-    "mf_efficiency",
-    "mf_performance",
-    "overview",
-    "paper_tables",
-    "passes_times_cost",
-    "quantity",
-    "readouts",
-    "spread",
-    "summary",
-]
+__all__ = ["agreement", "best_hyperparameters", "bill", "cafo_efficiency", "cafo_performance", "campaign"]
+__all__ += ["cross_algorithm", "environment", "ff_efficiency", "ff_performance", "latex", "markdown"]
+__all__ += ["Quantity", "mf_efficiency", "mf_performance", "overview", "paper_tables", "passes_times_cost"]
+__all__ += ["readouts", "summary"]

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ...algorithms.arms import look
-from ...data import dataset, rank
+from ...algorithms.arms import label
+from ...data import dataset
 from ...experiments import published
 from ..compare import beside
+from ..order import arranged
 from .paper import USUAL
-from .text import quantity
+from .text import Quantity
 
 NOTICEABLE = 0.7  # percentage points: a difference above this asks for an explanation
 OPEN = "open"
+ARM = ("data", "architecture", "algorithm")
 
 
 def agreement(
@@ -30,28 +32,29 @@ def agreement(
             in it is "open".
         our_protocol: of ours.
     """
+    what = {"metric": "test_accuracy", "variant": "", "baseline": ""}
+    table = pd.concat(
+        beside(records, our_protocol=our_protocol, source=source, protocol=protocol, **what)
+        for source, protocol in USUAL.items()
+    )
     rows = []
-    for source, protocol in USUAL.items():
-        where = {"source": source, "protocol": protocol, "metric": "test_accuracy"}
-        table = beside(records, our_protocol=our_protocol, variant="", baseline="", **where)
-        for row in table[table["ours"].notna()].itertuples():
-            network = f"{dataset(row.data)} {row.architecture}"
-            large = abs(row.difference) > NOTICEABLE
-            why = (explained or {}).get((source, network, look(row.algorithm).label), OPEN) if large else ""
-            rows.append(
-                {
-                    "network": network,
-                    "algorithm": look(row.algorithm).label,
-                    "source": source,
-                    "printed (%)": quantity(row.published, row.published_sd, 2),
-                    "ours (%)": quantity(row.ours, row.ours_sd, 2),
-                    "seeds": f"{row.ours_n:.0f}",
-                    "ours − printed (pp)": f"{row.difference:+.2f}",
-                    "why": why,
-                    "_order": (rank(row.data), row.architecture, look(row.algorithm).place, row.algorithm),
-                }
-            )
-    return _sorted(rows)
+    for row in arranged(table[table["ours"].notna()], *ARM).itertuples():
+        network = f"{dataset(row.data)} {row.architecture}"
+        large = abs(row.difference) > NOTICEABLE
+        arm = (row.source, network, label(row.algorithm))
+        rows.append(
+            {
+                "network": network,
+                "algorithm": label(row.algorithm),
+                "source": row.source,
+                "printed (%)": Quantity(row.published, row.published_sd, 2),
+                "ours (%)": Quantity(row.ours, row.ours_sd, 2),
+                "seeds": int(row.ours_n),
+                "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
+                "why": (explained or {}).get(arm, OPEN) if large else "",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def campaign(runs: pd.DataFrame) -> pd.DataFrame:
@@ -67,49 +70,27 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
     printed = published.results(
         source=list(USUAL), protocol=[*USUAL.values()], metric="total_s", variant="", baseline=""
     )
-    theirs = printed.set_index(["source", "data", "architecture", "algorithm"])["mean"]
-
-    def printed_of(*place: str) -> str:
-        return quantity(theirs.get(place, math.nan))
-
+    theirs = printed.set_index(["source", *ARM])["mean"]
+    places = zip(runs["chapters"], runs["experiment"], strict=True)
+    settings = ["ladder" if c == "07" else json.loads(e)["hyperparameters_from"] for c, e in places]
+    by = [*ARM, "protocol", "settings"]
     rows = []
-    runs = runs.assign(
-        settings=[_settings(*run) for run in runs[["chapters", "experiment"]].itertuples(index=False)]
-    )
-    arm = ["data", "architecture", "algorithm", "protocol", "settings", "machine"]
-    for (data, architecture, algorithm, protocol, settings, machine), part in runs.groupby(arm, sort=False):
+    for arm, part in arranged(runs.assign(settings=settings), *by).groupby([*by, "machine"], sort=False):
         alone = part[~part["contended"].astype(bool)]
-        joules = {
-            kind: alone.get(f"cost total_{kind}_j", pd.Series(math.nan, alone.index))
-            for kind in ("measured", "estimated")
-        }
-        kind = "measured" if joules["measured"].notna().all() else "estimated"
-        mean = joules[kind].mean()
+        measured = alone.get("cost total_measured_j", pd.Series(math.nan, alone.index))
+        estimated = alone.get("cost total_estimated_j", pd.Series(math.nan, alone.index))
+        joules, kind = (measured, "measured") if measured.notna().all() else (estimated, "estimated")
         rows.append(
             {
-                "network": f"{dataset(data)} {architecture}",
-                "algorithm": look(algorithm).label,
-                "protocol": protocol,
-                "settings": settings,
-                "machine": machine,
+                "network": f"{dataset(arm[0])} {arm[1]}",
+                "algorithm": label(arm[2]),
+                **dict(zip(("protocol", "settings", "machine"), arm[3:], strict=True)),
                 "runs": len(part),
-                "busy (s)": quantity(part["busy_s"].sum(), places=0),
+                "busy (s)": Quantity(part["busy_s"].sum(), places=0),
                 "alone": len(alone),
-                "a run alone (s)": quantity(alone["busy_s"].mean()) if len(alone) else "",
-                "a run alone (J)": "" if math.isnan(mean) else f"{quantity(mean)} {kind}",
-                **{f"a run, {s} (s)": printed_of(s, data, architecture, algorithm) for s in USUAL},
-                "_order": (rank(data), architecture, look(algorithm).place, algorithm, protocol, settings),
+                "a run alone (s)": Quantity(alone["busy_s"].mean()),
+                "a run alone (J)": Quantity(joules.mean(), note=kind),
+                **{f"a run, {s} (s)": Quantity(theirs.get((s, *arm[:3]), math.nan)) for s in USUAL},
             }
         )
-    return _sorted(rows)
-
-
-def _settings(chapters: str, experiment: str) -> str:
-    return "ladder" if chapters == "07" else json.loads(experiment)["hyperparameters_from"]
-
-
-def _sorted(rows: list[dict]) -> pd.DataFrame:
-    if not rows:
-        return pd.DataFrame()
-    table = pd.DataFrame(rows).sort_values("_order", kind="stable")
-    return table.drop(columns="_order").reset_index(drop=True)
+    return pd.DataFrame(rows)

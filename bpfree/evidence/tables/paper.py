@@ -12,24 +12,24 @@ the published is of its printed means, which its own percentages do not always a
 """
 
 import functools
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from ...algorithms.arms import look
-from ...data import dataset, rank
+from ...algorithms.arms import label, look
+from ...data import dataset
 from ...errors import choose
 from ...experiments import published
 from ..compare import PRESETS, protocols_for
-from ..runs import COMPARISONS, Number, Ours, paper_flop
+from ..order import arranged
+from ..runs import COMPARISONS, NOT_RUN, Number, Ours, paper_flop
 from .setup import best_hyperparameters, environment
-from .text import quantity
+from .text import Quantity
 
 FAMILIES = ("ff", "cafo", "mf")
 USUAL = {"thesis": "published", "2026": "convergence_loss"}
-NOT_PUBLISHED, NOT_RUN = "not published", "not run"
+NOT_PUBLISHED = "not published"
 #: The thesis printed the device's memory, the camera-ready the allocator's.
 MEMORY = {"thesis": ("memory_nvml_mib", "NVML"), "2026": ("memory_allocator_mib", "allocator")}
 
@@ -41,8 +41,8 @@ class Arm:
     data: str
     architecture: str
     algorithm: str
-    printed: Mapping[str, tuple[float, float, int]]
-    printed_bp: Mapping[str, tuple[float, float, int]]
+    printed: Mapping[str, Number]
+    printed_bp: Mapping[str, Number]
     runs: pd.DataFrame
     bp: pd.DataFrame
 
@@ -51,24 +51,19 @@ class Arm:
         return f"{dataset(self.data)} {self.architecture}"
 
     @property
-    def label(self) -> str:
-        return look(self.algorithm).label
-
-    @property
     def our_protocol(self) -> str:
         return self.runs["protocol"].iloc[0] if len(self.runs) else ""
 
-    def shown(self, metric: str) -> str:
-        """As it was printed; "" if it was not."""
-        mean, sd, _ = self.printed.get(metric, (math.nan, math.nan, 0))
-        return quantity(mean, sd, PLACES[metric])
+    def shown(self, metric: str) -> Quantity:
+        """As it was printed."""
+        return _cell(self.printed.get(metric, Number()), metric)
 
-    def compared(self, metric: str, how: str) -> str:
+    def compared(self, metric: str, how: str, note: str = "") -> Quantity:
         """The printed mean against the printed mean of BP."""
         if self.algorithm == "bp" or metric not in self.printed or metric not in self.printed_bp:
-            return ""
-        value = COMPARISONS[how](self.printed[metric][0], self.printed_bp[metric][0])
-        return f"{value:{STYLES[how]}}"
+            return Quantity()
+        value = COMPARISONS[how](self.printed[metric].mean, self.printed_bp[metric].mean)
+        return _cell(Number(value), how, note)
 
     def on_machines(self) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
         """(what to call our numbers, our runs, BP's) of each machine."""
@@ -81,8 +76,12 @@ class Arm:
             yield f"ours: {NOT_RUN}", self.runs, self.bp
 
 
-STYLES = {"difference": "+.2f", "change": "+.1f", "ratio": ".2f"}
 PLACES = {"test_accuracy": 2, "epochs": 1, "difference": 2, "change": 1, "ratio": 2}
+
+
+def _cell(number: Number, what: str, note: str = "") -> Quantity:
+    sign = what in ("difference", "change")
+    return Quantity(number.mean, number.sd, PLACES[what], sign=sign, note=note)
 
 
 def performance(family: str, records: pd.DataFrame, *, source: str = "thesis", **how) -> pd.DataFrame:
@@ -90,21 +89,22 @@ def performance(family: str, records: pd.DataFrame, *, source: str = "thesis", *
     ours = Ours(records)
     rows = []
     for arm in arms(ours, [family], source, **how):
-        mine = {m: ours.number(m, arm.runs)[0] for m in ("test_accuracy", "epochs")}
+        [accuracy], [epochs] = (ours.number(metric, arm.runs) for metric in ("test_accuracy", "epochs"))
         [gain] = ours.comparison("test_accuracy", "difference", arm.runs, arm.bp)
-        n = arm.printed.get("test_accuracy", (0, 0, 0))[2]
         absent = "" if arm.printed else NOT_PUBLISHED
         rows.append(
             {
                 "network": arm.network,
-                "algorithm": arm.label,
+                "algorithm": label(arm.algorithm),
                 f"accuracy (%), {source}": arm.shown("test_accuracy") or absent,
-                "accuracy (%), ours": _text(mine["test_accuracy"], "test_accuracy") or NOT_RUN,
+                "accuracy (%), ours": _cell(accuracy, "test_accuracy") or NOT_RUN,
                 f"− BP (pp), {source}": arm.compared("test_accuracy", "difference"),
-                "− BP (pp), ours": "" if arm.algorithm == "bp" else _text(gain, "difference"),
+                "− BP (pp), ours": Quantity() if arm.algorithm == "bp" else _cell(gain, "difference"),
                 f"epochs, {source}": arm.shown("epochs"),
-                "epochs, ours": _text(mine["epochs"], "epochs"),
-                f"seeds ({source} / ours)": f"{n or '–'} / {mine['test_accuracy'].n or '–'}",
+                "epochs, ours": _cell(epochs, "epochs"),
+                f"seeds ({source} / ours)": " / ".join(
+                    str(number.n or "–") for number in (arm.printed.get("test_accuracy", Number()), accuracy)
+                ),
                 "our protocol": arm.our_protocol,
             }
         )
@@ -122,13 +122,12 @@ def efficiency(family: str, records: pd.DataFrame, *, source: str = "thesis", **
     ours = Ours(records)
     found = []
     for arm in arms(ours, [family], source, **how):
-        fixed = {"network": arm.network, "algorithm": arm.label}
+        fixed = {"network": arm.network, "algorithm": label(arm.algorithm)}
         if arm.printed:
-            memory, kind = MEMORY[source]
-            printed = {metric: Number(mean, sd) for metric, (mean, sd, _) in arm.printed.items()}
+            printed = dict(arm.printed)
             if "power_w" not in printed and {"total_j", "total_s"} <= set(printed):
                 printed["power_w"] = Number(printed["total_j"].mean / printed["total_s"].mean)
-            found.append((fixed | {"numbers of": source}, printed, "measured", memory, kind))
+            found.append((fixed | {"numbers of": source}, printed, "measured", *MEMORY[source]))
         for name, runs, _ in arm.on_machines():
             numbers = {metric: ours.number(metric, runs)[0] for metric in (*AMOUNTS, "memory")}
             if len(runs):
@@ -137,16 +136,13 @@ def efficiency(family: str, records: pd.DataFrame, *, source: str = "thesis", **
             found.append((fixed | {"numbers of": name}, numbers, kind, "memory", "account"))
     scales = {metric: _scale(metric, [numbers for _, numbers, *_ in found]) for metric in AMOUNTS}
     rows = []
-    for fixed, numbers, kind, memory, word in found:
-        cells = dict(fixed)
-        for metric in AMOUNTS:
-            factor, unit = scales[metric]
+    for cells, numbers, kind, memory, word in found:
+        for metric, (factor, unit) in scales.items():
             number = numbers.get(metric, Number())
-            cells[f"{AMOUNTS[metric]} ({unit})"] = quantity(number.mean * factor, number.sd * factor)
+            cells[f"{AMOUNTS[metric]} ({unit})"] = Quantity(number.mean * factor, number.sd * factor)
             if metric == "total_j":
                 cells["energy is"] = kind
-        held = numbers.get(memory, Number())
-        cells["memory (MiB)"] = f"{quantity(held.mean)} ({word})" if not math.isnan(held.mean) else ""
+        cells["memory (MiB)"] = Quantity(numbers.get(memory, Number()).mean, note=f"({word})")
         rows.append(cells)
     return pd.DataFrame(rows)
 
@@ -179,34 +175,25 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
     for arm in arms(ours, FAMILIES, source, **how):
         if arm.algorithm == "bp":
             continue
-        fixed = {"network": arm.network, "algorithm": arm.label}
         memory, word = MEMORY[source]
-        if arm.printed:
-            rows.append(
-                {
-                    **fixed,
-                    "numbers of": source,
-                    "accuracy (pp)": arm.compared("test_accuracy", "difference"),
-                    "epochs (×)": arm.compared("epochs", "ratio"),
-                    "time (%)": arm.compared("total_s", "change"),
-                    "energy (%)": arm.compared("total_j", "change"),
-                    "energy is": "measured" if "total_j" in arm.printed else "",
-                    "memory (%)": _said(arm.compared(memory, "change"), word),
-                }
-            )
+        measured = "measured" if "total_j" in arm.printed else ""
+        found = [(source, arm.compared, memory, word, measured)] if arm.printed else []
         for name, runs, bp in arm.on_machines():
             [energy] = ours.comparison("total_j", "change", runs, bp)
-            against = functools.partial(_against, ours, runs, bp)
+            kind = energy.what.partition(":")[0] if energy.n else ""
+            found.append((name, functools.partial(_against, ours, runs, bp), "memory", "account", kind))
+        for name, against, memory, word, kind in found:
             rows.append(
                 {
-                    **fixed,
+                    "network": arm.network,
+                    "algorithm": label(arm.algorithm),
                     "numbers of": name,
                     "accuracy (pp)": against("test_accuracy", "difference"),
                     "epochs (×)": against("epochs", "ratio"),
                     "time (%)": against("total_s", "change"),
                     "energy (%)": against("total_j", "change"),
-                    "energy is": energy.what.partition(":")[0] if energy.n else "",
-                    "memory (%)": _said(against("memory", "change"), "account"),
+                    "energy is": kind,
+                    "memory (%)": against(memory, "change", f"({word})"),
                 }
             )
     return pd.DataFrame(rows)
@@ -243,59 +230,32 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
             passes = time = joules = cpu = Number()
         measured = joules.what.startswith("measured")
         summed = ours.number("test_accuracy[sum]", arm.runs)[0]
-        printed = {
-            f"{what}, {source}": text
-            for what, metric in (("accuracy (%)", ""), ("energy (× BP)", "total_j"))
-            for source in USUAL
-            for own in [by_source.get(source)]
-            for text in [own and (own.compared(metric, "ratio") if metric else own.shown("test_accuracy"))]
-        }
+        energy = Quantity(passes.mean * joules.mean, places=PLACES["ratio"])
+        printed = {s: by_source[s].shown("test_accuracy") for s in USUAL if s in by_source}
+        spent = {s: by_source[s].compared("total_j", "ratio") for s in USUAL if s in by_source}
         rows.append(
             {
                 "network": arm.network,
-                "algorithm": arm.label,
+                "algorithm": label(arm.algorithm),
                 "seeds": accuracy.n,
-                "accuracy (%), ours": _text(accuracy, "test_accuracy"),
-                "by all layers (%)": _text(summed, "test_accuracy"),
-                "passes (× BP)": _text(passes, "ratio"),
-                "time of a pass": _text(time, "ratio"),
-                "energy of a pass": _text(joules, "ratio") if measured else "",
-                "energy (× BP), ours": f"{passes.mean * joules.mean:.2f}" if measured else "",
-                "time (× BP), CPU": _text(cpu, "ratio"),
-                **{column: text or "–" for column, text in printed.items()},
+                "accuracy (%), ours": _cell(accuracy, "test_accuracy"),
+                "by all layers (%)": _cell(summed, "test_accuracy"),
+                "passes (× BP)": _cell(passes, "ratio"),
+                "time of a pass": _cell(time, "ratio"),
+                "energy of a pass": _cell(joules, "ratio") if measured else Quantity(),
+                "energy (× BP), ours": energy if measured else Quantity(),
+                "time (× BP), CPU": _cell(cpu, "ratio"),
+                **{f"accuracy (%), {source}": printed.get(source) or "–" for source in USUAL},
+                **{f"energy (× BP), {source}": spent.get(source) or "–" for source in USUAL},
             }
         )
     return pd.DataFrame(rows)
 
 
-def ff_performance(records: pd.DataFrame, **how) -> pd.DataFrame:
-    """The paper's table 1: accuracy and epochs of Forward-Forward; see `performance`."""
-    return performance("ff", records, **how)
-
-
-def ff_efficiency(records: pd.DataFrame, **how) -> pd.DataFrame:
-    """The paper's table 2: what Forward-Forward costs; see `efficiency`."""
-    return efficiency("ff", records, **how)
-
-
-def cafo_performance(records: pd.DataFrame, **how) -> pd.DataFrame:
-    """The paper's table 3: accuracy and epochs of Cascaded-Forward; see `performance`."""
-    return performance("cafo", records, **how)
-
-
-def cafo_efficiency(records: pd.DataFrame, **how) -> pd.DataFrame:
-    """The paper's table 4: what Cascaded-Forward costs; see `efficiency`."""
-    return efficiency("cafo", records, **how)
-
-
-def mf_performance(records: pd.DataFrame, **how) -> pd.DataFrame:
-    """The paper's table 5: accuracy and epochs of Mono-Forward; see `performance`."""
-    return performance("mf", records, **how)
-
-
-def mf_efficiency(records: pd.DataFrame, **how) -> pd.DataFrame:
-    """The paper's table 6: what Mono-Forward costs; see `efficiency`."""
-    return efficiency("mf", records, **how)
+# The paper's tables 1 to 6.
+ff_performance, ff_efficiency = (functools.partial(table, "ff") for table in (performance, efficiency))
+cafo_performance, cafo_efficiency = (functools.partial(table, "cafo") for table in (performance, efficiency))
+mf_performance, mf_efficiency = (functools.partial(table, "mf") for table in (performance, efficiency))
 
 
 def paper_tables(
@@ -307,10 +267,9 @@ def paper_tables(
     **how,
 ) -> dict[str, pd.DataFrame]:
     """The nine by name. used, tuned: as in `best_hyperparameters`; machines: as in `environment`."""
-    of_families = [ff_performance, ff_efficiency, cafo_performance, cafo_efficiency]
-    of_families += [mf_performance, mf_efficiency]
+    kinds = {"performance": performance, "efficiency": efficiency}
     return {
-        **{table.__name__: table(records, **how) for table in of_families},
+        **{f"{f}_{kind}": table(f, records, **how) for f in FAMILIES for kind, table in kinds.items()},
         "cross_algorithm": cross_algorithm(records, **how),
         "best_hyperparameters": best_hyperparameters(used, tuned=tuned),
         "environment": environment(machines),
@@ -335,51 +294,44 @@ def arms(
     everything = pd.concat([table, ours.runs])[["data", "architecture", "algorithm"]].drop_duplicates()
     if len(ours.runs):
         everything = everything[everything["data"].isin(set(ours.runs["data"]))]
-    found = []
+    presets, found = (PRESETS[source], ""), []
     for family in families:
         mine = everything[everything["algorithm"].map(lambda name: look(name).family) == family]
-        for data, architecture in mine[["data", "architecture"]].drop_duplicates().itertuples(index=False):
-            here = (mine["data"] == data) & (mine["architecture"] == architecture)
-            presets = (PRESETS[source], "")
+        baselines = mine.assign(algorithm="bp").drop_duplicates()
+        for data, architecture, algorithm in pd.concat([baselines, mine]).itertuples(index=False):
             bp = _printed(table, data, architecture, "bp", (protocol, usual))
-            for algorithm in ["bp", *mine.loc[here, "algorithm"]]:
-                own = (protocol, usual) if algorithm == "bp" else (protocol,)
-                printed = _printed(table, data, architecture, algorithm, own)
-                runs = ours.arm(data, architecture, algorithm, wanted, presets)
-                same = (runs["protocol"].iloc[0],) if len(runs) else wanted
-                preset = (runs["preset"].iloc[0], *presets) if len(runs) else presets
-                partner = ours.arm(data, architecture, "bp", same, preset)
-                if printed or len(runs):
-                    found.append(Arm(data, architecture, algorithm, printed, bp, runs, partner))
-    return sorted(found, key=lambda a: (rank(a.data), a.architecture, look(a.algorithm).place, a.algorithm))
+            own = _printed(table, data, architecture, algorithm, (protocol,))
+            runs = ours.arm(data, architecture, algorithm, wanted, presets)
+            same = (runs["protocol"].iloc[0],) if len(runs) else wanted
+            preset = (runs["preset"].iloc[0], *presets) if len(runs) else presets
+            partner = ours.arm(data, architecture, "bp", same, preset)
+            printed = bp if algorithm == "bp" else own
+            if printed or len(runs):
+                found.append(Arm(data, architecture, algorithm, printed, bp, runs, partner))
+    places = pd.DataFrame([(a.data, a.architecture, a.algorithm) for a in found], columns=[*everything])
+    return [found[place] for place in arranged(places, *everything).index]
 
 
 def _printed(
     table: pd.DataFrame, data: str, architecture: str, algorithm: str, protocols: tuple[str, ...]
-) -> dict[str, tuple[float, float, int]]:
-    """metric -> (mean, sd, n) under the first of the protocols that has it."""
-    rows = table[
-        (table["data"] == data) & (table["architecture"] == architecture) & (table["algorithm"] == algorithm)
-    ]
+) -> dict[str, Number]:
+    """metric -> what was printed of it, under the first of the protocols that has it."""
+    place = {"data": data, "architecture": architecture, "algorithm": algorithm}
+    rows = table[(table[list(place)] == pd.Series(place)).all(axis=1)]
     found = {}
     for protocol in protocols:
         for row in rows[rows["protocol"] == protocol].itertuples():
-            found.setdefault(row.metric, (row.mean, row.sd, 0 if pd.isna(row.n) else int(row.n)))
+            n = 0 if pd.isna(row.n) else int(row.n)
+            found.setdefault(row.metric, Number(row.mean, row.sd, n, what="printed"))
     return found
 
 
-def _against(ours: Ours, runs: pd.DataFrame, bp: pd.DataFrame, metric: str, how: str) -> str:
+def _against(
+    ours: Ours, runs: pd.DataFrame, bp: pd.DataFrame, metric: str, how: str, note: str = ""
+) -> Quantity:
     [number] = ours.comparison(metric, how, runs, bp)
-    few = number.n < runs["seed"].nunique() and not math.isnan(number.mean)
-    return _text(number, how) + (f" (n = {number.n})" if few else "")
-
-
-def _text(number: Number, what: str) -> str:
-    return quantity(number.mean, number.sd, PLACES[what], sign=what in ("difference", "change"))
-
-
-def _said(text: str, word: str) -> str:
-    return f"{text} ({word})" if text else ""
+    few = f"(n = {number.n})" if number.n < runs["seed"].nunique() else ""
+    return _cell(number, how, f"{few} {note}".strip())
 
 
 def _scale(metric: str, rows: list[Mapping[str, Number]]) -> tuple[float, str]:

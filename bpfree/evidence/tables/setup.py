@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ...algorithms.arms import label, look
-from ...data import dataset, rank
+from ...algorithms.arms import label
+from ...data import dataset
 from ...experiments import published
+from ..order import arranged
 
 ARM = ["data", "architecture", "algorithm"]
 #: The hyperparameters that the papers' tuning searched, in the order of the table.
@@ -41,45 +42,31 @@ def best_hyperparameters(
     """
     printed = published.hyperparameters() if printed is None else printed
     sources = list(dict.fromkeys(printed["source"]))
-    rows = [printed.rename(columns={"source": "whose"})]
-    if tuned is not None:
-        rows.append(tuned.assign(whose="tuned"))
     used = [
         {**{k: e[k] for k in ARM}, "parameter": name, "value": value, "whose": "used"}
         for e in used
         for name, value in e.get("options", {}).items()
         if _has_effect(name, e)
     ]
-    rows.append(pd.DataFrame(used, columns=[*ARM, "parameter", "value", "whose"]))
     columns = [*ARM, "parameter", "value", "whose"]
+    rows = [printed.rename(columns={"source": "whose"}), pd.DataFrame(used, columns=columns)]
+    rows += [] if tuned is None else [tuned.assign(whose="tuned")]
     table = pd.concat([part[columns].astype(object) for part in rows if len(part)], ignore_index=True)
     table = table[table["parameter"].isin(list(SEARCHED))]
     if used:
         table = table[table["data"].isin({row["data"] for row in used})]
     table["value"] = table["value"].map(_shown)
     wide = table.groupby([*ARM, "parameter", "whose"])["value"].agg(lambda v: "; ".join(dict.fromkeys(v)))
-    wide = (
-        wide.unstack("whose")
-        .reindex(columns=[*sources, "tuned", "used"])
-        .astype(object)
-        .fillna("")
-        .reset_index()
-    )
-    place = pd.DataFrame(
-        {
-            "data": wide["data"].map(rank),
-            "architecture": wide["architecture"],
-            "algorithm": wide["algorithm"].map(lambda name: look(name).place),
-            "parameter": wide["parameter"].map(list(SEARCHED).index),
-        }
-    )
-    wide = wide.loc[place.sort_values(list(place)).index]
+    wide = wide.unstack("whose").reindex(columns=[*sources, "tuned", "used"])
+    wide = wide.astype(object).fillna("").reset_index()
+    wide["place"] = wide["parameter"].map(list(SEARCHED).index)
+    wide = arranged(wide, *ARM, "place").reset_index(drop=True)
     named = {
         "network": wide["data"].map(dataset) + " " + wide["architecture"],
         "algorithm": wide["algorithm"].map(label),
         "parameter": wide["parameter"].map(SEARCHED),
     }
-    return pd.DataFrame({**named, **{c: wide[c] for c in [*sources, "tuned", "used"]}}).reset_index(drop=True)
+    return pd.DataFrame({**named, **{c: wide[c] for c in [*sources, "tuned", "used"]}})
 
 
 def environment(machines: Iterable[Mapping]) -> pd.DataFrame:

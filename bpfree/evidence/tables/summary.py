@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ...algorithms.arms import label, look, ordered
+from ...algorithms.arms import label
 from ...data import dataset
 from ...energy.carbon import footprint
+from ..order import arranged
+from .text import Quantity
 
 if TYPE_CHECKING:
     from ...experiments.store import Record
@@ -25,35 +27,31 @@ def summary(records: pd.DataFrame) -> pd.DataFrame:
     finished = records[records["status"] == "finished"]
     machines = finished.dropna(subset="machine").drop_duplicates("key").set_index("key")["machine"]
     wide = finished.pivot(index=[*ARM, "seed", "key"], columns="metric", values="value").reset_index()
-    wide["machine"] = (
-        wide["key"].map(machines).astype(object).fillna("")
-    )  # of runs without costs nobody knows it
-    energies = ("total_measured_j", "total_estimated_j")
-    wide = wide.reindex(
-        columns=[*wide, *(c for c in ("test_accuracy", "epochs", "total_s", *energies) if c not in wide)]
-    )
+    wide["machine"] = wide["key"].map(machines).astype(object).fillna("")  # of runs without costs: unknown
+    needed = ("test_accuracy", "epochs", "total_s", "total_measured_j", "total_estimated_j")
+    wide = wide.reindex(columns=[*wide, *(c for c in needed if c not in wide)])
     rows = []
-    for arm, runs in wide.groupby([*ARM, "machine"], sort=False):
+    for (data, network, protocol, name, _), runs in arranged(wide, *ARM).groupby(
+        [*ARM, "machine"], sort=False
+    ):
         kind = "measured" if runs["total_measured_j"].notna().all() else "estimated"
+        joules = runs[f"total_{kind}_j"]
         rows.append(
             {
-                "data": dataset(arm[0]),
-                "network": arm[1],
-                "protocol": arm[2],
-                "algorithm": look(arm[3]).label,
+                "data": dataset(data),
+                "network": network,
+                "protocol": protocol,
+                "algorithm": label(name),
                 "seeds": len(runs),
-                "test accuracy (%)": spread(runs["test_accuracy"], 2),
-                "epochs": spread(runs["epochs"], 1),
-                "time (s)": spread(runs["total_s"]),
-                "energy (J)": spread(runs[f"total_{kind}_j"]),
-                "energy is": kind if runs[f"total_{kind}_j"].notna().any() else "",
-                "_order": look(arm[3]).place,
+                "test accuracy (%)": Quantity.of(runs["test_accuracy"], 2),
+                "epochs": Quantity.of(runs["epochs"], 1),
+                "time (s)": Quantity.of(runs["total_s"]),
+                "energy (J)": Quantity.of(joules),
+                "energy is": kind if joules.notna().any() else "",
             }
         )
     columns = ["data", "network", "protocol", "algorithm", "seeds", "test accuracy (%)", "epochs", "time (s)"]
-    table = pd.DataFrame(rows, columns=[*columns, "energy (J)", "energy is", "_order"])
-    table = table.sort_values(["data", "network", "protocol", "_order"])
-    return table.drop(columns="_order").reset_index(drop=True)
+    return pd.DataFrame(rows, columns=[*columns, "energy (J)", "energy is"])
 
 
 def bill(record: "Record", country: str) -> pd.DataFrame:
@@ -67,16 +65,14 @@ def bill(record: "Record", country: str) -> pd.DataFrame:
     grams = carbon.measured_g if kind == "measured" else carbon.estimated_g
     joules = cost.get(f"total_{kind}_j")
     ended = ", ".join(stage["ended"] for stage in record.stages)
+    energy = UNKNOWN if joules is None else f"{joules:.3g} J"
+    carbon_is = UNKNOWN if grams is None else f"{1000 * grams:.3g} mg CO2e ({kind})"
     rows = [
         ("test accuracy", f"{metrics['test_accuracy']:.1f} %", "test images, read once"),
         ("epochs", f"{metrics['epochs']}", f"stages ended by: {ended}"),
         ("time", f"{cost['total_s']:.3g} s", "wall clock of training, validation and prefix work"),
-        ("energy", UNKNOWN if joules is None else f"{joules:.3g} J", record.provenance or ""),
-        (
-            "carbon",
-            UNKNOWN if grams is None else f"{1000 * grams:.3g} mg CO2e ({kind})",
-            f"{carbon.country_name} {carbon.year}, {carbon.source}",
-        ),
+        ("energy", energy, record.provenance or ""),
+        ("carbon", carbon_is, f"{carbon.country_name} {carbon.year}, {carbon.source}"),
     ]
     return pd.DataFrame(rows, columns=["what", "how much", "how it was obtained"])
 
@@ -86,19 +82,15 @@ def readouts(records: pd.DataFrame) -> pd.DataFrame:
 
     records: of one protocol. A column per read-out: "last" layer, "sum" over layers, each layer alone.
     """
-    pattern = r"test_accuracy\[(?P<readout>.+)\]"
-    rows = records[records["metric"].str.fullmatch(pattern)]
+    names = records["metric"].str.extract(r"^test_accuracy\[(.+)\]$", expand=False)
+    rows = records.assign(readout=names).dropna(subset="readout")
     if rows.empty:
         return pd.DataFrame(columns=["data", "network", "algorithm"])
-    rows = rows.assign(
-        readout=rows["metric"].str.extract(pattern)["readout"],
-        algorithm=rows["algorithm"].map(label),
-    )
-    table = rows.groupby(["data", "architecture", "algorithm", "readout"], sort=False)["value"].apply(
-        spread, 2
-    )
-    table = table.unstack("readout").fillna("").reset_index().rename_axis(columns=None)
-    return table.assign(data=table["data"].map(dataset)).rename(columns={"architecture": "network"})
+    where = ["data", "architecture", "algorithm", "readout"]
+    cells = {key: Quantity.of(part["value"], 2) for key, part in rows.groupby(where, sort=False)}
+    table = pd.Series(cells).unstack().fillna("").rename_axis(where[:3]).reset_index()
+    table = table.assign(data=table["data"].map(dataset), algorithm=table["algorithm"].map(label))
+    return table.rename(columns={"architecture": "network"})
 
 
 def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
@@ -108,31 +100,21 @@ def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFra
     seconds are those of training and prefix work, without validation. The product is the ratio of times.
     Networks on which the baseline did not finish are left out.
     """
-    costs = records[records["metric"].isin(["samples", "train_s", "prefix_s"])]
-    wide = costs.pivot_table(index=["data", "architecture", "algorithm"], columns="metric", values="value")
+    where = ["data", "architecture", "algorithm"]
+    wide = records.pivot_table(index=where, columns="metric", values="value")
     wide = wide.reindex(columns=["samples", "train_s", "prefix_s"])
     wide["seconds"] = wide["train_s"] + wide["prefix_s"].fillna(0.0)
-    rows = []
-    for (data, architecture), arms in wide.groupby(level=[0, 1], sort=False):
-        arms = arms.droplevel([0, 1])
-        if baseline not in arms.index:
-            continue
-        for name in ordered(arms.index.drop(baseline)):
-            passes = arms["samples"][name] / arms["samples"][baseline]
-            time = arms["seconds"][name] / arms["seconds"][baseline]
-            rows.append((dataset(data), architecture, look(name).label, passes, time / passes, time))
-    columns = ["data", "network", "algorithm", "passes", "× seconds per pass", "= seconds of training"]
-    return pd.DataFrame(rows, columns=columns).round(2)
-
-
-def spread(values: pd.Series, digits: int | None = None) -> str:
-    """ "mean ± sample standard deviation"; the mean alone if there is one value. Three figures by default.
-
-    Of values that are NaN it says how many they are; "" if all are.
-    """
-    known = values.dropna()
-    mean, sd = known.mean(), known.std(ddof=1)
-    style = ".3g" if digits is None else f".{digits}f"
-    text = f"{mean:{style}}" if len(known) < 2 else f"{mean:{style}} ± {sd:{style if digits else '.2g'}}"
-    lacking = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
-    return text + lacking if len(known) else ""
+    wide = arranged(wide.dropna(how="all").reset_index(), *where)
+    base = wide[wide["algorithm"] == baseline]
+    both = wide[wide["algorithm"] != baseline].merge(base, on=where[:2], suffixes=("", "_base"))
+    passes, time = both["samples"] / both["samples_base"], both["seconds"] / both["seconds_base"]
+    return pd.DataFrame(
+        {
+            "data": both["data"].map(dataset),
+            "network": both["architecture"],
+            "algorithm": both["algorithm"].map(label),
+            "passes": passes,
+            "× seconds per pass": time / passes,
+            "= seconds of training": time,
+        }
+    ).round(2)

@@ -1,24 +1,53 @@
 """Numbers and tables as text."""
 
 import math
+from dataclasses import dataclass
 
 import pandas as pd
 
 
-def quantity(mean: float, sd: float = math.nan, places: int | None = None, sign: bool = False) -> str:
-    """ "mean ± sd", never in powers of ten; the mean alone if there is no spread; "" for NaN.
+@dataclass(frozen=True)
+class Quantity:
+    """A mean with its spread, which stays a number until it is displayed: `float(cell)` is the mean.
+
+    As text it is "mean ± sd", never in powers of ten; the mean alone if there is no spread; "" for NaN, which
+    is false.
 
     places: digits after the point; None: to the second figure of the sd, but four of the mean at most.
     sign: with a sign even if it is positive.
+    note: words behind the number, such as its unit.
     """
-    if math.isnan(mean):
-        return ""
-    spread = sd if sd > 1e-9 * abs(mean) else 0.0  # NaN, too; rounding is no spread
-    if places is None:
-        places = max(0, 3 - _magnitude(mean))
-        places = max(0, min(places, 1 - _magnitude(spread))) if spread else places
-    style = f"{'+' if sign else ''}.{places}f"
-    return f"{mean:{style}} ± {sd:.{places}f}" if spread else f"{mean:{style}}"
+
+    mean: float = math.nan
+    sd: float = math.nan
+    places: int | None = None
+    sign: bool = False
+    note: str = ""
+
+    @classmethod
+    def of(cls, values: pd.Series, places: int | None = None) -> "Quantity":
+        """The mean and sample standard deviation of values, with a note of how many are known if not all."""
+        known = values.dropna()
+        note = f"({len(known)} of {len(values)})" if len(known) < len(values) else ""
+        return cls(known.mean(), known.std(ddof=1), places, note=note)
+
+    def __float__(self) -> float:
+        return float(self.mean)
+
+    def __bool__(self) -> bool:
+        return not math.isnan(self.mean)
+
+    def __str__(self) -> str:
+        if not self:
+            return ""
+        spread = self.sd if self.sd > 1e-9 * abs(self.mean) else 0.0  # NaN, too; rounding is no spread
+        places = self.places
+        if places is None:
+            places = max(0, 3 - _magnitude(self.mean))
+            places = max(0, min(places, 1 - _magnitude(spread))) if spread else places
+        text = f"{self.mean:{'+' if self.sign else ''}.{places}f}"
+        text += f" ± {self.sd:.{places}f}" if spread else ""
+        return f"{text} {self.note}".rstrip()
 
 
 def _magnitude(value: float) -> int:
@@ -32,7 +61,9 @@ def markdown(table: pd.DataFrame) -> str:
 
 def latex(table: pd.DataFrame) -> str:
     """The table as a LaTeX tabular with booktabs' rules, to be \\input."""
-    style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    style = (
+        table.map(str).style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    )
     text = style.to_latex(hrules=True)
     for symbol, command in SYMBOLS.items():
         text = text.replace(symbol, command)

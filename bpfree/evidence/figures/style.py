@@ -1,0 +1,236 @@
+"""The look that all figures share: fonts and colours, panels, legends, captions, and how an arm is drawn.
+
+Every axis has its unit, an algorithm has one colour and one marker (`arms.look`), and the provenance of every
+joule is printed in the picture.
+"""
+
+import functools
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from ... import data as data_sets
+from ...algorithms.arms import look
+from ...errors import InvalidInput
+from ..order import arranged
+
+STYLE = {
+    "figure.dpi": 110,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.hashsalt": "bpfree",  # the same figure is the same bytes
+    "svg.fonttype": "none",
+}
+#: All that decides how a figure looks: matplotlib's own defaults and, over them, ours. A matplotlibrc, a
+#: style sheet and a notebook's settings are for the user's own figures.
+LOOK = {k: v for k, v in mpl.rcParamsDefault.items() if k not in ("backend", "interactive")} | STYLE
+WIDTH = 7.2  # inches: a text column
+SMALL = 7  # points: the smallest print in any figure
+BLUE, ORANGE, GREEN, RED, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#BBBBBB"
+
+#: A panel shows one of these at a time: costs of different machines are not pooled, nor are protocols.
+FACET = ("data", "architecture", "protocol", "preset", "precision", "machine")
+
+# ---------------------------------------------------------------- figures
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook; pyplot is not involved, so nothing is left open.
+
+    It is drawn in the look that it was made in: matplotlib makes ticks and finds fonts only then.
+    """
+
+    def draw(self, renderer) -> None:
+        with mpl.rc_context(LOOK):
+            super().draw(renderer)
+
+    def savefig(self, *args, **options) -> None:
+        with mpl.rc_context(LOOK):
+            super().savefig(*args, **options)
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """The one look, whether a notebook or the gallery draws."""
+
+    @functools.wraps(draw)
+    def drawn(*args, **options) -> Figure:
+        with mpl.rc_context(LOOK):
+            return draw(*args, **options)
+
+    return drawn
+
+
+@styled
+def new_figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) -> tuple[Figure, np.ndarray]:
+    """A figure as wide as the text and its axes, (rows, columns)."""
+    figure = Picture(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def require(frame: pd.DataFrame, what: str) -> None:
+    """Raises InvalidInput if there is nothing to draw."""
+    if frame.empty:
+        raise InvalidInput(f"no {what} to draw: run the experiments first, and pass their records")
+
+
+def say(ax: Axes, text: str) -> None:
+    """In the middle of a panel that has nothing to show, why."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=8, color="#555555")
+
+
+def blank(text: str) -> Figure:
+    """A figure of nothing but the reason."""
+    figure, ((ax,),) = new_figure(height=0.8)
+    ax.axis("off")
+    say(ax, text)
+    return figure
+
+
+def caption(figure: Figure, *sentences: str) -> None:
+    """What a reader must know, below the figure in small print, in lines of about the same length."""
+    text = "; ".join(filter(None, sentences))
+    lines = -(-len(text) // 125)
+    figure.supxlabel(textwrap.fill(text, len(text) // max(lines, 1) + 10), fontsize=SMALL, color="#444444")
+
+
+def legend(figure: Figure, names: Iterable[str], *, line: bool = True, marker: bool = True, extra=()) -> None:
+    """The legend above the panels: how each algorithm looks."""
+    handles = []
+    for name in names:
+        how = {"ls": look(name).line if line else "none", "marker": look(name).marker if marker else "none"}
+        handles.append(Line2D([], [], color=look(name).colour, ms=5, lw=1.3, label=look(name).label, **how))
+    handles += extra
+    columns = _columns([handle.get_label() for handle in handles])
+    where = {"loc": "outside upper center", "ncols": columns}
+    figure.legend(handles=handles, **where, fontsize=8, handlelength=2.6, columnspacing=1.5)
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """The most columns, filled one after the other, in which a legend in 8 points fits into the text."""
+    for columns in range(min(len(labels), 6), 1, -1):
+        rows = -(-len(labels) // columns)
+        widest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+        if sum(5.0 * letters + 42 for letters in widest) < 72 * WIDTH:  # points: text, then line and gap
+            return columns
+    return 1
+
+
+# ---------------------------------------------------------------- panels
+
+
+def facets(frame: pd.DataFrame, by: Sequence[str] = FACET) -> list[tuple[str, pd.DataFrame]]:
+    """(title, rows) of every arm that needs a panel of its own, in the order of tables.
+
+    by: what a panel has one of. Columns that the frame lacks are taken as one value.
+    """
+    keys = [c for c in by if c in frame]
+    parts = [part for _, part in arranged(frame, *keys).groupby(keys, sort=False, dropna=False)]
+    titles = [title_of(part) for part in parts]
+    if "machine" in keys:  # the last resort to tell two panels apart, however many seeds each has
+        arms = [title.rpartition(";")[0] for title in titles]
+        where = [(arm, part["device"].iloc[0]) for arm, part in zip(arms, parts, strict=True)]
+        for i, (arm, device) in enumerate(where):
+            if arms.count(arm) > 1:
+                machine = f"machine {parts[i]['machine'].iloc[0]}"
+                titles[i] += f", {device if where.count((arm, device)) == 1 else machine}"
+    return list(zip(titles, parts, strict=True))
+
+
+def title_of(frame: pd.DataFrame) -> str:
+    """Data, networks, protocol and seeds; preset and precision where they are not the usual ones."""
+    names = []
+    for (data, protocol), arms in frame.groupby(["data", "protocol"], sort=False):
+        networks = ", ".join(arms["architecture"].drop_duplicates())
+        names.append(f"{dataset(data)} {networks}, protocol {protocol}")
+    title = "; ".join(names)
+    for column, usual in (("preset", None), ("precision", "fp32")):
+        found = sorted(set(frame[column].dropna().astype(str)) - {usual}) if column in frame else []
+        title += f", {column} {' and '.join(found)}" if found else ""
+    seeds = frame["seed"].nunique()
+    return f"{title}; {seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def dataset(name: str) -> str:
+    """A data set's name, in which dollars are dollars: between two of them matplotlib reads a formula."""
+    return data_sets.dataset(name).replace("$", r"\$")
+
+
+# ---------------------------------------------------------------- axes and what is on them
+
+
+def loss_scale(ax: Axes, losses: pd.Series) -> None:
+    """A logarithmic axis; below the smallest loss it is linear if some are 0, which it could not show."""
+    positive = losses[losses > 0]
+    if len(positive) and (losses <= 0).any():
+        ax.set_yscale("symlog", linthresh=positive.min())
+    elif len(positive):
+        ax.set_yscale("log")
+
+
+def label_125(*axes) -> None:
+    """Labels of logarithmic axes at 1, 2 and 5 of every decade, so that a short one has labels, too."""
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+
+
+def logarithmic(ax: Axes) -> None:
+    """Both axes logarithmic."""
+    ax.set(xscale="log", yscale="log")
+    label_125(ax.xaxis, ax.yaxis)
+
+
+def bars_named(ax: Axes, labels: Sequence[str], **font) -> None:
+    """Names of horizontal bars, the first on top."""
+    ax.set_yticks(range(len(labels)), labels, **font)
+    ax.invert_yaxis()
+    ax.grid(visible=False, axis="y")
+
+
+def name_stage(ax: Axes, stage: str, begin: float, colour: str) -> None:
+    """A stage's name at the top of the panel, where it begins."""
+    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (3, -2)}
+    ax.annotate(stage, (begin, 1.0), fontsize=7, color=colour, va="top", **place)
+
+
+def marks(ax: Axes, name: str, x, y, **style) -> None:
+    """An algorithm's points."""
+    ax.plot(x, y, look(name).marker, color=look(name).colour, **style)
+
+
+def line(ax: Axes, name: str, x, y, **style) -> None:
+    """An algorithm's line; of a single point, of which no line can be drawn, a dot."""
+    dot = {} if "marker" in style else {"marker": "." if len(x) == 1 else "none"}
+    ax.plot(x, y, color=look(name).colour, **{"ls": look(name).line, **dot, **style})
+
+
+def joules(records: pd.DataFrame) -> tuple[str, str]:
+    """("measured" or "estimated", how they were obtained), of the energies of some runs.
+
+    Measured only if all of them were: a model's joules and a sensor's are never put on one axis. Runs without
+    any are not asked.
+    """
+    total = records[records["metric"].isin(["total_measured_j", "total_estimated_j"])]
+    runs = total["key"].nunique()
+    measured = total.loc[total["metric"] == "total_measured_j", "key"].nunique() == runs > 0
+    kind = "measured" if measured else "estimated"
+    how = total.loc[total["metric"] == f"total_{kind}_j", "provenance"].dropna().unique()
+    return kind, ", ".join(sorted(how))
