@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from jinja2 import DictLoader, Environment
+from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
@@ -25,58 +25,7 @@ from .book import Chapter, content_of
 
 PATIENCE_S = 60  # with a batch that writes
 
-TEMPLATES = {
-    # nbconvert's page without the scripts that are not needed. MathJax no longer holds up the page while
-    # it loads, and without a network the equations stay legible as TeX.
-    "chapter": """
-{%- extends "lab/index.html.j2" -%}
-{%- from "mathjax.html.j2" import mathjax -%}
-{%- block html_head_js_requirejs -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block html_head_css -%}<style>main { max-width: 60rem; margin: auto }</style>{%- endblock -%}
-{%- block html_head_js_mathjax -%}
-{{ mathjax(resources.mathjax_url) | replace("<script src", "<script async src") }}
-{%- endblock -%}""",
-    "index": """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>bpfree: {{ profile }}</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; color: #222 }
-  body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
-  article { display: flex; gap: 1.25rem; padding: 1rem 0; border-top: 1px solid #ddd }
-  article > div { flex: 1; min-width: 0 }
-  h2 { font-size: 1.15rem; margin: 0 } p { margin: .3rem 0 } a { color: #0b5394 }
-  img { width: 11rem; height: 8rem; object-fit: contain; object-position: top }
-  .small { color: #666; font-size: .85rem } .failed, .unfinished { color: #b00020 }
-</style>
-<h1>Learning without backpropagation</h1>
-<p>Profile <b>{{ profile }}</b>: {{ finished }} of {{ chapters | length }} chapters finished.</p>
-{%- for machine in machines %}
-<p class="small">{{ machine }}</p>
-{%- endfor %}
-{%- for c in chapters %}
-<article id="{{ c.name }}">
-<div>
-<h2>{% if c.page %}<a href="{{ c.page }}">{{ c.title }}</a>{% else %}{{ c.title }}{% endif %}</h2>
-{{ c.question }}
-<p class="small"><span class="{{ c.status }}">{{ c.status }}</span>
-{%- if c.seconds %}, {{ "%.1f" | format(c.seconds) }} s{% endif %}
-{%- if c.when %}, {{ c.when }}{% endif %}
-{%- if c.page %}, <a href="notebooks/{{ c.name }}.ipynb">notebook</a>{% endif %}</p>
-{%- if c.error %}
-<p class="small failed">{{ c.error }}</p>
-{%- endif %}
-</div>
-{%- if c.figure %}
-<a href="{{ c.page }}"><img src="{{ c.figure }}" alt="first figure of {{ c.title }}"></a>
-{%- endif %}
-</article>
-{%- endfor %}
-</html>
-""",
-}
+TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 
 
 @dataclass
@@ -100,10 +49,9 @@ class Pages:
         with disk.refusals(folder, disk.OUTPUT):
             for name in ("notebooks", "figures"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-        self._exporter = HTMLExporter(
-            extra_loaders=[DictLoader(TEMPLATES)], template_file="chapter", embed_images=True
-        )
-        self._template = Environment(loader=DictLoader(TEMPLATES), autoescape=True).get_template("index")
+        how = {"extra_loaders": [TEMPLATES], "template_file": "chapter.html.j2", "embed_images": True}
+        self._exporter = HTMLExporter(**how)
+        self._template = Environment(loader=TEMPLATES, autoescape=True).get_template("index.html.j2")
 
     def notebook(self, chapter: Chapter) -> Path:
         """Where the executed notebook belongs."""
@@ -195,10 +143,9 @@ class Pages:
                 paths.append(f"{path}.svg")
                 _write(self._folder / paths[-1], image["image/svg+xml"])
         with disk.refusals(self._folder, disk.OUTPUT):
-            for old in {*self._folder.glob(f"figures/{chapter.name}_[0-9]*")} - {
-                self._folder / p for p in paths
-            }:
-                old.unlink(missing_ok=True)
+            for old in self._folder.glob(f"figures/{chapter.name}_[0-9]*"):
+                if old.relative_to(self._folder).as_posix() not in paths:
+                    old.unlink(missing_ok=True)
         return paths
 
 

@@ -11,22 +11,7 @@ from matplotlib.patches import Rectangle
 
 from ...algorithms.arms import ARMS, look, ordered
 from ...experiments.protocols import BUDGETS
-from .style import (
-    BLUE,
-    ORANGE,
-    SMALL,
-    blank,
-    caption,
-    facets,
-    joules,
-    label_125,
-    legend,
-    marks,
-    new_figure,
-    require,
-    say,
-    styled,
-)
+from . import style
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
 RUNGS = {
@@ -45,7 +30,7 @@ FILLS = ("none", "left", "top")  # of the marks of published sources, in their o
 def finished(records: pd.DataFrame) -> pd.DataFrame:
     """The runs that finished, every row with its run's machine. Raises InvalidInput if there are none."""
     rows = records[records["status"] == "finished"]
-    require(rows, "finished runs")
+    style.require(rows, "finished runs")
     machines = rows.dropna(subset="machine").drop_duplicates("key").set_index("key")["machine"]
     return rows.assign(machine=rows["key"].map(machines))
 
@@ -74,7 +59,7 @@ def per_run(records: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=[*table, *(c for c in ("total_s", *ENERGIES) if c not in table)])
 
 
-@styled
+@style.styled
 def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
     """Everything in one picture: test accuracy against the energy of the whole run, a panel per data set.
 
@@ -86,17 +71,17 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
             Those joules are of the authors' machines.
     """
     runs = finished(records)
-    panels = facets(runs, ("data", "protocol", "preset", "precision", "machine"))
+    panels = style.facets(runs, ("data", "protocol", "preset", "precision", "machine"))
     panels = [(t, p) for t, p in panels if p["metric"].isin(ENERGIES).any()]
     if not panels:
-        return blank("no run's energy is known: there is nothing to set its accuracy against")
+        return style.blank("no run's energy is known: there is nothing to set its accuracy against")
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    figure, axes = new_figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
+    figure, axes = style.new_figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
     notes, sources = [], {}
     for ax, (title, part) in zip(axes.flat, panels, strict=False):
-        kind, how = joules(part)
-        notes.append(how)
+        kind, obtained = style.joules(part)
+        notes.append(obtained)
         table = per_run(part[part["metric"].isin(["test_accuracy", "samples", f"total_{kind}_j"])])
         for (name, network), arm in table.groupby(level=["algorithm", "architecture"], sort=False):
             spent = energies(arm, kind)
@@ -105,14 +90,14 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
             point = _mark(ax, name, spent, arm["test_accuracy"])
             if name == "bp" and part["architecture"].nunique() > 1:
                 beside = {"xytext": (6, -3), "textcoords": "offset points", "va": "top"}
-                ax.annotate(network, point, fontsize=SMALL, **beside)
+                ax.annotate(network, point, fontsize=style.SMALL, **beside)
         if published is not None:
             here = published["architecture"].isin(set(part["architecture"]))
             _draw_published(ax, published[here & (published["data"] == part["data"].iloc[0])], sources)
         ax.set_xscale("log")
         low, high = ax.get_xlim()
         if high < 100 * low:  # powers of ten alone would be two labels or none
-            label_125(ax.xaxis)
+            style.label_125(ax.xaxis)
         ax.set_xlabel(f"energy of training (J, {kind})")
         ax.set_ylabel("test accuracy (%)")
         ax.set_title(textwrap.fill(title, 100 // columns), loc="left", fontsize=8)
@@ -120,8 +105,8 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         ax.set_visible(False)
     open_mark = {"color": "#555555", "ls": "none", "marker": "o", "ms": 6}
     extra = [Line2D([], [], fillstyle=f, label=f"printed: {s}", **open_mark) for s, f in sources.items()]
-    legend(figure, ordered(runs["algorithm"]), line=False, extra=extra)
-    caption(
+    style.legend(figure, ordered(runs["algorithm"]), line=False, extra=extra)
+    style.caption(
         figure,
         f"{'filled marks: ' if sources else ''}energy {' and '.join(dict.fromkeys(notes))}",
         "means and sample standard deviations over seeds",
@@ -133,8 +118,8 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
 def _mark(ax, name: str, x: pd.Series, y: pd.Series) -> tuple[float, float]:
     """An arm's mean, with its sample standard deviations if it has several seeds."""
     bars = {f"{axis}err": v.std(ddof=1) for axis, v in (("x", x), ("y", y)) if len(v) > 1}
-    style = {"color": look(name).colour, "ms": 6.5, "mec": "white", "mew": 0.4, "elinewidth": 0.8}
-    ax.errorbar(x.mean(), y.mean(), fmt=look(name).marker, **bars, **style)
+    how = {"color": look(name).colour, "ms": 6.5, "mec": "white", "mew": 0.4, "elinewidth": 0.8}
+    ax.errorbar(x.mean(), y.mean(), fmt=look(name).marker, **bars, **how)
     return x.mean(), y.mean()
 
 
@@ -147,11 +132,11 @@ def _draw_published(ax, rows: pd.DataFrame, sources: dict[str, str]) -> None:
     )
     for (source, protocol, _, name, _), arm in table.dropna().iterrows():
         fill = sources.setdefault(f"{source}, {protocol}", FILLS[len(sources) % len(FILLS)])
-        style = {"fillstyle": fill, "mew": 0.9, "ms": 6, "alpha": 0.9, "zorder": 1.5}
-        marks(ax, name, arm["total_j"], arm["test_accuracy"], **style)
+        how = {"fillstyle": fill, "mew": 0.9, "ms": 6, "alpha": 0.9, "zorder": 1.5}
+        style.marks(ax, name, arm["total_j"], arm["test_accuracy"], **how)
 
 
-@styled
+@style.styled
 def ladder(records: pd.DataFrame) -> Figure:
     """From BP to Mono-Forward, one change a rung: accuracy, and what each change costs or saves.
 
@@ -161,30 +146,30 @@ def ladder(records: pd.DataFrame) -> Figure:
         it and MF interleaved start from MF-Joint.
     """
     runs = with_baseline(finished(records[records["algorithm"].isin(RUNGS)]))
-    parts = [(t, p) for t, p in facets(runs) if p["algorithm"].nunique() > 1]
-    require(runs if parts else runs.iloc[:0], "rungs of one ladder")
-    figure, axes = new_figure(
+    parts = [(t, p) for t, p in style.facets(runs) if p["algorithm"].nunique() > 1]
+    style.require(runs if parts else runs.iloc[:0], "rungs of one ladder")
+    figure, axes = style.new_figure(
         columns=3, rows=len(parts), height=0.55 + 2.75 * len(parts), width_ratios=(1, 1, 1), sharey="row"
     )
     notes = []
     for line, (title, part) in zip(axes, parts, strict=True):
-        kind, how = joules(part)
-        notes += [f"energy {how}"] if how else []
+        kind, obtained = style.joules(part)
+        notes += [f"energy {obtained}"] if obtained else []
         table = per_run(part)
         rungs = [name for name in RUNGS if name in set(part["algorithm"])]
         _rungs(line[0], table["test_accuracy"], rungs)
         _waterfall(line[1], table[f"total_{kind}_j"], rungs)
         _waterfall(line[2], table["total_s"], rungs)
         line[0].set_xlabel("test accuracy (%)")
-        line[1].set_xlabel(f"energy (J, {kind})" if how else "energy (J)")
+        line[1].set_xlabel(f"energy (J, {kind})" if obtained else "energy (J)")
         line[2].set_xlabel("time (s)")
         labels = [f"{look(name).label}\n{RUNGS[name]}" for name in rungs]
-        line[0].set_yticks(range(len(rungs)), labels, fontsize=SMALL)
+        line[0].set_yticks(range(len(rungs)), labels, fontsize=style.SMALL)
         line[0].invert_yaxis()
         line[0].set_title(title, loc="left", fontsize=9, x=-0.9)
         for ax in line:
             ax.grid(visible=False, axis="y")
-    caption(
+    style.caption(
         figure,
         "a point is a seed, bars lead from rung to rung by means over seeds, with their ratio",
         f"hatched: {look(CORNER).label}, beside the ladder" if CORNER in set(runs["algorithm"]) else "",
@@ -198,7 +183,7 @@ def _rungs(ax, values: pd.Series, rungs: list[str]) -> None:
     for place, name in enumerate(rungs):
         seeds = values[name].to_numpy()
         ax.plot([seeds.mean()] * 2, [place - 0.3, place + 0.3], color=look(name).colour, lw=2, alpha=0.5)
-        marks(ax, name, seeds, [place] * len(seeds), ms=5, alpha=0.8)
+        style.marks(ax, name, seeds, [place] * len(seeds), ms=5, alpha=0.8)
 
 
 def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
@@ -206,29 +191,29 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
     known = set(values.index.get_level_values("algorithm"))
     means = {name: values[name].mean() for name in rungs if name in known}
     if not means:
-        say(ax, "no run has a\ncost of its own")
+        style.say(ax, "no run has a\ncost of its own")
         ax.set_xticks([])
     before = None  # the rung that a bar leads from
     for place, name in enumerate(rungs):
         if name not in means:
             continue
         start = means[before] if before else 0.0
-        style = {"color": look(name).colour, "ec": look(name).colour, "alpha": 0.45, "lw": 0.8}
+        how = {"color": look(name).colour, "ec": look(name).colour, "alpha": 0.45, "lw": 0.8}
         hatch = "////" if name == CORNER else None
-        ax.barh(place, means[name] - start, left=start, height=0.55, hatch=hatch, **style)
-        marks(ax, name, values[name], [place] * len(values[name]), ms=3.5, alpha=0.8)
+        ax.barh(place, means[name] - start, left=start, height=0.55, hatch=hatch, **how)
+        style.marks(ax, name, values[name], [place] * len(values[name]), ms=3.5, alpha=0.8)
         if before:
             ax.plot([start] * 2, [rungs.index(before) + 0.3, place + 0.3], color="#888888", lw=0.6, ls=":")
             text = f"×{means[name] / start:.2f}"
             right = max(means[name], start, values[name].max())
             beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(text, (right, place), fontsize=SMALL, **beside)
+            ax.annotate(text, (right, place), fontsize=style.SMALL, **beside)
         before = before if name == CORNER and before else name
     if means:
         ax.set_xlim(0, 1.25 * max(values.max(), *means.values()))
 
 
-@styled
+@style.styled
 def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     """Energy as passes over the data × joules of a pass, as ratios to the baseline's, on a logarithmic axis.
 
@@ -237,25 +222,25 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         by the ratio of joules per pass, and where that ends, at the mark, is the ratio of energies.
     """
     runs = with_baseline(finished(records), baseline)
-    parts = [(t, p, factors(p, baseline)) for t, p in facets(runs) if baseline in set(p["algorithm"])]
+    parts = [(t, p, factors(p, baseline)) for t, p in style.facets(runs) if baseline in set(p["algorithm"])]
     parts = [(title, part, table) for title, part, table in parts if len(table)]
     if not parts:
-        return blank(
+        return style.blank(
             f"no algorithm whose energy is known beside {look(baseline).label}'s on the same network"
         )
     heights = [len(table) + 0.6 for *_, table in parts]
-    figure, axes = new_figure(
+    figure, axes = style.new_figure(
         rows=len(parts), height=0.7 + 0.36 * sum(heights), sharex=True, height_ratios=heights
     )
     notes = []
     for ax, (title, part, table) in zip(axes[:, 0], parts, strict=True):
-        notes.append(f"energy {joules(part)[1]}")
+        notes.append(f"energy {style.joules(part)[1]}")
         for place, (name, row) in enumerate(table.iterrows()):
-            style = {"height": 0.3, "ec": "black", "lw": 0.5}
+            how = {"height": 0.3, "ec": "black", "lw": 0.5}
             passes, energy = row["passes"], row["energy"]
-            ax.barh(place - 0.17, passes - 1, left=1, color=BLUE, **style)
-            ax.barh(place + 0.17, energy - passes, left=passes, color=ORANGE, hatch="////", **style)
-            marks(ax, name, [energy], [place], ms=7, mec="white", mew=0.5, zorder=3)
+            ax.barh(place - 0.17, passes - 1, left=1, color=style.BLUE, **how)
+            ax.barh(place + 0.17, energy - passes, left=passes, color=style.ORANGE, hatch="////", **how)
+            style.marks(ax, name, [energy], [place], ms=7, mec="white", mew=0.5, zorder=3)
             text = f"{_three(passes)} × {_three(row['per_pass'])} = {_three(energy)}"
             ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
         ax.set_yticks(range(len(table)), [look(name).label for name in table.index], fontsize=8)
@@ -264,18 +249,19 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         ax.axvline(1.0, color="black", lw=0.8)
         ax.set_title(title, loc="left", fontsize=9)
         ax.set_xscale("log")
-        label_125(ax.xaxis)
+        style.label_125(ax.xaxis)
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
     axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
     axes[-1, 0].set_xlabel(f"ratio to {look(baseline).label} (× 1)")
     bar = functools.partial(Rectangle, (0, 0), 1, 1, ec="black", lw=0.5)
     handles = [
-        bar(fc=BLUE, label="passes over the data"),
-        bar(fc=ORANGE, hatch="////", label="joules of a pass"),
+        bar(fc=style.BLUE, label="passes over the data"),
+        bar(fc=style.ORANGE, hatch="////", label="joules of a pass"),
         Line2D([], [], color="black", marker="o", ls="none", ms=6, label="energy: their product"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
-    caption(figure, "means over seeds; training and prefix work, without validation", *dict.fromkeys(notes))
+    what = "means over seeds; training and prefix work, without validation"
+    style.caption(figure, what, *dict.fromkeys(notes))
     return figure
 
 
@@ -290,7 +276,7 @@ def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     Passes are of the seeds that both have; arms without one are left out. The joules of a pass are of the
     runs whose joules are known, and the energy is the product.
     """
-    kind, _ = joules(runs)
+    kind, _ = style.joules(runs)
     table = per_run(runs)
     alone = table.dropna(subset=f"total_{kind}_j").groupby(level="algorithm").mean()
     if baseline not in alone.index:

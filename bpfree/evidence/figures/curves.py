@@ -8,19 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
-from .style import (
-    caption,
-    facets,
-    legend,
-    line,
-    loss_scale,
-    marks,
-    name_stage,
-    new_figure,
-    require,
-    say,
-    styled,
-)
+from . import style
 
 METRICS = {
     "val_accuracy": "validation accuracy (%)",
@@ -31,7 +19,7 @@ CLOCKS = {"pass": "passes over the data", "elapsed_s": "seconds"}
 POINTS = 100  # of the common grid of seconds
 
 
-@styled
+@style.styled
 def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accuracy", "train_loss")) -> Figure:
     """What was reached by when: a row of panels per data set and network, a column per metric.
 
@@ -39,9 +27,9 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
     the stage kept. A stage without epochs (a solved read-out) is a marker alone. Runs without seconds, which
     shared their machine, are left out; where all did, the panel is against passes.
     """
-    require(epochs, "epochs")
-    rows = facets(epochs)
-    figure, axes = new_figure(columns=len(metrics), rows=len(rows), height=0.75 + 2.1 * len(rows))
+    style.require(epochs, "epochs")
+    rows = style.facets(epochs)
+    figure, axes = style.new_figure(columns=len(metrics), rows=len(rows), height=0.75 + 2.1 * len(rows))
     for panels, (title, part) in zip(axes, rows, strict=True):
         clock = "elapsed_s" if part["elapsed_s"].notna().any() else "pass"
         part = part.dropna(subset=clock)
@@ -50,19 +38,19 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
                 runs = part[part["algorithm"] == name].dropna(subset=metric)
                 order = 2 + (name != "bp")
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    line(ax, name, stage[clock], stage[metric], lw=1, alpha=0.75, zorder=order)
+                    style.line(ax, name, stage[clock], stage[metric], lw=1, alpha=0.75, zorder=order)
                 kept = runs[runs["kept"]]
-                marks(ax, name, kept[clock], kept[metric], ms=6, mec="white", mew=0.4, zorder=order)
+                style.marks(ax, name, kept[clock], kept[metric], ms=6, mec="white", mew=0.4, zorder=order)
             ax.set_ylabel(METRICS[metric])
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
-                loss_scale(ax, part[metric])
+                style.loss_scale(ax, part[metric])
             if part[metric].isna().all():
-                say(ax, "not recorded")
+                style.say(ax, "not recorded")
         panels[0].set_title(title, loc="left", fontsize=9)
-    legend(figure, ordered(epochs["algorithm"]))
+    style.legend(figure, ordered(epochs["algorithm"]))
     own = "training loss: each algorithm's own, Forward-Forward's summed over its layers: not one scale"
-    caption(
+    style.caption(
         figure,
         "a line per seed and stage, a marker where a stage's weights were kept",
         "seconds of training, validation and prefix work",
@@ -72,7 +60,7 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
     return figure
 
 
-@styled
+@style.styled
 def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     """Mean over seeds, with a band of ± one sample standard deviation, against passes and against seconds.
 
@@ -81,25 +69,25 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     as far as every seed still trains, so that no point of it is of other seeds than the next. Behind it,
     thin, is every run as it was.
     """
-    require(epochs, "epochs")
-    rows = facets(epochs)
-    figure, axes = new_figure(columns=2, rows=len(rows), height=0.75 + 2.3 * len(rows), sharey="row")
+    style.require(epochs, "epochs")
+    rows = style.facets(epochs)
+    figure, axes = style.new_figure(columns=2, rows=len(rows), height=0.75 + 2.3 * len(rows), sharey="row")
     for panels, (title, part) in zip(axes, rows, strict=True):
         for ax, clock in zip(panels, CLOCKS, strict=True):
             for name in ordered(part["algorithm"]):
                 runs = part[part["algorithm"] == name].dropna(subset=clock)
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    line(ax, name, stage[clock], stage[metric], ls="-", lw=0.5, alpha=0.35)
+                    style.line(ax, name, stage[clock], stage[metric], ls="-", lw=0.5, alpha=0.35)
                 _draw_mean(ax, name, list(aligned(runs, clock, metric)))
             if part[clock].isna().all():
-                say(ax, "no run was alone\non its machine")
+                style.say(ax, "no run was alone\non its machine")
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
-                loss_scale(ax, part[metric])
+                style.loss_scale(ax, part[metric])
         panels[0].set_ylabel(METRICS[metric])
         panels[0].set_title(title, loc="left", fontsize=9)
-    legend(figure, ordered(epochs["algorithm"]))
-    caption(
+    style.legend(figure, ordered(epochs["algorithm"]))
+    style.caption(
         figure,
         "thick: mean over seeds as far as all of them train, each stage from the mean of its starts",
         "band: ± sample standard deviation" if epochs["seed"].nunique() > 1 else "one seed: no band",
@@ -154,14 +142,14 @@ def aligned(runs: pd.DataFrame, clock: str, metric: str = "val_loss") -> Iterato
 
 def _draw_mean(ax, name: str, stages: list[Mean]) -> None:
     for number, stage in enumerate(stages):
-        line(ax, name, stage.x, stage.mean, lw=1.8, marker="none")
-        marks(ax, name, stage.x[-1:], stage.mean[-1:], ms=5)
+        style.line(ax, name, stage.x, stage.mean, lw=1.8, marker="none")
+        style.marks(ax, name, stage.x[-1:], stage.mean[-1:], ms=5)
         # A logarithmic axis has no place for a band that reaches 0: there it ends a little above.
         low = np.maximum(stage.mean - stage.sd, 0.2 * stage.mean)
         ax.fill_between(stage.x, low, stage.mean + stage.sd, color=look(name).colour, alpha=0.2, lw=0)
         if number:
             ax.axvline(stage.begin, color="#888888", lw=0.7, ls=":")
-            name_stage(ax, stage.stage, stage.begin, "#555555")
+            style.name_stage(ax, stage.stage, stage.begin, "#555555")
 
 
 def _clock(epochs: pd.DataFrame) -> str:

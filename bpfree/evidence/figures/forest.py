@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 
 from ...algorithms.arms import look
 from ..order import arranged
-from .style import SKY, SMALL, caption, dataset, marks, new_figure, require, styled
+from . import style
 
 ROW = 0.27  # inches of a contrast
 VERDICT_COLOURS = {"EQUIVALENT": "#007A5A", "DIFFERENT": "#B04A00", "INCONCLUSIVE": "#666666"}
 
 
-@styled
+@style.styled
 def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     """Differences of test accuracy to the baseline with their intervals, and the verdict in words.
 
@@ -24,14 +24,14 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
 
     The axis is linear within twice the margin and logarithmic beyond it where a difference is much larger.
     """
-    require(contrasts, "contrasts")
+    style.require(contrasts, "contrasts")
     panel = ["data", "architecture", "protocol"]
     rows = arranged(contrasts, *panel, "algorithm")
     groups = [part for _, part in rows.groupby(panel, sort=False)]
     columns = 1 if len(groups) < 3 else 2
     lines = [groups[i : i + columns] for i in range(0, len(groups), columns)]
     heights = [max(map(len, line)) + 1.4 for line in lines]
-    figure, axes = new_figure(
+    figure, axes = style.new_figure(
         columns=columns, rows=len(lines), height=0.6 + ROW * sum(heights), sharex=True, height_ratios=heights
     )
     for k, part in enumerate(groups):
@@ -54,7 +54,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
         ax.tick_params(labelbottom=True)
     baselines = " and ".join(look(name).label for name in contrasts["baseline"].unique())
     n = sorted({contrasts["n"].min(), contrasts["n"].max()})
-    caption(
+    style.caption(
         figure,
         f"against {baselines}, paired by seed, n = {' to '.join(map(str, n))}",
         "mark and bar: mean difference and its 95 % bootstrap interval",
@@ -65,19 +65,19 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
 
 
 def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
-    ax.axvspan(-margin, margin, color=SKY, alpha=0.25, lw=0)
+    ax.axvspan(-margin, margin, color=style.SKY, alpha=0.25, lw=0)
     ax.axvline(0.0, color="black", lw=0.8)
     for place, row in enumerate(part.itertuples()):
         name = row.algorithm
         if np.isfinite(row.low) and np.isfinite(row.high):
             ax.plot([row.low, row.high], [place] * 2, color=look(name).colour, lw=1.5)
-        marks(ax, name, [row.difference], [place], ms=6, mec="white", mew=0.4)
-        style = {"color": VERDICT_COLOURS.get(row.verdict, "black"), "fontsize": SMALL, "va": "center"}
-        ax.annotate(row.verdict, (1.02, place), xycoords=("axes fraction", "data"), **style)
+        style.marks(ax, name, [row.difference], [place], ms=6, mec="white", mew=0.4)
+        how = {"color": VERDICT_COLOURS.get(row.verdict, "black"), "fontsize": style.SMALL, "va": "center"}
+        ax.annotate(row.verdict, (1.02, place), xycoords=("axes fraction", "data"), **how)
     names = [textwrap.fill(look(name).label, 18) for name in part["algorithm"]]
     ax.set_yticks(range(len(part)), names, fontsize=8, linespacing=0.9)
     ax.set_ylim(lines - 0.4, -0.6)  # as tall as its neighbour's
     ax.grid(visible=False, axis="y")
     first = part.iloc[0]
-    title = f"{dataset(first['data'])} {first['architecture']}, {first['protocol']}"
+    title = f"{style.dataset(first['data'])} {first['architecture']}, {first['protocol']}"
     ax.set_title(title, loc="left", fontsize=9)

@@ -11,33 +11,17 @@ from scipy.optimize import nnls
 
 from ...algorithms.arms import look, ordered
 from ..order import arranged
-from .style import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    SKY,
-    bars_named,
-    caption,
-    dataset,
-    line,
-    logarithmic,
-    marks,
-    new_figure,
-    require,
-    styled,
-)
+from . import style
 
 MIB = 2**20
 PARTS = {  # what is held -> its name and colour
-    "parameters": ("parameters", BLUE),
-    "buffers": ("buffers", SKY),
-    "gradients": ("gradients", RED),
-    "state": ("optimiser state", ORANGE),
-    "graph": ("kept for backward", GREEN),
+    "parameters": ("parameters", style.BLUE),
+    "buffers": ("buffers", style.SKY),
+    "gradients": ("gradients", style.RED),
+    "state": ("optimiser state", style.ORANGE),
+    "graph": ("kept for backward", style.GREEN),
 }
-GROUP_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", SKY, GREY)
+GROUP_COLOURS = (style.BLUE, style.ORANGE, style.GREEN, "#CC79A7", style.SKY, style.GREY)
 METRICS = {
     "step_s": ("ms to update every layer once", 1e3),
     "saved_bytes": ("MiB kept for backward", 1 / MIB),
@@ -47,19 +31,19 @@ SWEEPS = {"depth": "hidden layers", "width": "units a layer", "batch": "batch si
 #: The powers of x in each sweep's law: a layer more costs a layer's work; weights grow as width squared.
 LAWS = {"depth": (0, 1), "width": (0, 1, 2), "batch": (0, 1)}
 SENSORS = {  # in the order of the bars
-    "counter": ("energy counter", BLUE),
-    "instant": ("instantaneous power, integrated", ORANGE),
-    "average": ("averaged power, integrated", GREY),
+    "counter": ("energy counter", style.BLUE),
+    "instant": ("instantaneous power, integrated", style.ORANGE),
+    "average": ("averaged power, integrated", style.GREY),
 }
 
 
-@styled
+@style.styled
 def memory(accounts: pd.DataFrame) -> Figure:
     """What every stage holds: stacked parts, with a mark at the most that is ever held at one time.
 
     accounts: `hardware.account` of several algorithms, with the columns algorithm and stage.
     """
-    require(accounts, "accounts")
+    style.require(accounts, "accounts")
     rows = arranged(accounts, "algorithm")
     held = {PARTS[part]: rows[part] / MIB for part in PARTS}
     seen = {part: width for part, width in held.items() if width.max() > 0.002 * rows["peak"].max() / MIB}
@@ -70,21 +54,21 @@ def memory(accounts: pd.DataFrame) -> Figure:
     return figure
 
 
-@styled
+@style.styled
 def operations(table: pd.DataFrame) -> Figure:
     """Operations per training sample: as the papers count them, and exactly. Above a bar, its ratio to BP's.
 
     table: columns algorithm, paper (FLOPs), forward and backward (FLOPs, all stages once).
     """
-    require(table, "operations")
-    figure, (axes,) = new_figure(columns=2, height=2.6, sharey=True)
+    style.require(table, "operations")
+    figure, (axes,) = style.new_figure(columns=2, height=2.6, sharey=True)
     exact = table["forward"] + table["backward"]
     is_base = (table["algorithm"] == "bp").to_numpy()
     x = range(len(table))
     forward, backward = table["forward"] / 1e6, table["backward"] / 1e6
-    axes[0].bar(x, table["paper"] / 1e6, color=GREY, width=0.65)
-    axes[1].bar(x, forward, color=BLUE, width=0.65, label="forward")
-    axes[1].bar(x, backward, bottom=forward, color=RED, width=0.65, label="backward")
+    axes[0].bar(x, table["paper"] / 1e6, color=style.GREY, width=0.65)
+    axes[1].bar(x, forward, color=style.BLUE, width=0.65, label="forward")
+    axes[1].bar(x, backward, bottom=forward, color=style.RED, width=0.65, label="backward")
     panels = {"the papers' convention": table["paper"], "counted": exact}
     for ax, (title, values) in zip(axes, panels.items(), strict=True):
         for i, value in enumerate(values if is_base.any() else ()):
@@ -98,7 +82,7 @@ def operations(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@styled
+@style.styled
 def scaling(frame: pd.DataFrame) -> Figure:
     """Points and fitted laws: a row of panels per metric, a column per sweep.
 
@@ -106,10 +90,10 @@ def scaling(frame: pd.DataFrame) -> Figure:
         as tests/benchmarks/scaling.py writes it. The laws are polynomials with coefficients of 0 or more,
         fitted to the relative error (`law`).
     """
-    require(frame, "points")
+    style.require(frame, "points")
     sweeps = [s for s in SWEEPS if s in set(frame["sweep"])]
     metrics = [m for m in METRICS if m in set(frame["metric"])]
-    figure, axes = new_figure(columns=len(sweeps), rows=len(metrics), height=0.4 + 2.1 * len(metrics))
+    figure, axes = style.new_figure(columns=len(sweeps), rows=len(metrics), height=0.4 + 2.1 * len(metrics))
     present = ordered(frame["algorithm"])
     for row, metric in zip(axes, metrics, strict=True):
         title, factor = METRICS[metric]
@@ -120,8 +104,8 @@ def scaling(frame: pd.DataFrame) -> Figure:
                 x, y = points[sweep].to_numpy(float), factor * points["value"].to_numpy(float)
                 smooth = np.geomspace(x.min(), x.max(), 60)
                 ax.plot(smooth, law(x, y, LAWS[sweep])(smooth), color=look(name).colour, lw=1)
-                marks(ax, name, x, y, ms=4.5, mfc="none")
-            logarithmic(ax)
+                style.marks(ax, name, x, y, ms=4.5, mfc="none")
+            style.logarithmic(ax)
             ax.set_xticks(sorted(set(frame.loc[frame["sweep"] == sweep, sweep])))
             ax.set_xlabel(SWEEPS[sweep])
         row[0].set_ylabel(title)
@@ -140,25 +124,25 @@ def law(x: np.ndarray, y: np.ndarray, powers: tuple[int, ...]) -> Callable[[np.n
     return lambda at: np.stack([at**p for p in powers], axis=-1) @ coefficients
 
 
-@styled
+@style.styled
 def roofline(roof, placed: pd.DataFrame) -> Figure:
     """Every stage's step under the roof of this machine: achieved rate against operations per byte.
 
     roof: as `hardware.roofline` gives it; placed: `hardware.place` of several algorithms, with the column
         algorithm.
     """
-    require(placed, "steps")
-    figure, ((ax,),) = new_figure(height=3.0)
+    style.require(placed, "steps")
+    figure, ((ax,),) = style.new_figure(height=3.0)
     ridge = roof.flops_per_s / roof.bytes_per_s
     intensity = [*placed["intensity"], ridge]
     x = np.geomspace(min(intensity) / 3, max(intensity) * 3, 100)
     ax.plot(x, [roof.limit(i) / 1e9 for i in x], color="#555555", lw=1.5)
     for name, stages in placed.groupby("algorithm", sort=False):
-        marks(ax, name, stages["intensity"], stages["rate"] / 1e9, ms=6, label=look(name).label)
+        style.marks(ax, name, stages["intensity"], stages["rate"] / 1e9, ms=6, label=look(name).label)
     beside = {"textcoords": "offset points", "fontsize": 8}
     ax.annotate("memory", (x[0], roof.limit(x[0]) / 1e9), xytext=(4, 10), **beside)
     ax.annotate("multiplication", (x[-1], roof.flops_per_s / 1e9), xytext=(-4, 4), ha="right", **beside)
-    logarithmic(ax)
+    style.logarithmic(ax)
     ax.set(xlabel="operations per byte moved", ylabel="GFLOP per second")
     ax.legend(fontsize=8, loc="lower right")
     threads = f", {_threads(roof.threads)}" if roof.device == "cpu" else ""
@@ -166,13 +150,13 @@ def roofline(roof, placed: pd.DataFrame) -> Figure:
     return figure
 
 
-@styled
+@style.styled
 def step(profiles: pd.DataFrame) -> Figure:
     """Where the milliseconds of one step go, a bar per stage.
 
     profiles: `hardware.profile_step` of several algorithms, with the column algorithm.
     """
-    require(profiles, "steps")
+    style.require(profiles, "steps")
     bars = profiles.pivot_table(index=["algorithm", "stage"], columns="group", values="ms", sort=False)
     groups = zip(profiles["group"].drop_duplicates(), GROUP_COLOURS, strict=False)
     parts = {(group, colour): bars[group].fillna(0.0) for group, colour in groups}
@@ -187,12 +171,12 @@ def _stacked(
     parts: Mapping[tuple[str, str], pd.Series], labels: Sequence[str], height: float
 ) -> tuple[Figure, Axes]:
     """Horizontal bars of parts one after the other. parts: (name, colour) -> its length in every bar."""
-    figure, ((ax,),) = new_figure(height=height)
+    figure, ((ax,),) = style.new_figure(height=height)
     left = np.zeros(len(labels))
     for (name, colour), width in parts.items():
         ax.barh(range(len(labels)), width, left=left, color=colour, label=name, height=0.65)
         left = left + width.to_numpy()
-    bars_named(ax, labels)
+    style.bars_named(ax, labels)
     return figure, ax
 
 
@@ -205,18 +189,18 @@ def _stage(row) -> str:
     return label if row["stage"] == "network" else f"{label}, {row['stage']}"
 
 
-@styled
+@style.styled
 def pass_cost(table: pd.DataFrame) -> Figure:
     """What a pass over the data costs: microseconds an image, training and validating; a row per network.
 
     table: as `tests/benchmarks/pass_cost.py` writes it. Beside each bar is its ratio to backpropagation's, if
         that is there.
     """
-    require(table, "costs of a pass")
+    style.require(table, "costs of a pass")
     networks = [part for _, part in table.groupby(["data", "architecture"], sort=False)]
     heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 1.2 for part in networks]
     titles = {"train": "training a stage (µs an image)", "val": "validating it (µs an image)"}
-    figure, axes = new_figure(
+    figure, axes = style.new_figure(
         columns=2, rows=len(networks), height=0.4 + 0.3 * sum(heights), height_ratios=heights, sharey="row"
     )
     for panels, part in zip(axes, networks, strict=True):
@@ -226,48 +210,48 @@ def pass_cost(table: pd.DataFrame) -> Figure:
             _ratio_bars(ax, wide[metric], wide[metric].get(("bp", "kept")))
             ax.set_xlabel(title)
         ways = [f"{look(n).label}, recomputed" if w == "recomputed" else look(n).label for n, w in wide.index]
-        bars_named(panels[0], ways, fontsize=8)
+        style.bars_named(panels[0], ways, fontsize=8)
         data, network = part[["data", "architecture"]].iloc[0]
-        panels[0].set_title(f"images as of {dataset(data)}, {network}", loc="left", fontsize=9)
+        panels[0].set_title(f"images as of {style.dataset(data)}, {network}", loc="left", fontsize=9)
     hatched = "hatched: the frozen layers below are computed again for every batch; elsewhere they are kept"
-    caption(figure, hatched, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
+    style.caption(figure, hatched, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
     return figure
 
 
-@styled
+@style.styled
 def subnormals(table: pd.DataFrame) -> Figure:
     """Seconds of every pass, with subnormal numbers taken for zero and without.
 
     table: as `tests/benchmarks/subnormals.py` writes it. A sequential algorithm's stages follow each other.
     """
-    require(table, "passes")
-    figure, ((ax,),) = new_figure(height=3.0)
+    style.require(table, "passes")
+    figure, ((ax,),) = style.new_figure(height=3.0)
     for (name, way), run in table.groupby(["algorithm", "subnormal"], sort=False):
-        style = "-" if way == "zero" else ":"
+        how = "-" if way == "zero" else ":"
         for number, (_, stage) in enumerate(run.groupby("stage", sort=False)):
             label = f"{look(name).label}, {'taken for zero' if way == 'zero' else 'kept'}"
             label = label if number == 0 else None
-            line(ax, name, stage["pass"], stage["value"], ls=style, lw=1.5, label=label)
+            style.line(ax, name, stage["pass"], stage["value"], ls=how, lw=1.5, label=label)
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
     small = {"fontsize": 8, "title_fontsize": 8}
     figure.legend(title="subnormal numbers", loc="outside upper center", ncols=4, **small)
     data, network = table[["data", "architecture"]].iloc[0]
-    ax.set_title(f"{dataset(data)}, {network}", loc="left", fontsize=9)
-    caption(figure, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
+    ax.set_title(f"{style.dataset(data)}, {network}", loc="left", fontsize=9)
+    style.caption(figure, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
     return figure
 
 
-@styled
+@style.styled
 def sensors(table: pd.DataFrame) -> Figure:
     """Mean power by each of a GPU's sensors while it does one thing after the other.
 
     table: as `tests/benchmarks/sensors.py` writes it. Beside the bars is their share of the counter's energy.
     """
-    require(table, "sensors")
+    style.require(table, "sensors")
     wide = table.pivot(index="phase", columns="sensor", values="joules").loc[table["phase"].unique()]
     wide = wide.reindex(columns=list(SENSORS))  # a card may lack one
     seconds = table.drop_duplicates("phase").set_index("phase")["seconds"]
-    figure, ((ax,),) = new_figure(height=0.9 + 0.62 * len(wide))
+    figure, ((ax,),) = style.new_figure(height=0.9 + 0.62 * len(wide))
     for offset, (sensor, (label, colour)) in zip((-0.27, 0.0, 0.27), SENSORS.items(), strict=True):
         watts = wide[sensor] / seconds
         places = np.arange(len(wide)) + offset
@@ -279,21 +263,21 @@ def sensors(table: pd.DataFrame) -> Figure:
             text = f"{power:.0f} W" + (f", {100 * share:.0f} %" if known else "")
             beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
             ax.annotate(text, (power, place), fontsize=7, **beside)
-    bars_named(ax, wide.index)
+    style.bars_named(ax, wide.index)
     ax.set_xlim(0, 1.2 * (wide.max(axis=1) / seconds).max())
     ax.set_xlabel("mean power (W); of the counter's energy (%)")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     card, driver = table[["card", "driver"]].iloc[0]
     period = table.loc[table["sensor"] == "counter", "update_ms"].median()
     fresh = f"the counter has a new value every {period:.0f} ms" if np.isfinite(period) else ""
-    caption(figure, f"{card}, driver {driver}", fresh)
+    style.caption(figure, f"{card}, driver {driver}", fresh)
     return figure
 
 
 def _ratio_bars(ax: Axes, values: pd.Series, base: float | None) -> None:
     for place, ((name, way), value) in enumerate(values.items()):
-        style = {"color": look(name).colour, "ec": look(name).colour, "alpha": 0.55}
-        ax.barh(place, value, height=0.6, hatch="////" if way == "recomputed" else None, **style)
+        how = {"color": look(name).colour, "ec": look(name).colour, "alpha": 0.55}
+        ax.barh(place, value, height=0.6, hatch="////" if way == "recomputed" else None, **how)
         if base is not None:
             text = f"×{value / base:.2f}" if value / base >= 0.1 else f"×{value / base:.2g}"
             beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}

@@ -13,21 +13,20 @@ from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
 from ..landscape import overview
-from .style import blank, marks, new_figure, require, say, styled, title_of
-from .style import line as line_of
+from . import style
 
 LOSS = "validation cross-entropy (nats)"
 STEP = "step (1: as long as the weights)"
 
 
-@styled
+@style.styled
 def slices(evidence: pd.DataFrame) -> Figure:
     """Validation loss along random directions, and how far it rises above the trained weights' loss.
 
     A thin line per seed and direction; a thick one for their mean.
     """
     rows = evidence[evidence["kind"] == "slice"]
-    require(rows, "slices")
+    style.require(rows, "slices")
     figure, panels = _rows_of_panels(rows, 2)
     for axes, arm in panels:
         for name in ordered(arm["algorithm"]):
@@ -36,19 +35,19 @@ def slices(evidence: pd.DataFrame) -> Figure:
             )
             for ax, values in zip(axes, (mine, mine - mine.loc[0.0]), strict=True):
                 ax.plot(mine.index, values, color=look(name).colour, lw=0.6, alpha=0.3)
-                line_of(ax, name, mine.index, values.mean(axis=1), ls="-", lw=1.8, label=look(name).label)
+                style.line(ax, name, mine.index, values.mean(axis=1), ls="-", lw=1.8, label=look(name).label)
         axes[0].set(xlabel=STEP, ylabel=LOSS)
         axes[1].set(xlabel=STEP, ylabel="its rise above step 0 (nats)")
-    figure.axes[0].legend(frameon=False)
+    figure.axes[0].legend()
     return figure
 
 
-@styled
+@style.styled
 def line(evidence: pd.DataFrame) -> Figure:
     """Validation loss and accuracy on the line between two algorithms' solutions, a line per seed."""
     rows = evidence[evidence["kind"] == "line"]
     if rows.empty:
-        return blank("no two solutions of the same parameters to lead a line between")
+        return style.blank("no two solutions of the same parameters to lead a line between")
     ends = dict(zip((0.0, 1.0), rows["algorithm"].iloc[0].split("-"), strict=True))
     figure, panels = _rows_of_panels(rows, 2)
     metrics = {"loss": LOSS, "accuracy": "validation accuracy (%)"}
@@ -58,19 +57,19 @@ def line(evidence: pd.DataFrame) -> Figure:
                 ax.plot(run["x"], run[metric], color="#888888", lw=1)
             for x, name in ends.items():
                 found = arm.loc[arm["x"] == x, metric]
-                marks(ax, name, [x] * len(found), found, label=look(name).label)
+                style.marks(ax, name, [x] * len(found), found, label=look(name).label)
             way = f"from {look(ends[0.0]).label} (0) to {look(ends[1.0]).label} (1)"
             ax.set(ylabel=label, xlabel=f"weights: {way}")
-    figure.axes[0].legend(frameon=False)
+    figure.axes[0].legend()
     return figure
 
 
-@styled
+@style.styled
 def plane(evidence: pd.DataFrame) -> Figure:
     """Contours of the validation loss in the plane of two random directions, on one scale in each row."""
     rows = evidence[evidence["kind"] == "plane"]
     if rows.empty:
-        return blank("a plane takes two directions: there are fewer")
+        return style.blank("a plane takes two directions: there are fewer")
     names = ordered(rows["algorithm"])
     figure, panels = _rows_of_panels(rows, len(names), height=3.5, sharex=True, sharey=True)
     for axes, arm in panels:
@@ -79,14 +78,14 @@ def plane(evidence: pd.DataFrame) -> Figure:
         for ax, name in zip(axes, names, strict=True):
             mine = arm.assign(loss=losses)[arm["algorithm"] == name]
             if mine.empty:
-                say(ax, "no run")
+                style.say(ax, "no run")
                 continue
             grid = mine.pivot_table(index="y", columns="x", values="loss")
             filled = ax.contourf(
                 grid.columns, grid.index, grid, levels=levels, norm="log", cmap="viridis_r", extend="both"
             )
             ax.contour(grid.columns, grid.index, grid, levels=levels, colors="white", linewidths=0.4)
-            marks(ax, name, 0, 0, mec="white", ms=7)
+            style.marks(ax, name, 0, 0, mec="white", ms=7)
             ax.set(xlabel=f"{look(name).label}: {STEP}", aspect="equal")
             ax.grid(visible=False)
         axes[0].set_ylabel(STEP)
@@ -96,14 +95,14 @@ def plane(evidence: pd.DataFrame) -> Figure:
     return figure
 
 
-@styled
+@style.styled
 def sharpness(evidence: pd.DataFrame) -> Figure:
     """The Hessian's largest eigenvalue, and validation minus training loss and error; a point per run.
 
     A grey line joins the runs of one seed.
     """
     runs = overview(evidence)
-    require(runs, "runs")
+    style.require(runs, "runs")
     columns = {
         "eigenvalue": "largest Hessian eigenvalue",
         "loss_gap": "validation − training loss (nats)",
@@ -116,7 +115,7 @@ def sharpness(evidence: pd.DataFrame) -> Figure:
             wide = arm.pivot(index="seed", columns="algorithm", values=column)[names]
             ax.plot(range(len(names)), wide.T, color="#BBBBBB", lw=0.8, zorder=1)
             for position, name in enumerate(names):
-                marks(ax, name, [position] * len(wide), wide[name], ms=6)
+                style.marks(ax, name, [position] * len(wide), wide[name], ms=6)
             ax.set_xticks(range(len(names)), [look(name).label for name in names])
             ax.set_xlim(-0.5, len(names) - 0.5)
             ax.margins(y=0.1)
@@ -131,7 +130,7 @@ def _rows_of_panels(
 ) -> tuple[Figure, Iterator[tuple[list[Axes], pd.DataFrame]]]:
     """A figure with a titled row of panels for each arm, and each of these with the arm's rows."""
     arms = [arm for _, arm in rows.groupby(["data", "architecture", "protocol"], sort=False)]
-    figure, grid = new_figure(columns=columns, rows=len(arms), height=height * len(arms), **options)
+    figure, grid = style.new_figure(columns=columns, rows=len(arms), height=height * len(arms), **options)
     for axes, arm in zip(grid, arms, strict=True):
-        axes[0].set_title(title_of(arm), fontsize=9, loc="left")
+        axes[0].set_title(style.title_of(arm), fontsize=9, loc="left")
     return figure, zip(grid, arms, strict=True)

@@ -7,19 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
-from .style import (
-    blank,
-    caption,
-    dataset,
-    facets,
-    legend,
-    line,
-    name_stage,
-    new_figure,
-    require,
-    say,
-    styled,
-)
+from . import style
 
 MIB = 2**20
 QUANTITIES = {  # of a trace: (label, factor)
@@ -43,7 +31,7 @@ STAND_INS = {
 FEW = 40  # samples of a run: fewer are drawn one by one, so that a line does not pretend to more
 
 
-@styled
+@style.styled
 def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool = False) -> Figure:
     """Quantities over a run, algorithms on top of each other: a row per data set and network, a column each.
 
@@ -56,10 +44,10 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     A run that was over before the sampler came a second time has a mark and no line, or nothing at all of a
     quantity that is a share of the time between two samples; the caption names it.
     """
-    require(traces, "traces")
+    style.require(traces, "traces")
     arms = traces.groupby(["algorithm", "data", "architecture", "protocol"])
     traces = traces[traces["seed"] == arms["seed"].transform("min")]
-    parts = facets(traces)
+    parts = style.facets(traces)
     columns, missing, without = [], [], []
     for quantity in quantities:
         series = [_series(part, quantity) for _, part in parts]
@@ -68,15 +56,15 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         if any(len(rows) for rows, _, _ in series):
             columns.append(series)
     if not columns:
-        return blank(f"nothing of {', '.join(quantities)} was sampled, nor what stands in for it")
+        return style.blank(f"nothing of {', '.join(quantities)} was sampled, nor what stands in for it")
     short = []
-    figure, axes = new_figure(columns=len(columns), rows=len(parts), height=0.75 + 2.1 * len(parts))
+    figure, axes = style.new_figure(columns=len(columns), rows=len(parts), height=0.75 + 2.1 * len(parts))
     for i, (title, part) in enumerate(parts):
         for ax, series in zip(axes[i], columns, strict=True):
             rows, label, _ = series[i]
             if rows.empty:
                 ax.axis("off")
-                say(ax, "no sample")
+                style.say(ax, "no sample")
                 continue
             for name in ordered(part["algorithm"]):
                 run = rows[rows["algorithm"] == name]
@@ -91,10 +79,10 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         axes[i][0].set_title(
             title.replace("; 1 seed", f"; seed {part['seed'].iloc[0]}"), loc="left", fontsize=9
         )
-    legend(figure, ordered(traces["algorithm"]), marker=False)
+    style.legend(figure, ordered(traces["algorithm"]), marker=False)
     names = dict.fromkeys(parts[i][1]["data"].iloc[0] for i in sorted(without))
-    where = f" for {', '.join(dataset(n) for n in names)}" if len(names) < len(parts) else ""
-    caption(
+    where = f" for {', '.join(style.dataset(n) for n in names)}" if len(names) < len(parts) else ""
+    style.caption(
         figure,
         f"no GPU{where}, in its place: {', '.join(dict.fromkeys(missing))}" if missing else "",
         f"over before a second sample: {', '.join(look(n).label for n in dict.fromkeys(short))}"
@@ -105,6 +93,7 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     return figure
 
 
+# The panels of the paper's figures.
 memory_and_clock = partial(over_time, quantities=("memory", "sm_clock"))
 utilisation_and_temperature = partial(over_time, quantities=("utilisation", "temperature"))
 memory_steps = partial(over_time, quantities=("memory",), stages=True)
@@ -133,10 +122,10 @@ def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
 def _draw_run(ax, name: str, run: pd.DataFrame, stages: bool) -> None:
     for _, part in run.groupby("channel", sort=False):
         few = {"marker": look(name).marker, "ms": 3.5} if len(part) < FEW else {"marker": "none"}
-        line(ax, name, part["time_s"], part["value"], lw=1.2, **few)
+        style.line(ax, name, part["time_s"], part["value"], lw=1.2, **few)
     begins = run.groupby("stage", sort=False)["time_s"].min().sort_values()
     if not stages or len(begins) < 2:
         return
     for stage, begin in begins.items():
         ax.axvline(begin, color=look(name).colour, lw=0.7, ls=":")
-        name_stage(ax, stage, begin, look(name).colour)
+        style.name_stage(ax, stage, begin, look(name).colour)

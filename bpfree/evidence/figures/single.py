@@ -9,27 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ...algorithms.arms import look, ordered
-from .style import (
-    BLUE,
-    RED,
-    WIDTH,
-    caption,
-    joules,
-    line,
-    loss_scale,
-    marks,
-    new_figure,
-    require,
-    say,
-    styled,
-    title_of,
-)
+from . import style
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@styled
+@style.styled
 def images(x: "Tensor", labels: "Tensor", *, per_class: int = 5) -> Figure:
     """The first images of the first ten classes, a class per column. x: (N, C, H, W); labels: (N,)."""
     import torch
@@ -42,7 +28,7 @@ def images(x: "Tensor", labels: "Tensor", *, per_class: int = 5) -> Figure:
     return pictures([("", row) for row in torch.stack(first, dim=1)], titles=classes)
 
 
-@styled
+@style.styled
 def pictures(rows: "Sequence[tuple[str, Tensor]]", titles: Sequence[object] = ()) -> Figure:
     """Rows of images on one scale: (name of the row, images (n, C, H, W)); a title per column.
 
@@ -50,7 +36,8 @@ def pictures(rows: "Sequence[tuple[str, Tensor]]", titles: Sequence[object] = ()
     drawn as lines.
     """
     columns = max(len(x) for _, x in rows)
-    figure, axes = new_figure(columns=columns, rows=len(rows), height=WIDTH * len(rows) / columns + 0.25)
+    height = style.WIDTH * len(rows) / columns + 0.25
+    figure, axes = style.new_figure(columns=columns, rows=len(rows), height=height)
     low, high = min(x.min().item() for _, x in rows), max(x.max().item() for _, x in rows)
     for row, (name, x) in zip(axes, rows, strict=True):
         row[0].text(-0.1, 0.5, name, transform=row[0].transAxes, ha="right", va="center")
@@ -69,7 +56,7 @@ def pictures(rows: "Sequence[tuple[str, Tensor]]", titles: Sequence[object] = ()
     return figure
 
 
-@styled
+@style.styled
 def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     """Validation loss (or accuracy) against passes over the data and against seconds, by algorithm.
 
@@ -77,46 +64,46 @@ def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     weights a stage kept. A sequential algorithm's line starts anew with every stage, because each stage has
     a read-out of its own.
     """
-    require(epochs, "epochs")
-    figure, (axes,) = new_figure(columns=2, sharey=True)
+    style.require(epochs, "epochs")
+    figure, (axes,) = style.new_figure(columns=2, sharey=True)
     title = {"val_loss": "validation cross-entropy (nats)", "val_accuracy": "validation accuracy (%)"}[metric]
     for ax, x, label in zip(axes, ("pass", "elapsed_s"), ("passes over the data", "seconds"), strict=True):
         for name in ordered(epochs["algorithm"]):
             runs = epochs[epochs["algorithm"] == name]
             for _, part in runs.groupby(["seed", "stage"], sort=False):
-                line(ax, name, part[x], part[metric], lw=1, alpha=0.6)
+                style.line(ax, name, part[x], part[metric], lw=1, alpha=0.6)
             kept = runs[runs["kept"]]
-            marks(ax, name, kept[x], kept[metric], ms=5, label=look(name).label)
+            style.marks(ax, name, kept[x], kept[metric], ms=5, label=look(name).label)
         ax.set_xlabel(label)
     axes[0].set_ylabel(title)
     axes[0].legend()
     if metric == "val_loss":
-        loss_scale(axes[0], epochs[metric])
-    figure.suptitle(title_of(epochs), fontsize=9)
+        style.loss_scale(axes[0], epochs[metric])
+    figure.suptitle(style.title_of(epochs), fontsize=9)
     return figure
 
 
-@styled
+@style.styled
 def bill(records: pd.DataFrame) -> Figure:
     """What each algorithm reached and what it cost: test accuracy, seconds, joules; one point per run.
 
     records: as `bpfree.records` gives it, of one data set and one machine.
     """
     finished = records[records["status"] == "finished"]
-    require(finished, "finished runs")
-    kind, provenance = joules(finished)
+    style.require(finished, "finished runs")
+    kind, provenance = style.joules(finished)
     energy = f"total_{kind}_j"
     panels = {"test_accuracy": "test accuracy (%)", "total_s": "time (s)", energy: f"energy (J, {kind})"}
-    figure, (axes,) = new_figure(columns=3, height=2.4)
+    figure, (axes,) = style.new_figure(columns=3, height=2.4)
     present = ordered(finished["algorithm"])
     for ax, (metric, label) in zip(axes, panels.items(), strict=True):
         rows = finished[finished["metric"] == metric]
         for position, name in enumerate(present):
             values = rows.loc[rows["algorithm"] == name, "value"]
             ax.bar(position, values.mean(), color=look(name).colour, alpha=0.35, width=0.6)
-            marks(ax, name, [position] * len(values), values, ms=5)
+            style.marks(ax, name, [position] * len(values), values, ms=5)
         if not rows["value"].notna().any():
-            say(ax, "not recorded")
+            style.say(ax, "not recorded")
         ax.set_xticks(range(len(present)), [look(name).label for name in present])
         ax.grid(visible=False, axis="x")
         ax.set_title(label, fontsize=9)
@@ -124,12 +111,12 @@ def bill(records: pd.DataFrame) -> Figure:
             low, high = rows["value"].min(), rows["value"].max()
             margin = max(high - low, 1.0)
             ax.set_ylim(low - margin, high + margin)
-    caption(figure, f"energy {provenance or 'not recorded'}")
-    figure.suptitle(title_of(finished), fontsize=9)
+    style.caption(figure, f"energy {provenance or 'not recorded'}")
+    figure.suptitle(style.title_of(finished), fontsize=9)
     return figure
 
 
-@styled
+@style.styled
 def goodness(frame: pd.DataFrame) -> Figure:
     """Histograms of goodness over its threshold, positive against negative, per layer and moment.
 
@@ -138,21 +125,21 @@ def goodness(frame: pd.DataFrame) -> Figure:
     """
     import seaborn as sns
 
-    require(frame, "goodness")
+    style.require(frame, "goodness")
     layers, moments = frame["layer"].unique(), frame["moment"].unique()
-    figure, axes = new_figure(columns=len(layers), rows=len(moments), height=1.7 * len(moments))
-    style = {"palette": {"positive": BLUE, "negative": RED}, "bins": 40, "element": "step"}
+    figure, axes = style.new_figure(columns=len(layers), rows=len(moments), height=1.7 * len(moments))
+    how = {"palette": {"positive": style.BLUE, "negative": style.RED}, "bins": 40, "element": "step"}
     for row, moment in zip(axes, moments, strict=True):
         for ax, layer in zip(row, layers, strict=True):
             part = frame[(frame["layer"] == layer) & (frame["moment"] == moment)]
-            sns.histplot(part, x="goodness", hue="kind", ax=ax, legend=ax is axes[0, 0], **style)
+            sns.histplot(part, x="goodness", hue="kind", ax=ax, legend=ax is axes[0, 0], **how)
             ax.axvline(1.0, color="black", lw=0.8, ls="--")
             ax.set_title(f"layer {layer}, {moment} training", fontsize=9)
             ax.set(xlabel="goodness / threshold", ylabel="images")
     return figure
 
 
-@styled
+@style.styled
 def readouts(records: pd.DataFrame) -> Figure:
     """Test accuracy of every read-out of every algorithm; one point per run.
 
@@ -160,29 +147,29 @@ def readouts(records: pd.DataFrame) -> Figure:
     """
     names = records["metric"].str.extract(r"^test_accuracy\[(.+)\]$", expand=False)
     rows = records.assign(readout=names).dropna(subset="readout")
-    require(rows, "read-outs")
+    style.require(rows, "read-outs")
     place = {name: i for i, name in enumerate(rows["readout"].unique())}
     present = ordered(rows["algorithm"])
-    figure, ((ax,),) = new_figure(height=2.6)
+    figure, ((ax,),) = style.new_figure(height=2.6)
     for k, name in enumerate(present):
         part = rows[rows["algorithm"] == name]
         x = part["readout"].map(place) + 0.7 * ((k + 0.5) / len(present) - 0.5)
-        marks(ax, name, x, part["value"], ms=5, alpha=0.8, label=look(name).label)
+        style.marks(ax, name, x, part["value"], ms=5, alpha=0.8, label=look(name).label)
     ax.set_xticks(range(len(place)), list(place))
     ax.set_ylabel("test accuracy (%)")
     ax.legend(fontsize=8)
-    ax.set_title(title_of(records), fontsize=9)
+    ax.set_title(style.title_of(records), fontsize=9)
     return figure
 
 
-@styled
+@style.styled
 def alignment(frame: pd.DataFrame) -> Figure:
     """The angle between DFA's signal and the true gradient, per block, over the epochs of training.
 
     frame: columns epoch, block, degrees; none for the last block, whose signal is the gradient. The dashed
         line is chance.
     """
-    figure, ((ax,),) = new_figure(height=2.4)
+    figure, ((ax,),) = style.new_figure(height=2.4)
     blocks = frame.groupby("block") if len(frame) else ()
     for marker, (block, part) in zip(itertools.cycle("osv^"), blocks, strict=False):
         ax.plot(part["epoch"], part["degrees"], f"-{marker}", ms=4, lw=1, label=block)
@@ -191,21 +178,21 @@ def alignment(frame: pd.DataFrame) -> Figure:
     if len(frame):
         ax.legend()
     else:
-        say(ax, "no epoch of a block below the last")
+        style.say(ax, "no epoch of a block below the last")
     return figure
 
 
-@styled
+@style.styled
 def reach(table: pd.DataFrame, title: str) -> Figure:
     """Which loss reaches which parameter: filled where the gradient is not zero.
 
     table: as `bpfree.gradient_reach` gives it.
     """
-    figure, ((ax,),) = new_figure(height=0.9 + 0.32 * len(table))
+    figure, ((ax,),) = style.new_figure(height=0.9 + 0.32 * len(table))
     for i, norms in enumerate(table.to_numpy()):
         for j, norm in enumerate(norms):
-            style = {"facecolor": BLUE if norm > 0 else "white", "edgecolor": "#888888", "lw": 0.6}
-            ax.add_patch(Rectangle((j - 0.45, i - 0.4), 0.9, 0.8, **style))
+            how = {"facecolor": style.BLUE if norm > 0 else "white", "edgecolor": "#888888", "lw": 0.6}
+            ax.add_patch(Rectangle((j - 0.45, i - 0.4), 0.9, 0.8, **how))
     ax.set_xticks(range(len(table.columns)), [_symbol(name) for name in table.columns])
     ax.set_yticks(range(len(table)), table.index)
     ax.set_xlim(-0.6, len(table.columns) - 0.4)

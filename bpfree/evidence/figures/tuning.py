@@ -6,46 +6,33 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
-from .style import (
-    GREY,
-    bars_named,
-    blank,
-    caption,
-    dataset,
-    legend,
-    line,
-    marks,
-    new_figure,
-    require,
-    say,
-    styled,
-)
+from . import style
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
 #: Parameters have colours of their own, none of an algorithm's.
-SHADES = ("#4477AA", "#CCBB44", "#66CCEE", GREY)
+SHADES = ("#4477AA", "#CCBB44", "#66CCEE", style.GREY)
 
 
-@styled
+@style.styled
 def best_so_far(trials: pd.DataFrame) -> Figure:
     """The best validation accuracy so far against trials and joules, by algorithm; a row per data set.
 
     trials: as `tuning.trials` gives them. A line is a study, a marker on the left a trial.
     """
-    require(trials, "trials")
+    style.require(trials, "trials")
     parts = [part for _, part in trials.groupby("data", sort=False)]
-    figure, rows = new_figure(columns=2, rows=len(parts), sharey="row", height=0.6 + 2.4 * len(parts))
+    figure, rows = style.new_figure(columns=2, rows=len(parts), sharey="row", height=0.6 + 2.4 * len(parts))
     names = ordered(trials["algorithm"])
     for axes, part in zip(rows, parts, strict=True):
         for name in names:
             for _, study in part[part["algorithm"] == name].groupby("study"):
-                style = {"lw": 1.5, "drawstyle": "steps-post", "marker": "none"}
+                how = {"lw": 1.5, "drawstyle": "steps-post", "marker": "none"}
                 number = range(1, len(study) + 1)
-                marks(axes[0], name, number, study["value"], ms=3.5, alpha=0.35)
-                line(axes[0], name, number, study["best"], **style)
-                line(axes[1], name, study["total_joules"], study["best"], **style)
+                style.marks(axes[0], name, number, study["value"], ms=3.5, alpha=0.35)
+                style.line(axes[0], name, number, study["best"], **how)
+                style.line(axes[1], name, study["total_joules"], study["best"], **how)
         axes[1].set_xlim(left=0)
         axes[0].set_xlabel("trials")
         axes[1].set_xlabel(f"joules of the search so far ({' and '.join(part['energy'].unique())})")
@@ -53,13 +40,13 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
         if part["best"].notna().any():
             axes[0].set_ylim(*_upper_part(part))
         else:
-            say(axes[0], "no trial ended with a finite loss")
+            style.say(axes[0], "no trial ended with a finite loss")
         if len(parts) > 1:
-            axes[0].set_title(dataset(part["data"].iloc[0]), loc="left", fontsize=9)
-    legend(figure, names, marker=False)
+            axes[0].set_title(style.dataset(part["data"].iloc[0]), loc="left", fontsize=9)
+    style.legend(figure, names, marker=False)
     below = sum(int((part["value"] < _upper_part(part)[0]).sum()) for part in parts)
     cut = f"{below} of {len(trials)} trials lie below" if below else ""
-    caption(figure, _where(trials), *trials["provenance"].dropna().unique(), cut)
+    style.caption(figure, _where(trials), *trials["provenance"].dropna().unique(), cut)
     return figure
 
 
@@ -70,21 +57,22 @@ def _upper_part(trials: pd.DataFrame) -> tuple[float, float]:
     return final.min() - span / 2, final.max() + span / 10
 
 
-@styled
+@style.styled
 def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = "lr") -> Figure:
     """Validation accuracy against one parameter, by algorithm; below, how far it may be off.
 
     trials: of sweeps, as `tuning.trials` gives them; a cross at the bottom is a trial that diverged.
     tolerance: as `tuning.tolerance` gives it of the same trials.
     """
-    require(trials, "trials")
+    style.require(trials, "trials")
     names = ordered(trials["algorithm"])
-    figure, rows = new_figure(rows=2, height=3.7, sharex=True, height_ratios=[5, 0.4 + 0.3 * len(names)])
+    ratios = [5, 0.4 + 0.3 * len(names)]
+    figure, rows = style.new_figure(rows=2, height=3.7, sharex=True, height_ratios=ratios)
     curve, bars = rows[:, 0]
     for place, name in enumerate(names):
         part = trials[trials["algorithm"] == name].sort_values(parameter)
         good, bad = part[part["state"] == "complete"], part[part["state"] == "diverged"]
-        line(curve, name, good[parameter], good["value"], marker=look(name).marker, ms=4, lw=1.3)
+        style.line(curve, name, good[parameter], good["value"], marker=look(name).marker, ms=4, lw=1.3)
         curve.plot(bad[parameter], [0.0] * len(bad), "x", color=look(name).colour, ms=6)
         row = tolerance[tolerance["algorithm"] == name].iloc[0]
         ends = [row["low"], row["high"]]
@@ -96,25 +84,25 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
     bars.set_ylim(len(names) - 0.4, -0.6)
     bars.grid(visible=False, axis="y")
     bars.set_xlabel({"lr": "learning rate"}.get(parameter, parameter))
-    legend(figure, names)
-    caption(
+    style.legend(figure, names)
+    style.caption(
         figure, _where(trials), f"bars: within {tolerance['points'].iloc[0]:g} points of the best, the circle"
     )
     return figure
 
 
-@styled
+@style.styled
 def importances(frame: pd.DataFrame) -> Figure:
     """The share of each parameter in the spread of accuracy, by algorithm; a bar is a study and adds up to 1.
 
     frame: as `tuning.importances` gives it.
     """
     if frame.empty:
-        return blank("all trials reached the same: no parameter mattered")
+        return style.blank("all trials reached the same: no parameter mattered")
     names = ordered(frame["algorithm"])
     parameters = list(dict.fromkeys(frame["parameter"].sort_values()))
     parameters.sort(key=lambda p: -frame.loc[frame["parameter"] == p, "importance"].sum())
-    figure, ((ax,),) = new_figure(height=1.0 + 0.32 * len(names))
+    figure, ((ax,),) = style.new_figure(height=1.0 + 0.32 * len(names))
     left = dict.fromkeys(names, 0.0)
     for parameter, shade in zip(parameters, SHADES * len(parameters), strict=False):
         part = frame[frame["parameter"] == parameter].groupby("algorithm")["importance"].mean()
@@ -123,14 +111,14 @@ def importances(frame: pd.DataFrame) -> Figure:
         places = [names.index(name) for name in rows]
         ax.barh(places, widths, left=[left[n] for n in rows], color=shade, height=0.6, label=parameter)
         left.update({name: left[name] + part[name] for name in rows})
-    bars_named(ax, [look(name).label for name in names])
+    style.bars_named(ax, [look(name).label for name in names])
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of the variance over the space")
     figure.legend(loc="outside upper center", ncols=len(parameters), fontsize=8)
     return figure
 
 
-@styled
+@style.styled
 def slices(study: "Study") -> Figure:
     """Every trial's accuracy against each of its parameters, later trials darker: Optuna's slice plot.
 
@@ -140,7 +128,7 @@ def slices(study: "Study") -> Figure:
 
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     searched = {name: d for trial in trials for name, d in trial.distributions.items()}
-    figure, (axes,) = new_figure(columns=max(len(searched), 1), height=2.6, sharey=True)
+    figure, (axes,) = style.new_figure(columns=max(len(searched), 1), height=2.6, sharey=True)
     for ax, name in zip(axes, sorted(searched), strict=False):
         having = [trial for trial in trials if name in trial.params]
         if getattr(searched[name], "log", False):
@@ -172,5 +160,5 @@ def _position(value: object) -> float | str:
 
 def _where(trials: pd.DataFrame) -> str:
     networks = ", ".join(dict.fromkeys(trials["architecture"]))
-    data = ", ".join(dataset(d) for d in dict.fromkeys(trials["data"]))
+    data = ", ".join(style.dataset(d) for d in dict.fromkeys(trials["data"]))
     return f"{data}; {networks}; protocol {', '.join(trials['protocol'].unique())}; validation data, one seed"
