@@ -113,13 +113,8 @@ def _arms(ours: Ours, row: dict, our_protocol: str | None) -> tuple[pd.DataFrame
     if (row["source"], variant) in USUAL:
         preset, variant = USUAL[row["source"], variant], ""
     presets = (preset, "") if preset else ("",)
-    place = (row["data"], row["architecture"])
-    arm = ours.arm(*place, row["algorithm"], protocols, presets, variant)
-    if not row["baseline"]:
-        return arm, arm.iloc[:0]
-    if len(arm):
-        protocols, presets = (arm["protocol"].iloc[0],), (arm["preset"].iloc[0], *presets)
-    return arm, ours.arm(*place, row["baseline"], protocols, presets)
+    place = (row["data"], row["architecture"], row["algorithm"])
+    return ours.pair(place, protocols, presets, variant, row["baseline"])
 
 
 def _numbers(

@@ -156,14 +156,6 @@ def narrow(table: pd.DataFrame) -> list[Record]:
     return records
 
 
-def machines(records: Iterable[Record]) -> pd.DataFrame:
-    """Hardware, versions and git revisions that the records were made with; a row for each combination.
-
-    Of records of `narrow`, which know no more than the id, there is none.
-    """
-    return pd.DataFrame([r.machine for r in records if "cpu" in r.machine])
-
-
 def epochs(records: Iterable[Record]) -> pd.DataFrame:
     """The epochs of finished runs; see `store.epochs`. Those of contended runs have no `elapsed_s`."""
     frames = [
@@ -232,6 +224,18 @@ def keep_series(table: pd.DataFrame, path: Path, runs: pd.DataFrame, *, one_seed
     runs = runs[runs["run"].isin(set(table["run"]))]
     names = (lowest_seeds(runs) if one_seed else runs)["run"]
     write(names.to_frame().merge(table, on="run"), path)
+
+
+def keep_machines(records: Iterable[Record], path: Path, runs: pd.DataFrame) -> None:
+    """Writes the hardware, versions and git revisions of the records' machines, a row for each combination.
+
+    Rows that are there stay if runs.csv has a run of that machine. Records of `narrow` know its id alone.
+    """
+    known = pd.DataFrame([r.machine for r in records if "cpu" in r.machine])
+    table = pd.concat([*([read(path)] if path.exists() else []), known], ignore_index=True)
+    if len(table):
+        table = table[table["id"].isin(set(runs["machine"]))].drop_duplicates()
+        write(table.sort_values(["id", "git"]), path)
 
 
 def write(table: pd.DataFrame, path: Path) -> Path:

@@ -234,11 +234,7 @@ def collect(
         of_table = [r for figure, rs in shown.items() if GALLERY[figure].table == name for r in rs]
         series = make({r.key: r for r in of_table}.values())
         evidence.keep_series(series, paths[name], runs, one_seed=name == "traces")
-    machines = evidence.machines(everything.values())
-    if paths["machines"].exists():  # those of the data sets that stayed
-        machines = pd.concat([evidence.read(paths["machines"]), machines], ignore_index=True)
-    machines = machines[machines["id"].isin(set(runs["machine"]))].drop_duplicates()
-    evidence.write(machines.sort_values(["id", "git"]), paths["machines"])
+    evidence.keep_machines(everything.values(), paths["machines"], runs)
     return list(paths.values())
 
 

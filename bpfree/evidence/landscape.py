@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..data import load
+from ..diagnostics import landscape as around
 from ..errors import InvalidInput
 from ..experiments.experiment import trained
 from ..experiments.store import FIELDS
@@ -14,20 +15,8 @@ from ..training.numerics import pinned
 
 if TYPE_CHECKING:
     from ..experiments.store import Record
-from ..diagnostics.landscape import (
-    ALPHAS,
-    SAMPLES,
-    SPLITS,
-    VALUES,
-    along,
-    between,
-    direction,
-    gap,
-    plane,
-    sharpness,
-)
 
-COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *VALUES)
+COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *around.VALUES)
 
 
 @pinned()
@@ -35,9 +24,9 @@ def sweep(
     records: Iterable["Record"],
     *,
     directions: int = 3,
-    alphas: Sequence[float] = ALPHAS,
-    grid: Sequence[float] = ALPHAS[::2],
-    samples: int | None = SAMPLES,
+    alphas: Sequence[float] = around.ALPHAS,
+    grid: Sequence[float] = around.ALPHAS[::2],
+    samples: int | None = around.SAMPLES,
     line: tuple[str, str] = ("bp", "mf"),
 ) -> pd.DataFrame:
     """Everything chapter 08 shows, from trained runs whose weights were kept, as one tidy table.
@@ -69,23 +58,23 @@ def sweep(
         def keep(kind: str, table: pd.DataFrame, what=what, **more) -> None:
             tables.append(table.assign(**{**what, "kind": kind, **more}))
 
-        keep("gap", gap(algorithm, data, samples))
+        keep("gap", around.gap(algorithm, data, samples))
         val = {"split": "val", "samples": len(data.x_val[:samples])}
-        draws = [direction(algorithm, data, k) for k in range(directions)]
+        draws = [around.direction(algorithm, data, k) for k in range(directions)]
         for k, draw in enumerate(draws):
-            keep("slice", along(algorithm, data, draw, alphas, samples=samples), direction=k, **val)
-        for split in SPLITS:
-            keep("sharpness", sharpness(algorithm, data, split, samples))
+            keep("slice", around.along(algorithm, data, draw, alphas, samples=samples), direction=k, **val)
+        for split in around.SPLITS:
+            keep("sharpness", around.sharpness(algorithm, data, split, samples))
         arm = tuple(value for name, value in what.items() if name != "seed")
         if arm not in planes and directions > 1:
             planes.add(arm)
-            keep("plane", plane(algorithm, data, draws[:2], grid, samples=samples), **val)
+            keep("plane", around.plane(algorithm, data, draws[:2], grid, samples=samples), **val)
         if what["algorithm"] in line:
             pair = ends.setdefault(tuple(v for n, v in what.items() if n != "algorithm"), {})
             pair[what["algorithm"]] = algorithm
             if len(pair) == 2:
                 with contextlib.suppress(InvalidInput):  # their heads differ, as the thesis has them
-                    table = between(*(pair[name] for name in line), data, samples=samples)
+                    table = around.between(*(pair[name] for name in line), data, samples=samples)
                     keep("line", table, algorithm="-".join(line), **val)
                 pair.clear()
     if not tables:
@@ -107,15 +96,9 @@ def overview(evidence: pd.DataFrame) -> pd.DataFrame:
         train, val = by_split["gap"].loc["train"], by_split["gap"].loc["val"]
         mean = by_split["slice"].groupby("x")["loss"].mean()
         ends = mean[mean.index.map(abs) == mean.index.map(abs).max()]
-        rows.append(
-            {
-                **dict(zip(FIELDS, which, strict=True)),
-                "loss": val["loss"],
-                "accuracy": val["accuracy"],
-                "rise": ends.mean() - mean[0.0],
-                "eigenvalue": by_split["sharpness"].loc["train", "eigenvalue"],
-                "loss_gap": val["loss"] - train["loss"],
-                "error_gap": train["accuracy"] - val["accuracy"],
-            }
-        )
+        found = {"loss": val["loss"], "accuracy": val["accuracy"], "rise": ends.mean() - mean[0.0]}
+        found["eigenvalue"] = by_split["sharpness"].loc["train", "eigenvalue"]
+        found["loss_gap"] = val["loss"] - train["loss"]
+        found["error_gap"] = train["accuracy"] - val["accuracy"]
+        rows.append(dict(zip(FIELDS, which, strict=True)) | found)
     return pd.DataFrame(rows)

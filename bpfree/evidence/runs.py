@@ -25,33 +25,34 @@ POOLED = {data: next(iter(networks)) for data, networks in NETWORKS["mf"].items(
 NOT_RUN, NOT_RECORDED = "not run", "not recorded"
 ACCOUNT = "exact account of tensors"
 
-#: metric -> its value of every run; of the columns that `_wide` and `_same_source` make.
-OUTCOMES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "test_accuracy": lambda r: r["test_accuracy"],
-    "test_accuracy[sum]": lambda r: r["test_accuracy[sum]"],
-    "val_loss": lambda r: r["val_loss"],
-    "epochs": lambda r: r["epochs"],
-    "epochs_median": lambda r: r["epochs"],
-    "stages": lambda r: r["stages"],
-    "epochs_per_stage": lambda r: r["epochs"] / r["stages"],
+#: metric -> (its formula in the columns that `_wide` and `_same_source` make, how ours is obtained)
+OUTCOMES = {
+    "test_accuracy": ("test_accuracy", "test set, read once"),
+    "test_accuracy[sum]": ("`test_accuracy[sum]`", "counted"),
+    "val_loss": ("val_loss", "counted"),
+    "epochs": ("epochs", "counted"),
+    "epochs_median": ("epochs", "counted"),
+    "stages": ("stages", "counted"),
+    "epochs_per_stage": ("epochs / stages", "counted"),
 }
-COSTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "total_s": lambda r: r["total_s"],
-    "s_per_epoch": lambda r: r["total_s"] / r["epochs"],
-    "total_j": lambda r: r["joules"],
-    "j_per_epoch": lambda r: r["joules"] / r["epochs"],
-    "power_w": lambda r: r["joules"] / r["total_s"],
-    "co2e_g": lambda r: r["joules"] / JOULES_PER_KWH * r["g_per_kwh"],
-    "memory": lambda r: r["memory_bytes"] / MIB,
-    "memory_allocator_mib": lambda r: r["memory_bytes"] / MIB,
-    "memory_nvml_mib": lambda r: r["device_bytes"] / MIB,
-    "memory_host_mib": lambda r: r["host_bytes"] / MIB,
-    "utilisation": lambda r: r["utilisation"],
-    "utilisation_max": lambda r: r["utilisation_max"],
+ENERGIES = {  # obtained as the runs' provenance says
+    "total_j": ("joules", ""),
+    "j_per_epoch": ("joules / epochs", ""),
+    "power_w": ("joules / total_s", ""),
+    "co2e_g": (f"joules / {JOULES_PER_KWH} * g_per_kwh", ""),
+}
+TIMES = {"total_s": ("total_s", "wall clock"), "s_per_epoch": ("total_s / epochs", "wall clock")}
+COSTS = {
+    **TIMES,
+    **ENERGIES,
+    "memory": (f"memory_bytes / {MIB}", ACCOUNT),
+    "memory_allocator_mib": (f"memory_bytes / {MIB}", ACCOUNT),
+    "memory_nvml_mib": (f"device_bytes / {MIB}", "device-wide NVML"),
+    "memory_host_mib": (f"host_bytes / {MIB}", "sampled"),
+    "utilisation": ("utilisation", "sampled"),
+    "utilisation_max": ("utilisation_max", "sampled"),
 }
 SAMPLED = ("utilisation", "utilisation_max", "nvml_bytes", "host_bytes")
-TIMES = ("total_s", "s_per_epoch")
-ENERGIES = ("total_j", "j_per_epoch", "power_w", "co2e_g")
 #: how a comparison is made of the runs a and b of the same seeds; ratios are of means, as the papers' are
 COMPARISONS: dict[str, Callable] = {
     "difference": lambda a, b: a - b,
@@ -128,6 +129,20 @@ class Ours:
                 f"seed {twice['seed']}: pass one of them only, or name the other in a column 'variant'"
             )
         return runs
+
+    def pair(
+        self,
+        place: tuple[str, str, str],
+        protocols: tuple[str, ...],
+        presets: tuple[str, ...],
+        variant: str = "",
+        baseline: str = REFERENCE,
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The runs of an arm, (data, network, algorithm), and of its baseline under the same protocol."""
+        runs = self.arm(*place, protocols, presets, variant)
+        if len(runs):
+            protocols, presets = (runs["protocol"].iloc[0],), (runs["preset"].iloc[0], *presets)
+        return runs, self.arm(*place[:2], baseline, protocols, presets)
 
     def number(self, metric: str, runs: pd.DataFrame) -> list[Number]:
         """A metric's mean over seeds: one number, or for costs one for each machine."""
@@ -280,7 +295,7 @@ def _by_machine(metric: str, *arms: pd.DataFrame):
     if metric in OUTCOMES:
         yield "", list(arms)
         return
-    if metric in ENERGIES + TIMES and all(arm["total_s"].notna().any() for arm in arms):
+    if metric in {**TIMES, **ENERGIES} and all(arm["total_s"].notna().any() for arm in arms):
         arms = [arm[arm["total_s"].notna()] for arm in arms]
     for machine in arms[0]["machine"].unique():
         parts = [arm[arm["machine"] == machine] for arm in arms]
@@ -291,12 +306,18 @@ def _by_machine(metric: str, *arms: pd.DataFrame):
 def _values(metric: str, *arms: pd.DataFrame) -> tuple[list[pd.Series], str]:
     """A metric of every arm by seed, and how it was obtained; no values if a run has none, and then why."""
     arms = _same_source(metric, arms)
-    function = {**OUTCOMES, **COSTS}.get(metric)
-    values = [] if function is None else [function(arm) for arm in arms]
+    formula, what = {**OUTCOMES, **COSTS}.get(metric, ("", ""))
+    values = [arm.eval(formula, engine="python") for arm in arms] if formula else []
     if not values or any(v.isna().any() for v in values):
         mixed = metric in ENERGIES and all(_kind([arm]) for arm in arms)
         return [], "one is measured, the other estimated" if mixed else NOT_RECORDED
-    return [_by_seed(v, arm) for v, arm in zip(values, arms, strict=True)], _what(metric, arms[0].iloc[0])
+    first = arms[0].iloc[0]
+    if metric in ENERGIES:
+        what = {part.partition(":")[0]: part for part in first["provenance"].split("; ")}.get(first["kind"])
+        what = what or first["kind"]
+    elif metric == "memory_nvml_mib" and not first["sampled"]:
+        what = ACCOUNT
+    return [_by_seed(v, arm) for v, arm in zip(values, arms, strict=True)], what
 
 
 def _by_seed(values: pd.Series, runs: pd.DataFrame) -> pd.Series:
@@ -325,17 +346,3 @@ def _same_source(metric: str, arms: Sequence[pd.DataFrame]) -> Sequence[pd.DataF
 def _kind(arms: Sequence[pd.DataFrame]) -> str:
     """ "measured" if every run's energy was, else "estimated" if every run's was; "" if neither holds."""
     return next((k for k in KINDS if all(arm[f"total_{k}_j"].notna().all() for arm in arms)), "")
-
-
-def _what(metric: str, run: pd.Series) -> str:
-    """How ours was obtained."""
-    if metric in ENERGIES:
-        parts = {part.partition(":")[0]: part for part in run["provenance"].split("; ")}
-        return parts.get(run["kind"], run["kind"])
-    if metric == "memory_nvml_mib":
-        return "device-wide NVML" if run["sampled"] else ACCOUNT
-    if metric in ("memory", "memory_allocator_mib"):
-        return ACCOUNT
-    if metric in OUTCOMES:
-        return "test set, read once" if metric == "test_accuracy" else "counted"
-    return "wall clock" if metric in ("total_s", "s_per_epoch") else "sampled"

@@ -301,10 +301,7 @@ def arms(
         for data, architecture, algorithm in pd.concat([baselines, mine]).itertuples(index=False):
             bp = _printed(table, data, architecture, "bp", (protocol, usual))
             own = _printed(table, data, architecture, algorithm, (protocol,))
-            runs = ours.arm(data, architecture, algorithm, wanted, presets)
-            same = (runs["protocol"].iloc[0],) if len(runs) else wanted
-            preset = (runs["preset"].iloc[0], *presets) if len(runs) else presets
-            partner = ours.arm(data, architecture, "bp", same, preset)
+            runs, partner = ours.pair((data, architecture, algorithm), wanted, presets)
             printed = bp if algorithm == "bp" else own
             if printed or len(runs):
                 found.append(Arm(data, architecture, algorithm, printed, bp, runs, partner))
