@@ -154,4 +154,5 @@ def interval(number: Number, level: float = 0.95) -> tuple[float, float]:
     """Student's interval of a mean over seeds."""
     from scipy import stats
 
-    return stats.t.interval(level, number.n - 1, number.mean, number.sd / math.sqrt(number.n))
+    half = stats.t.ppf((1 + level) / 2, number.n - 1) * number.sd / math.sqrt(number.n)
+    return number.mean - half, number.mean + half

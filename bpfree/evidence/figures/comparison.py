@@ -89,8 +89,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
                 continue
             point = _mark(ax, name, spent, arm["test_accuracy"])
             if name == "bp" and part["architecture"].nunique() > 1:
-                beside = {"xytext": (6, -3), "textcoords": "offset points", "va": "top"}
-                ax.annotate(network, point, fontsize=style.SMALL, **beside)
+                style.beside(ax, point, network, (6, -3), va="top")
         if published is not None:
             here = published["architecture"].isin(set(part["architecture"]))
             _draw_published(ax, published[here & (published["data"] == part["data"].iloc[0])], sources)
@@ -204,10 +203,8 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
         style.marks(ax, name, values[name], [place] * len(values[name]), ms=3.5, alpha=0.8)
         if before:
             ax.plot([start] * 2, [rungs.index(before) + 0.3, place + 0.3], color="#888888", lw=0.6, ls=":")
-            text = f"×{means[name] / start:.2f}"
             right = max(means[name], start, values[name].max())
-            beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(text, (right, place), fontsize=style.SMALL, **beside)
+            style.beside(ax, (right, place), f"×{means[name] / start:.2f}", (5, 0), va="center")
         before = before if name == CORNER and before else name
     if means:
         ax.set_xlim(0, 1.25 * max(values.max(), *means.values()))

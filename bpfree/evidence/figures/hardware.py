@@ -50,7 +50,7 @@ def memory(accounts: pd.DataFrame) -> Figure:
     figure, ax = _stacked(seen, [_stage(row) for _, row in rows.iterrows()], height=1.0 + 0.3 * len(rows))
     ax.plot(rows["peak"] / MIB, range(len(rows)), "|", color="black", ms=14, mew=2, label="peak")
     ax.set_xlabel("MiB")
-    ax.legend(ncols=3, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    _legend_above(ax)
     return figure
 
 
@@ -139,9 +139,8 @@ def roofline(roof, placed: pd.DataFrame) -> Figure:
     ax.plot(x, [roof.limit(i) / 1e9 for i in x], color="#555555", lw=1.5)
     for name, stages in placed.groupby("algorithm", sort=False):
         style.marks(ax, name, stages["intensity"], stages["rate"] / 1e9, ms=6, label=look(name).label)
-    beside = {"textcoords": "offset points", "fontsize": 8}
-    ax.annotate("memory", (x[0], roof.limit(x[0]) / 1e9), xytext=(4, 10), **beside)
-    ax.annotate("multiplication", (x[-1], roof.flops_per_s / 1e9), xytext=(-4, 4), ha="right", **beside)
+    style.beside(ax, (x[0], roof.limit(x[0]) / 1e9), "memory", (4, 10), 8)
+    style.beside(ax, (x[-1], roof.flops_per_s / 1e9), "multiplication", (-4, 4), 8, ha="right")
     style.logarithmic(ax)
     ax.set(xlabel="operations per byte moved", ylabel="GFLOP per second")
     ax.legend(fontsize=8, loc="lower right")
@@ -163,7 +162,7 @@ def step(profiles: pd.DataFrame) -> Figure:
     labels = [_stage({"algorithm": a, "stage": s}) for a, s in bars.index]
     figure, ax = _stacked(parts, labels, height=1.1 + 0.3 * len(bars))
     ax.set_xlabel("ms of a step")
-    ax.legend(ncols=3, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    _legend_above(ax)
     return figure
 
 
@@ -178,6 +177,10 @@ def _stacked(
         left = left + width.to_numpy()
     style.bars_named(ax, labels)
     return figure, ax
+
+
+def _legend_above(ax: Axes) -> None:
+    ax.legend(ncols=3, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
 
 
 def _threads(number: int) -> str:
@@ -227,11 +230,10 @@ def subnormals(table: pd.DataFrame) -> Figure:
     style.require(table, "passes")
     figure, ((ax,),) = style.new_figure(height=3.0)
     for (name, way), run in table.groupby(["algorithm", "subnormal"], sort=False):
-        how = "-" if way == "zero" else ":"
         for number, (_, stage) in enumerate(run.groupby("stage", sort=False)):
             label = f"{look(name).label}, {'taken for zero' if way == 'zero' else 'kept'}"
-            label = label if number == 0 else None
-            style.line(ax, name, stage["pass"], stage["value"], ls=how, lw=1.5, label=label)
+            how = {"ls": "-" if way == "zero" else ":", "label": None if number else label}
+            style.line(ax, name, stage["pass"], stage["value"], lw=1.5, **how)
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
     small = {"fontsize": 8, "title_fontsize": 8}
     figure.legend(title="subnormal numbers", loc="outside upper center", ncols=4, **small)
@@ -261,8 +263,7 @@ def sensors(table: pd.DataFrame) -> Figure:
                 continue
             known = sensor != "counter" and np.isfinite(share)
             text = f"{power:.0f} W" + (f", {100 * share:.0f} %" if known else "")
-            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(text, (power, place), fontsize=7, **beside)
+            style.beside(ax, (power, place), text, va="center")
     style.bars_named(ax, wide.index)
     ax.set_xlim(0, 1.2 * (wide.max(axis=1) / seconds).max())
     ax.set_xlabel("mean power (W); of the counter's energy (%)")
@@ -280,7 +281,6 @@ def _ratio_bars(ax: Axes, values: pd.Series, base: float | None) -> None:
         ax.barh(place, value, height=0.6, hatch="////" if way == "recomputed" else None, **how)
         if base is not None:
             text = f"×{value / base:.2f}" if value / base >= 0.1 else f"×{value / base:.2g}"
-            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(text, (value, place), fontsize=7, **beside)
+            style.beside(ax, (value, place), text, va="center")
     ax.set_xlim(0, 1.18 * values.max())
     ax.grid(visible=False, axis="y")

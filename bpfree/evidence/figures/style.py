@@ -205,10 +205,14 @@ def bars_named(ax: Axes, labels: Sequence[str], **font) -> None:
     ax.grid(visible=False, axis="y")
 
 
+def beside(ax: Axes, point: tuple, text: str, offset: tuple = (4, 0), size: float = SMALL, **how) -> None:
+    """Words some points of print away from a point."""
+    ax.annotate(text, point, xytext=offset, textcoords="offset points", fontsize=size, **how)
+
+
 def name_stage(ax: Axes, stage: str, begin: float, colour: str) -> None:
     """A stage's name at the top of the panel, where it begins."""
-    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (3, -2)}
-    ax.annotate(stage, (begin, 1.0), fontsize=7, color=colour, va="top", **place)
+    beside(ax, (begin, 1.0), stage, (3, -2), color=colour, va="top", xycoords=("data", "axes fraction"))
 
 
 def marks(ax: Axes, name: str, x, y, **style) -> None:

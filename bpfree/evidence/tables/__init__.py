@@ -5,7 +5,6 @@ ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
                                                 the paper's tables, its numbers beside ours
 agreement, campaign                             how far ours agree with what was printed; what it took
 best_hyperparameters, environment               what was trained with, and on
-paper_tables                                    these nine at once
 markdown, latex                                 a table as text
 """
 
@@ -19,7 +18,6 @@ from .paper import (
     mf_efficiency,
     mf_performance,
     overview,
-    paper_tables,
 )
 from .setup import best_hyperparameters, environment
 from .summary import bill, passes_times_cost, readouts, summary
@@ -27,5 +25,5 @@ from .text import Quantity, latex, markdown
 
 __all__ = ["agreement", "best_hyperparameters", "bill", "cafo_efficiency", "cafo_performance", "campaign"]
 __all__ += ["cross_algorithm", "environment", "ff_efficiency", "ff_performance", "latex", "markdown"]
-__all__ += ["Quantity", "mf_efficiency", "mf_performance", "overview", "paper_tables", "passes_times_cost"]
+__all__ += ["Quantity", "mf_efficiency", "mf_performance", "overview", "passes_times_cost"]
 __all__ += ["readouts", "summary"]

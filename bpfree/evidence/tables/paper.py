@@ -24,7 +24,6 @@ from ...experiments import published
 from ..compare import PRESETS, protocols_for
 from ..order import arranged
 from ..runs import COMPARISONS, NOT_RUN, Number, Ours, paper_flop
-from .setup import best_hyperparameters, environment
 from .text import Quantity
 
 FAMILIES = ("ff", "cafo", "mf")
@@ -256,24 +255,6 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
 ff_performance, ff_efficiency = (functools.partial(table, "ff") for table in (performance, efficiency))
 cafo_performance, cafo_efficiency = (functools.partial(table, "cafo") for table in (performance, efficiency))
 mf_performance, mf_efficiency = (functools.partial(table, "mf") for table in (performance, efficiency))
-
-
-def paper_tables(
-    records: pd.DataFrame,
-    *,
-    used: Iterable[Mapping] = (),
-    machines: Iterable[Mapping] = (),
-    tuned: pd.DataFrame | None = None,
-    **how,
-) -> dict[str, pd.DataFrame]:
-    """The nine by name. used, tuned: as in `best_hyperparameters`; machines: as in `environment`."""
-    kinds = {"performance": performance, "efficiency": efficiency}
-    return {
-        **{f"{f}_{kind}": table(f, records, **how) for f in FAMILIES for kind, table in kinds.items()},
-        "cross_algorithm": cross_algorithm(records, **how),
-        "best_hyperparameters": best_hyperparameters(used, tuned=tuned),
-        "environment": environment(machines),
-    }
 
 
 def arms(
