@@ -11,7 +11,7 @@ from bpfree.energy.carbon import footprint
 from bpfree.errors import InvalidInput
 from bpfree.evidence import compare
 from bpfree.evidence import runs as ours
-from bpfree.evidence.runs import verdicts
+from bpfree.evidence.runs import judged
 from bpfree.experiments import published
 from bpfree.experiments.store import COLUMNS, FIELDS
 
@@ -302,8 +302,8 @@ def test_a_verdict_counts_how_many_contrasts_were_looked_at():
     differences = pd.Series([0.2, 1.9, 1.1, 0.1])
     p = scipy.stats.ttest_1samp(differences + 1, 0).pvalue
     assert 0.01 < p < 0.05
-    assert [v.verdict for v in verdicts([differences + 1])] == ["DIFFERENT"]
-    assert {v.verdict for v in verdicts([differences + 1] * 5)} == {"INCONCLUSIVE"}
+    assert [v.verdict for v in judged([differences + 1])] == ["DIFFERENT"]
+    assert {v.verdict for v in judged([differences + 1] * 5)} == {"INCONCLUSIVE"}
 
 
 def test_variants_are_found_under_their_name_only():

@@ -14,7 +14,7 @@ from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
 from bpfree.diagnostics.landscape import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.evidence.landscape import COLUMNS, overview, sweep
+from bpfree.evidence.landscape import COLUMNS, per_run, sweep
 from bpfree.experiments import experiment, store
 
 DATA = toy()
@@ -316,7 +316,7 @@ def test_evidence_is_what_the_functions_say(runs):
 
 def test_overview_says_what_the_evidence_says(runs):
     found = sweep(runs, directions=2, samples=50)
-    over = overview(found)
+    over = per_run(found)
     assert list(zip(over["algorithm"], over["seed"], strict=True)) == [
         ("mf", 0),
         ("bp", 0),

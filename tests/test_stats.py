@@ -38,7 +38,7 @@ def tidy(values: dict, metric: str = "test_accuracy", **changes) -> pd.DataFrame
 
 def test_summary_has_the_sample_standard_deviation():
     values = [98.1, 98.4, 97.9, 98.3]
-    found = stats.summary(values)
+    found = stats.describe(values)
     assert (found.n, found.mean) == (4, pytest.approx(98.175))
     assert found.sd == pytest.approx(np.std(values, ddof=1))
     assert found.low < found.mean < found.high
@@ -70,16 +70,16 @@ def test_interval_covers_the_mean_as_its_docstring_says(monkeypatch, n, at_least
 def test_values_without_an_interval():
     assert all(math.isnan(x) for x in stats.interval([1.0, 2.0]))
     assert stats.interval([0.3] * 5) == (pytest.approx(0.3), pytest.approx(0.3))
-    one = stats.summary([4.0])
+    one = stats.describe([4.0])
     assert (one.n, one.mean) == (1, 4.0)
     assert math.isnan(one.sd)
-    assert stats.summary([0.1 + 0.2, 0.3, 0.3]).sd == 0.0  # rounding is not a spread
+    assert stats.describe([0.1 + 0.2, 0.3, 0.3]).sd == 0.0  # rounding is not a spread
     low, high = stats.interval([1.0, 1.0, 1.0, 2.0])  # ties
     assert 1.0 <= low < 1.25 < high <= 2.0
     with pytest.raises(InvalidInput, match="at least one"):
-        stats.summary([])
+        stats.describe([])
     with pytest.raises(InvalidInput, match="finite"):
-        stats.summary([1.0, math.nan])
+        stats.describe([1.0, math.nan])
 
 
 # -- tests

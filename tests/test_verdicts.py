@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as reference
 
 from bpfree.evidence.runs import Number
-from bpfree.evidence.verdicts import CLAIMS, VERDICTS, Claim, effect, interval, judge, verdicts
+from bpfree.evidence.verdicts import CLAIMS, VERDICTS, Claim, effect, judge, t_interval, verdicts
 from bpfree.experiments import published
 from bpfree.experiments.store import COLUMNS
 
@@ -62,7 +62,7 @@ def test_an_effect_is_as_large_as_its_inverse_is_small():
 def test_the_interval_is_students():
     values = np.array([0.3, 0.5, 0.1, 0.9])
     low, high = reference.t.interval(0.95, 3, values.mean(), reference.sem(values))
-    assert interval(number(values)) == pytest.approx((low, high))
+    assert t_interval(number(values)) == pytest.approx((low, high))
 
 
 def test_equivalence_is_tost_at_five_percent():

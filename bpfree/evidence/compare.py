@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..algorithms.arms import ARMS
 from ..experiments import published
-from .runs import ACCOUNT, Number, Ours, paper_flop, verdicts
+from .runs import ACCOUNT, Number, Ours, judged, paper_flop
 
 #: Published protocol -> ours to set beside it, the first that was run.
 OUR_PROTOCOLS = {
@@ -69,11 +69,11 @@ def beside(
     """
     ours = Ours(records, traces, country)
     table = published.results(**where)
-    judged = _verdicts(ours, table, our_protocol)
+    by_place = _verdicts(ours, table, our_protocol)
     rows = []
     for place, row in enumerate(table.to_dict("records")):
         arm, partner = _arms(ours, row, our_protocol)
-        numbers = [judged[place]] if place in judged else _numbers(ours, row, arm, partner, our_protocol)
+        numbers = [by_place[place]] if place in by_place else _numbers(ours, row, arm, partner, our_protocol)
         for number in numbers:
             known = not math.isnan(number.mean)
             ran = number.n and len(arm)
@@ -152,5 +152,5 @@ def _verdicts(ours: Ours, table: pd.DataFrame, our_protocol: str | None) -> dict
             differences.append(
                 ours.differences("test_accuracy", arm, partner) if known else pd.Series(dtype=float)
             )
-        found.update(zip(family.index, verdicts(differences), strict=True))
+        found.update(zip(family.index, judged(differences), strict=True))
     return found

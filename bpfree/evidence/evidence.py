@@ -62,7 +62,7 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
 
     def of(experiments: "Iterable[Experiment]") -> list[Record]:
         records = {r.key: r for e in experiments for r in records_of(e)}
-        return ordered(records.values())
+        return in_order(records.values())
 
     return of
 
@@ -77,7 +77,7 @@ def _identity(resolved: Mapping, besides: Iterable[str] = BESIDES) -> str:
     return json.dumps({k: v for k, v in resolved.items() if k not in besides}, sort_keys=True)
 
 
-def ordered(records: Iterable[Record]) -> list[Record]:
+def in_order(records: Iterable[Record]) -> list[Record]:
     """By data set, network, protocol, preset, algorithm and seed: always the same."""
     records = list(records)
     if not records:

@@ -58,10 +58,10 @@ def _energy(runs: pd.DataFrame) -> Figure:
 
 
 def _forest(runs: pd.DataFrame) -> Figure:
-    return figures.forest.forest(contrasts(runs))
+    return figures.forest.forest(against_bp(runs))
 
 
-def contrasts(runs: pd.DataFrame) -> pd.DataFrame:
+def against_bp(runs: pd.DataFrame) -> pd.DataFrame:
     """Every algorithm against BP (see `stats.contrasts`), BP's own budget being that under convergence.
 
     The bundled digits, on which the study is rehearsed, are a family of comparisons of their own: how many of
@@ -228,7 +228,7 @@ def collect(
         return []
     paths = {name: path_of(name, folder) for name in TABLES}
     where = {"chapters": _places(chapters), "figures": _places(shown)}
-    table = evidence.wide(evidence.ordered(everything.values()), **where)
+    table = evidence.wide(evidence.in_order(everything.values()), **where)
     runs = evidence.keep_runs(table, paths["runs"])
     for name, make in (("epochs", evidence.epochs), ("traces", evidence.traces)):
         of_table = [r for figure, rs in shown.items() if GALLERY[figure].table == name for r in rs]

@@ -82,7 +82,7 @@ def sweep(
     return pd.DataFrame([row for table in tables for row in table.to_dict("records")], columns=COLUMNS)
 
 
-def overview(evidence: pd.DataFrame) -> pd.DataFrame:
+def per_run(evidence: pd.DataFrame) -> pd.DataFrame:
     """One row per run of `evidence`: what its pictures show, as numbers.
 
     Columns: those that say which run it is; loss (nats) and accuracy (%) on validation images; rise: what a

@@ -186,7 +186,7 @@ class Ours:
         if len(differences) < 3:
             return Number(what=f"{len(differences)} pairs have no interval")
         return Number(
-            getattr(stats.summary(differences), end), n=len(differences), what="bootstrap over seeds"
+            getattr(stats.describe(differences), end), n=len(differences), what="bootstrap over seeds"
         )
 
     def pooled_sd(self, protocols: Sequence[str]) -> Number:
@@ -201,7 +201,7 @@ class Ours:
         return Number(math.sqrt(variance), n=int(arms.count().sum()), what=f"pooled over {len(freedom)} arms")
 
 
-def verdicts(family: Sequence[pd.Series]) -> list[Number]:
+def judged(family: Sequence[pd.Series]) -> list[Number]:
     """What each of a family of differences shows: paired t, corrected for their number (Holm), and TOST."""
     p = stats.holm([stats.ttest(d) if len(d) else math.nan for d in family])
     return [

@@ -41,7 +41,7 @@ COLUMNS += ["p", "p_holm", "p_tost", "verdict"]
 
 
 @dataclass(frozen=True)
-class Summary:
+class Description:
     """What n values say of their mean.
 
     n: how many; mean; sd: sample standard deviation (n - 1), NaN for one value; low, high: 95 % bootstrap
@@ -55,10 +55,10 @@ class Summary:
     high: float
 
 
-def summary(values: Iterable[float]) -> Summary:
+def describe(values: Iterable[float]) -> Description:
     """Mean, sample standard deviation and bootstrap interval. Raises InvalidInput for none or for a NaN."""
     values = _values(values)
-    return Summary(len(values), float(values.mean()), _sd(values), *interval(values))
+    return Description(len(values), float(values.mean()), _sd(values), *interval(values))
 
 
 def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, float]:
@@ -230,7 +230,7 @@ def contrasts(
                 f"{algorithm} against {baseline} on {data} {architecture}, {protocol}: {error}"
             ) from None
         if len(differences):
-            found = summary(differences)
+            found = describe(differences)
             p, p_tost = ttest(differences), tost(differences, margin)
             what = (data, architecture, protocol, algorithm, baseline)
             how_much = (found.n, found.mean, found.sd, found.low, found.high)

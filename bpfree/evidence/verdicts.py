@@ -24,7 +24,7 @@ from ..algorithms.arms import look
 from ..errors import choose
 from .runs import COMPARISONS, Number, Ours
 from .stats import MARGIN
-from .tables.paper import MEMORY, USUAL, Arm, arms
+from .tables.paper import MEMORY, USUAL, Compared, arms
 from .tables.text import Quantity
 
 VERDICTS = ("stands", "moves", "turns", "undecided", "untested")
@@ -116,11 +116,11 @@ def judge(claim: Claim, printed: float, ours: Number) -> str:
     if ours.n < 2:
         return "undecided"
     if claim.metric == "test_accuracy":  # TOST at 5 %: the 90 % interval lies within the margin
-        low, high = interval(ours, 0.90)
+        low, high = t_interval(ours, 0.90)
         if low > -MARGIN and high < MARGIN:
             return "moves"
     neutral = NEUTRAL[claim.how]
-    low, high = interval(ours)
+    low, high = t_interval(ours)
     if low <= neutral <= high:
         return "undecided"
     if (ours.mean > neutral) != claim.more:
@@ -130,7 +130,7 @@ def judge(claim: Claim, printed: float, ours: Number) -> str:
     return "stands" if 1 / FACTOR <= size <= FACTOR else "moves"
 
 
-def _printed(claim: Claim, arm: Arm) -> float:
+def _printed(claim: Claim, arm: Compared) -> float:
     """The comparison of the printed means; NaN if there are none."""
     metric = MEMORY[claim.source][0] if claim.metric == "memory" else claim.metric
     if metric not in arm.printed or metric not in arm.printed_bp:
@@ -150,7 +150,7 @@ def effect(value: float, how: str) -> float:
     return value if how == "difference" else math.log(max(value, 1e-12))
 
 
-def interval(number: Number, level: float = 0.95) -> tuple[float, float]:
+def t_interval(number: Number, level: float = 0.95) -> tuple[float, float]:
     """Student's interval of a mean over seeds."""
     from scipy import stats
 

@@ -38,15 +38,15 @@ def finished(records: pd.DataFrame) -> pd.DataFrame:
 def with_baseline(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     """With BP's runs under "convergence" where a protocol shares out their budget and has none of its own."""
     arm = ["data", "architecture"]
-    lenders = records[(records["algorithm"] == baseline) & (records["protocol"] == "convergence")]
-    lent = [records]
+    baselines = records[(records["algorithm"] == baseline) & (records["protocol"] == "convergence")]
+    parts = [records]
     for protocol in BUDGETS:
-        needy = records[records["protocol"] == protocol]
-        own = needy[needy["algorithm"] == baseline]
-        networks = pd.MultiIndex.from_frame(needy[arm]).difference(pd.MultiIndex.from_frame(own[arm]))
-        taken = lenders[pd.MultiIndex.from_frame(lenders[arm]).isin(networks)]
-        lent.append(taken.assign(protocol=protocol))
-    return pd.concat(lent, ignore_index=True)
+        budgeted = records[records["protocol"] == protocol]
+        own = budgeted[budgeted["algorithm"] == baseline]
+        networks = pd.MultiIndex.from_frame(budgeted[arm]).difference(pd.MultiIndex.from_frame(own[arm]))
+        taken = baselines[pd.MultiIndex.from_frame(baselines[arm]).isin(networks)]
+        parts.append(taken.assign(protocol=protocol))
+    return pd.concat(parts, ignore_index=True)
 
 
 def per_run(records: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
                 continue
             point = _mark(ax, name, spent, arm["test_accuracy"])
             if name == "bp" and part["architecture"].nunique() > 1:
-                style.beside(ax, point, network, (6, -3), va="top")
+                style.annotate(ax, point, network, (6, -3), va="top")
         if published is not None:
             here = published["architecture"].isin(set(part["architecture"]))
             _draw_published(ax, published[here & (published["data"] == part["data"].iloc[0])], sources)
@@ -204,7 +204,7 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
         if before:
             ax.plot([start] * 2, [rungs.index(before) + 0.3, place + 0.3], color="#888888", lw=0.6, ls=":")
             right = max(means[name], start, values[name].max())
-            style.beside(ax, (right, place), f"×{means[name] / start:.2f}", (5, 0), va="center")
+            style.annotate(ax, (right, place), f"×{means[name] / start:.2f}", (5, 0), va="center")
         before = before if name == CORNER and before else name
     if means:
         ax.set_xlim(0, 1.25 * max(values.max(), *means.values()))

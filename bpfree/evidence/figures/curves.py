@@ -38,7 +38,7 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
                 runs = part[part["algorithm"] == name].dropna(subset=metric)
                 order = 2 + (name != "bp")
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    style.line(ax, name, stage[clock], stage[metric], lw=1, alpha=0.75, zorder=order)
+                    style.curve(ax, name, stage[clock], stage[metric], lw=1, alpha=0.75, zorder=order)
                 kept = runs[runs["kept"]]
                 style.marks(ax, name, kept[clock], kept[metric], ms=6, mec="white", mew=0.4, zorder=order)
             ax.set_ylabel(METRICS[metric])
@@ -77,7 +77,7 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
             for name in ordered(part["algorithm"]):
                 runs = part[part["algorithm"] == name].dropna(subset=clock)
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    style.line(ax, name, stage[clock], stage[metric], ls="-", lw=0.5, alpha=0.35)
+                    style.curve(ax, name, stage[clock], stage[metric], ls="-", lw=0.5, alpha=0.35)
                 _draw_mean(ax, name, list(aligned(runs, clock, metric)))
             if part[clock].isna().all():
                 style.say(ax, "no run was alone\non its machine")
@@ -142,7 +142,7 @@ def aligned(runs: pd.DataFrame, clock: str, metric: str = "val_loss") -> Iterato
 
 def _draw_mean(ax, name: str, stages: list[Mean]) -> None:
     for number, stage in enumerate(stages):
-        style.line(ax, name, stage.x, stage.mean, lw=1.8, marker="none")
+        style.curve(ax, name, stage.x, stage.mean, lw=1.8, marker="none")
         style.marks(ax, name, stage.x[-1:], stage.mean[-1:], ms=5)
         # A logarithmic axis has no place for a band that reaches 0: there it ends a little above.
         low = np.maximum(stage.mean - stage.sd, 0.2 * stage.mean)

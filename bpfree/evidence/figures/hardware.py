@@ -11,9 +11,9 @@ from scipy.optimize import nnls
 
 from ...algorithms.arms import look, ordered
 from ..order import arranged
+from ..runs import MIB
 from . import style
 
-MIB = 2**20
 PARTS = {  # what is held -> its name and colour
     "parameters": ("parameters", style.BLUE),
     "buffers": ("buffers", style.SKY),
@@ -139,8 +139,8 @@ def roofline(roof, placed: pd.DataFrame) -> Figure:
     ax.plot(x, [roof.limit(i) / 1e9 for i in x], color="#555555", lw=1.5)
     for name, stages in placed.groupby("algorithm", sort=False):
         style.marks(ax, name, stages["intensity"], stages["rate"] / 1e9, ms=6, label=look(name).label)
-    style.beside(ax, (x[0], roof.limit(x[0]) / 1e9), "memory", (4, 10), 8)
-    style.beside(ax, (x[-1], roof.flops_per_s / 1e9), "multiplication", (-4, 4), 8, ha="right")
+    style.annotate(ax, (x[0], roof.limit(x[0]) / 1e9), "memory", (4, 10), 8)
+    style.annotate(ax, (x[-1], roof.flops_per_s / 1e9), "multiplication", (-4, 4), 8, ha="right")
     style.logarithmic(ax)
     ax.set(xlabel="operations per byte moved", ylabel="GFLOP per second")
     ax.legend(fontsize=8, loc="lower right")
@@ -233,7 +233,7 @@ def subnormals(table: pd.DataFrame) -> Figure:
         for number, (_, stage) in enumerate(run.groupby("stage", sort=False)):
             label = f"{look(name).label}, {'taken for zero' if way == 'zero' else 'kept'}"
             how = {"ls": "-" if way == "zero" else ":", "label": None if number else label}
-            style.line(ax, name, stage["pass"], stage["value"], lw=1.5, **how)
+            style.curve(ax, name, stage["pass"], stage["value"], lw=1.5, **how)
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
     small = {"fontsize": 8, "title_fontsize": 8}
     figure.legend(title="subnormal numbers", loc="outside upper center", ncols=4, **small)
@@ -263,7 +263,7 @@ def sensors(table: pd.DataFrame) -> Figure:
                 continue
             known = sensor != "counter" and np.isfinite(share)
             text = f"{power:.0f} W" + (f", {100 * share:.0f} %" if known else "")
-            style.beside(ax, (power, place), text, va="center")
+            style.annotate(ax, (power, place), text, va="center")
     style.bars_named(ax, wide.index)
     ax.set_xlim(0, 1.2 * (wide.max(axis=1) / seconds).max())
     ax.set_xlabel("mean power (W); of the counter's energy (%)")
@@ -281,6 +281,6 @@ def _ratio_bars(ax: Axes, values: pd.Series, base: float | None) -> None:
         ax.barh(place, value, height=0.6, hatch="////" if way == "recomputed" else None, **how)
         if base is not None:
             text = f"×{value / base:.2f}" if value / base >= 0.1 else f"×{value / base:.2g}"
-            style.beside(ax, (value, place), text, va="center")
+            style.annotate(ax, (value, place), text, va="center")
     ax.set_xlim(0, 1.18 * values.max())
     ax.grid(visible=False, axis="y")

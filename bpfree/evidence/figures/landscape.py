@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
-from ..landscape import overview
+from ..landscape import per_run
 from . import style
 
 LOSS = "validation cross-entropy (nats)"
@@ -35,7 +35,7 @@ def slices(evidence: pd.DataFrame) -> Figure:
             )
             for ax, values in zip(axes, (mine, mine - mine.loc[0.0]), strict=True):
                 ax.plot(mine.index, values, color=look(name).colour, lw=0.6, alpha=0.3)
-                style.line(ax, name, mine.index, values.mean(axis=1), ls="-", lw=1.8, label=look(name).label)
+                style.curve(ax, name, mine.index, values.mean(axis=1), ls="-", lw=1.8, label=look(name).label)
         axes[0].set(xlabel=STEP, ylabel=LOSS)
         axes[1].set(xlabel=STEP, ylabel="its rise above step 0 (nats)")
     figure.axes[0].legend()
@@ -101,7 +101,7 @@ def sharpness(evidence: pd.DataFrame) -> Figure:
 
     A grey line joins the runs of one seed.
     """
-    runs = overview(evidence)
+    runs = per_run(evidence)
     style.require(runs, "runs")
     columns = {
         "eigenvalue": "largest Hessian eigenvalue",

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
+from ..runs import MIB
 from . import style
 
-MIB = 2**20
 QUANTITIES = {  # of a trace: (label, factor)
     "utilisation": ("utilisation (%)", 1.0),
     "sm_clock": ("clock (MHz)", 1.0),
@@ -122,7 +122,7 @@ def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
 def _draw_run(ax, name: str, run: pd.DataFrame, stages: bool) -> None:
     for _, part in run.groupby("channel", sort=False):
         few = {"marker": look(name).marker, "ms": 3.5} if len(part) < FEW else {"marker": "none"}
-        style.line(ax, name, part["time_s"], part["value"], lw=1.2, **few)
+        style.curve(ax, name, part["time_s"], part["value"], lw=1.2, **few)
     begins = run.groupby("stage", sort=False)["time_s"].min().sort_values()
     if not stages or len(begins) < 2:
         return

@@ -71,7 +71,7 @@ def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
         for name in ordered(epochs["algorithm"]):
             runs = epochs[epochs["algorithm"] == name]
             for _, part in runs.groupby(["seed", "stage"], sort=False):
-                style.line(ax, name, part[x], part[metric], lw=1, alpha=0.6)
+                style.curve(ax, name, part[x], part[metric], lw=1, alpha=0.6)
             kept = runs[runs["kept"]]
             style.marks(ax, name, kept[x], kept[metric], ms=5, label=look(name).label)
         ax.set_xlabel(label)

@@ -205,14 +205,14 @@ def bars_named(ax: Axes, labels: Sequence[str], **font) -> None:
     ax.grid(visible=False, axis="y")
 
 
-def beside(ax: Axes, point: tuple, text: str, offset: tuple = (4, 0), size: float = SMALL, **how) -> None:
+def annotate(ax: Axes, point: tuple, text: str, offset: tuple = (4, 0), size: float = SMALL, **how) -> None:
     """Words some points of print away from a point."""
     ax.annotate(text, point, xytext=offset, textcoords="offset points", fontsize=size, **how)
 
 
 def name_stage(ax: Axes, stage: str, begin: float, colour: str) -> None:
     """A stage's name at the top of the panel, where it begins."""
-    beside(ax, (begin, 1.0), stage, (3, -2), color=colour, va="top", xycoords=("data", "axes fraction"))
+    annotate(ax, (begin, 1.0), stage, (3, -2), color=colour, va="top", xycoords=("data", "axes fraction"))
 
 
 def marks(ax: Axes, name: str, x, y, **style) -> None:
@@ -220,7 +220,7 @@ def marks(ax: Axes, name: str, x, y, **style) -> None:
     ax.plot(x, y, look(name).marker, color=look(name).colour, **style)
 
 
-def line(ax: Axes, name: str, x, y, **style) -> None:
+def curve(ax: Axes, name: str, x, y, **style) -> None:
     """An algorithm's line; of a single point, of which no line can be drawn, a dot."""
     dot = {} if "marker" in style else {"marker": "." if len(x) == 1 else "none"}
     ax.plot(x, y, color=look(name).colour, **{"ls": look(name).line, **dot, **style})

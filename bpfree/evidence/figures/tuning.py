@@ -31,8 +31,8 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
                 how = {"lw": 1.5, "drawstyle": "steps-post", "marker": "none"}
                 number = range(1, len(study) + 1)
                 style.marks(axes[0], name, number, study["value"], ms=3.5, alpha=0.35)
-                style.line(axes[0], name, number, study["best"], **how)
-                style.line(axes[1], name, study["total_joules"], study["best"], **how)
+                style.curve(axes[0], name, number, study["best"], **how)
+                style.curve(axes[1], name, study["total_joules"], study["best"], **how)
         axes[1].set_xlim(left=0)
         axes[0].set_xlabel("trials")
         axes[1].set_xlabel(f"joules of the search so far ({' and '.join(part['energy'].unique())})")
@@ -72,7 +72,7 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
     for place, name in enumerate(names):
         part = trials[trials["algorithm"] == name].sort_values(parameter)
         good, bad = part[part["state"] == "complete"], part[part["state"] == "diverged"]
-        style.line(curve, name, good[parameter], good["value"], marker=look(name).marker, ms=4, lw=1.3)
+        style.curve(curve, name, good[parameter], good["value"], marker=look(name).marker, ms=4, lw=1.3)
         curve.plot(bad[parameter], [0.0] * len(bad), "x", color=look(name).colour, ms=6)
         row = tolerance[tolerance["algorithm"] == name].iloc[0]
         ends = [row["low"], row["high"]]

@@ -34,7 +34,7 @@ MEMORY = {"thesis": ("memory_nvml_mib", "NVML"), "2026": ("memory_allocator_mib"
 
 
 @dataclass(frozen=True)
-class Arm:
+class Compared:
     """One algorithm on one network: what was printed of it, and the runs of ours, with those of BP."""
 
     data: str
@@ -208,7 +208,7 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
     that were not run are left out.
     """
     ours = Ours(records)
-    found: dict[tuple, dict[str, Arm]] = {}
+    found: dict[tuple, dict[str, Compared]] = {}
     for source in USUAL:
         for arm in arms(ours, (*FAMILIES, "bp"), source, our_protocol=our_protocol):
             if len(arm.runs):
@@ -263,7 +263,7 @@ def arms(
     source: str = "thesis",
     protocol: str | None = None,
     our_protocol: str | None = None,
-) -> list[Arm]:
+) -> list[Compared]:
     """The arms of the families and BP on their networks, in the order of the tables.
 
     Raises UnknownName for a source that has no such tables.
@@ -285,7 +285,7 @@ def arms(
             runs, partner = ours.pair((data, architecture, algorithm), wanted, presets)
             printed = bp if algorithm == "bp" else own
             if printed or len(runs):
-                found.append(Arm(data, architecture, algorithm, printed, bp, runs, partner))
+                found.append(Compared(data, architecture, algorithm, printed, bp, runs, partner))
     places = pd.DataFrame([(a.data, a.architecture, a.algorithm) for a in found], columns=[*everything])
     return [found[place] for place in arranged(places, *everything).index]
 
