@@ -299,7 +299,7 @@ def test_an_own_figure_is_drawn_with_the_others(collected, tmp_path, monkeypatch
     assert gallery.add("my_figures:mine") is exhibit  # a second time changes nothing
     shutil.copytree(collected / "data", tmp_path / "data")
     assert [path.name for path in draw_gallery(tmp_path)] == ["ladder.svg", "mine.svg"]
-    (line,) = gallery.drawn("mine", tmp_path).axes[0].get_lines()
+    (line,) = gallery.drawn("my_figures:mine", tmp_path).axes[0].get_lines()
     assert len(line.get_xdata()) == len(gallery.recorded("epochs", tmp_path))
     with pytest.raises(InvalidInput, match="'ladder' is there already"):
         gallery.add("my_figures:ladder")

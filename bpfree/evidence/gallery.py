@@ -140,10 +140,17 @@ def add(name: str) -> Exhibit:
     return found
 
 
+def _known(name: str) -> str:
+    """The name in `GALLERY`; a figure that "module:object" names joins it."""
+    if ":" in name:
+        add(name)
+    return choose("figure", name.partition(":")[2] or name, GALLERY)
+
+
 def path_of(name: str, folder: Path = FOLDER) -> Path:
     """Where the table of a figure lies, or one of `TABLES`. Raises UnknownName for no such figure."""
     if name not in (*TABLES, *(exhibit.table for exhibit in GALLERY.values())):
-        name = GALLERY[choose("figure", name, GALLERY)].table
+        name = GALLERY[_known(name)].table
     return Path(folder) / "data" / f"{name}.csv"
 
 
@@ -254,20 +261,20 @@ def results(folder: Path = FOLDER) -> str:
 
 
 def drawn(name: str, folder: Path = FOLDER) -> Figure:
-    """A figure of the gallery, from the tables in `folder`/data."""
-    choose("figure", name, GALLERY)
+    """A figure of the gallery, or one that "module:object" names, from the tables in `folder`/data."""
+    name = _known(name)
     shown = recorded(name, folder)
     with evidence.as_written(path_of(name, folder)):
         return GALLERY[name].draw(shown)
 
 
 def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]:
-    """Redraws every figure of the gallery, or those named, from the tables in `folder`/data.
+    """Redraws every figure of the gallery, or those named, also as "module:object", from `folder`/data.
 
     The same tables give the same bytes. Figures without a table are named on stderr. Returns the paths.
     """
     written = []
-    for name in names or GALLERY:
+    for name in map(_known, names or list(GALLERY)):
         if not path_of(name, folder).exists():
             print(f"{name}: not drawn: {path_of(name).name} has not been recorded", file=sys.stderr)
             continue
