@@ -35,7 +35,7 @@ def test_the_wheel_has_every_module_and_table_and_nothing_else(wheel):
     own = {p for p in (ROOT / "bpfree").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert names == {p.relative_to(ROOT).as_posix() for p in own}
     assert {"bpfree/experiments/tuned.csv", "bpfree/experiments/published/results.csv"} < names
-    assert {Path(name).suffix for name in names} == {".py", ".pyi", ".typed", ".csv"}
+    assert {Path(name).suffix for name in names} == {".py", ".pyi", ".typed", ".csv", ".j2"}
 
 
 @pytest.mark.parametrize("room", ["bpfree", "bpfree.training", "bpfree.tuning"])
