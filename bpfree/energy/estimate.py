@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import psutil
 
-from .accumulator import NS, Mark
+from .accumulator import NS, Accumulator, Mark
 from .reading import EnergyValue, unavailable
 
 SOURCE = "estimate"
@@ -193,33 +193,15 @@ def _waited_ns() -> int:
 class EstimateChannel:
     """CPU seconds times watts; status "estimated" always."""
 
-    source, name, kind, companion = SOURCE, CHANNEL, "cpu", None
+    source, name, kind, companion, own = SOURCE, CHANNEL, "cpu", None, False
 
     def __init__(self, power: Watts, times: ProcessTimes) -> None:
         self.watts = power
-        self._times = times
-        self._count = self._faults = 0
-        self._fault = ""
-        self._blind = False  # the last read failed
+        self.accumulator = Accumulator(times.read, power.central / NS)
         self.basis = f"CPU seconds x {power.central:.3g} W/core"
         self.detail = (
             f"{self.basis} ({power.low:.3g} to {power.high:.3g}; {power.origin}); nothing beyond CPU time"
         )
-
-    def advance(self, now_ns: int) -> Mark:
-        try:
-            self._count = self._times.read()
-        except Exception as error:  # as in accumulator.Counter
-            self._fault = f"a read failed ({type(error).__name__}: {error})"
-            self._faults += 1
-            self._blind = True
-        else:
-            self._faults += self._blind
-            self._blind = False
-        return Mark(self._count, faults=self._faults)
-
-    def tick(self, now_ns: int) -> None:
-        """The sampler's visit; nothing to keep."""
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -229,10 +211,8 @@ class EstimateChannel:
     ) -> EnergyValue:
         """CPU seconds between the marks, times the watts and their bounds."""
         if b.faults > a.faults:
-            return unavailable(SOURCE, CHANNEL, self._fault, ("counter-fault",))
+            return unavailable(SOURCE, CHANNEL, self.accumulator.fault, ("counter-fault",))
         cpu_s = (b.count - a.count) / NS
-        if cpu_s < 0:
-            return unavailable(SOURCE, CHANNEL, "the process's CPU clock went backwards", ("counter-fault",))
         low, central, high = (cpu_s * w for w in self.watts[:3])
         return EnergyValue(
             SOURCE, CHANNEL, "estimated", central, low, high, basis=self.basis, reason=self.detail

@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import cuda
-from .accumulator import NS, Counter, Trapezoid
-from .channel import SensorChannel
+from .accumulator import Counter, Trapezoid
+from .channel import Found, SensorChannel, gap_ns
 
 COUNTER, POWER = "nvml-counter", "nvml-power"
 UPDATE_PERIOD_S = 0.1
@@ -176,16 +176,7 @@ class Nvml:
             return f"{device.name} has no energy counter ({_said(error)}); it needs Volta or newer"
         # 64 bits of millijoules never wrap: a backwards step can only be a reset.
         counter = Counter(read, 1e-3, max_power_w=self._max_power_w(device))
-        basis = f"energy counter, {device.name} {device.uuid}"
-        return SensorChannel(
-            COUNTER,
-            device.channel,
-            counter,
-            UPDATE_PERIOD_S,
-            basis,
-            flags=_flags(device),
-            kind=device.channel,
-        )
+        return _channel(COUNTER, device, counter, UPDATE_PERIOD_S, "energy counter")
 
     def power(self, device: Device, hz: float) -> SensorChannel | str:
         """The sampled power's channel, or the reason why there is none."""
@@ -194,20 +185,10 @@ class Nvml:
             int(read())
         except Exception as error:
             return f"{device.name} does not report its power ({_said(error)})"
-        gap_ns = int(max(5 / hz, 1.0) * NS) if hz else None
         rate = f"{hz:g} Hz" if hz else "window edges only"
-        basis = f"{method} power at {rate}, {device.name} {device.uuid}"
         period_s = max(period_s, 1 / hz if hz else 0.0)
-        return SensorChannel(
-            POWER,
-            device.channel,
-            Trapezoid(read, gap_ns, self._max_power_w(device)),
-            period_s,
-            basis,
-            tolerance_w=TOLERANCE_W,
-            flags=_flags(device),
-            kind=device.channel,
-        )
+        trapezoid = Trapezoid(read, gap_ns(hz), self._max_power_w(device))
+        return _channel(POWER, device, trapezoid, period_s, f"{method} power at {rate}", TOLERANCE_W)
 
     def _max_power_w(self, device: Device) -> float:
         """More than the device can draw."""
@@ -264,5 +245,68 @@ def _unique(devices: Iterable[Device | None]) -> list[Device]:
     return list({d.uuid: d for d in devices if d is not None}.values())
 
 
-def _flags(device: Device) -> tuple[str, ...]:
-    return ("mig-shared",) if device.shared else ()
+def _channel(
+    source: str,
+    device: Device,
+    accumulator: Counter | Trapezoid,
+    period_s: float,
+    basis: str,
+    tolerance_w: float = 0.0,
+) -> SensorChannel:
+    flags = ("mig-shared",) if device.shared else ()
+    basis = f"{basis}, {device.name} {device.uuid}"
+    name = device.channel
+    return SensorChannel(source, name, accumulator, period_s, basis, tolerance_w, flags, kind=name)
+
+
+def discover(
+    found: Found, sources: Sequence[str], gpus: Sequence[int | str] | None, hz: float
+) -> tuple[Nvml | None, list[Device]]:
+    """Open NVML for these sources of it, add their channels to ``found``, and say why others are missing.
+
+    ``gpus`` are NVML's indices or UUIDs; None for the visible ones. Raises ValueError if these cannot be had.
+    """
+    try:
+        session = Nvml()
+    except NvmlUnavailable as error:
+        if gpus is not None:
+            raise ValueError(f"gpus={gpus!r}: {error}") from None
+        for source in sources:
+            found.lack(source, "gpu", str(error))
+        return None, []
+    try:
+        if gpus is None:
+            devices, reason = session.visible()
+        else:
+            devices, reason = [_named(session, gpu) for gpu in gpus], "gpus=() names none"
+    except Exception as error:
+        if gpus is not None:
+            session.close()
+            raise
+        devices, reason = [], f"torch does not say which GPUs it sees: {error}"
+    for source in sources:
+        for index, why in session.broken.items() if gpus is None else ():
+            found.lack(source, f"gpu:{index}", why)
+        if not devices:
+            found.lack(source, "gpu", reason)
+    for device in devices:
+        counter = session.counter(device) if COUNTER in sources else None
+        power = session.power(device, hz) if POWER in sources else None
+        for source, channel in ((COUNTER, counter), (POWER, power)):
+            if isinstance(channel, str):
+                found.lack(source, device.channel, channel)
+            elif channel is not None:
+                found.channels.append(channel)
+        if isinstance(counter, SensorChannel) and isinstance(power, SensorChannel):
+            counter.companion = len(found.channels) - 1
+    return session, devices
+
+
+def _named(session: Nvml, gpu: int | str) -> Device:
+    device = session.resolve(gpu) if isinstance(gpu, str) else session.at(gpu)
+    if device is None:
+        if gpu in session.broken:
+            raise ValueError(f"gpus: GPU {gpu} cannot be used: {session.broken[gpu]}")
+        names = ", ".join(f"{d.index} ({d.uuid})" for d in session.devices)
+        raise ValueError(f"Unknown GPU {gpu!r}: NVML sees {names}")
+    return device

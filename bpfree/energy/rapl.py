@@ -21,12 +21,11 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .accumulator import Counter
-from .channel import SensorChannel
-from .reading import EnergyValue, unavailable
+from .channel import Found, SensorChannel
 
 SOURCE = "rapl"
 ROOT = Path("/sys/class/powercap")
@@ -34,15 +33,6 @@ UNIT_J = 1e-6
 UPDATE_PERIOD_S = 1e-3
 MOST_W = 1000.0
 _PACKAGE = re.compile(r"package-(\d+)(?:-die-(\d+))?$")
-
-
-@dataclass
-class Found:
-    """What a source offers: its channels, what is unavailable and why, and what is left out on purpose."""
-
-    channels: list[SensorChannel] = field(default_factory=list)
-    missing: list[EnergyValue] = field(default_factory=list)
-    ignored: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -94,7 +84,7 @@ def _zones(root: Path, found: Found) -> list[Zone]:
         try:
             label = labels[key] = (paths[key] / "name").read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            found.missing.append(unavailable(SOURCE, key, _reason(error, paths[key] / "name")))
+            found.lack(SOURCE, key, _reason(error, paths[key] / "name"))
             continue
         parent = labels.get(":".join([control, *numbers[:-1]]), "")
         channel = f"cpu:{label}" if _PACKAGE.match(label) else f"{label}:{parent}" if parent else label
@@ -110,22 +100,19 @@ def _reason(error: Exception, path: Path) -> str:
     return f"cannot read {path}: {error.__class__.__name__}"
 
 
-def discover(root: Path = ROOT) -> Found:
-    """Open the zones that count, once each, and say of every other why it does not."""
-    found = Found()
+def discover(found: Found, root: Path = ROOT) -> None:
+    """Open the zones that count, once each, add them to ``found``, and say of every other why it does not."""
+    before = len(found.missing)
     try:
         zones = _zones(root, found)
     except OSError as error:
-        found.missing.append(unavailable(SOURCE, "cpu", _reason(error, root)))
-        return found
-    if not zones and not found.missing:
-        reason = (
-            f"no RAPL zones under {root}: not Linux on Intel or AMD, a virtual machine, or no powercap driver"
-        )
-        found.missing.append(unavailable(SOURCE, "cpu", reason))
-        return found
+        found.lack(SOURCE, "cpu", _reason(error, root))
+        return
+    if not zones and len(found.missing) == before:
+        why = "not Linux on Intel or AMD, a virtual machine, or no powercap driver"
+        found.lack(SOURCE, "cpu", f"no RAPL zones under {root}: {why}")
     opened: dict[str, Callable[[], int]] = {}
-    failed: dict[str, EnergyValue] = {}
+    failed: dict[str, str] = {}
     for zone in zones:  # "intel-rapl" sorts before "intel-rapl-mmio", so the twin comes second
         if zone.name == "psys":
             found.ignored.append((zone.channel, "the whole platform, packages included: never added"))
@@ -143,8 +130,7 @@ def discover(root: Path = ROOT) -> Found:
                     read()
                     twin = _mirrored(zone, read, opened)
                 except Exception as error:  # a file of sysfs may fail in ways of its own
-                    why = unavailable(SOURCE, zone.channel, _reason(error, zone.path))
-                    failed.setdefault(zone.channel, why)
+                    failed.setdefault(zone.channel, _reason(error, zone.path))
                     continue
                 if twin:
                     found.ignored.append((zone.channel, f"mirrors the counter of {twin}: counted once"))
@@ -158,8 +144,8 @@ def discover(root: Path = ROOT) -> Found:
             found.channels.append(
                 SensorChannel(SOURCE, zone.channel, counter, UPDATE_PERIOD_S, basis, close=close)
             )
-    found.missing += failed.values()
-    return found
+    for channel, why in failed.items():
+        found.lack(SOURCE, channel, why)
 
 
 def _mirrored(zone: Zone, read: Callable[[], int], opened: dict[str, Callable[[], int]]) -> str | None:

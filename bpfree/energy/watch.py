@@ -70,7 +70,7 @@ class GpuUse:
                 self.known.add(device.channel)
 
     def ask(self, ours: set[int]) -> dict[str, bool]:
-        """The dear look, once a second: NVML's process lists. Returns which devices others use."""
+        """The expensive look, once a second: NVML's process lists. Returns which devices others use."""
         foreign = {}
         for device in self.devices:
             pids = self._nvml.processes(device) if self._nvml else None
@@ -117,14 +117,16 @@ class Watch:
         self._last: tuple[int, float, int] | None = None  # (ns, busy CPU seconds of the machine, our CPU ns)
         self._asked_ns: int | None = None
         self._foreign_gpu: dict[str, bool] = {}
-        self._powers = [c for c in channels if c.source in ("nvml-power", "rapl")]
+        self._powers = [c for c in channels if c.own or c.source in ("nvml-power", "rapl")]
         self.columns: list[tuple[str, str, str]] = []
         self.rows: list[tuple[float, ...]] = []
         self.tracing = trace
         if trace:
             from .nvml import GPU_QUANTITIES
 
-            self.columns = [(c.name, "power", "W") for c in self._powers]
+            self.columns = [
+                (f"{c.name} ({c.source})" if c.own else c.name, "power", "W") for c in self._powers
+            ]
             self.columns += [(d.channel, q, u) for d in use.devices for q, u in GPU_QUANTITIES]
             self.columns += [("cpu:process", "utilisation", "%"), ("cpu:process", "rss", "B")]
 
