@@ -98,7 +98,7 @@ class Counter(Accumulator):
     ``modulus`` is the number of raw values before it wraps to 0, or None if that is unknown; then a backwards
     step is a fault and not a wrap. ``max_power_w`` is more than the device can draw: a step beyond it is a
     fault, whether the counter leapt or was reset and seems to have wrapped, and so is an interval long enough
-    to go all the way round.
+    to go all the way round. The counter stands still for up to ``hold_ns``, and then steps.
     """
 
     def __init__(
@@ -107,9 +107,11 @@ class Counter(Accumulator):
         unit_j: float,
         modulus: int | None = None,
         max_power_w: float = 1000.0,
+        hold_ns: int = 0,
     ) -> None:
         super().__init__(read, unit_j, max_power_w)
         self._modulus = modulus
+        self._hold_ns = hold_ns
         self._tick: tuple[int, int] | None = None  # (ns, count) at the sampler's last visit
 
     def _step(self, value: int, elapsed_ns: int) -> None:
@@ -117,7 +119,7 @@ class Counter(Accumulator):
         if step < 0 and self._modulus is not None:
             step += self._modulus
         most = self.max_power_w / NS / self.unit_j  # counts in a nanosecond
-        if not 0 <= step <= most * (elapsed_ns + WRAP_SLACK_NS):
+        if not 0 <= step <= most * (elapsed_ns + self._hold_ns + WRAP_SLACK_NS):
             if value >= self._last:
                 leap = f"{step * self.unit_j:.6g} J in {elapsed_ns / NS:.3g} s"
                 self._blame(f"the counter leapt by {leap}; more than {self.max_power_w:.4g} W cannot be")
@@ -131,8 +133,10 @@ class Counter(Accumulator):
         self.count += step
 
     def tick(self, now_ns: int) -> None:
-        """Keeps the mean power since the sampler's last visit."""
-        if self._tick is not None and now_ns > self._tick[0]:
+        """Keeps the mean power since the sampler's last visit, or over ``hold_ns`` if that is longer."""
+        if self._tick is not None:
+            if now_ns - self._tick[0] < max(self._hold_ns, 1):
+                return
             self.power_w = (self.count - self._tick[1]) * self.unit_j * NS / (now_ns - self._tick[0])
             self.peak_w = max(self.peak_w, self.power_w)
         self._tick = (now_ns, self.count)

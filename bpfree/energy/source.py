@@ -27,7 +27,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -114,7 +113,7 @@ def open_source(source: Source, hz: float) -> SensorChannel:
     if lacking:
         raise ValueError(f"energy source {source!r} has no {', '.join(lacking)}: see bpfree.energy.Source")
     tolerance_w, max_power_w = getattr(source, "tolerance_w", 0.0), getattr(source, "max_power_w", MOST_W)
-    name, unit, read, period_s = source.name, source.unit, source.read, source.period_s
+    name, unit, period_s = source.name, source.unit, source.period_s
     for what, text in (("name", name), ("channel", source.channel)):
         if not (isinstance(text, str) and text):
             raise ValueError(f"energy source {source!r}: {what}={text!r}, give a name such as 'machine'")
@@ -128,12 +127,12 @@ def open_source(source: Source, hz: float) -> SensorChannel:
         if not (isinstance(value, int | float) and least <= value < math.inf):
             above = "above 0" if least else "0 or more"
             raise ValueError(f"energy source {name!r}: {what}={value!r}, give a number {above}")
+    held_ns = round(period_s * NS)
     if unit == "J":
-        accumulator = Counter(_scaled(read, 1e6), 1e-6, max_power_w=max_power_w)
+        accumulator = Counter(lambda: round(1e6 * source.read()), 1e-6, None, max_power_w, held_ns)
         basis, flags = "energy counter", ()
     else:
-        held_ns = round(period_s * NS)
-        accumulator = Trapezoid(_scaled(read, 1e3), gap_ns(hz), max_power_w, held_ns)
+        accumulator = Trapezoid(lambda: round(1e3 * source.read()), gap_ns(hz), max_power_w, held_ns)
         basis, flags = f"power at {f'{hz:g} Hz' if hz else 'window edges only'}", ("sampled-power",)
         period_s = max(period_s, 1 / hz if hz else 0.0)
     return SensorChannel(
@@ -148,7 +147,3 @@ def open_source(source: Source, hz: float) -> SensorChannel:
         own=True,
         close=getattr(source, "close", lambda: None),
     )
-
-
-def _scaled(read: Callable[[], float], factor: float) -> Callable[[], int]:
-    return lambda: round(factor * read())
