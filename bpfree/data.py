@@ -159,8 +159,7 @@ class Own:
     """A data set that somebody's own module has: a `Data`, or a function that gives one."""
 
     name: str
-    source: object
-    version: object
+    source: "Data | Callable[..., Data]"
 
     @classmethod
     def of(cls, name: str) -> "Own":
@@ -168,18 +167,22 @@ class Own:
         found = ADDED[name] if name in ADDED else named(name, "data set")
         if not isinstance(found, Data) and not callable(found):
             raise InvalidInput(f"data set {name!r}: it names neither a bpfree.Data nor a function")
-        return cls(name, found, getattr(found, "version", None))
+        return cls(name, found)
 
     @property
-    def identity(self) -> "Own":
-        return self
+    def identity(self) -> tuple:
+        """What tells it from others."""
+        return self.name, self.source, self.version
+
+    @property
+    def version(self) -> object:
+        return getattr(self.source, "version", None)
 
     def data(self, seed: int) -> Data:
         """The data, of this seed if they depend on one; a version, if there is one, is part of their hash."""
         data = self.source
         if not isinstance(data, Data):
-            takes_seed = "seed" in inspect.signature(data).parameters
-            data = data(seed=seed) if takes_seed else data()
+            data = data(seed=seed) if "seed" in inspect.signature(data).parameters else data()
         if not isinstance(data, Data) or not data.sha256:
             raise InvalidInput(f"data set {self.name!r} gives {data!r}: make it by bpfree.Data.from_arrays")
         if self.version is None:

@@ -106,3 +106,8 @@ class Found:
 def gap_ns(hz: float) -> int | None:
     """From which distance on a sample is late: five periods of the sampler, a second at least."""
     return int(max(5 / hz, 1.0) * NS) if hz else None
+
+
+def power_at(hz: float) -> str:
+    """On what sampled power is based."""
+    return f"power at {f'{hz:g} Hz' if hz else 'window edges only'}"

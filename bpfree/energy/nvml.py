@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from . import cuda
 from .accumulator import Counter, Trapezoid
-from .channel import Found, SensorChannel, gap_ns
+from .channel import Found, SensorChannel, gap_ns, power_at
 
 COUNTER, POWER = "nvml-counter", "nvml-power"
 UPDATE_PERIOD_S = 0.1
@@ -111,14 +111,11 @@ class Nvml:
                 return device
         return None
 
-    def _instances(self, device: Device) -> list[str]:
-        found = []
+    def _instances(self, device: Device) -> list[str | None]:
         nvml, handle = self._nvml, device.handle
-        for i in range(_try(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
-            instance = _try(lambda i=i: nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, i))
-            if instance is not None:
-                found.append(_try(lambda instance=instance: nvml.nvmlDeviceGetUUID(instance)))
-        return found
+        count = _try(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0
+        instances = (lambda i=i: nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, i) for i in range(count))
+        return [_try(lambda get=get: nvml.nvmlDeviceGetUUID(get())) for get in instances]
 
     def resolve(self, uuid: str) -> Device | None:
         """A UUID as CUDA and torch spell it, without prefix, of a GPU or of a MIG instance."""
@@ -164,31 +161,24 @@ class Nvml:
 
     # ---------------------------------------------------------------- sensors
 
-    def counter(self, device: Device) -> SensorChannel | str:
-        """The energy counter's channel, or the reason why there is none."""
+    def counter(self, device: Device) -> SensorChannel:
+        """The energy counter's channel. Raises whatever NVML does where there is none."""
 
         def read() -> int:
             return self._nvml.nvmlDeviceGetTotalEnergyConsumption(device.handle)
 
-        try:
-            int(read())
-        except Exception as error:
-            return f"{device.name} has no energy counter ({_said(error)}); it needs Volta or newer"
+        int(read())
         # 64 bits of millijoules never wrap: a backwards step can only be a reset.
         counter = Counter(read, 1e-3, max_power_w=self._max_power_w(device))
         return _channel(COUNTER, device, counter, UPDATE_PERIOD_S, "energy counter")
 
-    def power(self, device: Device, hz: float) -> SensorChannel | str:
-        """The sampled power's channel, or the reason why there is none."""
-        try:
-            read, method, period_s = self._power_reader(device)
-            int(read())
-        except Exception as error:
-            return f"{device.name} does not report its power ({_said(error)})"
-        rate = f"{hz:g} Hz" if hz else "window edges only"
-        period_s = max(period_s, 1 / hz if hz else 0.0)
+    def power(self, device: Device, hz: float) -> SensorChannel:
+        """The sampled power's channel. Raises whatever NVML does where there is none."""
+        read, method, period_s = self._power_reader(device)
+        int(read())
         trapezoid = Trapezoid(read, gap_ns(hz), self._max_power_w(device))
-        return _channel(POWER, device, trapezoid, period_s, f"{method} power at {rate}", TOLERANCE_W)
+        period_s = max(period_s, 1 / hz if hz else 0.0)
+        return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz)}", TOLERANCE_W)
 
     def _max_power_w(self, device: Device) -> float:
         """More than the device can draw."""
@@ -290,15 +280,17 @@ def discover(
         if not devices:
             found.lack(source, "gpu", reason)
     for device in devices:
-        counter = session.counter(device) if COUNTER in sources else None
-        power = session.power(device, hz) if POWER in sources else None
-        for source, channel in ((COUNTER, counter), (POWER, power)):
-            if isinstance(channel, str):
-                found.lack(source, device.channel, channel)
-            elif channel is not None:
-                found.channels.append(channel)
-        if isinstance(counter, SensorChannel) and isinstance(power, SensorChannel):
-            counter.companion = len(found.channels) - 1
+        made: dict[str, SensorChannel] = {}
+        for source in sources:
+            try:
+                made[source] = session.counter(device) if source == COUNTER else session.power(device, hz)
+            except Exception as error:
+                lacks = "has no energy counter" if source == COUNTER else "does not report its power"
+                volta = "; it needs Volta or newer" if source == COUNTER else ""
+                found.lack(source, device.channel, f"{device.name} {lacks} ({_said(error)}){volta}")
+        found.channels += made.values()
+        if len(made) == 2:
+            made[COUNTER].companion = len(found.channels) - 1
     return session, devices
 
 

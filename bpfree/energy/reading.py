@@ -182,16 +182,11 @@ class Reading:
 
     def to_dict(self) -> dict:
         """Everything, JSON-serialisable."""
+        totals = ("measured_j", "estimated_j", "net_measured_j")
+        plain = ("name", "seconds", *totals, "idle_w", "provenance", "overhead_s")
         return {
-            "name": self.name,
-            "seconds": self.seconds,
-            "measured_j": self.measured_j,
-            "estimated_j": self.estimated_j,
-            "net_measured_j": self.net_measured_j,
+            **{name: getattr(self, name) for name in plain},
             "lacking": list(self.lacking),
-            "idle_w": self.idle_w,
-            "provenance": self.provenance,
-            "overhead_s": self.overhead_s,
             "values": [{**asdict(v), "flags": list(v.flags), "role": v.role} for v in self.values],
             "gco2e": None if self.gco2e is None else self.gco2e.to_dict(),
         }

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from .accumulator import NS, Counter, Trapezoid
-from .channel import SensorChannel, gap_ns
+from .channel import SensorChannel, gap_ns, power_at
 
 MOST_W = 20_000.0
 TAIL = 4096  # bytes of a file's end in which its last lines are looked for
@@ -133,7 +133,7 @@ def open_source(source: Source, hz: float) -> SensorChannel:
         basis, flags = "energy counter", ()
     else:
         accumulator = Trapezoid(lambda: round(1e3 * source.read()), gap_ns(hz), max_power_w, held_ns)
-        basis, flags = f"power at {f'{hz:g} Hz' if hz else 'window edges only'}", ("sampled-power",)
+        basis, flags = power_at(hz), ("sampled-power",)
         period_s = max(period_s, 1 / hz if hz else 0.0)
     return SensorChannel(
         name,

@@ -58,7 +58,7 @@ def values(reading: Reading) -> dict:
 @pytest.mark.parametrize("period_s", [0.05, 1.0, 3.0])
 def test_intervals_hold_the_true_energy_of_a_sine_at_random_phases(clock, unit, period_s):
     """∫ b + a sin(ωt) dt = b t - a/ω cos(ωt); the sensor shows it up to one of its periods late."""
-    rng, trials, covered, widths = random.Random(f"{unit}{period_s}"), 150, 0, []
+    rng, trials, covered, widths = random.Random(f"{unit}{period_s}"), 60, 0, []
     for _ in range(trials):
         base, amplitude, omega = 200.0, rng.uniform(0, 150), rng.uniform(0.2, 1.0)
 
