@@ -97,7 +97,8 @@ def _nested(value: EnergyValue, primaries: Sequence[EnergyValue]) -> EnergyValue
         machine = whole.channel == MACHINE != part.channel
         return machine or part.channel.startswith(f"{whole.channel}:")
 
-    least = sum(v.low for v in primaries if v.status == "measured" and within(v, value))
+    parts = [v for v in primaries if v.status == "measured" and within(v, value)]
+    least = sum(v.low for v in parts if not any(within(v, whole) for whole in parts))
     if value.status == "measured" and least - value.high > 0.05 * least:
         value = replace(value, flags=(*value.flags, DISAGREE))
     return replace(value, primary=not any(within(value, whole) for whole in primaries))
@@ -140,7 +141,8 @@ class Reading:
 
     @property
     def measured_j(self) -> float | None:
-        """Joules that sensors counted: GPUs, CPU packages and DRAM.
+        """Joules that sensors counted: GPUs, CPU packages and DRAM; or those of the whole machine, where a
+        source of your own measures it.
 
         None if nothing was measured, and if one of the channels is ``lacking``: a sum without it would be
         too small.

@@ -96,6 +96,19 @@ def test_power_is_flagged_as_sampled_and_a_counter_is_not(clock):
     assert "sampling-gap" in edges.flags
 
 
+def test_what_a_slow_sensor_shows_late_is_inside_the_interval(clock):
+    """300 W more, from just after an update to just before the next but one: shown for 3 of 5.8 seconds."""
+
+    def power(t):
+        return 400.0 if 0.1 < t % 12 < 5.9 else 100.0
+
+    clock.seconds = 120.0
+    [value] = run(clock, Wattmeter(clock, power, None, period_s=3.0), seconds=60.0).reading.values
+    truth = 60 * 100.0 + 5 * 5.8 * 300.0
+    assert truth - value.joules > 4000.0
+    assert value.low <= truth <= value.high
+
+
 def test_the_documented_tolerance_widens_the_interval(clock):
     [plain] = run(clock, constant(clock, 100.0)).reading.values
     [wide] = run(clock, constant(clock, 100.0, tolerance_w=5.0)).reading.values
@@ -148,6 +161,10 @@ def test_the_same_channel_is_counted_by_ones_own_source_and_checked_by_the_other
 
 def test_a_channel_holds_those_that_begin_with_it(clock, package):
     assert joules_added(package(constant(clock, 40.0, channel="cpu"))) == {"cpu": 800, "dram:package-0": 80}
+    clock.seconds = 100.0
+    reading = package(constant(clock, 40.0, channel="cpu"), constant(clock, 50.0, name="plug"))
+    assert joules_added(reading) == {"machine": 1000}
+    assert not any("sources-disagree" in v.flags for v in reading.values)  # 40 and 4 W are within 50
 
 
 def test_any_other_part_is_added(clock, package):
