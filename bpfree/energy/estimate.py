@@ -60,17 +60,15 @@ def watts(stated: float | Sequence[float] | None) -> Watts:
     return Watts(*bounds, "stated by the user")
 
 
-class _Stat(NamedTuple):
-    start: int
-    ticks: int
+def _linux_stat(pid: int) -> tuple[int, int] | None:
+    """When a process started, and CPU ticks of it and of the children it has already waited for.
 
-
-def _linux_stat(pid: int) -> _Stat | None:
-    """CPU ticks of a process and of the children it has already waited for (proc(5), /proc/pid/stat)."""
+    Source: proc(5), /proc/pid/stat.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-        return _Stat(int(fields[19]), sum(map(int, fields[11:15])))  # starttime; utime stime cutime cstime
+        return int(fields[19]), sum(map(int, fields[11:15]))  # starttime; utime stime cutime cstime
     except (OSError, ValueError, IndexError):
         return None
 
@@ -132,7 +130,7 @@ class ProcessTimes:
             while queue:
                 for pid in _linux_children(queue.pop()):
                     if pid not in pids and (stat := _linux_stat(pid)):
-                        pids[pid] = stat.start
+                        pids[pid] = stat[0]
                         queue.append(pid)
             self._alive = pids
             return
@@ -150,8 +148,8 @@ class ProcessTimes:
         for pid, start in self._alive.items():
             if self._lists:
                 stat = _linux_stat(pid)
-                if stat is not None and stat.start == start:
-                    total += stat.ticks * self._tick_ns
+                if stat is not None and stat[0] == start:
+                    total += stat[1] * self._tick_ns
                 continue
             try:
                 total += int(sum(psutil.Process(pid).cpu_times()[:4]) * NS)
@@ -164,21 +162,17 @@ class ProcessTimes:
         if self._unlisted is not None:
             raise RuntimeError(f"the child processes cannot be listed: {self._unlisted}")
         with self._lock:
-            return self._read()
-
-    def _read(self) -> int:
-        # Order matters: a child that dies between the two reads is missed for a moment, and never counted
-        # twice.
-        descendants = _waited_ns() + self._living_ns() + self._lost
-        if descendants >= self._high:
-            self._high, self._missing_since = descendants, None
-        else:
-            now = time.monotonic_ns()
-            self._missing_since = self._missing_since or now
-            if now - self._missing_since > self.LOST_NS:
-                self._lost += self._high - descendants
-                self._missing_since = None
-        return time.process_time_ns() + self._high
+            # In this order a child that dies between the two is missed for a moment, and never counted twice.
+            descendants = _waited_ns() + self._living_ns() + self._lost
+            if descendants >= self._high:
+                self._high, self._missing_since = descendants, None
+            else:
+                now = time.monotonic_ns()
+                self._missing_since = self._missing_since or now
+                if now - self._missing_since > self.LOST_NS:
+                    self._lost += self._high - descendants
+                    self._missing_since = None
+            return time.process_time_ns() + self._high
 
 
 def _waited_ns() -> int:

@@ -28,7 +28,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from .accumulator import NS, Counter, Trapezoid
 from .channel import SensorChannel, gap_ns, power_at
@@ -54,7 +54,7 @@ class Source(Protocol):
     """
 
     name: str
-    unit: Literal["J", "W"]
+    unit: str
     channel: str
     period_s: float
 
@@ -80,7 +80,7 @@ class FileSource:
         path: str | os.PathLike,
         *,
         name: str = "file",
-        unit: Literal["J", "W"] = "W",
+        unit: str = "W",
         channel: str = "machine",
         period_s: float = 1.0,
         tolerance_w: float = 0.0,

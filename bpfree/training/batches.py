@@ -5,8 +5,9 @@ Because the images are already tensors, a batch is one or two index operations; 
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -105,6 +106,13 @@ def batches(
     return ((gather(x, i, augment, generator), y.index_select(0, i)) for i in order.split(batch_size))
 
 
+class MapStyle(Protocol):
+    """What has a length and gives (image, class) for every index below it, as torch's `Dataset` does."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
     """A data set, split and normalised, on one device.
@@ -181,10 +189,10 @@ class Data:
     @classmethod
     def from_dataset(
         cls,
-        train: Sized,
-        test: Sized,
+        train: MapStyle,
+        test: MapStyle,
         *,
-        val: Sized | None = None,
+        val: MapStyle | None = None,
         name: str = "own",
         seed: int = 0,
         mean: float | Sequence[float] | None = None,
@@ -197,7 +205,7 @@ class Data:
         (F,). Each is read once; what a random transform does to it then stays.
 
         Args:
-            train, val, test: what has a length and gives (image, class) for every index below it.
+            val: what validates; None: a random tenth of `train`.
             name, seed, mean, std, augment: as in `from_arrays`, which also says what is raised.
         """
         parts = {"train": train, "test": test} | ({"val": val} if val is not None else {})
