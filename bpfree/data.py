@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import socket
-import stat
 import tarfile
 import tempfile
 import zipfile
@@ -143,7 +142,7 @@ class Raw:
 
     @property
     def identity(self) -> "Raw":
-        """What tells it from others, without its arrays."""
+        """Which data these are, without holding their arrays."""
         return replace(self, arrays={})
 
     @pinned()
@@ -171,7 +170,7 @@ class Own:
 
     @property
     def identity(self) -> tuple:
-        """What tells it from others."""
+        """Which data these are."""
         return self.name, self.source, self.version
 
     @property
@@ -231,12 +230,10 @@ def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) 
     found, source = _find(name, data_root(root), download)
     known = PUBLISHED[name]
     for split in ("train", "test"):
-        key, x = f"x_{split}", found[f"x_{split}"]
-        shape = (getattr(known, split), *known.image)
-        if x.dtype != np.uint8:
-            raise InvalidInput(f"{source}: {key} has dtype {x.dtype}; {name} has uint8 pixels")
-        if x.shape != shape:
-            raise InvalidInput(f"{source}: {key} has shape {x.shape}; {name} has {shape}")
+        x, shape = found[f"x_{split}"], (getattr(known, split), *known.image)
+        if (x.dtype, x.shape) != (np.uint8, shape):
+            what = f"x_{split} has dtype {x.dtype} and shape {x.shape}"
+            raise InvalidInput(f"{source}: {what}; {name} has uint8 pixels and {shape}")
     arrays = checked(found, source, known.classes)
     return Raw(name, known, content_hash(arrays), arrays)
 
@@ -426,12 +423,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """The four arrays of an npz file; the error names the one that is missing or damaged."""
     needed = ", ".join(KEYS)
     with refusals(path, "give the path of another file", doing="read"):
-        try:
-            is_file = stat.S_ISREG(os.stat(path).st_mode)  # and no pipe, which would be waited for
-            if is_file:
-                open(path, "rb").close()
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a zero in the path
-            is_file = False
+        is_file = path.is_file()  # and no pipe, which would be waited for
+        if is_file:
+            open(path, "rb").close()
     if not is_file:
         raise MissingData(f"no file {path}: give the path of an .npz file with {needed}")
     if not zipfile.is_zipfile(path):  # np.load would take it for a pickle and say so

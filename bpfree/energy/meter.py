@@ -72,9 +72,8 @@ class Window:
 
     def _entered(self) -> Snapshot:
         if self._start is None:
-            what = (
-                "This meter was not started" if self is self._meter._own else f"{self.name!r} was not entered"
-            )
+            whole = self is self._meter._own
+            what = "This meter was not started" if whole else f"Window {self.name!r} was not entered"
             raise RuntimeError(f"{what}: use it in a with statement")
         return self._start
 

@@ -64,12 +64,12 @@ class Nvml:
         except ModuleNotFoundError:
             raise NvmlUnavailable("the module pynvml is not installed: pip install nvidia-ml-py") from None
         except Exception as error:
-            raise NvmlUnavailable(f"the module pynvml cannot be imported: {_said(error)}") from None
+            raise NvmlUnavailable(f"the module pynvml cannot be imported: {_reason(error)}") from None
         self._nvml = pynvml
         try:
             pynvml.nvmlInit()
         except Exception as error:
-            raise NvmlUnavailable(f"no NVIDIA driver here: {_said(error)}") from None
+            raise NvmlUnavailable(f"no NVIDIA driver here: {_reason(error)}") from None
         count = _try(lambda: int(pynvml.nvmlDeviceGetCount())) or 0
         self.devices: list[Device] = []
         self.broken: dict[int, str] = {}  # index -> why this GPU cannot be used
@@ -77,7 +77,7 @@ class Nvml:
             try:
                 self.devices.append(self._device(index))
             except Exception as error:
-                self.broken[index] = f"the NVIDIA driver does not answer for it: {_said(error)}"
+                self.broken[index] = f"the NVIDIA driver does not answer for it: {_reason(error)}"
         if not self.devices:
             self.close()
             why = f" ({self.broken[0].partition(': ')[2]})" if self.broken else ""
@@ -225,7 +225,7 @@ def _try(function: Callable) -> object:
         return None
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """What an error says: NVML's own in its words, any other with its type."""
     name = type(error).__name__
     return str(error) if name.startswith("NVMLError") else f"{name}: {error}"
@@ -287,7 +287,7 @@ def discover(
             except Exception as error:
                 lacks = "has no energy counter" if source == COUNTER else "does not report its power"
                 volta = "; it needs Volta or newer" if source == COUNTER else ""
-                found.lack(source, device.channel, f"{device.name} {lacks} ({_said(error)}){volta}")
+                found.lack(source, device.channel, f"{device.name} {lacks} ({_reason(error)}){volta}")
         found.channels += made.values()
         if len(made) == 2:
             made[COUNTER].companion = len(found.channels) - 1

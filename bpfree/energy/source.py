@@ -66,6 +66,9 @@ class Source(Protocol):
 class FileSource:
     """A sensor whose readings another program writes to a text file: the last number of its last line.
 
+        FileSource("plug.csv", name="plug", period_s=1.0)  # lines of time and watts
+        FileSource("/sys/class/hwmon/hwmon3/power1_input", channel="board", scale=1e-6, stale_s=math.inf)
+
     Args:
         path: the file, a log to which lines are added or one that is written anew; a line that does not end
             yet is left for later.

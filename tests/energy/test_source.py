@@ -357,3 +357,15 @@ def test_a_file_that_is_gone_empty_or_no_longer_written_is_lost(tmp_path, clock)
     [value] = run(clock, FileSource(path)).reading.values
     assert "was last written" in value.reason
     assert run(clock, FileSource(path, stale_s=math.inf)).reading.measured_j == pytest.approx(1000.0)
+
+
+def test_training_is_billed_by_it(tmp_path):
+    import bpfree
+
+    (tmp_path / "plug").write_text("75\n")
+    plug = FileSource(tmp_path / "plug", name="plug", period_s=0.001, stale_s=math.inf)
+    algorithm = bpfree.Backprop(bpfree.MLP([64, 8], classes=10))
+    with EnergyMeter(sources=[plug]) as meter:
+        history = bpfree.train(algorithm, bpfree.load("digits"), max_epochs=2, meter=meter, progress=False)
+    assert history.provenance == "measured: plug (machine)"
+    assert history.total("measured_j") == pytest.approx(75 * history.total("s"), rel=0.1)
