@@ -50,7 +50,8 @@ class Source(Protocol):
         max_power_w: more than what it measures can draw: what exceeds it is a fault, and not energy. May be
             left out, and is 20 kW then.
 
-    ``close``, if there is one, is called when the meter ends.
+    ``read`` is called at both edges of every window and by the sampler's thread, one call at a time; where it
+    takes long, windows are flagged "late-edge". ``close``, if there is one, is called when the meter ends.
     """
 
     name: str
