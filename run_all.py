@@ -236,11 +236,10 @@ def check_data(names: list[str], *, present: bool, download: bool) -> None:
     names = [name for name in names if name != "digits"]  # bundled, and sound
     if not names:
         return
-    from bpfree.data import PUBLISHED, load  # here, because torch takes seconds to import
+    from bpfree.data import check_name, load  # here, because torch takes seconds to import
 
     for name in names:
-        if not name.endswith(".npz") and ":" not in name:
-            choose("data set (or path of an .npz file)", name, ["digits", *PUBLISHED])
+        check_name(name)
     for name in names if present else ():
         load(name, download=download)
 

@@ -1,49 +1,38 @@
-"""Named image data sets as tensors that live on the device, and the one way to draw batches from them.
+"""What is learned: data sets by name, from files, and from somebody's own module.
 
 Splits, normalisation and augmentation are those of Spyra and Dzwinel (arXiv 2509.19063 and
 2511.01061): a fixed 50k/10k split for MNIST and a seeded random tenth for validation
 elsewhere, per-channel mean and standard deviation, and for CIFAR a random crop from the
-image padded by reflection plus a random horizontal flip. Because the images are already
-tensors, a batch is one or two index operations; there is no DataLoader and no PIL.
+image padded by reflection plus a random horizontal flip.
 """
 
 import functools
 import gzip
-import hashlib
+import inspect
 import math
 import os
 import shutil
 import socket
-import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from .errors import InvalidInput, MissingData, check_seed, choose
+from .errors import InvalidInput, MissingData, check_seed, choose, named
 from .errors.disk import FORBIDDEN, FULL, given_path, own_folder, refusals
-from .training.batches import Augmentation, Data
+from .training.batches import KEYS, Augmentation, Data, assembled, checked, content_hash
 from .training.numerics import pinned
 
 StrPath = str | os.PathLike
-KEYS = ("x_train", "y_train", "x_test", "y_test")  # the layout of Keras's npz files
-MAX_CLASSES = 65_536  # larger labels are surely not class numbers, and a head for them would not fit
 SILENCE_S = 60.0  # after which a download is given up
 ELSEWHERE = "set BPFREE_DATA or root= to a folder elsewhere"
-
-
-# ---------------------------------------------------------------- batches
-
-
-# ---------------------------------------------------------------- the data set
 
 
 @dataclass(frozen=True)
@@ -64,7 +53,7 @@ class _Published:
     classes: int = 10
     train: int = 50_000
     test: int = 10_000
-    validation: int | None = None  # the last so many training images; None: a seeded random tenth
+    validation: int | None = None  # so many of the training images validate; None: a seeded random tenth
     scale: int = 255
     augment: Augmentation | None = None
 
@@ -101,10 +90,35 @@ PUBLISHED = {
 NAMES = ("digits", *PUBLISHED)
 
 
+#: Data sets of your own by a name without a module; `add` puts them here.
+ADDED: "dict[str, Data | Callable[..., Data]]" = {}
+
+
+def add(name: str, source: "Data | Callable[..., Data]") -> None:
+    """Make data of your own known by a name, in this process.
+
+    source: a `Data`, or a function that gives one, of seed=... if it takes that.
+    Raises InvalidInput if the name means other data already.
+    """
+    if name in NAMES or ADDED.setdefault(name, source) is not source:
+        raise InvalidInput(f"a data set {name!r} is there already: choose another name")
+
+
+def is_own(name: str) -> bool:
+    """Whether it was added, or is a "module:object"."""
+    return name in ADDED or (":" in str(name) and not str(name).endswith(".npz"))
+
+
 def dataset(name: str) -> str:
-    """What tables and figures call a data set; a user's own by its file's name, wherever it lies."""
-    known = {"digits": _DIGITS, **PUBLISHED}
-    return known[name].label if name in known else Path(name).name
+    """What tables and figures call a data set; a user's own by its file or object, wherever that lies."""
+    if name in NAMES:
+        return _DIGITS.label if name == "digits" else PUBLISHED[name].label
+    return Path(name).name if name.endswith(".npz") else name.rpartition(":")[2]
+
+
+def short(name: str) -> str:
+    """Its name in bars and in the names of studies: a file's without folder and ending."""
+    return Path(name).stem if name.endswith(".npz") else name
 
 
 def rank(name: str) -> tuple[int, str]:
@@ -116,24 +130,80 @@ def rank(name: str) -> tuple[int, str]:
 class Raw:
     """A data set as its files have it: checked, but neither split nor normalised.
 
-    name: of the data set, or of the user's file; published: whether it is one of `NAMES`.
+    name: of the data set, or of the user's file; known: what is known of it if it is one of `NAMES`.
     sha256: identifies the arrays, whichever file they came from.
-    arrays: `KEYS`, x (N, H, W, C) uint8 or float32 and y (N,) int64. Two are equal by all the rest.
+    arrays: `KEYS`, as `checked` gives them. Two are equal by all the rest.
     """
 
     name: str
-    published: bool
+    known: _Published | None
     sha256: str
     arrays: Mapping[str, np.ndarray] = field(compare=False, repr=False)
+
+    @property
+    def identity(self) -> "Raw":
+        """Which data these are, without holding their arrays."""
+        return replace(self, arrays={})
+
+    @pinned()
+    def data(self, seed: int) -> Data:
+        """Split, scaled and normalised; what is not known of a user's own data is measured."""
+        names = ("mean", "std", "augment", "classes", "scale", "validation") if self.known else ()
+        known = {name: getattr(self.known, name) for name in names}
+        return assembled(self.name, self.sha256, self.arrays, seed, **known)
+
+
+@dataclass(frozen=True)
+class Own:
+    """A data set that somebody's own module has: a `Data`, or a function that gives one."""
+
+    name: str
+    source: "Data | Callable[..., Data]"
+
+    @classmethod
+    def of(cls, name: str) -> "Own":
+        """Raises UnknownName or InvalidInput if there is nothing of that name, or something else."""
+        found = ADDED[name] if name in ADDED else named(name, "data set")
+        if not isinstance(found, Data) and not callable(found):
+            raise InvalidInput(f"data set {name!r}: it names neither a bpfree.Data nor a function")
+        return cls(name, found)
+
+    @property
+    def identity(self) -> tuple:
+        """Which data these are."""
+        return self.name, self.source, self.version
+
+    @property
+    def version(self) -> object:
+        return getattr(self.source, "version", None)
+
+    def data(self, seed: int) -> Data:
+        """The data, of this seed if they depend on one; a version, if there is one, is part of their hash."""
+        data = self.source
+        if not isinstance(data, Data):
+            data = data(seed=seed) if "seed" in inspect.signature(data).parameters else data()
+        if not isinstance(data, Data) or not data.sha256:
+            raise InvalidInput(f"data set {self.name!r} gives {data!r}: make it by bpfree.Data.from_arrays")
+        if self.version is None:
+            return data
+        return replace(data, sha256=content_hash({}, content=data.sha256, version=self.version))
+
+
+def check_name(name: str) -> None:
+    """Raises UnknownName or InvalidInput unless it may name data; of files nothing is looked at."""
+    if is_own(name):
+        Own.of(name)
+    elif not str(name).endswith(".npz"):
+        choose("data set (or path of an .npz file)", name, [*NAMES, *ADDED])
 
 
 def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, seed: int = 0) -> Data:
     """Load a data set, on the CPU.
 
-    name: digits (bundled with scikit-learn), mnist, fashion_mnist, cifar10, cifar100, or the path
-        of an .npz file with x_train, y_train, x_test, y_test. Its images are (N, H, W), (N, H, W, C)
-        with C in 1..4, or flat vectors (N, F), which become (N, 1, 1, F); uint8 (divided by 255)
-        or floats, taken as they are; both are normalised by the training images. Labels 0..K-1.
+    name: digits (bundled with scikit-learn), mnist, fashion_mnist, cifar10, cifar100, the path of an .npz
+        file with x_train, y_train, x_test, y_test as `Data.from_arrays` takes them, or "module:object" of
+        your own: a `Data`, or a function that gives one, which is called with seed=... if it takes that. Its
+        attribute `version`, if it has one, is part of the data's hash.
     root: folder of the named sets: `<root>/<name>.npz`, else torchvision's own files, unpacked or as they
         are published. Default: the environment variable BPFREE_DATA, else the user's cache directory.
     download: fetch a named set that is not there, or damaged, through torchvision, and keep it as .npz.
@@ -142,76 +212,36 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
     Raises UnknownName; MissingData; InvalidInput, which names the file and the array; or StorageFailed.
     """
     check_seed(seed)
-    return assembled(read(name, root, download=download), seed)
+    return read(name, root, download=download).data(seed)
 
 
 @pinned()
-def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Raw:
-    """The arrays that `load` splits and normalises; the arguments and what it raises are those."""
+def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Raw | Own:
+    """What `load` makes data of; the arguments and what it raises are those."""
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
         path = Path(os.path.expanduser(name))  # as the user wrote it, in messages, too
-        arrays = _checked(_read_npz(path), path)
-        if not any(arrays[key].max() for key in ("y_train", "y_test")):
-            raise InvalidInput(f"{path}: all labels are 0; at least two classes are needed")
-        return Raw(path.name, False, _sha256(arrays), arrays)
-    name = choose("data set (or path of an .npz file)", name, NAMES)
+        arrays = checked(_read_npz(path), path)
+        return Raw(path.name, None, content_hash(arrays), arrays)
+    if is_own(name):
+        return Own.of(name)
+    check_name(name)
     if name == "digits":
         return _digits()
     found, source = _find(name, data_root(root), download)
-    arrays = _checked(found, source, name, PUBLISHED[name])
-    return Raw(name, True, _sha256(arrays), arrays)
-
-
-@pinned()
-def assembled(raw: Raw, seed: int) -> Data:
-    """Split the arrays, scale and normalise; what is not known of a user's own data is measured."""
-    known = _DIGITS if raw.name == "digits" else PUBLISHED[raw.name] if raw.published else None
-    arrays = raw.arrays
-    last = known and known.validation
-    train, val = (slice(None, -last), slice(-last, None)) if last else _tenth(len(arrays["x_train"]), seed)
-    scale = known.scale if known else 255 if arrays["x_train"].dtype == np.uint8 else 1
-    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
-    images = [_as_images(x, scale) for x in (x_train[train], x_train[val], x_test)]
-    labels = [torch.from_numpy(y) for y in (y_train[train], y_train[val], y_test)]
-    if known:
-        constants, classes, augment = (known.mean, known.std), known.classes, known.augment
-    else:  # from the training part alone: neither validation nor test images have a say
-        std, mean = torch.std_mean(images[0], dim=(0, 2, 3), correction=0)
-        std[std == 0] = 1.0  # a constant channel carries nothing; it becomes zero
-        constants, augment = (tuple(mean.tolist()), tuple(std.tolist())), None
-        classes = 1 + max(int(y.max()) for y in (y_train, y_test))
-    mean, std = (torch.tensor(c).view(-1, 1, 1) for c in constants)
-    for x in images:
-        x.sub_(mean).div_(std)
-    parts = [tensor for pair in zip(images, labels, strict=True) for tensor in pair]
-    return Data(raw.name, classes, *parts, *constants, raw.sha256, augment)
+    known = PUBLISHED[name]
+    for split in ("train", "test"):
+        x, shape = found[f"x_{split}"], (getattr(known, split), *known.image)
+        if (x.dtype, x.shape) != (np.uint8, shape):
+            what = f"x_{split} has dtype {x.dtype} and shape {x.shape}"
+            raise InvalidInput(f"{source}: {what}; {name} has uint8 pixels and {shape}")
+    arrays = checked(found, source, known.classes)
+    return Raw(name, known, content_hash(arrays), arrays)
 
 
 def data_root(root: StrPath | None = None) -> Path:
     """The folder of the named data sets: the argument, else BPFREE_DATA, else the user's cache directory."""
     root = root or os.environ.get("BPFREE_DATA") or own_folder("cache")
     return given_path(root)
-
-
-def _tenth(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for training and validation, drawn as random_split draws them in the paper's code."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
-    validation = max(1, n // 10)
-    return order[:-validation], order[-validation:]
-
-
-def _as_images(x: np.ndarray, scale: float) -> Tensor:
-    """(N, H, W, C) to (N, C, H, W) float32 divided by scale; x itself is left alone."""
-    x = torch.from_numpy(x).permute(0, 3, 1, 2)
-    return torch.empty(x.shape).copy_(x).div_(scale)  # four times as fast as x.to(float32)
-
-
-def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for key in KEYS:
-        digest.update(f"{key} {arrays[key].dtype} {arrays[key].shape} ".encode())
-        digest.update(np.ascontiguousarray(arrays[key]))
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------- finding and checking files
@@ -225,8 +255,8 @@ def _digits() -> Raw:
     x, y = load_digits(return_X_y=True)
     x = x.reshape(-1, 8, 8)
     split = {"x_train": x[:-360], "y_train": y[:-360], "x_test": x[-360:], "y_test": y[-360:]}
-    arrays = _checked(split, "digits")
-    return Raw("digits", True, _sha256(arrays), arrays)
+    arrays = checked(split, "digits")
+    return Raw("digits", _DIGITS, content_hash(arrays), arrays)
 
 
 def _find(name: str, root: Path, download: bool) -> tuple[dict[str, np.ndarray], str | Path]:
@@ -237,14 +267,12 @@ def _find(name: str, root: Path, download: bool) -> tuple[dict[str, np.ndarray],
     ways = f"put {path} there ({', '.join(KEYS)}), or set BPFREE_DATA or root= to the folder that has it"
     try:
         return _unfetched(name, root), f"torchvision's {name} under {root}"
-    except MissingData as error:
+    except (MissingData, InvalidInput) as error:
         if not download:
-            raise MissingData(f"{error}: {ways}, or use download=True (run_all.py --download)") from error
-    except InvalidInput as error:
-        if not download:
-            raise InvalidInput(
-                f"{error}: use download=True (run_all.py --download), or put a whole one there"
-            ) from error
+            fetch = "use download=True (run_all.py --download)"
+            missing = isinstance(error, MissingData)
+            what = f"{ways}, or {fetch}" if missing else f"{fetch}, or put a whole one there"
+            raise type(error)(f"{error}: {what}") from error
     with refusals(root, ELSEWHERE):
         root.mkdir(parents=True, exist_ok=True)
     try:
@@ -330,26 +358,26 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
 
 def _read_idx(name: str, folder: Path) -> dict[str, np.ndarray]:
     """MNIST's four files, packed or not; nothing if there are none. Raises InvalidInput for damaged ones."""
-    arrays, missing = {}, []
+    arrays, failures, seen = {}, [], False
     for split, stem in (("train", "train"), ("test", "t10k")):
         for key, kind in ((f"x_{split}", "images-idx3"), (f"y_{split}", "labels-idx1")):
             plain = folder / f"{stem}-{kind}-ubyte"
-            with refusals(folder, ELSEWHERE, doing="read"):
-                there = [path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()]
-            missing += [] if there else [plain]
-            for path in there:
+            failure = f"{plain} of torchvision's {name} is missing"
+            for path in (plain, plain.with_name(f"{plain.name}.gz")):
                 with refusals(path, ELSEWHERE, doing="read"):
-                    content = path.read_bytes()
+                    content = path.read_bytes() if path.is_file() else None
+                if content is None:
+                    continue
+                seen = True
                 try:
                     arrays[key] = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
                     break
                 except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-                    failure = InvalidInput(f"{path} of torchvision's {name} is damaged ({error})")
+                    failure = f"{path} of torchvision's {name} is damaged ({error})"
             else:
-                if there:
-                    raise failure
-    if arrays and missing:
-        raise InvalidInput(f"{missing[0]} of torchvision's {name} is missing")
+                failures.append(failure)
+    if seen and failures:
+        raise InvalidInput(failures[0])
     return arrays
 
 
@@ -395,12 +423,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """The four arrays of an npz file; the error names the one that is missing or damaged."""
     needed = ", ".join(KEYS)
     with refusals(path, "give the path of another file", doing="read"):
-        try:
-            is_file = stat.S_ISREG(os.stat(path).st_mode)  # and no pipe, which would be waited for
-            if is_file:
-                open(path, "rb").close()
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a zero in the path
-            is_file = False
+        is_file = path.is_file()  # and no pipe, which would be waited for
+        if is_file:
+            open(path, "rb").close()
     if not is_file:
         raise MissingData(f"no file {path}: give the path of an .npz file with {needed}")
     if not zipfile.is_zipfile(path):  # np.load would take it for a pickle and say so
@@ -418,46 +443,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         if not isinstance(arrays.get(key), np.ndarray):
             raise InvalidInput(f"{path}: no array {key}; needed are {needed}, found {archive.files}")
     return arrays
-
-
-def _checked(arrays: Mapping, source: object, name: str = "", known: _Published | None = None) -> dict:
-    """The arrays in canonical form, x (N, H, W, C) uint8 or float32 and y (N,) int64, or InvalidInput."""
-
-    def need(condition: bool, otherwise: str) -> None:
-        if not condition:
-            raise InvalidInput(f"{source}: {otherwise}")
-
-    out = {}
-    last = (known.classes if known else MAX_CLASSES) - 1
-    for split in ("train", "test"):
-        kx, ky = f"x_{split}", f"y_{split}"
-        x, y = arrays[kx], arrays[ky]
-        if known:
-            shape = (getattr(known, split), *known.image)
-            need(x.dtype == np.uint8, f"{kx} has dtype {x.dtype}; {name} has uint8 pixels")
-            need(x.shape == shape, f"{kx} has shape {x.shape}; {name} has {shape}")
-        real = x.dtype.kind == "f"
-        need(real or x.dtype == np.uint8, f"{kx} has dtype {x.dtype}; allowed are uint8 and floats")
-        fits = x.ndim in (2, 3) or (x.ndim == 4 and x.shape[3] <= 4)
-        need(fits, f"{kx} has shape {x.shape}; allowed are (N, H, W), (N, H, W, C<=4) and (N, F)")
-        need(x.size > 0, f"{kx} is empty, shape {x.shape}; at least one image is needed")
-        if real:
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf and is refused
-                x = x.astype(np.float32, copy=False)
-            bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
-            need(not bad.any(), f"{kx} has NaN or infinite values, first in row {bad.argmax()}; remove them")
-        need(y.dtype.kind in "iu", f"{ky} has dtype {y.dtype}; labels are integers 0 to K-1")
-        need(y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1), f"{ky} has shape {y.shape}; allowed is (N,)")
-        need(len(y) == len(x), f"{ky} has {len(y)} labels but {kx} {len(x)} images; one each is needed")
-        low, high = y.min(), y.max()
-        need(low >= 0 and high <= last, f"{ky} has labels {low} to {high}; allowed are 0 to {last}")
-        out[kx] = x[:, None, :, None] if x.ndim == 2 else x[..., None] if x.ndim == 3 else x
-        out[ky] = y.reshape(-1).astype(np.int64)
-    a, b = out["x_train"], out["x_test"]
-    need(a.shape[1:] == b.shape[1:], f"x_test has images {b.shape[1:]}, but x_train {a.shape[1:]} (H, W, C)")
-    need(a.dtype == b.dtype, f"x_test has dtype {b.dtype}, but x_train {a.dtype}; give both the same")
-    need(len(a) > 1, "x_train has one image; two are needed, one of them for validation")
-    return out
 
 
 @pinned()

@@ -9,9 +9,9 @@
     epoch.reading.measured_j        # GPUs, CPU packages and DRAM by their sensors; None if there are none
     epoch.reading.estimated_j       # CPU seconds times watts: a model, never added to the former
 
-Sources: ``nvml-counter``, ``nvml-power``, ``rapl``, ``estimate``; a source that cannot be read is
-"unavailable" with its reason, and its joules are None, never 0; so is a total to which a sensor belongs
-that was lost in the middle. ``python -m bpfree.energy --check`` lists the sources.
+Sources: ``nvml-counter``, ``nvml-power``, ``rapl``, ``estimate``, and your own (:class:`Source`). One that
+cannot be read is "unavailable" with its reason, and its joules are None, never 0; so is a total to which a
+sensor belongs that was lost in the middle. ``python -m bpfree.energy --check`` lists the sources.
 
 Logic verified; sensors unverified on hardware so far: every rule here is tested against a stub of NVML and
 imitated powercap trees, and no reading has yet been compared with a wattmeter.
@@ -24,14 +24,17 @@ from .check import Check, check
 from .measure import measure, measure_idle
 from .meter import SOURCES, EnergyMeter, Window
 from .reading import EnergyValue, Reading
+from .source import FileSource, Source
 
 __all__ = [
     "SOURCES",
     "Check",
     "EnergyMeter",
     "EnergyValue",
+    "FileSource",
     "Footprint",
     "Reading",
+    "Source",
     "Window",
     "check",
     "measure",

@@ -54,23 +54,16 @@ def _grids() -> dict[str, dict]:
     return json.loads((folder / "data" / "private_infra" / "global_energy_mix.json").read_text("utf-8"))
 
 
-@cache
-def _source() -> str:
-    return f"CodeCarbon {version('codecarbon')}"
-
-
 def grid(country: str) -> dict:
     """CodeCarbon's entry of a country: ``carbon_intensity`` in g/kWh, ``year``, ``country_name``.
 
     Raises ValueError for anything but an ISO 3166-1 alpha-3 code with a known carbon intensity.
     """
-    grids = _grids()
+    grids, text = _grids(), str(country)
     if not isinstance(country, str) or country not in grids:
-        near = difflib.get_close_matches(str(country).upper(), grids, 1, 0.5)
-        near += [
-            code for code, entry in grids.items() if entry["country_name"].lower() == str(country).lower()
-        ]
-        hint = f"; did you mean {near[-1]!r}?" if near else ""
+        near = [code for code, entry in grids.items() if entry["country_name"].lower() == text.lower()]
+        near = near or difflib.get_close_matches(text.upper(), grids, 1, 0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"Unknown country {country!r}: give a three-letter ISO 3166-1 code such as 'POL'{hint}"
         )
@@ -85,16 +78,6 @@ def footprint(measured_j: float | None, estimated_j: float | None, country: str)
     """Grams CO2e of measured and of estimated joules on the grid of ``country``; None stays None."""
     entry = grid(country)
     intensity = entry["carbon_intensity"]
-
-    def grams(joules: float | None) -> float | None:
-        return None if joules is None else joules / JOULES_PER_KWH * intensity
-
-    return Footprint(
-        country=country,
-        country_name=entry["country_name"],
-        g_per_kwh=intensity,
-        year=int(entry["year"]),
-        source=_source(),
-        measured_g=grams(measured_j),
-        estimated_g=grams(estimated_j),
-    )
+    source = f"CodeCarbon {version('codecarbon')}"
+    grams = [None if j is None else j / JOULES_PER_KWH * intensity for j in (measured_j, estimated_j)]
+    return Footprint(country, entry["country_name"], intensity, int(entry["year"]), source, *grams)

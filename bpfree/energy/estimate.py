@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import psutil
 
-from .accumulator import NS, Mark
+from .accumulator import NS, Accumulator, Mark
 from .reading import EnergyValue, unavailable
 
 SOURCE = "estimate"
@@ -60,17 +60,15 @@ def watts(stated: float | Sequence[float] | None) -> Watts:
     return Watts(*bounds, "stated by the user")
 
 
-class _Stat(NamedTuple):
-    start: int
-    ticks: int
+def _linux_stat(pid: int) -> tuple[int, int] | None:
+    """When a process started, and CPU ticks of it and of the children it has already waited for.
 
-
-def _linux_stat(pid: int) -> _Stat | None:
-    """CPU ticks of a process and of the children it has already waited for (proc(5), /proc/pid/stat)."""
+    Source: proc(5), /proc/pid/stat.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-        return _Stat(int(fields[19]), sum(map(int, fields[11:15])))  # starttime; utime stime cutime cstime
+        return int(fields[19]), sum(map(int, fields[11:15]))  # starttime; utime stime cutime cstime
     except (OSError, ValueError, IndexError):
         return None
 
@@ -132,7 +130,7 @@ class ProcessTimes:
             while queue:
                 for pid in _linux_children(queue.pop()):
                     if pid not in pids and (stat := _linux_stat(pid)):
-                        pids[pid] = stat.start
+                        pids[pid] = stat[0]
                         queue.append(pid)
             self._alive = pids
             return
@@ -150,8 +148,8 @@ class ProcessTimes:
         for pid, start in self._alive.items():
             if self._lists:
                 stat = _linux_stat(pid)
-                if stat is not None and stat.start == start:
-                    total += stat.ticks * self._tick_ns
+                if stat is not None and stat[0] == start:
+                    total += stat[1] * self._tick_ns
                 continue
             try:
                 total += int(sum(psutil.Process(pid).cpu_times()[:4]) * NS)
@@ -164,21 +162,17 @@ class ProcessTimes:
         if self._unlisted is not None:
             raise RuntimeError(f"the child processes cannot be listed: {self._unlisted}")
         with self._lock:
-            return self._read()
-
-    def _read(self) -> int:
-        # Order matters: a child that dies between the two reads is missed for a moment, and never counted
-        # twice.
-        descendants = _waited_ns() + self._living_ns() + self._lost
-        if descendants >= self._high:
-            self._high, self._missing_since = descendants, None
-        else:
-            now = time.monotonic_ns()
-            self._missing_since = self._missing_since or now
-            if now - self._missing_since > self.LOST_NS:
-                self._lost += self._high - descendants
-                self._missing_since = None
-        return time.process_time_ns() + self._high
+            # In this order a child that dies between the two is missed for a moment, and never counted twice.
+            descendants = _waited_ns() + self._living_ns() + self._lost
+            if descendants >= self._high:
+                self._high, self._missing_since = descendants, None
+            else:
+                now = time.monotonic_ns()
+                self._missing_since = self._missing_since or now
+                if now - self._missing_since > self.LOST_NS:
+                    self._lost += self._high - descendants
+                    self._missing_since = None
+            return time.process_time_ns() + self._high
 
 
 def _waited_ns() -> int:
@@ -193,33 +187,15 @@ def _waited_ns() -> int:
 class EstimateChannel:
     """CPU seconds times watts; status "estimated" always."""
 
-    source, name, kind, companion = SOURCE, CHANNEL, "cpu", None
+    source, name, kind, companion, own = SOURCE, CHANNEL, "cpu", None, False
 
     def __init__(self, power: Watts, times: ProcessTimes) -> None:
         self.watts = power
-        self._times = times
-        self._count = self._faults = 0
-        self._fault = ""
-        self._blind = False  # the last read failed
+        self.accumulator = Accumulator(times.read, power.central / NS)
         self.basis = f"CPU seconds x {power.central:.3g} W/core"
         self.detail = (
             f"{self.basis} ({power.low:.3g} to {power.high:.3g}; {power.origin}); nothing beyond CPU time"
         )
-
-    def advance(self, now_ns: int) -> Mark:
-        try:
-            self._count = self._times.read()
-        except Exception as error:  # as in accumulator.Counter
-            self._fault = f"a read failed ({type(error).__name__}: {error})"
-            self._faults += 1
-            self._blind = True
-        else:
-            self._faults += self._blind
-            self._blind = False
-        return Mark(self._count, faults=self._faults)
-
-    def tick(self, now_ns: int) -> None:
-        """The sampler's visit; nothing to keep."""
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -229,10 +205,8 @@ class EstimateChannel:
     ) -> EnergyValue:
         """CPU seconds between the marks, times the watts and their bounds."""
         if b.faults > a.faults:
-            return unavailable(SOURCE, CHANNEL, self._fault, ("counter-fault",))
+            return unavailable(SOURCE, CHANNEL, self.accumulator.fault, ("counter-fault",))
         cpu_s = (b.count - a.count) / NS
-        if cpu_s < 0:
-            return unavailable(SOURCE, CHANNEL, "the process's CPU clock went backwards", ("counter-fault",))
         low, central, high = (cpu_s * w for w in self.watts[:3])
         return EnergyValue(
             SOURCE, CHANNEL, "estimated", central, low, high, basis=self.basis, reason=self.detail

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import carbon, cuda, estimate, nvml, rapl
 from .accumulator import NS, Mark
-from .reading import EnergyValue, Reading, settle, unavailable
+from .channel import Found
+from .reading import Reading, settle, unavailable
+from .source import Source, open_source
 from .watch import GpuUse, Watch, contended
 
 if TYPE_CHECKING:
@@ -56,20 +58,24 @@ class Window:
     @property
     def reading(self) -> Reading:
         """The window's energy: final once closed; while open, so far and without waiting for CUDA."""
-        if self._start is None:
-            raise RuntimeError(f"Window {self.name!r} was not entered: use it in a with statement")
+        start = self._entered()
         if self._stop is None:
-            return self._meter._read(self.name, self._start, self._meter._snapshot(synchronise=False))
+            return self._meter._read(self.name, start, self._meter._snapshot(synchronise=False))
         if self._reading is None:
-            self._reading = self._meter._read(self.name, self._start, self._stop)
+            self._reading = self._meter._read(self.name, start, self._stop)
         return self._reading
 
     @property
     def trace(self) -> pandas.DataFrame:
         """The meter's samples inside this window, with times from its beginning."""
+        return self._meter._trace(self._entered().out_ns, self._stop and self._stop.in_ns)
+
+    def _entered(self) -> Snapshot:
         if self._start is None:
-            raise RuntimeError(f"Window {self.name!r} was not entered: use it in a with statement")
-        return self._meter._trace(self._start.out_ns, self._stop and self._stop.in_ns)
+            whole = self is self._meter._own
+            what = "This meter was not started" if whole else f"Window {self.name!r} was not entered"
+            raise RuntimeError(f"{what}: use it in a with statement")
+        return self._start
 
 
 class EnergyMeter:
@@ -82,7 +88,8 @@ class EnergyMeter:
 
     Args:
         country: ISO 3166-1 alpha-3 code of the grid, for gCO2e; None for no carbon.
-        sources: which of ``SOURCES`` to use; None for all. One that is missing is reported as unavailable.
+        sources: which of ``SOURCES`` to use, and sources of your own (see :class:`Source`); None for all of
+            ``SOURCES``. One that is missing is reported as unavailable.
         gpus: NVML indices (nvidia-smi's) or UUIDs; None for the visible GPUs that this process uses.
         idle_w: idle baseline for net energy: watts of the measured total, watts per channel, or a Reading
             taken while idle (see :func:`measure_idle`).
@@ -100,7 +107,7 @@ class EnergyMeter:
         self,
         *,
         country: str | None = None,
-        sources: Sequence[str] | None = None,
+        sources: Sequence[str | Source] | None = None,
         gpus: Sequence[int | str] | None = None,
         idle_w: float | Mapping[str, float] | Reading | None = None,
         watts_per_core: float | Sequence[float] | None = None,
@@ -119,75 +126,35 @@ class EnergyMeter:
         self.name = name
         self.country = country
         self.hz = hz
-        self.sources = _known(sources)
+        own, known = _known(sources)
         self._clock = _clock
         self._idle = _baseline(idle_w)
         self._lock = threading.Lock()
         self._overhead_ns = 0
-        self._missing: list[EnergyValue] = []
-        self.ignored: list[tuple[str, str]] = []  # counters left out on purpose, and why
-        self._channels: list = []
         power = estimate.watts(watts_per_core)  # whatever can be wrong is judged before anything is opened
+        found = Found([open_source(source, hz) for source in own])
+        self.sources = (*(channel.source for channel in found.channels), *known)  # in order of trust
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError(f"sources={', '.join(self.sources)}: give each a name of its own")
+        wanted = [s for s in (nvml.COUNTER, nvml.POWER) if s in known]
+        if gpus is not None and not wanted:
+            raise ValueError(f"gpus={gpus!r} without an NVML source: add one of {nvml.COUNTER}, {nvml.POWER}")
         self._times = estimate.ProcessTimes()
-        self._nvml, use = self._discover_gpus(gpus)
-        if rapl.SOURCE in self.sources:
-            found = rapl.discover(Path(powercap))
-            self._channels += found.channels
-            self._missing += found.missing
-            self.ignored += found.ignored
-        if estimate.SOURCE in self.sources:
-            self._channels.append(estimate.EstimateChannel(power, self._times))
-        self._watch = Watch(self._times, self._nvml, use, self._channels, trace)
-        self._use = use
+        session, devices = nvml.discover(found, wanted, gpus, hz) if wanted else (None, [])
+        if rapl.SOURCE in known:
+            rapl.discover(found, Path(powercap))
+        if estimate.SOURCE in known:
+            found.channels.append(estimate.EstimateChannel(power, self._times))
+        self._channels, self._missing = found.channels, found.missing
+        self.ignored = found.ignored  # counters left out on purpose, and why
+        self._use = GpuUse(session, devices, gpus is not None)
+        self._watch = Watch(self._times, session, self._use, self._channels, trace)
         self._own = Window(self, name)
         self._final: Snapshot | None = None
         self._end = threading.Event()
         self._sampler_died_ns: int | None = None
         self._thread: threading.Thread | None = None
-        self._close = weakref.finalize(self, _close_all, self._channels, self._nvml)
-
-    def _discover_gpus(self, gpus: Sequence[int | str] | None) -> tuple[nvml.Nvml | None, GpuUse]:
-        wanted = [s for s in (nvml.COUNTER, nvml.POWER) if s in self.sources]
-        if not wanted:
-            if gpus is not None:
-                raise ValueError(
-                    f"gpus={gpus!r} without an NVML source: add one of {nvml.COUNTER}, {nvml.POWER}"
-                )
-            return None, GpuUse(None, [], False)
-        try:
-            session = nvml.Nvml()
-        except nvml.NvmlUnavailable as error:
-            if gpus is not None:
-                raise ValueError(f"gpus={gpus!r}: {error}") from None
-            self._missing += [unavailable(source, "gpu", str(error)) for source in wanted]
-            return None, GpuUse(None, [], False)
-        if gpus is None:
-            try:
-                devices, reason = session.visible()
-            except Exception as error:  # torch's own
-                devices, reason = [], f"torch does not say which GPUs it sees: {error}"
-        else:
-            try:
-                devices, reason = [_named(session, gpu) for gpu in gpus], "gpus=() names none"
-            except ValueError:
-                session.close()
-                raise
-        broken = session.broken.items() if gpus is None else ()
-        self._missing += [unavailable(source, f"gpu:{i}", why) for source in wanted for i, why in broken]
-        if not devices:
-            self._missing += [unavailable(source, "gpu", reason) for source in wanted]
-        for device in devices:
-            made = {nvml.COUNTER: session.counter, nvml.POWER: lambda d: session.power(d, self.hz)}
-            for source in wanted:
-                channel = made[source](device)
-                if isinstance(channel, str):
-                    self._missing.append(unavailable(source, device.channel, channel))
-                    continue
-                counter = self._channels[-1] if self._channels else None
-                if source == nvml.POWER and counter is not None and counter.name == channel.name:
-                    counter.companion = len(self._channels)
-                self._channels.append(channel)
-        return session, GpuUse(session, devices, gpus is not None)
+        self._close = weakref.finalize(self, _close_all, self._channels, session)
 
     # ---------------------------------------------------------------- life
 
@@ -210,8 +177,7 @@ class EnergyMeter:
         return self.reading
 
     def _finish(self, failing: bool) -> None:
-        if self._own._start is None:
-            raise RuntimeError("This meter was not started: call start() or use it in a with statement")
+        self._own._entered()
         if self._final is not None:
             return
         if self._thread is not None and self._watch.tracing and not self._watch.rows:
@@ -252,8 +218,6 @@ class EnergyMeter:
     @property
     def reading(self) -> Reading:
         """The reading from start to stop, or so far while the meter runs."""
-        if self._own._start is None:
-            raise RuntimeError("This meter was not started: call start() or use it in a with statement")
         return self._own.reading
 
     @property
@@ -279,7 +243,7 @@ class EnergyMeter:
                 cuda.synchronise()
             begun = self._clock()
         with self._lock:
-            marks = tuple(channel.advance(self._clock()) for channel in self._channels)
+            marks = tuple(channel.accumulator.advance(self._clock()) for channel in self._channels)
             contention = self._watch.contention.mark()
             with suppress(Exception):  # torch's or NVML's; what it would have shown is then not known
                 self._use.look()
@@ -293,8 +257,8 @@ class EnergyMeter:
         with self._lock:
             for channel in self._channels:
                 now = self._clock()
-                channel.advance(now)
-                channel.tick(now)
+                channel.accumulator.advance(now)
+                channel.accumulator.tick(now)
         self._watch.visit(self._clock())
         with self._lock:
             self._overhead_ns += time.thread_time_ns() - began
@@ -321,7 +285,7 @@ class EnergyMeter:
                 companions = a.marks[channel.companion], b.marks[channel.companion]
             value = channel.value(a.marks[index], b.marks[index], seconds, companions, late_s)
             flags = list(value.flags)
-            if channel.kind.startswith("gpu:"):
+            if channel.kind.startswith("gpu:") and not channel.own:
                 excluded = self._use.exclusion(channel.kind)
                 if excluded is not None:
                     values.append(unavailable(channel.source, channel.name, excluded))
@@ -338,7 +302,7 @@ class EnergyMeter:
         return Reading(
             name,
             seconds,
-            settle(values, SOURCES),
+            settle(values, self.sources),
             self.country,
             (b.overhead_ns - a.overhead_ns) / NS,
             None if isinstance(self._idle, Mapping) else self._idle,
@@ -353,27 +317,17 @@ def _close_all(channels: Sequence, session: nvml.Nvml | None) -> None:
         session.close()
 
 
-def _known(sources: Sequence[str] | None) -> tuple[str, ...]:
-    if sources is None:
-        return SOURCES
-    for source in [sources] if isinstance(sources, str) else sources:
-        if source not in SOURCES:
-            near = difflib.get_close_matches(str(source), SOURCES, 1, 0.4)
+def _known(sources: Sequence[str | Source] | None) -> tuple[list[Source], tuple[str, ...]]:
+    """The user's own sources, and which of ``SOURCES`` are to be used, in their order."""
+    given = list(SOURCES) if sources is None else [sources] if isinstance(sources, str) else list(sources)
+    if not given:
+        raise ValueError(f"sources={sources!r} names none: choose from {', '.join(SOURCES)}")
+    for source in given:
+        if isinstance(source, str) and source not in SOURCES:
+            near = difflib.get_close_matches(source, SOURCES, 1, 0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"Unknown energy source {source!r}: choose from {', '.join(SOURCES)}{hint}")
-    if not sources:
-        raise ValueError(f"sources={sources!r} names none: choose from {', '.join(SOURCES)}")
-    return tuple(s for s in SOURCES if s in sources)
-
-
-def _named(session: nvml.Nvml, gpu: int | str) -> nvml.Device:
-    device = session.resolve(gpu) if isinstance(gpu, str) else session.at(gpu)
-    if device is None:
-        if gpu in session.broken:
-            raise ValueError(f"gpus: GPU {gpu} cannot be used: {session.broken[gpu]}")
-        names = ", ".join(f"{d.index} ({d.uuid})" for d in session.devices)
-        raise ValueError(f"Unknown GPU {gpu!r}: NVML sees {names}")
-    return device
+    return [s for s in given if not isinstance(s, str)], tuple(s for s in SOURCES if s in given)
 
 
 def _baseline(idle: float | Mapping[str, float] | Reading | None) -> float | dict[str, float] | None:

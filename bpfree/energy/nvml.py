@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import cuda
-from .accumulator import NS, Counter, Trapezoid
-from .channel import SensorChannel
+from .accumulator import Counter, Trapezoid
+from .channel import Found, SensorChannel, gap_ns, power_at
 
 COUNTER, POWER = "nvml-counter", "nvml-power"
 UPDATE_PERIOD_S = 0.1
@@ -64,12 +64,12 @@ class Nvml:
         except ModuleNotFoundError:
             raise NvmlUnavailable("the module pynvml is not installed: pip install nvidia-ml-py") from None
         except Exception as error:
-            raise NvmlUnavailable(f"the module pynvml cannot be imported: {_said(error)}") from None
+            raise NvmlUnavailable(f"the module pynvml cannot be imported: {_reason(error)}") from None
         self._nvml = pynvml
         try:
             pynvml.nvmlInit()
         except Exception as error:
-            raise NvmlUnavailable(f"no NVIDIA driver here: {_said(error)}") from None
+            raise NvmlUnavailable(f"no NVIDIA driver here: {_reason(error)}") from None
         count = _try(lambda: int(pynvml.nvmlDeviceGetCount())) or 0
         self.devices: list[Device] = []
         self.broken: dict[int, str] = {}  # index -> why this GPU cannot be used
@@ -77,7 +77,7 @@ class Nvml:
             try:
                 self.devices.append(self._device(index))
             except Exception as error:
-                self.broken[index] = f"the NVIDIA driver does not answer for it: {_said(error)}"
+                self.broken[index] = f"the NVIDIA driver does not answer for it: {_reason(error)}"
         if not self.devices:
             self.close()
             why = f" ({self.broken[0].partition(': ')[2]})" if self.broken else ""
@@ -111,14 +111,11 @@ class Nvml:
                 return device
         return None
 
-    def _instances(self, device: Device) -> list[str]:
-        found = []
+    def _instances(self, device: Device) -> list[str | None]:
         nvml, handle = self._nvml, device.handle
-        for i in range(_try(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
-            instance = _try(lambda i=i: nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, i))
-            if instance is not None:
-                found.append(_try(lambda instance=instance: nvml.nvmlDeviceGetUUID(instance)))
-        return found
+        count = _try(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0
+        instances = (lambda i=i: nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, i) for i in range(count))
+        return [_try(lambda get=get: nvml.nvmlDeviceGetUUID(get())) for get in instances]
 
     def resolve(self, uuid: str) -> Device | None:
         """A UUID as CUDA and torch spell it, without prefix, of a GPU or of a MIG instance."""
@@ -164,50 +161,24 @@ class Nvml:
 
     # ---------------------------------------------------------------- sensors
 
-    def counter(self, device: Device) -> SensorChannel | str:
-        """The energy counter's channel, or the reason why there is none."""
+    def counter(self, device: Device) -> SensorChannel:
+        """The energy counter's channel. Raises whatever NVML does where there is none."""
 
         def read() -> int:
             return self._nvml.nvmlDeviceGetTotalEnergyConsumption(device.handle)
 
-        try:
-            int(read())
-        except Exception as error:
-            return f"{device.name} has no energy counter ({_said(error)}); it needs Volta or newer"
+        int(read())
         # 64 bits of millijoules never wrap: a backwards step can only be a reset.
         counter = Counter(read, 1e-3, max_power_w=self._max_power_w(device))
-        basis = f"energy counter, {device.name} {device.uuid}"
-        return SensorChannel(
-            COUNTER,
-            device.channel,
-            counter,
-            UPDATE_PERIOD_S,
-            basis,
-            flags=_flags(device),
-            kind=device.channel,
-        )
+        return _channel(COUNTER, device, counter, UPDATE_PERIOD_S, "energy counter")
 
-    def power(self, device: Device, hz: float) -> SensorChannel | str:
-        """The sampled power's channel, or the reason why there is none."""
-        try:
-            read, method, period_s = self._power_reader(device)
-            int(read())
-        except Exception as error:
-            return f"{device.name} does not report its power ({_said(error)})"
-        gap_ns = int(max(5 / hz, 1.0) * NS) if hz else None
-        rate = f"{hz:g} Hz" if hz else "window edges only"
-        basis = f"{method} power at {rate}, {device.name} {device.uuid}"
+    def power(self, device: Device, hz: float) -> SensorChannel:
+        """The sampled power's channel. Raises whatever NVML does where there is none."""
+        read, method, period_s = self._power_reader(device)
+        int(read())
+        trapezoid = Trapezoid(read, gap_ns(hz), self._max_power_w(device))
         period_s = max(period_s, 1 / hz if hz else 0.0)
-        return SensorChannel(
-            POWER,
-            device.channel,
-            Trapezoid(read, gap_ns, self._max_power_w(device)),
-            period_s,
-            basis,
-            tolerance_w=TOLERANCE_W,
-            flags=_flags(device),
-            kind=device.channel,
-        )
+        return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz)}", TOLERANCE_W)
 
     def _max_power_w(self, device: Device) -> float:
         """More than the device can draw."""
@@ -254,7 +225,7 @@ def _try(function: Callable) -> object:
         return None
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """What an error says: NVML's own in its words, any other with its type."""
     name = type(error).__name__
     return str(error) if name.startswith("NVMLError") else f"{name}: {error}"
@@ -264,5 +235,70 @@ def _unique(devices: Iterable[Device | None]) -> list[Device]:
     return list({d.uuid: d for d in devices if d is not None}.values())
 
 
-def _flags(device: Device) -> tuple[str, ...]:
-    return ("mig-shared",) if device.shared else ()
+def _channel(
+    source: str,
+    device: Device,
+    accumulator: Counter | Trapezoid,
+    period_s: float,
+    basis: str,
+    tolerance_w: float = 0.0,
+) -> SensorChannel:
+    flags = ("mig-shared",) if device.shared else ()
+    basis = f"{basis}, {device.name} {device.uuid}"
+    name = device.channel
+    return SensorChannel(source, name, accumulator, period_s, basis, tolerance_w, flags, kind=name)
+
+
+def discover(
+    found: Found, sources: Sequence[str], gpus: Sequence[int | str] | None, hz: float
+) -> tuple[Nvml | None, list[Device]]:
+    """Open NVML for these sources of it, add their channels to ``found``, and say why others are missing.
+
+    ``gpus`` are NVML's indices or UUIDs; None for the visible ones. Raises ValueError if these cannot be had.
+    """
+    try:
+        session = Nvml()
+    except NvmlUnavailable as error:
+        if gpus is not None:
+            raise ValueError(f"gpus={gpus!r}: {error}") from None
+        for source in sources:
+            found.lack(source, "gpu", str(error))
+        return None, []
+    try:
+        if gpus is None:
+            devices, reason = session.visible()
+        else:
+            devices, reason = [_named(session, gpu) for gpu in gpus], "gpus=() names none"
+    except Exception as error:
+        if gpus is not None:
+            session.close()
+            raise
+        devices, reason = [], f"torch does not say which GPUs it sees: {error}"
+    for source in sources:
+        for index, why in session.broken.items() if gpus is None else ():
+            found.lack(source, f"gpu:{index}", why)
+        if not devices:
+            found.lack(source, "gpu", reason)
+    for device in devices:
+        made: dict[str, SensorChannel] = {}
+        for source in sources:
+            try:
+                made[source] = session.counter(device) if source == COUNTER else session.power(device, hz)
+            except Exception as error:
+                lacks = "has no energy counter" if source == COUNTER else "does not report its power"
+                volta = "; it needs Volta or newer" if source == COUNTER else ""
+                found.lack(source, device.channel, f"{device.name} {lacks} ({_reason(error)}){volta}")
+        found.channels += made.values()
+        if len(made) == 2:
+            made[COUNTER].companion = len(found.channels) - 1
+    return session, devices
+
+
+def _named(session: Nvml, gpu: int | str) -> Device:
+    device = session.resolve(gpu) if isinstance(gpu, str) else session.at(gpu)
+    if device is None:
+        if gpu in session.broken:
+            raise ValueError(f"gpus: GPU {gpu} cannot be used: {session.broken[gpu]}")
+        names = ", ".join(f"{d.index} ({d.uuid})" for d in session.devices)
+        raise ValueError(f"Unknown GPU {gpu!r}: NVML sees {names}")
+    return device

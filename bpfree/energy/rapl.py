@@ -20,29 +20,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from .accumulator import Counter
-from .channel import SensorChannel
-from .reading import EnergyValue, unavailable
+from .channel import Found, SensorChannel
 
 SOURCE = "rapl"
 ROOT = Path("/sys/class/powercap")
 UNIT_J = 1e-6
 UPDATE_PERIOD_S = 1e-3
 MOST_W = 1000.0
-_PACKAGE = re.compile(r"package-(\d+)(?:-die-(\d+))?$")
-
-
-@dataclass
-class Found:
-    """What a source offers: its channels, what is unavailable and why, and what is left out on purpose."""
-
-    channels: list[SensorChannel] = field(default_factory=list)
-    missing: list[EnergyValue] = field(default_factory=list)
-    ignored: list[tuple[str, str]] = field(default_factory=list)
+_PACKAGE = re.compile(r"package-\d+(-die-\d+)?$")
+_DIE = re.compile(r"(\w+:package-\d+)(-die-\d+)?$")
 
 
 @dataclass
@@ -61,21 +52,22 @@ class Zone:
 
     @property
     def range_uj(self) -> int | None:
-        try:
-            # The counter runs from 0 to the range inclusive, in steps of tens of µJ: the range serves as
-            # modulus.
-            return max(0, int((self.path / "max_energy_range_uj").read_text(encoding="utf-8"))) or None
-        except (OSError, ValueError):
-            return None
+        """The counter runs from 0 to this range inclusive, in steps of tens of µJ: it serves as modulus."""
+        return max(0, _number(self.path / "max_energy_range_uj")) or None
 
     @property
     def max_power_w(self) -> float:
         """More than the zone can draw."""
-        stated = [0]
-        for path in self.path.glob("constraint_*_uw"):  # power_limit_uw, max_power_uw, min_power_uw
-            with suppress(OSError, ValueError):
-                stated.append(int(path.read_text(encoding="utf-8")))
-        return min(2 * UNIT_J * max(stated), MOST_W) or MOST_W
+        paths = self.path.glob("constraint_*_uw")  # power_limit_uw, max_power_uw, min_power_uw
+        return min(2 * UNIT_J * max(map(_number, paths), default=0), MOST_W) or MOST_W
+
+
+def _number(path: Path) -> int:
+    """What a file of sysfs holds; 0 if it cannot be read."""
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _zones(root: Path, found: Found) -> list[Zone]:
@@ -86,15 +78,13 @@ def _zones(root: Path, found: Found) -> list[Zone]:
     paths = {path.name: path for path in sorted(root.rglob("intel-rapl*:*")) if path.is_dir()}
     zones: list[Zone] = []
     labels: dict[str, str] = {}
-    taken: dict[
-        str, str
-    ] = {}  # (control + channel) -> key, to tell two like-named zones of one control apart
+    taken: dict[str, str] = {}  # (control + channel) -> key: two zones of one control may have one name
     for key in sorted(paths, key=lambda key: key.split(":")):
         control, *numbers = key.split(":")
         try:
             label = labels[key] = (paths[key] / "name").read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            found.missing.append(unavailable(SOURCE, key, _reason(error, paths[key] / "name")))
+            found.lack(SOURCE, key, _reason(error, paths[key] / "name"))
             continue
         parent = labels.get(":".join([control, *numbers[:-1]]), "")
         channel = f"cpu:{label}" if _PACKAGE.match(label) else f"{label}:{parent}" if parent else label
@@ -110,31 +100,27 @@ def _reason(error: Exception, path: Path) -> str:
     return f"cannot read {path}: {error.__class__.__name__}"
 
 
-def discover(root: Path = ROOT) -> Found:
-    """Open the zones that count, once each, and say of every other why it does not."""
-    found = Found()
+def discover(found: Found, root: Path = ROOT) -> None:
+    """Open the zones that count, once each, add them to ``found``, and say of every other why it does not."""
+    before = len(found.missing)
     try:
         zones = _zones(root, found)
     except OSError as error:
-        found.missing.append(unavailable(SOURCE, "cpu", _reason(error, root)))
-        return found
-    if not zones and not found.missing:
-        reason = (
-            f"no RAPL zones under {root}: not Linux on Intel or AMD, a virtual machine, or no powercap driver"
-        )
-        found.missing.append(unavailable(SOURCE, "cpu", reason))
-        return found
+        found.lack(SOURCE, "cpu", _reason(error, root))
+        return
+    if not zones and len(found.missing) == before:
+        why = "not Linux on Intel or AMD, a virtual machine, or no powercap driver"
+        found.lack(SOURCE, "cpu", f"no RAPL zones under {root}: {why}")
     opened: dict[str, Callable[[], int]] = {}
-    failed: dict[str, EnergyValue] = {}
+    failed: dict[str, str] = {}
     for zone in zones:  # "intel-rapl" sorts before "intel-rapl-mmio", so the twin comes second
         if zone.name == "psys":
             found.ignored.append((zone.channel, "the whole platform, packages included: never added"))
         elif not (_PACKAGE.match(zone.name) or zone.name == "dram"):
             found.ignored.append((zone.channel, "part of its package: never added"))
         elif zone.channel in opened:
-            found.ignored.append(
-                (f"{zone.channel} ({zone.control})", "a second window onto the same counter")
-            )
+            twin = f"{zone.channel} ({zone.control})"
+            found.ignored.append((twin, "a second window onto the same counter"))
         else:
             with ExitStack() as closing:
                 try:
@@ -143,8 +129,7 @@ def discover(root: Path = ROOT) -> Found:
                     read()
                     twin = _mirrored(zone, read, opened)
                 except Exception as error:  # a file of sysfs may fail in ways of its own
-                    why = unavailable(SOURCE, zone.channel, _reason(error, zone.path))
-                    failed.setdefault(zone.channel, why)
+                    failed.setdefault(zone.channel, _reason(error, zone.path))
                     continue
                 if twin:
                     found.ignored.append((zone.channel, f"mirrors the counter of {twin}: counted once"))
@@ -152,14 +137,12 @@ def discover(root: Path = ROOT) -> Found:
                 closing.pop_all()  # it stays open
             opened[zone.channel] = read
             failed.pop(zone.channel, None)
-            modulus = zone.range_uj
+            name, modulus = zone.channel, zone.range_uj
             counter = Counter(read, UNIT_J, modulus, zone.max_power_w)
             basis = "energy counter" + ("" if modulus else ", range unknown: a wrap would be a fault")
-            found.channels.append(
-                SensorChannel(SOURCE, zone.channel, counter, UPDATE_PERIOD_S, basis, close=close)
-            )
-    found.missing += failed.values()
-    return found
+            found.channels.append(SensorChannel(SOURCE, name, counter, UPDATE_PERIOD_S, basis, close=close))
+    for channel, why in failed.items():
+        found.lack(SOURCE, channel, why)
 
 
 def _mirrored(zone: Zone, read: Callable[[], int], opened: dict[str, Callable[[], int]]) -> str | None:
@@ -168,14 +151,10 @@ def _mirrored(zone: Zone, read: Callable[[], int], opened: dict[str, Callable[[]
     A mirror's value lies between two reads of the original taken just before and after. Two counters of
     2^32 steps that differ do so only by a freak of chance.
     """
-    kind, _, label = zone.channel.partition(":")
-    package = _PACKAGE.match(label)
-    if not package or package[2] is None:
-        return None
+    die = _DIE.match(zone.channel)
     for channel, original in opened.items():
-        other_kind, _, other_label = channel.partition(":")
-        other = _PACKAGE.match(other_label)
-        if other and other_kind == kind and other[1] == package[1]:
+        other = _DIE.match(channel)
+        if die and die[2] and other and other[1] == die[1]:
             before, here, after = original(), read(), original()
             if 0 < before <= here <= after:
                 return channel

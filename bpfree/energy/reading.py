@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 Status = Literal["measured", "estimated", "unavailable"]
+MACHINE = "machine"  # the channel of what measures the whole machine
 DISAGREE = "sources-disagree"  # two sensors of one channel, by more than twice what their intervals allow
 
 
@@ -29,10 +30,10 @@ class EnergyValue:
     ``joules`` lies in [``low``, ``high``]: two edges of the sensor's update period times the power there,
     plus the sensor's tolerance where its maker documents one. All three are None, never 0, when
     ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the value belongs to the
-    totals of its reading. A second look at a channel that another source already measures does not: it is
-    shown and not added. Neither does a sensor that could not be read from the start. One that was lost in
-    the middle does, and then there is no total. ``net_joules`` is ``joules`` less the idle baseline, if one
-    was given.
+    totals of its reading. A second look at a channel that another source already measures does not, nor does
+    a part of what is measured as a whole: they are shown and not added. Neither does a sensor that could not
+    be read from the start. One that was lost in the middle does, and then there is no total. ``net_joules``
+    is ``joules`` less the idle baseline, if one was given.
     """
 
     source: str
@@ -54,7 +55,7 @@ class EnergyValue:
             return "lacking: no total" if self.primary else "-"
         if self.status == "estimated":
             return "estimate, beside the bill"
-        return "in measured_j" if self.primary else "cross-check, not added"
+        return "in measured_j" if self.primary else "counted already, not added"
 
 
 def unavailable(
@@ -65,9 +66,10 @@ def unavailable(
 
 
 def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[EnergyValue, ...]:
-    """Keep one primary value per channel, and flag the channels whose sources contradict each other.
+    """Keep one primary value per channel and none inside another, and flag what contradicts itself.
 
     It is the first measured one in the order of ``preference``, or one that was lost if none is measured.
+    ``MACHINE`` holds all other channels, and "gpu" holds "gpu:0".
     """
     ordered = sorted(values, key=lambda value: preference.index(value.source))
     measured: dict[str, list[EnergyValue]] = {}
@@ -84,7 +86,22 @@ def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[En
         if value.status == "measured" and _contradict(measured[value.channel]):
             flags = (*flags, DISAGREE)
         settled.append(replace(value, flags=flags, primary=primary))
-    return tuple(settled)
+    primaries = [v for v in settled if v.primary and v.status != "estimated"]
+    return tuple(_nested(v, primaries) if v in primaries else v for v in settled)
+
+
+def _nested(value: EnergyValue, primaries: Sequence[EnergyValue]) -> EnergyValue:
+    """The value, not added if it is a part of another, and flagged if its parts are more than it is."""
+
+    def within(part: EnergyValue, whole: EnergyValue) -> bool:
+        machine = whole.channel == MACHINE != part.channel
+        return machine or part.channel.startswith(f"{whole.channel}:")
+
+    parts = [v for v in primaries if v.status == "measured" and within(v, value)]
+    least = sum(v.low for v in parts if not any(within(v, whole) for whole in parts))
+    if value.status == "measured" and least - value.high > 0.05 * least:
+        value = replace(value, flags=(*value.flags, DISAGREE))
+    return replace(value, primary=not any(within(value, whole) for whole in primaries))
 
 
 def _contradict(values: Sequence[EnergyValue]) -> bool:
@@ -124,7 +141,8 @@ class Reading:
 
     @property
     def measured_j(self) -> float | None:
-        """Joules that sensors counted: GPUs, CPU packages and DRAM.
+        """Joules that sensors counted: GPUs, CPU packages and DRAM; or those of the whole machine, where a
+        source of your own measures it.
 
         None if nothing was measured, and if one of the channels is ``lacking``: a sum without it would be
         too small.
@@ -166,16 +184,11 @@ class Reading:
 
     def to_dict(self) -> dict:
         """Everything, JSON-serialisable."""
+        totals = ("measured_j", "estimated_j", "net_measured_j")
+        plain = ("name", "seconds", *totals, "idle_w", "provenance", "overhead_s")
         return {
-            "name": self.name,
-            "seconds": self.seconds,
-            "measured_j": self.measured_j,
-            "estimated_j": self.estimated_j,
-            "net_measured_j": self.net_measured_j,
+            **{name: getattr(self, name) for name in plain},
             "lacking": list(self.lacking),
-            "idle_w": self.idle_w,
-            "provenance": self.provenance,
-            "overhead_s": self.overhead_s,
             "values": [{**asdict(v), "flags": list(v.flags), "role": v.role} for v in self.values],
             "gco2e": None if self.gco2e is None else self.gco2e.to_dict(),
         }

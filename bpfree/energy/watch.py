@@ -70,7 +70,7 @@ class GpuUse:
                 self.known.add(device.channel)
 
     def ask(self, ours: set[int]) -> dict[str, bool]:
-        """The dear look, once a second: NVML's process lists. Returns which devices others use."""
+        """The expensive look, once a second: NVML's process lists. Returns which devices others use."""
         foreign = {}
         for device in self.devices:
             pids = self._nvml.processes(device) if self._nvml else None
@@ -113,18 +113,18 @@ class Watch:
         self.use = use
         self._times = times
         self._nvml = nvml
-        self._channels = channels
         self._last: tuple[int, float, int] | None = None  # (ns, busy CPU seconds of the machine, our CPU ns)
         self._asked_ns: int | None = None
         self._foreign_gpu: dict[str, bool] = {}
-        self._powers = [c for c in channels if c.source in ("nvml-power", "rapl")]
+        self._powers = [c for c in channels if c.own or c.source in ("nvml-power", "rapl")]
         self.columns: list[tuple[str, str, str]] = []
         self.rows: list[tuple[float, ...]] = []
         self.tracing = trace
         if trace:
             from .nvml import GPU_QUANTITIES
 
-            self.columns = [(c.name, "power", "W") for c in self._powers]
+            names = [f"{c.name} ({c.source})" if c.own else c.name for c in self._powers]
+            self.columns = [(name, "power", "W") for name in names]
             self.columns += [(d.channel, q, u) for d in use.devices for q, u in GPU_QUANTITIES]
             self.columns += [("cpu:process", "utilisation", "%"), ("cpu:process", "rss", "B")]
 
@@ -132,13 +132,7 @@ class Watch:
         """One look, after the channels were advanced at ``now_ns``."""
         self._times.refresh()
         cpu = psutil.cpu_times()
-        busy_s = (
-            cpu.user
-            + cpu.system
-            + getattr(cpu, "nice", 0)
-            + getattr(cpu, "irq", 0)
-            + getattr(cpu, "softirq", 0)
-        )
+        busy_s = sum(getattr(cpu, kind, 0) for kind in ("user", "system", "nice", "irq", "softirq"))
         own_ns = self._times.read()
         own_cores = float("nan")  # of the first visit: a share of no time
         if self._last is not None and now_ns > self._last[0]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 
 from ..algorithms import Algorithm
 from ..algorithms.architectures import (
@@ -15,7 +14,7 @@ from ..algorithms.architectures import (
     parse_architecture,
 )
 from ..algorithms.arms import arm
-from ..data import NAMES
+from ..data import check_name, short
 from ..errors import InvalidInput, check_positive, check_seed, choose
 from ..errors.disk import one_spelling
 from ..training.batches import Data
@@ -36,7 +35,8 @@ class Experiment:
 
     Attributes:
         algorithm: a name in `bpfree.ARMS`, or "module:object" of your own: an `Algorithm` or an `Arm`.
-        data: a data set name, or the path of a .npz, whose absolute path the record has.
+        data: a data set name, the path of a .npz, whose absolute path the record has, or "module:object" of
+            your own: a `Data`, or a function that gives one.
         seed: of the weights, the batches and the validation split.
         architecture: "2x1000" (hidden layers x width), "1000-500" (widths), "cnn" (the three CaFo
             blocks), "cnn-16-32-64" (with these channels), or "module:Class" of your own `Blocks`; None: the
@@ -74,8 +74,7 @@ class Experiment:
         known = arm(self.algorithm)
         cls = known.algorithm
         object.__setattr__(self, "data", str(self.data))
-        if not self.data.endswith(".npz"):
-            choose("data set (or path of an .npz file)", self.data, NAMES)
+        check_name(self.data)
         choose("precision", self.precision, PRECISIONS)
         if str(self.device).partition(":")[1]:
             raise InvalidInput(
@@ -121,7 +120,7 @@ class Experiment:
     @property
     def label(self) -> str:
         """What a bar calls it."""
-        return f"{self.algorithm} {Path(self.data).stem} {self.resolved_architecture} seed {self.seed}"
+        return f"{self.algorithm} {short(self.data)} {self.resolved_architecture} seed {self.seed}"
 
     def against(self, algorithm: str = "bp") -> "Experiment":
         """Another algorithm on the same network, data, seed and protocol, with the settings both have."""

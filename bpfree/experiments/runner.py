@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from .. import diagnostics
 from ..algorithms import Algorithm
-from ..data import assembled, read
+from ..data import read
 from ..energy import EnergyMeter
 from ..errors import InvalidInput, TrainingDiverged
 from ..training.batches import Data
@@ -298,9 +298,9 @@ _kept: tuple = (None, None)  # the data set that was asked for last, and by what
 def loaded(name: str, seed: int) -> Data:
     """As `bpfree.load`. The files are read each time, since they may have changed; the tensors are kept."""
     global _kept
-    raw = read(name)
+    source = read(name)
     kept, data = _kept  # of another thread, perhaps, but of one call
-    if kept != (raw.name, raw.published, raw.sha256, seed):
-        data = assembled(raw, seed)
-        _kept = (raw.name, raw.published, raw.sha256, seed), data
+    if kept != (source.identity, seed):
+        data = source.data(seed)
+        _kept = (source.identity, seed), data
     return data

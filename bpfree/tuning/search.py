@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import optuna
 import torch
@@ -19,7 +18,7 @@ from optuna.trial import Trial, TrialState
 from tqdm import tqdm
 
 from ..algorithms.arms import arm
-from ..data import StrPath, load
+from ..data import StrPath, load, short
 from ..energy import EnergyMeter
 from ..errors import InvalidInput, TrainingDiverged, check_positive, choose
 from ..experiments.experiment import Experiment, fit
@@ -193,7 +192,7 @@ def resume(
 def study_name(experiment: Experiment) -> str:
     """The name of an experiment's study where none is given: what may not be in a name becomes _."""
     parts = [
-        *(experiment.algorithm, Path(experiment.data).stem, experiment.resolved_architecture),
+        *(experiment.algorithm, short(experiment.data), experiment.resolved_architecture),
         *(experiment.protocol, experiment.preset),
         experiment.max_epochs and f"cap{experiment.max_epochs}",
         f"seed{experiment.seed}",

@@ -7,10 +7,11 @@ from typing import assert_type
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import bpfree
 from bpfree import Experiment, energy, tuning
-from bpfree.training import StageHistory
+from bpfree.training import Augmentation, StageHistory
 
 # ---------------------------------------------------------------- in a program
 
@@ -33,6 +34,15 @@ assert_type(history.stages, list[StageHistory])
 assert_type(history.total(), float | None)
 assert_type(mf.predict(data.x_test), Tensor)
 assert_type(mf.predict_all(data.x_test), dict[str, Tensor])
+
+images, labels = torch.rand(20, 3, 8, 8), torch.arange(20) % 2
+own = bpfree.Data.from_arrays(
+    images.movedim(1, -1).numpy(), labels, images, labels, std=1.0, augment=Augmentation(2)
+)
+assert_type(own, bpfree.Data)
+pairs = TensorDataset(images, labels)
+assert_type(bpfree.Data.from_dataset(pairs, pairs, val=pairs, mean=(0.5, 0.5, 0.5)), bpfree.Data)
+bpfree.Data.from_dataset(pairs, 3)  # type: ignore[arg-type]
 
 bpfree.load(3)  # type: ignore[arg-type]
 bpfree.train(mf)  # type: ignore[call-arg]
@@ -57,6 +67,17 @@ bpfree.run("mf")  # type: ignore[arg-type]
 Experiment("mf", datum="digits")  # type: ignore[call-arg]
 
 # ---------------------------------------------------------------- the meter by itself
+
+
+class Plug:
+    name, unit, channel, period_s = "plug", "W", "machine", 1.0
+
+    def read(self) -> float:
+        return 75.0
+
+
+energy.EnergyMeter(sources=["rapl", Plug(), energy.FileSource("log.csv", name="rack", unit="J")])
+energy.EnergyMeter(sources=[model])  # type: ignore[list-item]
 
 reading = meter.reading
 assert_type(reading, energy.Reading)
