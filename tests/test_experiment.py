@@ -207,8 +207,6 @@ def test_every_arm_can_be_built_and_says_what_it_is(name):
     assert isinstance(algorithm, Algorithm)
     assert algorithm.stages()
     assert algorithm.name == name  # one class, several arms: each has its own name
-    made = type(algorithm)(algorithm.model, **ARMS[name].options)
-    assert made.name == name  # by whatever way
 
 
 def test_every_published_arm_can_be_built_under_its_own_protocol():

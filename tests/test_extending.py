@@ -343,8 +343,8 @@ def test_an_arm_that_is_added_is_known_by_its_name():
         assert bpfree.arm("mine") is mine
         assert list(bpfree.ARMS)[-1] == "mine"
         assert Experiment("mine", architecture="1x4").resolved_options is not None
-        made = own("Reservoir")(bpfree.MLP([4, 3], classes=2), sharpness=2.0)
-        assert made.name == "mine"
+        assert mine.make(bpfree.MLP([4, 3], classes=2)).name == "mine"
+        assert own("Reservoir")(bpfree.MLP([4, 3], classes=2)).name == "Reservoir"
         with pytest.raises(InvalidInput, match="an arm 'mine' is there already"):
             add(own("sharp_too"))
     finally:

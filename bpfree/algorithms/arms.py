@@ -222,17 +222,6 @@ def add(arm: Arm) -> Arm:
     return arm
 
 
-def name_of(algorithm: Algorithm) -> str:
-    """The name of the arm that an algorithm is: the most special whose options it has; else its class's."""
-    fitting = [
-        arm
-        for arm in ARMS.values()
-        if arm.algorithm is type(algorithm)
-        and all(getattr(algorithm, option, ...) == value for option, value in arm.options.items())
-    ]
-    return max(fitting, key=lambda arm: len(arm.options)).name if fitting else type(algorithm).__name__
-
-
 # ---------------------------------------------------------------- how arms are named and drawn
 
 

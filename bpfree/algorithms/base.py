@@ -1,6 +1,5 @@
 """What every training algorithm is: a network, the heads it adds, and an ordered list of stages."""
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
@@ -50,6 +49,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
     Attributes:
         presets: {source: options} for the contested choices: "thesis" (Spyra's thesis, arXiv
             2509.19063), "2026" (the authors' camera-ready), "reference" (the source paper's code).
+        name: what bars, histories and errors call it: the class's own, or that of the `Arm` that made it.
         heads: the linear read-outs, named by the layer they read; a head of the same layer starts
             from the same weights in every algorithm.
         stages_finished: how many stages have been trained; kept with the weights.
@@ -59,6 +59,12 @@ class Algorithm(nn.Module, metaclass=MadePinned):
     """
 
     presets: Mapping[str, Mapping] = {}
+    name = "algorithm"
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
 
     def __init__(
         self,
@@ -84,13 +90,6 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         self.epochs, self.lr_schedule = epochs, choose("lr_schedule", lr_schedule, SCHEDULES)
         self.heads = nn.ModuleDict()
         self.register_buffer("stages_finished", torch.tensor(0))
-
-    @functools.cached_property
-    def name(self) -> str:
-        """What bars, histories and errors call it: its arm's name; of no arm, its class's."""
-        from .arms import name_of  # here, because the table of arms lists the classes
-
-        return name_of(self)
 
     @classmethod
     def options(cls) -> dict[str, object]:

@@ -24,6 +24,7 @@ class Backprop(Algorithm):
         head_init: "uniform" like every other weight, or "normal": N(0, 0.01²), as the thesis has it.
     """
 
+    name = "bp"
     presets = {source: {"head_bias": True, "head_init": "normal"} for source in ("thesis", "2026")}
 
     def __init__(self, model: Blocks, *, head_bias: bool = False, head_init: str = "uniform", **common):
@@ -64,6 +65,7 @@ class DeepSupervision(Backprop):
             but itself.
     """
 
+    name = "bp_ds"
     presets = {"2026": {**Backprop.presets["2026"], "input_head": True}}
 
     def __init__(self, model: Blocks, *, aux_weight: float = 1.0, input_head: bool = False, **common):

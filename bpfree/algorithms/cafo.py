@@ -104,6 +104,7 @@ class CascadedForward(Algorithm):
         super().__init__(model, **common)
         self.blocks = choose("blocks", blocks, ("random", "dfa"))
         self.dfa = blocks == "dfa"
+        self.name = "cafo_dfa" if self.dfa else "cafo_rand"
         self.loss = choose("predictor loss", loss, LOSSES)
         self.predict_by = choose("predict_by", predict_by, PREDICTIONS)
         self.head_bias = head_bias

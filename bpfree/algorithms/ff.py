@@ -63,6 +63,7 @@ class ForwardForward(Algorithm):
         InvalidInput: not an MLP, more classes than inputs, or options that exclude each other.
     """
 
+    name = "ff"
     presets = {
         # The thesis' code; its text says L2 and all layers. The camera-ready's is taken to be the same.
         **{

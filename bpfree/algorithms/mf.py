@@ -12,6 +12,15 @@ from .base import Algorithm
 from .networks import Blocks
 
 
+#: (schedule, detach) -> the corner of the ablation
+CORNERS = {
+    ("sequential", True): "mf",
+    ("sequential", False): "mf_sequential_joint",
+    ("simultaneous", True): "mf_interleaved",
+    ("simultaneous", False): "mf_joint",
+}
+
+
 class MonoForward(Algorithm):
     """Mono-Forward (Gong et al., arXiv 2501.09238; Spyra, arXiv 2509.19063).
 
@@ -70,6 +79,7 @@ class MonoForward(Algorithm):
         check_flag("detach", detach)
         check_flag("input_projection", input_projection)
         self.detach = detach
+        self.name = CORNERS[schedule, detach]
         check_range("aux_weight", aux_weight)
         if aux_weight != 1.0 and (schedule, detach) != ("simultaneous", False):
             raise InvalidInput(
