@@ -342,7 +342,7 @@ def check_executor(args: argparse.Namespace) -> None:
     from bpfree.experiments import jobs
 
     settings = jobs.slurm_settings(args.slurm)
-    if choose("executor", args.executor, jobs.KINDS) == "slurm":
+    if choose("executor", args.executor, jobs.EXECUTORS) == "slurm":
         jobs.engine(Path(tempfile.gettempdir()), settings)
 
 

@@ -170,7 +170,7 @@ def test_results_of_the_study_speak_this_package_s_names():
     for architecture in set(table["architecture"]) - {"all"}:
         parse_architecture(architecture)
     assert (table.groupby("metric")["unit"].nunique() == 1).all()
-    assert set(table["source"]) | set(published.results()["source"]) == set(published.SOURCES)
+    assert set(table["source"]) | set(published.results()["source"]) == set(published.PUBLICATIONS)
 
 
 def test_printed_ratios_follow_from_printed_means():

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from bpfree.data import PUBLISHED
 from bpfree.errors import InvalidInput, MissingData, StorageFailed, TrainingDiverged
 from bpfree.experiments import runner
-from bpfree.experiments.claims import Claim
+from bpfree.experiments.claims import RunLock
 from bpfree.experiments.experiment import Experiment
 from bpfree.experiments.runner import run, run_many
 from bpfree.experiments.store import Store
@@ -69,8 +69,8 @@ def until(condition) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bpfree.experiments.claims import Claim
-claim = Claim(Path(sys.argv[1]), "key")
+from bpfree.experiments.claims import RunLock
+claim = RunLock(Path(sys.argv[1]), "key")
 print(claim.take(), flush=True)
 time.sleep(60)
 """
@@ -90,11 +90,11 @@ def holder(tmp_path):
 
 
 def test_a_claim_is_one_processs_until_it_dies(tmp_path, holder):
-    mine = Claim(tmp_path, "key")
+    mine = RunLock(tmp_path, "key")
     assert not mine.take()
     assert not mine.take(0.1)
     assert mine.holder() == f"process {holder.pid} on {socket.gethostname()}"
-    assert Claim(tmp_path, "another").take()
+    assert RunLock(tmp_path, "another").take()
     os.kill(holder.pid, signal.SIGKILL)
     assert mine.take(30.0)
     assert mine.holder() == f"process {os.getpid()} on {socket.gethostname()}"
@@ -103,25 +103,25 @@ def test_a_claim_is_one_processs_until_it_dies(tmp_path, holder):
 
 def test_a_claim_is_given_up_however_its_holder_ends(tmp_path):
     def interrupted():
-        with Claim(tmp_path, "key") as claim:
+        with RunLock(tmp_path, "key") as claim:
             assert claim.take()
-            assert not Claim(tmp_path, "key").take()
+            assert not RunLock(tmp_path, "key").take()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    with Claim(tmp_path, "key") as again:
+    with RunLock(tmp_path, "key") as again:
         assert again.take()
         again.forget()
     assert not list(tmp_path.iterdir())
 
 
 def test_who_does_not_take_it_leaves_it_to_its_holder(tmp_path):
-    with Claim(tmp_path, "key") as first:
+    with RunLock(tmp_path, "key") as first:
         assert first.take()
-        with Claim(tmp_path, "key") as second:
+        with RunLock(tmp_path, "key") as second:
             assert not second.take()
-        assert not Claim(tmp_path, "key").take()
+        assert not RunLock(tmp_path, "key").take()
         assert "process" in first.holder()
 
 
@@ -130,7 +130,7 @@ NOTES = ["", "[]", "{", "null", "3", '{"pid": 1}', '{"pid": [], "host": {}}', '{
 
 @pytest.mark.parametrize("note", [*NOTES, 100_000 * "[", "\0" * 30])
 def test_a_note_that_cannot_be_read_is_another_process(tmp_path, note):
-    claim = Claim(tmp_path, "key")
+    claim = RunLock(tmp_path, "key")
     claim.note.write_text(note)
     assert claim.holder() == "another process"
 
@@ -144,7 +144,7 @@ def test_a_file_system_without_locks_is_said_in_one_line(tmp_path, monkeypatch, 
             raise NotImplementedError
         warnings.warn("flock not supported on this filesystem, falling back to SoftFileLock", stacklevel=2)
 
-    claim = Claim(tmp_path, "key")
+    claim = RunLock(tmp_path, "key")
     monkeypatch.setattr(claim.lock, "acquire", acquire)
     with pytest.raises(StorageFailed, match=r"has no locks.*use a store elsewhere") as raised:
         claim.take()

@@ -11,7 +11,6 @@ from ..training.stage import Stage
 from .base import Algorithm
 from .networks import Blocks
 
-
 #: (schedule, detach) -> the corner of the ablation
 CORNERS = {
     ("sequential", True): "mf",

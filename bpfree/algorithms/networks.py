@@ -89,7 +89,7 @@ class MLP(Blocks):
     """
 
     def __init__(self, widths: Sequence[int], *, classes: int):
-        if not counts(widths) or len(widths) < 2:
+        if not are_positive(widths) or len(widths) < 2:
             raise InvalidInput(
                 f"widths {widths!r} do not make an MLP: give the input size and one positive integer per "
                 "hidden layer, as in MLP([784, 1000, 1000], classes=10)"
@@ -125,9 +125,9 @@ class CaFoCNN(Blocks):
     """
 
     def __init__(self, shape: Sequence[int], *, classes: int, channels: Sequence[int] = (32, 128, 512)):
-        if not counts(shape) or len(shape) != 3:
+        if not are_positive(shape) or len(shape) != 3:
             raise InvalidInput(f"shape {shape!r} is no image: give (channels, height, width)")
-        if not counts(channels) or not channels:
+        if not are_positive(channels) or not channels:
             raise InvalidInput(
                 f"channels {channels!r} do not make a CNN: give one positive integer per block, as in "
                 "channels=(32, 128, 512)"
@@ -158,7 +158,7 @@ class CaFoCNN(Blocks):
         super().__init__(blocks, features=features, inputs=inputs, classes=classes)
 
 
-def counts(values: object) -> bool:
+def are_positive(values: object) -> bool:
     """Whether they are a sequence of positive integers."""
     return isinstance(values, Sequence) and all(type(v) is int and v > 0 for v in values)
 

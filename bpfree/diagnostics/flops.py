@@ -25,8 +25,8 @@ from .one_step import Rehearsal, batch_of, rehearse
 # Operations per parameter and step; a square root or a division counts as one.
 # Adam: m ← β₁m + (1−β₁)g is 3, v ← β₂v + (1−β₂)g² is 4, θ ← θ − η m/(√v/c + ε) is 6.
 # Decay: g + λθ is 2 (Adam, SGD); AdamW scales θ by 1 − ηλ, which is 1.
-OPTIMISER = {"adam": 13, "adamw": 13, "sgd": 2}
-DECAY = {"adam": 2, "adamw": 1, "sgd": 2}
+UPDATE_OPERATIONS = {"adam": 13, "adamw": 13, "sgd": 2}
+DECAY_OPERATIONS = {"adam": 2, "adamw": 1, "sgd": 2}
 GLOBAL = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint")  # whose losses reach below their own layer
 REGION = {"validation": "val", "prefix, cached": "prefix", "prefix, recomputed": "prefix"}  # others: "train"
 
@@ -134,11 +134,11 @@ def in_windows(n: int, size: int) -> int:
 
 def optimiser_flops(stage: Stage) -> int:
     """Of one step, by the formulas above."""
-    per_parameter = OPTIMISER[stage.optimiser]
+    per_parameter = UPDATE_OPERATIONS[stage.optimiser]
     if stage.optimiser == "sgd" and stage.momentum:
         per_parameter += 2  # v ← μv + g
     return sum(
-        (per_parameter + (DECAY[stage.optimiser] if group.weight_decay else 0))
+        (per_parameter + (DECAY_OPERATIONS[stage.optimiser] if group.weight_decay else 0))
         * sum(p.numel() for p in group.parameters)
         for group in stage.groups
     )

@@ -1,4 +1,4 @@
-"""Who trains which run, where several processes share a store."""
+"""One lock per run, so that two processes that share a store never train it both."""
 
 import errno
 import json
@@ -14,13 +14,13 @@ from ..errors.disk import ELSEWHERE, read_object, refusals
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
-class Claim:
-    """The right to train one run. One process has it at a time; the system frees it when that one dies.
+class RunLock:
+    """The lock of one run. One process has it at a time; the system frees it when that process dies.
 
-    A context manager, which gives up what was taken. A note beside the lock says who has it.
+    A context manager, which releases the lock if it was taken. A note beside the lock says who has it.
 
     Args:
-        folder: of the claims of a store.
+        folder: of the locks of a store.
         key: of the run.
     """
 
@@ -32,7 +32,7 @@ class Claim:
         self.note = folder / f"{key}.json"
 
     def take(self, wait_s: float = 0.0) -> bool:
-        """Whether the claim is ours, after waiting for at most `wait_s` seconds.
+        """Whether the lock is ours, after waiting for at most `wait_s` seconds.
 
         Raises StorageFailed where no file can be made or the file system has no locks.
         """
@@ -59,7 +59,7 @@ class Claim:
         return True
 
     def holder(self) -> str:
-        """Who has the claim, as far as is known."""
+        """Who has the lock, as far as is known."""
         try:
             note = read_object(self.note.read_bytes())
         except (OSError, ValueError):
@@ -69,7 +69,7 @@ class Claim:
         return f"process {pid} on {host}" if known else "another process"
 
     def forget(self) -> None:
-        """Gives up a claim that is ours and whose run is stored, and its file: nobody needs it any more.
+        """Releases a lock that is ours and whose run is stored, and removes its file, which nobody needs now.
 
         Without a record the file must stay: who waits for it would then hold another than who comes later.
         """
@@ -77,7 +77,7 @@ class Claim:
         with suppress(OSError):  # on Windows, while others have it open: then the last of them removes it
             Path(self.lock.lock_file).unlink(missing_ok=True)
 
-    def __enter__(self) -> "Claim":
+    def __enter__(self) -> "RunLock":
         return self
 
     def __exit__(self, *_) -> None:

@@ -34,7 +34,7 @@ from .experiment import Experiment
 from .runner import run_many
 from .store import Store
 
-KINDS = ("slurm", "local", "inline")
+EXECUTORS = ("slurm", "local", "inline")
 #: What --slurm sets: numbers that submitit translates, and words that go to sbatch as they are.
 NUMBERS = {"timeout_min": int, "cpus_per_task": int, "gpus_per_node": int, "mem_gb": float}
 WORDS = ("partition", "account", "qos", "constraint", "gres", "nodelist", "exclude", "mem_per_gpu", "comment")
@@ -96,7 +96,7 @@ def submit(
         StorageFailed: what the jobs are told cannot be written.
         KeyboardInterrupt: its note says what is finished; what was queued is cancelled, what ran is stopped.
     """
-    choose("executor", kind, KINDS)
+    choose("executor", kind, EXECUTORS)
     store = store if isinstance(store, Store) else Store(store)
     batch = Batch(experiments, store.root.absolute())
     total, off = len(batch.runs), {} if progress else {"disable": True}
@@ -107,7 +107,7 @@ def submit(
             elif kind == "local":
                 in_processes(batch, workers, bar)
             else:
-                train(batch, bar)
+                train_here(batch, bar)
         return batch.failures()
     except KeyboardInterrupt as stop:
         stop.add_note(
@@ -190,7 +190,7 @@ class Batch:
 # ---------------------------------------------------------------- in this process, and in others beside it
 
 
-def train(batch: Batch, bar: tqdm | None = None, held: Path | None = None) -> None:
+def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None) -> None:
     """Trains what no other process trains, until every run of the batch is done or has failed.
 
     held: where to write which run is being trained; each then has a log of its tracebacks, too.
@@ -261,7 +261,7 @@ def process() -> int:
         folder, number = Path(argv[0]), argv[1]
         told = disk.read_object((folder / "batch.json").read_bytes())
         batch = Batch([Experiment(**run) for run in told["runs"]], Path(told["root"]), folder)
-        train(batch, held=folder / f"process{number}.run")
+        train_here(batch, held=folder / f"process{number}.run")
         return 0
 
     return run_program("job", work)

@@ -18,10 +18,10 @@ from ..energy import EnergyMeter
 from ..errors import InvalidInput, TrainingDiverged
 from ..training.batches import Data
 from ..training.checkpoint import Checkpoint
-from ..training.history import COST, OUTCOME, REGIONS, UNITS, History
+from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
 from ..training.numerics import pinned
 from ..training.stopping import Budget
-from .claims import Claim
+from .claims import RunLock
 from .experiment import Experiment, train_resolved
 from .machine import machine
 from .store import Record, Store, key_of
@@ -166,7 +166,7 @@ class _Job:
     def _data(self) -> Data:
         return loaded(self.experiment.data, self.experiment.seed)
 
-    def _wait(self, claim: Claim) -> bool:
+    def _wait(self, claim: RunLock) -> bool:
         """Until the claim is ours."""
         if claim.take():
             return True
@@ -284,7 +284,7 @@ def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, flo
 def totals(history: History) -> dict[str, float]:
     """Seconds and joules by region and in all; only what was recorded of every epoch."""
     amounts = {}
-    for unit in UNITS:
+    for unit in COST_UNITS:
         for name, regions in {**{r: (r,) for r in REGIONS}, "total": REGIONS}.items():
             amount = history.total(unit, regions)
             if amount is not None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidInput, StorageFailed, TrainingDiverged, disk
 from ..training.history import REGIONS
-from .claims import Claim
+from .claims import RunLock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,9 +152,9 @@ class Store:
         """Where the checkpoint of an unfinished run lies."""
         return self.root / "checkpoints" / f"{key}.safetensors"
 
-    def claim(self, key: str) -> Claim:
-        """The right to train this run and to write its record; see `Claim`."""
-        return Claim(self.root / "locks", key)
+    def claim(self, key: str) -> RunLock:
+        """The right to train this run and to write its record; see `RunLock`."""
+        return RunLock(self.root / "locks", key)
 
     def __iter__(self) -> Iterator[str]:
         """Every stored key, in a fixed order; a folder under another name is no record of this store.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import TrainingDiverged
 
 
-class Watch:
+class DivergenceWatch:
     """Knows whether all parameters and buffers are finite that were so when it was made."""
 
     def __init__(self, algorithm: nn.Module):

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 OUTCOME = ("stage", "epoch", "lr", "train_loss", "val_loss", "val_accuracy", "samples")
 REGIONS = ("prefix", "train", "val")
-UNITS = ("s", "measured_j", "estimated_j")
-COST = tuple(f"{region}_{unit}" for region in REGIONS for unit in UNITS)
+COST_UNITS = ("s", "measured_j", "estimated_j")
+COST = tuple(f"{region}_{unit}" for region in REGIONS for unit in COST_UNITS)
 
 
 @dataclass
@@ -96,4 +96,4 @@ class History:
 
 def amounts(row: dict, unit: str, regions: tuple[str, ...] = REGIONS) -> list[float | None]:
     """What each region that an epoch had took, in seconds ("s") or joules; None where it lacks them."""
-    return [row.get(f"{r}_{unit}") for r in regions if any(f"{r}_{u}" in row for u in UNITS)]
+    return [row.get(f"{r}_{unit}") for r in regions if any(f"{r}_{u}" in row for u in COST_UNITS)]

@@ -21,12 +21,12 @@ from ..errors import InvalidInput, TrainingDiverged, check_positive, check_seed,
 from .batches import Data
 from .checkpoint import Checkpoint
 from .clock import Clock, Meter
-from .divergence import Watch
+from .divergence import DivergenceWatch
 from .history import History
 from .numerics import pinned
 from .prefix import PrefixCache, Source
 from .progress import Progress
-from .snapshot import Snapshot
+from .snapshot import BestWeights
 from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, freeze_all_but, make_optimiser, step, stream
 from .stopping import Budget, Length, StopRule, stop_rule
 
@@ -108,7 +108,7 @@ def train(
         Progress(algorithm.name, len(stages), enabled=progress) as bars,
     ):
         checkpoint.load(algorithm, history, rule)
-        epochs = Epochs(algorithm, seed, clock, autocast, Watch(algorithm), bars)
+        epochs = Epochs(algorithm, seed, clock, autocast, DivergenceWatch(algorithm), bars)
         for number, stage in enumerate(stages, start=1):
             if number <= algorithm.stages_finished:  # before it was resumed
                 bars.stage_done()
@@ -126,7 +126,7 @@ def train(
             else:
                 length = Length.of(stages, history.stages[:-1], max_epochs, budget)
                 stops_early = budget is None and stage.schedule not in MADE_FOR_THE_CAP
-                optimiser, keep = make_optimiser(stage), Snapshot(algorithm, stage)
+                optimiser, keep = make_optimiser(stage), BestWeights(algorithm, stage)
                 checkpoint.resume(optimiser, keep)
                 for row in epochs.descend(stage, source, optimiser, length, log.rows, spent):
                     keep.offer(rule.best(log.rows), row["epoch"])
@@ -176,7 +176,7 @@ class Epochs:
     seed: int
     clock: Clock
     autocast: AbstractContextManager
-    watch: Watch
+    watch: DivergenceWatch
     bars: Progress
 
     def descend(

@@ -26,7 +26,7 @@ BACKENDS = {
     "mkldnn.deterministic": False,
     "cuda.matmul.allow_bf16_reduced_precision_reduction": True,
 }
-PRECISIONS = {
+FP32_PRECISIONS = {
     "fp32_precision": "none",  # of all backends; one of them and its operations inherit it
     "cudnn.fp32_precision": "none",
     "mkldnn.fp32_precision": "none",
@@ -57,8 +57,8 @@ def pinned(*, flush: bool = False) -> Iterator[None]:
         outermost_autocast(),
         ExitStack() as undo,
     ):
-        for read, write, value in settings():
-            before = found(read)
+        for read, write, value in settings_of_a_new_process():
+            before = current(read)
             if before is not None:
                 undo.callback(put_back, read, write, before, value)
             if before not in (None, value):
@@ -67,7 +67,7 @@ def pinned(*, flush: bool = False) -> Iterator[None]:
             yield
 
 
-def settings() -> Iterator[Setting]:
+def settings_of_a_new_process() -> Iterator[Setting]:
     """What a new process has. Written in this order, put back in the reverse one: some write others, too."""
     # TF32 and bf16 inside products of float32 have new names since torch 2.9. The old ones write those,
     # and cannot be read any more once those are written.
@@ -75,8 +75,8 @@ def settings() -> Iterator[Setting]:
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
         backend("cudnn.allow_tf32", True),
     ]
-    old_values = [found(read) for read, _, _ in old_names]
-    for name, value in PRECISIONS.items():
+    old_values = [current(read) for read, _, _ in old_names]
+    for name, value in FP32_PRECISIONS.items():
         yield backend(name, value)
     for before, (_, write, value) in zip(old_values, old_names, strict=True):
         yield lambda before=before: before, write, value
@@ -104,11 +104,11 @@ def settings() -> Iterator[Setting]:
 
 def put_back(read: Callable, write: Callable, before: object, value: object) -> None:
     """Writes what was set before, if it was another than ours or has become another by one that writes it."""
-    if before != value or found(read) != before:
+    if before != value or current(read) != before:
         write(before)
 
 
-def found(read: Callable[[], object]) -> object | None:
+def current(read: Callable[[], object]) -> object | None:
     """What is set; None where this torch has no such setting, or refuses to read it."""
     try:
         return read()

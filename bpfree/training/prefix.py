@@ -28,7 +28,7 @@ from .clock import Clock
 from .limits import free_memory
 
 log = logging.getLogger("bpfree")
-FEW = 16  # rows; with 5 to 11 of them, a row's place in the batch was seen to matter on two threads
+FEW_ROWS = 16  # rows; with 5 to 11 of them, a row's place in the batch was seen to matter on two threads
 VALIDATION_BATCH = 1024
 SHARE_OF_FREE_MEMORY = 0.5
 
@@ -194,7 +194,7 @@ def part(x: Tensor, rows: slice) -> Tensor:
 
 
 def apply(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
-    with one_thread() if len(x) < FEW and x.device.type == "cpu" else nullcontext():
+    with one_thread() if len(x) < FEW_ROWS and x.device.type == "cpu" else nullcontext():
         for module in modules:
             x = module(x)
     return x

@@ -9,7 +9,7 @@ from ..errors import InvalidInput
 from .stage import Stage
 
 
-class Snapshot:
+class BestWeights:
     """What a stage moves, and the algorithm's buffers, as the epoch left them that a stop rule calls best.
 
     Attributes:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 DEFAULT_CAP = 100  # epochs per stage where nobody says otherwise
-METRICS = ("val_accuracy", "val_loss")
-UNITS = ("passes", "s", "measured_j")
+VALIDATION_METRICS = ("val_accuracy", "val_loss")
+BUDGET_UNITS = ("passes", "s", "measured_j")
 
 
 @runtime_checkable
@@ -49,8 +49,8 @@ class Stopping:
     restore: str = "best"
 
     def __post_init__(self):
-        choose("stopping metric", self.metric, METRICS)
-        choose("restore rule", self.restore, ("best", "last", *METRICS))
+        choose("stopping metric", self.metric, VALIDATION_METRICS)
+        choose("restore rule", self.restore, ("best", "last", *VALIDATION_METRICS))
         if self.patience is not None and (type(self.patience) is not int or self.patience < 1):
             raise InvalidInput(
                 f"patience={self.patience!r}: use a positive integer, or None to never stop early"
@@ -117,7 +117,7 @@ class Budget:
     amount: float
 
     def __post_init__(self):
-        choose("unit of a budget", self.unit, UNITS)
+        choose("unit of a budget", self.unit, BUDGET_UNITS)
         if type(self.amount) not in (int, float) or not 0 < self.amount < math.inf:
             raise InvalidInput(f"a budget of {self.amount!r} {self.unit}: use a number greater than 0")
 
@@ -126,7 +126,7 @@ class Budget:
         descended = sum(stage.losses is not None for stage in stages)
         if self.unit == "passes":
             return max(1, math.ceil((self.amount - (len(stages) - descended)) / descended))
-        spent = sum(cost(row, self.unit) for stage in done for row in stage.rows)
+        spent = sum(cost_of(row, self.unit) for stage in done for row in stage.rows)
         begun = 1 + sum(stage.ended != "solved" for stage in done)
         return self.amount * begun / descended - spent
 
@@ -170,8 +170,8 @@ class Length:
             return self.left
         if not rows:
             return DEFAULT_CAP  # what an epoch takes is not known yet
-        spent = sum(cost(row, self.unit) for row in rows)
-        epoch = sum(cost(row, self.unit, ("train", "val")) for row in rows) / len(rows)
+        spent = sum(cost_of(row, self.unit) for row in rows)
+        epoch = sum(cost_of(row, self.unit, ("train", "val")) for row in rows) / len(rows)
         if not epoch:  # too short for the sensor or the clock: still not known
             return len(rows) + DEFAULT_CAP
         return len(rows) + max(0, round((self.left - spent) / epoch))
@@ -181,7 +181,7 @@ class Length:
         return "cap" if epochs >= self.own else "budget"
 
 
-def cost(row: dict, unit: str, regions: tuple[str, ...] = REGIONS) -> float:
+def cost_of(row: dict, unit: str, regions: tuple[str, ...] = REGIONS) -> float:
     """What an epoch took: seconds ("s") or joules. Raises InvalidInput if not all joules were measured."""
     found = amounts(row, unit, regions)
     if None in found:

@@ -24,7 +24,7 @@ from ...errors import choose
 
 #: Who printed a number, by the short name in the column `source`. Only "thesis", "readme", "2026" and
 #: "2026-reports" are of the study that this package implements.
-SOURCES = {
+PUBLICATIONS = {
     "thesis": "Spyra, arXiv 2509.19063 (tables of the thesis)",
     "readme": "Spyra, README of the public code",
     "2026": "Spyra and Dzwinel, arXiv 2511.01061 (camera-ready CP025, 2026)",
@@ -51,11 +51,20 @@ def _table(name: str) -> pd.DataFrame:
         return pd.read_csv(file, dtype=str, keep_default_na=False)
 
 
+def _filtered(name: str, where: dict[str, object]) -> pd.DataFrame:
+    """The rows of a table in which each of these columns has the given value, or one of them."""
+    table = _table(name)
+    for column, wanted in where.items():
+        choose(f"column of the published {name}", column, table.columns)
+        table = table[table[column].isin([wanted] if isinstance(wanted, str) else list(wanted))]
+    return table.reset_index(drop=True)
+
+
 def results(**where: object) -> pd.DataFrame:
     """The published results, filtered by column: `results(source="thesis", algorithm=["bp", "mf"])`.
 
     Columns:
-        source: a name in `SOURCES`.
+        source: a name in `PUBLICATIONS`.
         protocol: one of `bpfree.experiments.protocols`, or the authors' own words for theirs.
         data, architecture, algorithm: in this package's names; other names are of things that it does not
             have ("some MLP": not said which; "all": several together; "any": whichever algorithm).
@@ -71,19 +80,9 @@ def results(**where: object) -> pd.DataFrame:
 
     Raises UnknownName for a column that there is not.
     """
-    table = _results()
-    for column, wanted in where.items():
-        choose("column of the published results", column, table.columns)
-        table = table[table[column].isin([wanted] if isinstance(wanted, str | int) else list(wanted))]
-    return table.reset_index(drop=True)
-
-
-@functools.cache
-def _results() -> pd.DataFrame:
-    table = _table("results").copy()
-    for column in ("mean", "sd"):
-        table[column] = pd.to_numeric(table[column])
-    return table.assign(n=pd.to_numeric(table["n"]).astype("Int64"))
+    table = _filtered("results", where)
+    numbers = {column: pd.to_numeric(table[column]).astype(float) for column in ("mean", "sd")}
+    return table.assign(**numbers, n=pd.to_numeric(table["n"]).astype("Int64"))
 
 
 def hyperparameters(**where: str) -> pd.DataFrame:
@@ -91,11 +90,8 @@ def hyperparameters(**where: str) -> pd.DataFrame:
 
     Columns: source, algorithm, data, architecture, parameter, value (a number, a string or None).
     """
-    table = _table("hyperparameters")
-    for column, wanted in where.items():
-        choose("column of the published settings", column, table.columns)
-        table = table[table[column] == wanted]
-    return table.assign(value=[parse(text) for text in table["value"]]).reset_index(drop=True)
+    table = _filtered("hyperparameters", where)
+    return table.assign(value=[parse(text) for text in table["value"]])
 
 
 def searches(**where: str) -> pd.DataFrame:
@@ -104,12 +100,9 @@ def searches(**where: str) -> pd.DataFrame:
     Columns: source, algorithm, data, architecture, trials, epochs (of a trial; None: the arm's own), pruner
     ("none", "median"), parameter, low, high, origin (the configuration file) and note.
     """
-    table = _table("searches")
-    for column, wanted in where.items():
-        choose("column of the published searches", column, table.columns)
-        table = table[table[column] == wanted]
+    table = _filtered("searches", where)
     parsed = {c: [parse(text) for text in table[c]] for c in ("trials", "epochs", "low", "high")}
-    return table.assign(**parsed).reset_index(drop=True)
+    return table.assign(**parsed)
 
 
 def parse(text: str) -> int | float | str | None:
