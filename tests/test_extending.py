@@ -216,7 +216,7 @@ def test_an_arm_is_searched_in_its_own_space():
     assert list(tuning.space(experiment)) == ["lr", "weight_decay"]
     sharp = Experiment("own_parts:sharp", architecture="own_parts:Pooled", max_epochs=1, device="cpu")
     assert tuning.space(sharp) == {"lr": (1e-3, 1e-1, "log"), "batch_size": (32, 128, "int")}
-    assert list(tuning.table(sharp)["algorithm"]) == ["Sharp reservoir"] * 2
+    assert list(tuning.search_spaces(sharp)["algorithm"]) == ["Sharp reservoir"] * 2
     found = tuning.tune(experiment, 2, progress=False)
     assert set(tuning.best(found)) == {"lr", "weight_decay"}
     tuning.equal_budget([experiment], 2, progress=False)

@@ -146,7 +146,7 @@ def test_vectors_and_small_images_are_not_convolved(tmp_path):
     for shape in ((20,), (4, 4)):
         own = write(tmp_path / f"{len(shape)}.npz", shape, 3)
         assert {e.resolved_architecture for e in study.profile("quick", [own]).arms("cafo")} == {study.FLAT}
-        searched = tuning.plan("quick").experiments(study.profile("quick", [own]))
+        searched = tuning.plan_of("quick").experiments(study.profile("quick", [own]))
         small = {"2x64"} if len(shape) == 1 else {"2x64", "cnn-8-16"}  # two blocks halve 4x4 to 1x1
         assert {e.resolved_architecture for e in searched} == small
 
@@ -159,7 +159,7 @@ def test_where_the_label_does_not_fit_there_is_no_forward_forward(tmp_path):
     assert study.profile("quick", [own, "digits"]).fitting("ff").datasets == ("digits",)
     assert {e.data for e in chosen.chapter("01")} == {"digits"}
     assert not {e.algorithm for n in ("05", "06") for e in chosen.chapter(n)} & {"ff", "ff_sgd"}
-    assert "ff" not in {e.algorithm for e in tuning.plan("quick").experiments(chosen)}
+    assert "ff" not in {e.algorithm for e in tuning.plan_of("quick").experiments(chosen)}
 
 
 def test_the_paper_s_own_rows_stay_the_paper_s():

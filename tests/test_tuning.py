@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -31,7 +32,7 @@ from bpfree.experiments import published, tuned
 from bpfree.experiments.experiment import fit
 from bpfree.tuning import __main__ as cli
 from bpfree.tuning import search
-from bpfree.tuning.storage import Place, Slots, open_storage
+from bpfree.tuning.storage import Place, Slots, file_lock, open_storage
 
 SMALL = {"batch_size": 16}
 UNPOOLED = {"poolclass": NullPool}  # a pool would leave its connections to the garbage collector
@@ -165,7 +166,7 @@ def test_own_ranges_are_what_is_searched(toy):
 
 
 def test_the_table_has_a_row_per_parameter(toy):
-    table = tuning.table(arm(toy), arm(toy, "cafo_dfa"))
+    table = tuning.search_spaces(arm(toy), arm(toy, "cafo_dfa"))
     assert list(table["parameter"][:2]) == ["lr", "weight_decay"]
     assert len(table) == 2 + 4
     assert (table["decades"] >= 3).all()
@@ -216,7 +217,8 @@ def proposed(number: int) -> list[tuple]:
     ranges = {"lr": bpfree.Range(1e-5, 1e-1, "log"), "epochs": bpfree.Range(1, 40, "int")}
     study = optuna.create_study(direction="maximize", study_name="one", sampler=search.TrialSeeded())
     for _ in range(number):
-        trial = study.ask({name: tuning.distribution(r) for name, r in ranges.items()})
+        trial = study.ask()
+        tuning.draw(trial, ranges)
         study.tell(trial, -abs(math.log10(trial.params["lr"]) + 3) - trial.params["epochs"] / 40)
     return [(float(f"{p['lr']:.6g}"), p["epochs"]) for p in drawn(study)]
 
@@ -262,20 +264,23 @@ def test_divergence_is_a_failed_trial_that_counts_and_the_study_goes_on(toy):
     assert len(tune(wild, 4, space={"lr": (1e25, 1e30, "log")}).trials) == 4
 
 
-@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError])
-def test_a_trial_that_is_interrupted_does_not_count(fault, toy, monkeypatch):
-    calls = []
+class Faulty(optuna.pruners.BasePruner):
+    """Raises a fault in the middle of the second trial, if there is one."""
 
-    def second_fails(*rest, **how):
-        calls.append(None)
-        if len(calls) == 2:
-            raise fault("out of memory")
-        return fit(*rest, **how)
+    def __init__(self, fault: BaseException | None = None):
+        self.fault = fault
 
-    monkeypatch.setattr(search, "fit", second_fails)
-    with pytest.raises(fault):
-        tune(arm(toy), 3)
-    study = tune(arm(toy), 3)
+    def prune(self, study, trial):
+        if trial.number == 1 and self.fault:
+            raise self.fault
+        return False
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), RuntimeError("out of memory")], ids=repr)
+def test_a_trial_that_is_interrupted_does_not_count(fault, toy):
+    with pytest.raises(type(fault)):
+        tune(arm(toy), 3, pruner=Faulty(fault))
+    study = tune(arm(toy), 3, pruner=Faulty())
     assert list(tuning.trials(study)["state"]) == ["complete", "lost", "complete", "complete"]
     assert tuning.finished(study) == 3
     assert study.trials[1].user_attrs["reason"].startswith(("interrupted", "RuntimeError: out of memory"))
@@ -304,46 +309,37 @@ def test_a_pruner_cuts_trials_short_and_they_count(toy):
 # ---------------------------------------------------------------- the bill
 
 
-class ScriptedMeter:
-    readings: list
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        seconds, measured, estimated = self.readings.pop(0)
-        self.reading = SimpleNamespace(
-            seconds=seconds, measured_j=measured, estimated_j=estimated, provenance="scripted"
-        )
+def billed(toy, *costs: tuple) -> optuna.Study:
+    """A study of which each trial took these seconds, measured and estimated joules."""
+    own = tune(arm(toy), 1).user_attrs
+    study = optuna.create_study(study_name="billed", direction="maximize")
+    study.set_user_attr(search.IDENTITY, own[search.IDENTITY])
+    for value, (seconds, measured, estimated) in enumerate(costs):
+        cost = {"seconds": seconds, "measured_j": measured, "estimated_j": estimated, "provenance": "told"}
+        study.add_trial(optuna.trial.create_trial(value=50.0 + value, user_attrs={"cost": cost}))
+    return study
 
 
-def test_the_bill_is_the_sum_of_the_trials(toy, monkeypatch):
-    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
-    ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, 20.0, 4.0), (4.0, 40.0, 5.0)]
-    study = tune(arm(toy), 3)
+def test_the_bill_is_the_sum_of_the_trials(toy):
+    study = billed(toy, (1.0, 10.0, 3.0), (2.0, 20.0, 4.0), (4.0, 40.0, 5.0))
     table = tuning.trials(study)
     assert list(table["total_seconds"]) == [1.0, 3.0, 7.0]
     assert list(table["total_joules"]) == [10.0, 30.0, 70.0]
     assert set(table["energy"]) == {"measured"}
-    assert list(table["best"]) == [max(table["value"][: k + 1]) for k in range(3)]
+    assert list(table["best"]) == [50.0, 51.0, 52.0]
     bill = tuning.cost(study).iloc[0]
     assert (bill["seconds"], bill["joules"], bill["energy"]) == (7.0, 70.0, "measured")
-    assert bill["provenance"] == "scripted"
-    assert bill["best"] == max(t.value for t in study.trials)
+    assert (bill["provenance"], bill["best"]) == ("told", 52.0)
 
 
-def test_joules_are_measured_only_if_all_trials_were(toy, monkeypatch):
-    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
-    ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, None, 4.0)]
-    table = tuning.trials(tune(arm(toy), 2))
+def test_joules_are_measured_only_if_all_trials_were(toy):
+    table = tuning.trials(billed(toy, (1.0, 10.0, 3.0), (2.0, None, 4.0)))
     assert list(table["joules"]) == [3.0, 4.0]
     assert set(table["energy"]) == {"estimated"}
 
 
-def test_a_sum_that_lacks_joules_is_none(toy, monkeypatch):
-    monkeypatch.setattr(search, "EnergyMeter", ScriptedMeter)
-    ScriptedMeter.readings = [(1.0, 10.0, 3.0), (2.0, None, None), (4.0, None, 5.0)]
-    study = tune(arm(toy), 3)
+def test_a_sum_that_lacks_joules_is_none(toy):
+    study = billed(toy, (1.0, 10.0, 3.0), (2.0, None, None), (4.0, None, 5.0))
     table = tuning.trials(study)
     assert table["total_joules"].iloc[0] == 3.0
     assert table["total_joules"].iloc[1:].isna().all()
@@ -409,9 +405,9 @@ def test_tolerance_is_where_the_curve_falls_below_the_best_less_the_points():
 def test_importances_find_the_parameter_that_matters(toy, tmp_path):
     """A study whose value depends on one of its parameters alone."""
     study = tune(arm(toy), 1, tmp_path / "s.log")
-    ranges = {n: tuning.distribution(r) for n, r in tuning.space(arm(toy)).items()}
     for _ in range(40):
-        trial = study.ask(ranges)
+        trial = study.ask()
+        tuning.draw(trial, tuning.space(arm(toy)))
         study.tell(trial, -abs(math.log10(trial.params["weight_decay"]) + 4))
     found = tuning.importances(study).set_index("parameter")["importance"]
     assert found.sum() == pytest.approx(1.0)
@@ -920,61 +916,58 @@ def test_a_killed_workers_trial_is_failed_and_made_up_for(name, worker, toy, tmp
     assert [p.name for p in tmp_path.glob("*.claims/*@[0-9]*")] == []  # no claim is left behind
 
 
-def test_without_a_lock_the_one_who_came_too_late_gives_its_trial_back(toy, tmp_path, monkeypatch):
+def draw(toy) -> Callable:
+    return partial(tuning.draw, ranges=tuning.space(arm(toy)))
+
+
+def test_without_a_lock_the_one_who_came_too_late_gives_its_trial_back(toy, tmp_path):
     """Two workers of a database by its URL, both of which found a slot free before either had taken it."""
     first = tune(arm(toy), 1, tmp_path / "s.db", name="s")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db", UNPOOLED)
-    slots = [Slots(first, 2, Place(storage, "s", None)) for _ in range(2)]
-    space = {n: tuning.distribution(r) for n, r in tuning.space(arm(toy)).items()}
-    real = Slots._taken
-    monkeypatch.setattr(Slots, "_taken", lambda self, before=None: real(self, before) if before else 0)
-    taken = [s.take(space) for s in slots]
-    assert [t and t.number for t in taken] == [1, None]
-    slots[0].give(taken[0], 50.0, state=TrialState.COMPLETE)
-    monkeypatch.undo()
+    place = Place(optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db", UNPOOLED), "s", None)
+    early, late = (optuna.load_study(study_name="s", storage=place.storage) for _ in range(2))
+    plain = late.optimize
+
+    def optimize(*rest, **how):  # the other worker comes between the count and the trial
+        assert Slots(early, 2, place).run_next(draw(toy), lambda trial: 50.0)
+        plain(*rest, **how)
+
+    late.optimize = optimize
+    assert Slots(late, 2, place).run_next(draw(toy), lambda trial: 1 / 0)
     assert tuning.finished(first) == 2
     assert list(tuning.trials(first)["state"]) == ["complete", "complete", "lost"]
     assert first.trials[2].user_attrs["reason"] == "surplus"
-    assert Slots(first, 2, Place(storage, "s", None)).take(space) is None
+    assert not Slots(first, 2, place).run_next(draw(toy), lambda trial: 1 / 0)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage")
 def test_without_a_file_a_trial_whose_heart_stopped_is_failed(toy, tmp_path):
     first = tune(arm(toy), 1, tmp_path / "s.db", name="s")
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{tmp_path}/s.db", UNPOOLED, heartbeat_interval=1, grace_period=2
-    )
-    study = optuna.load_study(study_name="s", storage=storage)
-    space = {n: tuning.distribution(r) for n, r in tuning.space(arm(toy)).items()}
-    dead, living = (Slots(study, 3, Place(storage, "s", None)) for _ in range(2))
-    lost, kept = dead.take(space), living.take(space)
-    dead.heartbeat.stop()  # as if its process had died
-    time.sleep(3.5)
-    other = Slots(study, 3, Place(storage, "s", None))
-    again = other.take(space)
-    assert [t.state.name for t in first.trials] == ["COMPLETE", "FAIL", "RUNNING", "RUNNING"]
-    for slots, trial in ((living, kept), (other, again)):
-        slots.give(trial, 1.0, state=TrialState.COMPLETE)
-    assert lost.number == 1
+    beating = {"heartbeat_interval": 1, "grace_period": 2}
+    place = Place(optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db", UNPOOLED, **beating), "s", None)
+    dead, living, other = (optuna.load_study(study_name="s", storage=place.storage) for _ in range(3))
+    place.storage.record_heartbeat(dead.ask()._trial_id)  # once, and never again
+
+    def slow(trial) -> float:
+        time.sleep(3.5)
+        assert Slots(other, 3, place).run_next(draw(toy), lambda trial: 1.0)
+        return 1.0
+
+    assert Slots(living, 3, place).run_next(draw(toy), slow)
+    assert [t.state.name for t in first.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert tuning.finished(first) == 3
 
 
 def test_who_waits_takes_over_what_another_loses(toy, tmp_path, monkeypatch):
-    """The other worker dies while this one waits for it: here its claim is let go, as the system would."""
+    """The other worker dies while this one waits for it: here its lock is released, as the system would."""
     place = open_storage(tmp_path / "s.log", "s")
     tune(arm(toy), 1, place.path, name="s")
-    study = optuna.load_study(study_name="s", storage=place.storage)
-    other = Slots(study, 2, place)
-    distributions = {n: tuning.distribution(r) for n, r in tuning.space(arm(toy)).items()}
-    other.take(distributions)
-    monkeypatch.setattr(search, "POLL_S", 0.01)
-    monkeypatch.setattr(search.time, "sleep", lambda s: other.held.release())
-    assert list(tuning.trials(tune(arm(toy), 2, place.path, name="s"))["state"]) == [
-        "complete",
-        "lost",
-        "complete",
-    ]
+    held = file_lock(place.path, "s@1")
+    held.acquire()
+    optuna.load_study(study_name="s", storage=place.storage).ask()
+    monkeypatch.setattr(time, "sleep", lambda s: held.release())
+    study = tune(arm(toy), 2, place.path, name="s")
+    assert list(tuning.trials(study)["state"]) == ["complete", "lost", "complete"]
 
 
 # ---------------------------------------------------------------- the command

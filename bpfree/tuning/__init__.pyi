@@ -4,7 +4,7 @@ from .budget import equal_budget as equal_budget
 from .budget import keep as keep
 from .plans import PLANS as PLANS
 from .plans import beside_published as beside_published
-from .plans import plan as plan
+from .plans import plan_of as plan_of
 from .plans import published_effort as published_effort
 from .results import best as best
 from .results import cost as cost
@@ -16,9 +16,9 @@ from .search import resume as resume
 from .search import study_name as study_name
 from .search import sweep as sweep
 from .search import tune as tune
-from .spaces import distribution as distribution
+from .spaces import draw as draw
+from .spaces import search_spaces as search_spaces
 from .spaces import space as space
-from .spaces import table as table
 from .storage import finished as finished
 from .storage import open_storage as open_storage
 from .storage import study_names as study_names

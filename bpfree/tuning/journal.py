@@ -17,7 +17,7 @@ from ..errors import BpfreeError, InvalidInput, disk
 log = logging.getLogger("bpfree")
 START = b'{"op_code":'  # of every line that Optuna writes
 SUM = b',"crc32":'  # and what we add to it, which Optuna passes over
-ELSEWHERE = "use another storage (--storage, or storage=)"
+OTHER_STORAGE = "use another storage (--storage, or storage=)"
 
 
 class Journal(BaseJournalBackend):
@@ -61,13 +61,14 @@ class Journal(BaseJournalBackend):
         except (OSError, ValueError) as error:
             raise InvalidInput(
                 f"line {number + 1} of {self.path} cannot be read ({error}): bring back a copy of the file, "
-                f"or {ELSEWHERE}"
+                f"or {OTHER_STORAGE}"
             ) from error
 
     def append_logs(self, logs: list[dict]) -> None:
         """Raises StorageFailed if it cannot; the file is then what it was."""
         lines = b"".join(map(as_line, logs))
-        with disk.refusals(self.path, ELSEWHERE), self.alone(), open(self.path, "r+b", buffering=0) as file:
+        path = self.path
+        with disk.refusals(path, OTHER_STORAGE), self.alone(), open(path, "r+b", buffering=0) as file:
             end = self.mend(file)
             file.seek(end)
             try:

@@ -15,7 +15,7 @@ from ..experiments.experiment import Experiment
 from ..experiments.study import FLAT, PROFILES, Profile, fitting_network
 
 #: One algorithm of each family. Of Forward-Forward and the MLPs it is compared with, the network is the same.
-USUAL = ("bp", "ff", "cafo_rand", "mf")
+USUAL_ARMS = ("bp", "ff", "cafo_rand", "mf")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Plan:
     fixed: Mapping = field(default_factory=dict)
 
     def experiments(self, chosen: Profile, *algorithms: str) -> list[Experiment]:
-        """What is tuned: these algorithms (default: `USUAL`) on the profile's first data set and seed.
+        """What is tuned: these algorithms (default: `USUAL_ARMS`) on the profile's first data set and seed.
 
         All with AdamW, whatever the papers took: an optimiser is part of the effort, too. Without algorithms
         that cannot be trained on a user's own data.
@@ -45,7 +45,7 @@ class Plan:
         data, seed = chosen.datasets[0], chosen.seeds[0]
         usual = self.networks.get("")
         networks = {}
-        for algorithm in algorithms or USUAL:
+        for algorithm in algorithms or USUAL_ARMS:
             wanted = self.networks.get(algorithm, usual) or default_architecture(algorithm, data)
             networks[algorithm] = fitting_network(algorithm, data, wanted, seed, usual or FLAT)
         return [
@@ -78,7 +78,7 @@ PLANS = {
 }
 
 
-def plan(profile: str, trials: int = 0, max_epochs: int = 0) -> Plan:
+def plan_of(profile: str, trials: int = 0, max_epochs: int = 0) -> Plan:
     """The plan of a profile, with other trials or another cap where these are given.
 
     Raises UnknownName for no such profile.

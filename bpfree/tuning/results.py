@@ -12,7 +12,8 @@ from ..errors import InvalidInput
 from .search import identity_of
 from .storage import is_finished, quiet
 
-COST = ["seconds", "joules", "energy", "provenance", "machine"]
+RUN = ["study", "algorithm", "data", "architecture", "protocol", "seed", "trial", "state", "value"]
+COST_COLUMNS = ["seconds", "joules", "energy", "provenance", "machine"]
 SO_FAR = ["total_seconds", "total_joules", "best"]
 
 
@@ -28,9 +29,8 @@ def trials(studies: Study | Iterable[Study]) -> pd.DataFrame:
     """
     studies = [studies] if isinstance(studies, Study) else list(studies)
     frame = pd.concat([_trials(study) for study in studies], ignore_index=True)
-    fixed = ["study", "algorithm", "data", "architecture", "protocol", "seed", "trial", "state", "value"]
-    parameters = [column for column in frame if column not in (*fixed, *COST, *SO_FAR)]
-    return frame[[*fixed, *parameters, *COST, *SO_FAR]]
+    parameters = [column for column in frame if column not in (*RUN, *COST_COLUMNS, *SO_FAR)]
+    return frame[[*RUN, *parameters, *COST_COLUMNS, *SO_FAR]]
 
 
 def _trials(study: Study) -> pd.DataFrame:
@@ -57,8 +57,7 @@ def _trials(study: Study) -> pd.DataFrame:
         }
         for t in recorded
     ]
-    columns = ["study", "algorithm", "data", "architecture", "protocol", "seed", "trial", "state", "value"]
-    frame = pd.DataFrame(rows, columns=[*columns, *own["space"], *COST])
+    frame = pd.DataFrame(rows, columns=[*RUN, *own["space"], *COST_COLUMNS])
     frame = frame.astype({c: float for c in ("value", "seconds", "joules")})
     unknown = frame["joules"].isna() & frame["seconds"].notna()
     return frame.assign(

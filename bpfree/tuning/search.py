@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import optuna
 import torch
@@ -27,25 +28,24 @@ from ..experiments.protocols import LENGTHS
 from ..training.batches import Data
 from ..training.history import History
 from ..training.loop import pick_device
-from .spaces import distribution
+from .spaces import draw
 from .spaces import space as search_space
 from .storage import (
     DIVERGED,
     Place,
     Slots,
-    file_lock,
     finished,
-    is_finished,
     open_storage,
+    opening,
     quiet,
-    refusals,
+    study_lock,
     study_names,
     using,
 )
 
 POLL_S = 1.0  # between two looks at what other workers have finished
 IDENTITY = "bpfree"  # the user attribute of a study that says what it is of
-PARTS = {
+IDENTITY_KEYS = {
     "experiment",
     "algorithm",
     "data_sha256",
@@ -98,7 +98,7 @@ def tune(
     """
     ranges = search_space(experiment, space)
     how = {"pruner": pruner, "wait": wait, "progress": progress}
-    return search(experiment, ranges, trials, storage, name or study_name(experiment), TrialSeeded(), **how)
+    return search(experiment, ranges, trials, storage, name or study_name(experiment), **how)
 
 
 def sweep(
@@ -122,32 +122,28 @@ def sweep(
     ends = (*values[:1], *values[-1:])
     ranges = search_space(experiment, {parameter: (*ends, "log") if values[0] > 0 else ends})
     name = name or f"{study_name(experiment)}-{parameter}"
-    return search(
-        experiment, ranges, len(values), storage, name, Listed(values), wait=wait, progress=progress
-    )
+    how = {"listed": (parameter, values), "wait": wait, "progress": progress}
+    return search(experiment, ranges, len(values), storage, name, **how)
 
 
 def search(
-    experiment, ranges, trials, storage, name, sampler, *, pruner=None, wait=True, progress=True
+    experiment, ranges, trials, storage, name, *, listed=None, pruner=None, wait=True, progress=True
 ) -> Study:
     """What `tune` and `sweep` share."""
     check_positive("trials", trials)
     refuse_unsearchable(experiment)
     data = without_test(load(experiment.data, seed=experiment.seed))
     place = open_storage(storage, name)
-    study = open_study(place, name, identity(experiment, ranges, data, pruner), pruner, sampler)
-    slots = Slots(study, trials, place)
-    distributions = {parameter: distribution(r) for parameter, r in ranges.items()}
+    study = open_study(place, name, identity(experiment, ranges, data, pruner), pruner)
+    slots = Slots(study, trials, place, listed)
+    objective = partial(train_trial, experiment=experiment, data=data, place=place)
     bar = tqdm(total=trials, desc=name, unit="trial", **({} if progress else {"disable": True}))
     with bar:
         while show(bar, study, place) < trials:
-            trial = slots.take(distributions)
-            if trial is not None:
-                run_trial(slots, trial, experiment, data)
-            elif wait:
+            if not slots.run_next(partial(draw, ranges=ranges), objective):
+                if not wait:
+                    break
                 time.sleep(POLL_S)
-            else:
-                break
     return study
 
 
@@ -155,7 +151,7 @@ def load_study(name: str, storage: StrPath | BaseStorage | None = None) -> Study
     """A study that exists, to look at. Raises InvalidInput if there is none of this name."""
     choose("study", name, study_names(storage))
     place = open_storage(storage, name)
-    with refusals(place.name):
+    with opening(place.name):
         study = optuna.load_study(study_name=name, storage=place.storage)
         study.get_trials()  # what cannot be read is said now
         return study
@@ -249,37 +245,28 @@ def _changed(experiment: Experiment, options: Mapping) -> dict:
     return {k: v for k, v in options.items() if k not in chosen and v != cls.options()[k]}
 
 
-def open_study(
-    place: Place, name: str, own: dict, pruner: BasePruner | None, sampler: BaseSampler | None = None
-) -> Study:
+def open_study(place: Place, name: str, own: dict, pruner: BasePruner | None) -> Study:
     """The study of this name, new or as it was. Raises InvalidInput if it is of something else."""
-    lock = file_lock(place.path, name) if place.path else None
-    with refusals(place.name):
-        if lock:
-            lock.acquire()
-        try:
-            study = optuna.create_study(
-                storage=place.storage,
-                study_name=name,
-                direction="maximize",
-                sampler=sampler or TrialSeeded(),
-                pruner=pruner or NopPruner(),
-                load_if_exists=True,
-            )
-            if study.get_trials(deepcopy=False) or IDENTITY in study.user_attrs:
-                refuse_other(name, place, identity_of(study), own)
-            else:
-                study.set_user_attr(IDENTITY, own)
-        finally:
-            if lock:
-                lock.release()
+    with opening(place.name), study_lock(place, name):
+        study = optuna.create_study(
+            storage=place.storage,
+            study_name=name,
+            direction="maximize",
+            sampler=TrialSeeded(),
+            pruner=pruner or NopPruner(),
+            load_if_exists=True,
+        )
+        if study.get_trials(deepcopy=False) or IDENTITY in study.user_attrs:
+            refuse_other(name, place, identity_of(study), own)
+        else:
+            study.set_user_attr(IDENTITY, own)
     return study
 
 
 def identity_of(study: Study) -> dict:
     """What a study is of. Raises InvalidInput for one that was not made by `tune`."""
     own = study.user_attrs.get(IDENTITY)
-    if not (isinstance(own, dict) and own.keys() >= PARTS and isinstance(own["experiment"], dict)):
+    if not (isinstance(own, dict) and own.keys() >= IDENTITY_KEYS and isinstance(own["experiment"], dict)):
         raise InvalidInput(f"study {study.study_name!r} was not made by bpfree.tuning: give another name")
     return own
 
@@ -318,30 +305,27 @@ def show(bar: tqdm, study: Study, place: Place) -> int:
 # ---------------------------------------------------------------- one trial
 
 
-def run_trial(slots: Slots, trial: Trial, experiment: Experiment, data: Data) -> None:
-    """Trains with the trial's parameters, and tells the study the outcome and the cost."""
+def train_trial(trial: Trial, experiment: Experiment, data: Data, place: Place) -> float:
+    """Trains with the trial's parameters, and tells the study what that took.
+
+    Returns the validation accuracy (%), NaN if training diverged. Raises TrialPruned.
+    """
     candidate = replace(experiment, hyperparameters={**experiment.hyperparameters, **trial.params})
-    value, state, reason = None, TrialState.FAIL, "interrupted"
-    try:
-        # torch imports its compiler with a process's first optimiser, for seconds that are no trial's.
-        torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-        report = Reporter(trial, slots.place)
-        with EnergyMeter() as meter:
-            try:
-                _, history = fit(candidate, data, progress=False, on_epoch=report)
-                value, state, reason = kept_accuracy(history), TrialState.COMPLETE, None
-            except TrainingDiverged:
-                reason = DIVERGED
-            except optuna.TrialPruned:
-                state, reason = TrialState.PRUNED, None
-        with using(slots.place):
-            note_cost(trial, meter, experiment, report.epochs)
-    except Exception as error:  # a fault of program or machine: the user sees it, and it counts for nothing
-        reason = f"{type(error).__name__}: {error}"
-        value, state = None, TrialState.FAIL
-        raise
-    finally:
-        slots.give(trial, value, state=state, reason=reason)
+    # torch imports its compiler with a process's first optimiser, for seconds that are no trial's.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    report, early, value = Reporter(trial, place), None, math.nan
+    with EnergyMeter() as meter:
+        try:
+            value = kept_accuracy(fit(candidate, data, progress=False, on_epoch=report)[1])
+        except (TrainingDiverged, optuna.TrialPruned) as error:
+            early = error
+    with using(place):
+        note_cost(trial, meter, experiment, report.epochs)
+        if isinstance(early, TrainingDiverged):
+            trial.set_user_attr("reason", DIVERGED)
+    if isinstance(early, optuna.TrialPruned):
+        raise early
+    return value
 
 
 def kept_accuracy(history: History) -> float:
@@ -413,24 +397,3 @@ class TrialSeeded(BaseSampler):
 
     def sample_independent(self, study, trial, param_name, param_distribution):
         return self.tpe.sample_independent(study, trial, param_name, param_distribution)
-
-
-class Listed(BaseSampler):
-    """Each trial gets the first of the listed values of the one parameter that no other has or had.
-
-    Optuna's `GridSampler` takes a lost trial's value for done, and begins anew when values are added.
-    """
-
-    def __init__(self, values: Sequence[float]):
-        self.values = list(values)
-
-    def infer_relative_search_space(self, study, trial):
-        return {}
-
-    def sample_relative(self, study, trial, search_space):
-        return {}
-
-    def sample_independent(self, study, trial, param_name, param_distribution):
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        had = {t.params[param_name] for t in others if is_finished(t) or t.state == TrialState.RUNNING}
-        return next(value for value in self.values if value not in had)

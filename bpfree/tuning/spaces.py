@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 
 from ..algorithms.arms import Range, arm, look
 from ..errors import InvalidInput, choose
@@ -14,7 +14,7 @@ from ..experiments.experiment import Experiment
 SCALES = ("log", "linear", "int", "log int")
 
 
-MEANING = {
+DESCRIPTIONS = {
     "lr": "learning rate",
     "weight_decay": "weight decay",
     "head_lr": "learning rate of the softmax head",
@@ -83,10 +83,11 @@ def idle(name: str, options: Mapping[str, object]) -> str:
     return ""
 
 
-def distribution(tried: Range) -> BaseDistribution:
-    """What Optuna calls a range."""
-    kind = IntDistribution if tried.scale.endswith("int") else FloatDistribution
-    return kind(tried.low, tried.high, log=tried.scale.startswith("log"))
+def draw(trial: Trial, ranges: Mapping[str, Range]) -> None:
+    """The parameters of a trial, each from its range."""
+    for name, tried in ranges.items():
+        suggest = trial.suggest_int if tried.scale.endswith("int") else trial.suggest_float
+        suggest(name, tried.low, tried.high, log=tried.scale.startswith("log"))
 
 
 def _range(name: str, given: Sequence) -> Range:
@@ -109,7 +110,7 @@ def _range(name: str, given: Sequence) -> Range:
     return Range(low, high, scale)
 
 
-def table(*experiments: Experiment) -> pd.DataFrame:
+def search_spaces(*experiments: Experiment) -> pd.DataFrame:
     """The spaces of experiments, a row per parameter.
 
     Columns: algorithm, parameter, what it is, low and high (as text), scale and decades (log10).
@@ -118,7 +119,7 @@ def table(*experiments: Experiment) -> pd.DataFrame:
         (
             look(e.algorithm).label,
             name,
-            MEANING.get(name, name),
+            DESCRIPTIONS.get(name, name),
             f"{r.low:g}",
             f"{r.high:g}",
             r.scale,

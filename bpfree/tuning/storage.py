@@ -1,11 +1,11 @@
 """Where studies lie: a journal file, SQLite, or any database that Optuna can reach; who runs which trial."""
 
+import math
 import re
 import sqlite3
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ..data import StrPath
 from ..errors import BpfreeError, InvalidInput, StorageFailed, disk
 from ..experiments.store import Store
-from .journal import ELSEWHERE, Journal
+from .journal import OTHER_STORAGE, Journal
 
 SQLITE = (".db", ".sqlite", ".sqlite3")
 HEARTBEAT_S = 60  # of a trial in a database without a file; after twice as long without one it counts as lost
@@ -57,12 +57,12 @@ def open_storage(storage: StrPath | BaseStorage | None, study: str) -> Place:
     if isinstance(storage, BaseStorage):
         return Place(storage, type(storage).__name__, None)
     text = str(storage if storage is not None else default_path(study))
-    with refusals(_shown(text)):
+    with opening(without_password(text)):
         return _open_url(text) if "://" in text else _open_file(Path(text).expanduser().resolve())
 
 
 @contextmanager
-def refusals(name: str) -> Iterator[None]:
+def opening(name: str) -> Iterator[None]:
     """Inside, a storage that cannot be opened or read becomes an InvalidInput that names it."""
     try:
         with quiet():
@@ -70,7 +70,7 @@ def refusals(name: str) -> Iterator[None]:
     except BpfreeError:
         raise
     except Exception as error:  # whatever Optuna, SQLAlchemy, a driver or the file system may raise
-        raise InvalidInput(f"storage {name} cannot be opened ({reason(error)}): {WAYS}") from error
+        raise InvalidInput(f"storage {name} cannot be opened ({why(error)}): {WAYS}") from error
 
 
 @contextmanager
@@ -79,16 +79,16 @@ def using(place: Place) -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with disk.refusals(place.path or place.name, ELSEWHERE):
+        with disk.refusals(place.path or place.name, OTHER_STORAGE):
             yield
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StorageFailed(
-            f"{place.name} cannot be written or read ({reason(error)}): make room there, wait until others "
-            f"have ended, or {ELSEWHERE}"
+            f"{place.name} cannot be written or read ({why(error)}): make room there, wait until others "
+            f"have ended, or {OTHER_STORAGE}"
         ) from error
 
 
-def reason(error: Exception) -> str:
+def why(error: Exception) -> str:
     """Why, in one line."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__  # Optuna guesses, the driver knows
@@ -101,7 +101,7 @@ def _open_url(text: str) -> Place:
     url = make_url(text)
     if url.get_backend_name() != "sqlite":
         heartbeat = {"heartbeat_interval": HEARTBEAT_S, "grace_period": 2 * HEARTBEAT_S}
-        return Place(_database(text, **heartbeat), _shown(text), None)
+        return Place(_database(text, **heartbeat), without_password(text), None)
     if url.database in (None, "", ":memory:"):
         return Place(InMemoryStorage(), text, None)
     return _open_sqlite(Path(url.database).resolve(), text)
@@ -147,7 +147,16 @@ def file_lock(path: Path, name: str):
     return FileLock(folder / f"{name}.lock")
 
 
-def _shown(text: str) -> str:
+@contextmanager
+def study_lock(place: Place, name: str) -> Iterator[ExitStack]:
+    """Inside, until `close()`, no other worker begins a trial of this study, if it lies in a file."""
+    with ExitStack() as lock:
+        if place.path:
+            lock.enter_context(file_lock(place.path, name))
+        yield lock
+
+
+def without_password(text: str) -> str:
     """A storage in a message: without its password."""
     from sqlalchemy.engine import make_url
 
@@ -162,7 +171,7 @@ def study_names(storage: StrPath | BaseStorage | None) -> list[str]:
     if storage is None:
         return sorted(path.stem for path in (Store().root / "studies").glob("*.log"))
     place = open_storage(storage, "any")
-    with refusals(place.name):
+    with opening(place.name):
         return sorted(optuna.get_all_study_names(place.storage))
 
 
@@ -174,7 +183,6 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
             yield
     finally:
         optuna.logging.set_verbosity(level)
@@ -195,32 +203,8 @@ def finished(study: Study) -> int:
     return sum(map(is_finished, study.get_trials(deepcopy=False)))
 
 
-class Heartbeat:
-    """Tells a storage that wants to know, at its intervals, that the worker of a trial is alive."""
-
-    def __init__(self, storage: BaseStorage, study: str, number: int):
-        self.over, self.thread = threading.Event(), None
-        interval = getattr(storage, "get_heartbeat_interval", lambda: None)()  # databases may have one
-        if interval is None:
-            return
-        own = storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study), number)
-
-        def beat() -> None:
-            storage.record_heartbeat(own)
-            while not self.over.wait(interval):
-                storage.record_heartbeat(own)
-
-        self.thread = threading.Thread(target=beat)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.over.set()
-        if self.thread is not None:
-            self.thread.join()
-
-
 class Slots:
-    """The trials that a study still lacks, handed out one at a time to any number of workers.
+    """The trials that a study still lacks, run one at a time by any number of workers.
 
     A storage in a file (a journal, SQLite) has locks beside it, in the folder `<file>.claims`. Under the
     study's, a worker counts the trials that are finished or run, and takes the next number if one is missing.
@@ -231,49 +215,64 @@ class Slots:
     In a database that is reached by its URL there are no such files, and its workers may share none. There a
     running trial has Optuna's heartbeat, and counts as lost when it stops. Numbers are given by the database,
     one by one; whoever gets one that as many earlier trials precede as the study should have gives it back.
+
+    Args:
+        study: as `optimize` goes on with it.
+        total: how many finished trials it should have.
+        place: where it lies.
+        listed: (parameter, values): what is tried in place of what the sampler draws.
     """
 
-    def __init__(self, study: Study, total: int, place: Place):
-        self.study, self.total, self.place, self.path = study, total, place, place.path
-        self.storage = place.storage
-        self.lock = file_lock(place.path, study.study_name) if place.path else nullcontext()
-        self.held = self.heartbeat = None
+    def __init__(self, study: Study, total: int, place: Place, listed: tuple[str, Sequence] | None = None):
+        self.study, self.total, self.place, self.listed = study, total, place, listed
 
-    def take(self, distributions: dict) -> Trial | None:
-        """The next trial, its parameters drawn from `distributions`; None if all are finished or run."""
-        with quiet(), using(self.place):
-            with self.lock:
-                self.fail_lost()
-                if self._taken() >= self.total:
-                    return None
-                trial = self.study.ask(distributions)
-                if self.path:
-                    self.held = self._claim(trial.number)
-                    self.held.acquire()
-            self.heartbeat = Heartbeat(self.storage, self.study.study_name, trial.number)
-            if self._taken(before=trial.number) >= self.total:  # never so where there is a lock
-                self.give(trial, state=TrialState.FAIL, reason="surplus")
-                return None
-            return trial
+    def run_next(self, begin: Callable[[Trial], object], objective: Callable[[Trial], float]) -> bool:
+        """Runs one more trial, unless all are finished or run by others. Returns whether it did.
 
-    def give(
-        self, trial: Trial, value: float | None = None, *, state: TrialState, reason: str | None = None
-    ) -> None:
-        """How a trial ended; a failed one with the reason."""
-        with quiet(), using(self.place):
+        Args:
+            begin: draws the trial's parameters, while no other worker draws.
+            objective: gives the trial's value. NaN makes it a failed trial, and so does an error, which is
+                raised again.
+        """
+        place, study, errors = self.place, self.study, []
+        with quiet(), using(place), ExitStack() as claim, study_lock(place, study.study_name) as lock:
+
+            def run(trial: Trial) -> float:
+                if place.path:
+                    claim.callback(self._forget, trial.number)  # once it is released
+                    claim.enter_context(self._claim(trial.number))
+                begin(trial)
+                lock.close()
+                if self._taken(before=trial.number) >= self.total:  # never so where there is a lock
+                    trial.set_user_attr("reason", "surplus")
+                    return math.nan
+                try:
+                    return objective(trial)
+                except optuna.TrialPruned:
+                    raise
+                except KeyboardInterrupt:
+                    trial.set_user_attr("reason", "interrupted")
+                    raise
+                except Exception as error:
+                    errors.append(error)
+                    trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
+                    raise
+
+            self.fail_lost()
+            if self._taken() >= self.total:
+                return False
+            self._enqueue_listed()
             try:
-                if reason is not None:
-                    trial.set_user_attr("reason", reason)
-                self.study.tell(trial, value, state=state)
-            finally:
-                self.heartbeat.stop()
-                if self.held is not None:
-                    self.held.release()
-                    self._forget(trial.number)
+                study.optimize(run, n_trials=1, catch=(Exception,))
+            except AssertionError as error:  # Optuna 5.0's, over the error of a storage that was told the end
+                raise (error.__context__ or error) from None
+        if errors:  # here, because it is no fault of the storage's
+            raise errors[0]
+        return True
 
     def fail_lost(self) -> None:
         """Fails the running trials whose workers are dead. They have no `reason`: nobody lived to give it."""
-        if not self.path:
+        if not self.place.path:
             fail_stale_trials(self.study)  # does nothing where there is no heartbeat
             return
         from filelock import Timeout
@@ -288,17 +287,28 @@ class Slots:
                 continue  # its owner lives
             self._forget(trial.number)
 
-    def _taken(self, before: int | None = None) -> int:
-        """Trials that are finished or run; of those with smaller numbers only, if `before` is given."""
+    def _enqueue_listed(self) -> None:
+        """Puts the first of the listed values that no trial has or had where Optuna takes the next one from.
+
+        Its `GridSampler` takes a lost trial's value for done, and begins anew when values are added.
+        """
         trials = self.study.get_trials(deepcopy=False)
+        if self.listed is None or any(t.state == TrialState.WAITING for t in trials):
+            return
+        parameter, values = self.listed
+        had = {t.params.get(parameter) for t in trials if is_finished(t) or t.state == TrialState.RUNNING}
+        self.study.enqueue_trial({parameter: next(value for value in values if value not in had)})
+
+    def _taken(self, before: float = math.inf) -> int:
+        """Trials that are finished or run; of those with smaller numbers only, if `before` is given."""
         return sum(
             is_finished(t) or t.state == TrialState.RUNNING
-            for t in trials
-            if before is None or t.number < before
+            for t in self.study.get_trials(deepcopy=False)
+            if t.number < before
         )
 
     def _claim(self, number: int):
-        return file_lock(self.path, f"{self.study.study_name}@{number}")
+        return file_lock(self.place.path, f"{self.study.study_name}@{number}")
 
     def _forget(self, number: int) -> None:
         """Removes the file of a finished trial's claim, for which nobody looks any more."""
