@@ -1,6 +1,7 @@
-"""Whatever is wrong with it, bad input ends in one line: the value, what is allowed, what to do.
+"""Whatever is wrong with it, bad input ends in one line of one of our errors, which names what was wrong.
 
-The cases are one table. That nothing in such input is executed is test_nothing_unasked.py's.
+The cases are one table: what is tried and the value that must be named; and, of two kinds of input a group,
+what is allowed and what to do as well. That nothing in such input is executed is test_nothing_unasked.py's.
 """
 
 import contextlib
@@ -11,9 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,25 +39,6 @@ from bpfree.tuning.__main__ import main as tuning
 ROOT = Path(run_all.__file__).parent
 SMALL = {"architecture": "1x4", "max_epochs": 1, "device": "cpu"}
 NPZ = "x_train, y_train, x_test, y_test"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One bad input.
-
-    Attributes:
-        group, name: which kind of input, and what is wrong with it.
-        attempt: of the Bench; gives the line that came out.
-        said: what it must say: the value, what is allowed, what to do.
-    """
-
-    group: str
-    name: str
-    attempt: Callable
-    said: tuple[str, str, str]
-
-    def __str__(self) -> str:
-        return f"{self.group}: {self.name}"
 
 
 def call(function: Callable) -> Callable:
@@ -217,212 +197,127 @@ def env(name: str, content: str) -> Callable:
 
 
 ARCHITECTURES = "'cnn-16-32-64'"
-POSITIVE = "use a positive integer"
 AGAIN = "remove it and run again"
 
-GROUPS: dict[str, dict[str, tuple[Callable, tuple[str, str, str]]]] = {
+GROUPS: dict[str, dict[str, tuple[Callable, str | tuple[str, ...]]]] = {
     "data file": {
         "missing": (call(lambda b: bpfree.load(b.folder / "no.npz")), ("no.npz", NPZ, "give the path")),
-        "a folder": (
-            call(lambda b: bpfree.load(shutil.copytree(b.folder, b.folder / "d.npz"))),
-            ("d.npz", NPZ, "give"),
-        ),
-        "empty": (call(lambda b: bpfree.load(b.path("e.npz"))), ("e.npz", NPZ, "write")),
-        "no zip": (
-            call(lambda b: bpfree.load(b.path("h.npz", b"<html>404"))),
-            ("h.npz", "no npz file", "write"),
-        ),
-        "a pickle": (
-            call(lambda b: bpfree.load(b.path("p.npz", pickle.dumps({})))),
-            ("p.npz", "no npz", "write"),
-        ),
-        "truncated": (
-            call(lambda b: bpfree.load(b.path("t.npz", b.npz().read_bytes()[:-99]))),
-            ("t.npz", NPZ, "write"),
-        ),
-        "pickled objects": (
-            call(lambda b: b.load(x_test=np.array([{}] * 9))),
-            ("x_test", "refused", "write"),
-        ),
-        "not an array": (
-            call(lambda b: bpfree.load(with_member(b, "y_test.npy", b"1,2"))),
-            ("y_test", NPZ, "found"),
-        ),
-        "no memory": (
-            call(lambda b: bpfree.load(with_member(b, "x_train.npy", huge_header()))),
-            ("x_train", NPZ, "write"),
-        ),
-        "an array missing": (call(lambda b: b.load(y_test=None)), ("y_test", NPZ, "needed are")),
-        "int images": (
-            call(lambda b: b.load(x_train=np.zeros((40, 6, 5), int))),
-            ("int64", "uint8 and floats", "allowed are"),
-        ),
-        "complex images": (
-            call(lambda b: b.load(x_train=np.zeros((40, 6, 5), complex))),
-            ("complex128", "uint8", "allowed"),
-        ),
+        "a folder": (call(lambda b: bpfree.load(shutil.copytree(b.folder, b.folder / "d.npz"))), "d.npz"),
+        "empty": (call(lambda b: bpfree.load(b.path("e.npz"))), "e.npz"),
+        "no zip": (call(lambda b: bpfree.load(b.path("h.npz", b"<html>404"))), "h.npz"),
+        "a pickle": (call(lambda b: bpfree.load(b.path("p.npz", pickle.dumps({})))), "p.npz"),
+        "truncated": (call(lambda b: bpfree.load(b.path("t.npz", b.npz().read_bytes()[:-99]))), "t.npz"),
+        "pickled objects": (call(lambda b: b.load(x_test=np.array([{}] * 9))), "x_test"),
+        "not an array": (call(lambda b: bpfree.load(with_member(b, "y_test.npy", b"1,2"))), "y_test"),
+        "no memory": (call(lambda b: bpfree.load(with_member(b, "x_train.npy", huge_header()))), "x_train"),
+        "an array missing": (call(lambda b: b.load(y_test=None)), "y_test"),
+        "int images": (call(lambda b: b.load(x_train=np.zeros((40, 6, 5), int))), "int64"),
+        "complex images": (call(lambda b: b.load(x_train=np.zeros((40, 6, 5), complex))), "complex128"),
         "five dimensions": (
             call(lambda b: b.load(x_train=np.zeros((2, 2, 2, 2, 2), np.uint8))),
             ("(2, 2, 2, 2, 2)", "(N, H, W)", "allowed"),
         ),
-        "other sizes": (
-            call(lambda b: b.load(x_test=np.zeros((9, 5, 5), np.uint8))),
-            ("(5, 5, 1)", "(6, 5, 1)", "x_test"),
-        ),
+        "other sizes": (call(lambda b: b.load(x_test=np.zeros((9, 5, 5), np.uint8))), "(5, 5, 1)"),
         "no image": (
             call(lambda b: b.load(x_test=np.zeros((0, 6, 5), np.uint8), y_test=np.arange(0))),
-            ("(0, 6, 5)", "at least one", "needed"),
+            "(0, 6, 5)",
         ),
-        "NaN pixels": (
-            call(lambda b: b.load(x_train=np.full((40, 6, 5), np.nan))),
-            ("NaN", "row 0", "remove them"),
-        ),
-        "infinite pixels": (
-            call(lambda b: b.load(x_train=np.full((40, 6, 5), np.inf))),
-            ("infinite", "row 0", "remove them"),
-        ),
-        "negative labels": (
-            call(lambda b: b.load(y_train=np.arange(40) % 3 - 1)),
-            ("-1", "0 to", "allowed are"),
-        ),
-        "huge labels": (
-            call(lambda b: b.load(y_train=np.arange(40) + 10**6)),
-            ("1000039", "0 to 65535", "allowed are"),
-        ),
-        "float labels": (
-            call(lambda b: b.load(y_train=np.arange(40) / 2)),
-            ("float64", "integers", "0 to K-1"),
-        ),
-        "words as labels": (
-            call(lambda b: b.load(y_train=np.array(["cat"] * 40))),
-            ("<U3", "integers", "0 to K-1"),
-        ),
+        "NaN pixels": (call(lambda b: b.load(x_train=np.full((40, 6, 5), np.nan))), "NaN"),
+        "infinite pixels": (call(lambda b: b.load(x_train=np.full((40, 6, 5), np.inf))), "infinite"),
+        "negative labels": (call(lambda b: b.load(y_train=np.arange(40) % 3 - 1)), "-1"),
+        "huge labels": (call(lambda b: b.load(y_train=np.arange(40) + 10**6)), "1000039"),
+        "float labels": (call(lambda b: b.load(y_train=np.arange(40) / 2)), "float64"),
+        "words as labels": (call(lambda b: b.load(y_train=np.array(["cat"] * 40))), "<U3"),
         "one class": (
             call(lambda b: b.load(y_train=np.zeros(40, int), y_test=np.zeros(9, int))),
-            ("0", "two classes", "needed"),
+            "two classes",
         ),
-        "label missing": (
-            call(lambda b: b.load(y_train=np.arange(39) % 3)),
-            ("39 labels", "40 images", "one each is needed"),
-        ),
-        "one-hot": (call(lambda b: b.load(y_train=np.eye(40, dtype=int))), ("(40, 40)", "(N,)", "allowed")),
+        "label missing": (call(lambda b: b.load(y_train=np.arange(39) % 3)), "39 labels"),
+        "one-hot": (call(lambda b: b.load(y_train=np.eye(40, dtype=int))), "(40, 40)"),
         "not that data set": (
             call(lambda b: bpfree.load("mnist", b.npz().rename(b.folder / "mnist.npz").parent)),
-            ("(40, 6, 5)", "(60000, 28, 28)", "mnist has"),
+            "(40, 6, 5)",
         ),
     },
     "name": {
         "data": (experiment(data="digit"), ("'digit'", "fashion_mnist", "did you mean 'digits'")),
-        "data of another type": (call(lambda _: bpfree.load(None)), ("None", "fashion_mnist", ".npz")),
-        "algorithm": (experiment("monoforward"), ("'monoforward'", "mf_interleaved", "allowed are")),
-        "protocol": (experiment(protocol="matchd"), ("'matchd'", "equal_energy", "did you mean 'matched'")),
-        "preset": (experiment(preset="thesiss"), ("'thesiss'", "reference", "did you mean 'thesis'")),
-        "untuned": (experiment(preset="tuned"), ("mf on digits 1x4", "tuned", "run bpfree.tuning")),
+        "data of another type": (call(lambda _: bpfree.load(None)), "None"),
+        "algorithm": (experiment("monoforward"), "'monoforward'"),
+        "protocol": (experiment(protocol="matchd"), "'matchd'"),
+        "preset": (experiment(preset="thesiss"), "'thesiss'"),
+        "untuned": (experiment(preset="tuned"), "mf on digits 1x4"),
         "unpublished": (
             experiment(protocol="published"),
             ("mf on digits 1x4", "mnist 2x1000", "use protocol="),
         ),
-        "option": (of("mf", learning_rate=1), ("'learning_rate'", "weight_decay", "allowed are")),
-        "profile": (
-            call(lambda _: study.profile("laptpo")),
-            ("'laptpo'", "quick, laptop, paper", "did you mean 'laptop'"),
-        ),
-        "chapter": (call(lambda _: study.PROFILES["quick"].chapter("42")), ("'42'", "05", "allowed are")),
-        "figure": (call(lambda _: recorded("nope")), ("'nope'", "ladder", "allowed are")),
-        "published column": (call(lambda _: results(nope=1)), ("'nope'", "baseline", "allowed are")),
-        "settings' column": (call(lambda _: hyperparameters(nope=1)), ("'nope'", "parameter", "allowed are")),
+        "option": (of("mf", learning_rate=1), "'learning_rate'"),
+        "profile": (call(lambda _: study.profile("laptpo")), "'laptpo'"),
+        "chapter": (call(lambda _: study.PROFILES["quick"].chapter("42")), "'42'"),
+        "figure": (call(lambda _: recorded("nope")), "'nope'"),
+        "published column": (call(lambda _: results(nope=1)), "'nope'"),
+        "settings' column": (call(lambda _: hyperparameters(nope=1)), "'nope'"),
     },
     "hyperparameter": {
         "negative": (of("mf", lr=-1.0), ("lr=-1.0", "greater than 0", "use")),
-        "NaN": (of("mf", lr=float("nan")), ("lr=nan", "finite", "use")),
-        "infinite": (of("mf", weight_decay=float("inf")), ("weight_decay=inf", "finite", "use")),
-        "no float": (of("mf", lr=10**400), ("lr=1000", "finite", "use")),
-        "a word": (of("mf", lr="0.1"), ("lr='0.1'", "greater than 0", "use")),
-        "a bool": (of("mf", lr=True), ("lr=True", "a number", "use")),
-        "a tensor": (of("mf", lr=torch.tensor(0.1)), ("lr=tensor", "a number", "use")),
-        "momentum": (of("ff_sgd", momentum=1.0), ("momentum=1.0", "less than 1", "use")),
-        "batch size 0": (of("mf", batch_size=0), ("batch_size=0", "positive", "use")),
+        "NaN": (of("mf", lr=float("nan")), "lr=nan"),
+        "infinite": (of("mf", weight_decay=float("inf")), "weight_decay=inf"),
+        "no float": (of("mf", lr=10**400), "lr=1000"),
+        "a word": (of("mf", lr="0.1"), "lr='0.1'"),
+        "a bool": (of("mf", lr=True), "lr=True"),
+        "a tensor": (of("mf", lr=torch.tensor(0.1)), "lr=tensor"),
+        "momentum": (of("ff_sgd", momentum=1.0), "momentum=1.0"),
+        "batch size 0": (of("mf", batch_size=0), "batch_size=0"),
         "batch size": (of("mf", batch_size=2.5), ("batch_size=2.5", "positive integer", "use")),
-        "epochs": (of("mf", epochs=0), ("epochs=0", "positive integer", "use")),
-        "threshold": (of("ff", threshold=0), ("threshold=0", "greater than 0", "use")),
-        "passes": (of("ff", passes=3), ("passes=3", "1, positive and negative", "use")),
-        "ridge": (of("cafo_rand_mse", ridge=-1), ("ridge=-1", "0 or more", "use")),
-        "blocks at random": (
-            of("cafo_rand", block_lr=0.1, **{}),
-            ("block_lr=0.1", "not trained", "use blocks='dfa'"),
-        ),
-        "optimiser": (of("mf", optimiser="sdg"), ("'sdg'", "adam, adamw, sgd", "did you mean 'sgd'")),
-        "a word for a bool": (of("bp", head_bias="no"), ("head_bias='no'", "True or False", "use")),
-        "another arm's": (
-            of("mf", schedule="simultaneous"),
-            ("'simultaneous'", "'sequential'", "choose another"),
-        ),
-        "no dictionary": (experiment(hyperparameters=["lr"]), ("['lr']", "dictionary", "use")),
+        "epochs": (of("mf", epochs=0), "epochs=0"),
+        "threshold": (of("ff", threshold=0), "threshold=0"),
+        "passes": (of("ff", passes=3), "passes=3"),
+        "ridge": (of("cafo_rand_mse", ridge=-1), "ridge=-1"),
+        "blocks at random": (of("cafo_rand", block_lr=0.1, **{}), "block_lr=0.1"),
+        "optimiser": (of("mf", optimiser="sdg"), "'sdg'"),
+        "a word for a bool": (of("bp", head_bias="no"), "head_bias='no'"),
+        "another arm's": (of("mf", schedule="simultaneous"), "'simultaneous'"),
+        "no dictionary": (experiment(hyperparameters=["lr"]), "['lr']"),
     },
     "architecture": {
         "zero": (experiment(architecture="2x0"), ("'2x0'", ARCHITECTURES, "use layers x width")),
-        "empty": (experiment(architecture=""), ("''", ARCHITECTURES, "use")),
-        "half a name": (experiment(architecture="cnn-"), ("'cnn-'", ARCHITECTURES, "use")),
-        "a number": (experiment(architecture=12), ("12", ARCHITECTURES, "use")),
-        "other digits": (experiment(architecture="2x1٠"), ("2x1", ARCHITECTURES, "use")),
+        "empty": (experiment(architecture=""), "''"),
+        "half a name": (experiment(architecture="cnn-"), "'cnn-'"),
+        "a number": (experiment(architecture=12), "12"),
+        "other digits": (experiment(architecture="2x1٠"), "2x1"),
         "no memory": (
             call(lambda _: bpfree.experiments.experiment.build_model("2x99999999", bpfree.load("digits"))),
-            ("'2x99999999'", "GB of memory are free", "use fewer or narrower"),
+            "'2x99999999'",
         ),
         "too deep": (
             call(lambda _: bpfree.experiments.experiment.build_model("cnn-1-1-1-1", bpfree.load("digits"))),
-            ("8x8", "16x16", "use images"),
+            "8x8",
         ),
-        "not this algorithm's": (experiment("ff", architecture="cnn"), ("CaFoCNN", "MLP", "give it one")),
+        "not this algorithm's": (experiment("ff", architecture="cnn"), "CaFoCNN"),
         "one width": (call(lambda _: MLP([5], classes=2)), ("[5]", "one positive integer per", "give")),
-        "width": (call(lambda _: MLP([5, -1], classes=2)), ("[5, -1]", "positive integer", "give")),
-        "no list": (call(lambda _: MLP(5, classes=2)), ("5", "positive integer", "give")),
-        "channels": (
-            call(lambda _: CaFoCNN((1, 8, 8), classes=2, channels=(0,))),
-            ("(0,)", "positive integer", "give"),
-        ),
-        "image": (
-            call(lambda _: CaFoCNN((8, 8), classes=2)),
-            ("(8, 8)", "(channels, height, width)", "give"),
-        ),
-        "classes": (call(lambda _: MLP([5, 5], classes=1)), ("classes=1", "at least 2", "needs")),
-        "classes of the data": (train(classes=5), ("5 classes", "has 10", "build it with classes=10")),
-        "inputs of the data": (train(widths=[65, 4]), ("65 inputs", "64", "build it with")),
+        "width": (call(lambda _: MLP([5, -1], classes=2)), "[5, -1]"),
+        "no list": (call(lambda _: MLP(5, classes=2)), "widths 5"),
+        "channels": (call(lambda _: CaFoCNN((1, 8, 8), classes=2, channels=(0,))), "(0,)"),
+        "image": (call(lambda _: CaFoCNN((8, 8), classes=2)), "(8, 8)"),
+        "classes": (call(lambda _: MLP([5, 5], classes=1)), "classes=1"),
+        "classes of the data": (train(classes=5), "5 classes"),
+        "inputs of the data": (train(widths=[65, 4]), "65 inputs"),
     },
     "seed, length, budget": {
         "negative seed": (experiment(seed=-1), ("seed=-1", "0 or more", "use an integer")),
-        "float seed": (experiment(seed=0.5), ("seed=0.5", "0 or more", "use an integer")),
-        "huge seed": (experiment(seed=2**70), (str(2**70), "up to", "use an integer")),
-        "seed of data": (
-            call(lambda _: bpfree.load("digits", seed="0")),
-            ("'0'", "0 or more", "use an integer"),
-        ),
-        "seed of training": (train(seed=None), ("seed=None", "0 or more", "use an integer")),
-        "seeds of a profile": (
-            call(lambda _: study.profile("quick", seeds=[True])),
-            ("True", "0 or more", "use an integer"),
-        ),
-        "no epochs": (experiment(max_epochs=0), ("max_epochs=0", "positive", "use")),
+        "float seed": (experiment(seed=0.5), "seed=0.5"),
+        "huge seed": (experiment(seed=2**70), str(2**70)),
+        "seed of data": (call(lambda _: bpfree.load("digits", seed="0")), "'0'"),
+        "seed of training": (train(seed=None), "seed=None"),
+        "seeds of a profile": (call(lambda _: study.profile("quick", seeds=[True])), "True"),
+        "no epochs": (experiment(max_epochs=0), "max_epochs=0"),
         "half an epoch": (experiment(max_epochs=1.5), ("max_epochs=1.5", "positive integer", "use")),
-        "patience": (call(lambda _: Stopping(patience=0)), ("patience=0", "None to never stop", "use")),
-        "min_delta": (
-            call(lambda _: Stopping(min_delta=float("nan"))),
-            ("min_delta=nan", "0 or more", "use"),
-        ),
-        "metric": (
-            call(lambda _: Stopping("test_accuracy")),
-            ("'test_accuracy'", "val_loss", "did you mean 'val_accuracy'"),
-        ),
-        "no budget": (call(lambda _: Budget("s", 0)), ("0 s", "greater than 0", "use")),
-        "budget as a word": (call(lambda _: Budget("s", "5")), ("'5'", "greater than 0", "use")),
-        "unit of a budget": (
-            call(lambda _: Budget("hours", 5)),
-            ("'hours'", "passes, s, measured_j", "allowed are"),
-        ),
-        "unmeasured joules": (
-            train(budget=Budget("measured_j", 5.0)),
-            ("joules", "a meter that has a sensor", "give"),
-        ),
+        "patience": (call(lambda _: Stopping(patience=0)), "patience=0"),
+        "min_delta": (call(lambda _: Stopping(min_delta=float("nan"))), "min_delta=nan"),
+        "metric": (call(lambda _: Stopping("test_accuracy")), "'test_accuracy'"),
+        "no budget": (call(lambda _: Budget("s", 0)), "0 s"),
+        "budget as a word": (call(lambda _: Budget("s", "5")), "'5'"),
+        "unit of a budget": (call(lambda _: Budget("hours", 5)), "'hours'"),
+        "unmeasured joules": (train(budget=Budget("measured_j", 5.0)), "joules"),
     },
     "device, precision, cache": {
         "a GPU that is not there": (call(lambda _: pick_device("cuda:77")), ("'cuda:77'", "'cpu'", "use")),
@@ -432,284 +327,184 @@ GROUPS: dict[str, dict[str, tuple[Callable, tuple[str, str, str]]]] = {
                     Experiment("bp", **{**SMALL, "device": "cuda:77"}), b.folder, progress=False
                 )
             ),
-            ("'cuda:77'", "'cpu'", "use"),
+            "'cuda:77'",
         ),
-        "a GPU by its number": (experiment(device="cuda:0"), ("'cuda:0'", "CUDA_VISIBLE_DEVICES", "use")),
-        "no device": (call(lambda _: pick_device("gpu")), ("'gpu'", "'cuda'", "use")),
-        "nothing computed": (call(lambda _: pick_device("meta")), ("'meta'", "'cuda'", "use")),
-        "a list": (call(lambda _: pick_device([])), ("'[]'", "'cuda'", "use")),
+        "a GPU by its number": (experiment(device="cuda:0"), "'cuda:0'"),
+        "no device": (call(lambda _: pick_device("gpu")), "'gpu'"),
+        "nothing computed": (call(lambda _: pick_device("meta")), "'meta'"),
+        "a list": (call(lambda _: pick_device([])), "'[]'"),
         "precision": (experiment(precision="fp16"), ("'fp16'", "fp32, bf16", "did you mean 'bf16'")),
-        "cache": (experiment(cache="yes"), ("'yes'", "True or False", "use")),
-        "cache of training": (train(cache=2), ("cache=2", "True or False", "use")),
-        "a name for an experiment": (
-            call(lambda b: bpfree.run("mf", b.folder)),
-            ("'mf'", "bpfree.Experiment", "make one first"),
-        ),
-        "a name for data": (train(data="digits"), ("'digits'", "bpfree.load", "load them first")),
-        "a name for an algorithm": (train(algorithm="mf"), ("'mf'", "bpfree.MonoForward", "make one first")),
+        "cache": (experiment(cache="yes"), "'yes'"),
+        "cache of training": (train(cache=2), "cache=2"),
+        "a name for an experiment": (call(lambda b: bpfree.run("mf", b.folder)), "'mf'"),
+        "a name for data": (train(data="digits"), "'digits'"),
+        "a name for an algorithm": (train(algorithm="mf"), "'mf'"),
         "untrained": (
             call(lambda _: MonoForward(MLP([4, 4], classes=2)).predict(torch.zeros(1, 1, 2, 2))),
-            ("mf", "has not been trained", "call bpfree.train"),
+            "mf has not been trained",
         ),
     },
     "notebook parameter": {
         "a word": (parse("many"), ("'many'", "type int", "04_tuning")),
-        "half": (parse("1.5"), ("'1.5'", "type int", "04_tuning")),
-        "negative": (parse("-3"), ("'-3'", "0 or more", "takes")),
-        "negative float": (parse("-1e-3", "float"), ("'-1e-3'", "0 or more", "takes")),
+        "half": (parse("1.5"), "'1.5'"),
+        "negative": (parse("-3"), "'-3'"),
+        "negative float": (parse("-1e-3", "float"), "'-1e-3'"),
         "NaN": (parse(".nan", "float"), ("'.nan'", "0 or more", "takes")),
-        "no YAML": (parse("[1", "list"), ("'[1'", "type list", "takes")),
-        "unknown": (
-            command(run_all.main, "-p max_epoch 3"),
-            ("'max_epoch'", "traced_epochs", "did you mean 'max_epochs'"),
-        ),
-        "not this chapter's": (
-            command(run_all.main, "--only 03 -p trials 3"),
-            ("'trials'", "profile, datasets, seeds", "allowed are"),
-        ),
-        "with an option of its own": (
-            command(run_all.main, "-p seeds [1]"),
-            ("-p seeds", "not for this parameter", "use --seeds"),
-        ),
+        "no YAML": (parse("[1", "list"), "'[1'"),
+        "unknown": (command(run_all.main, "-p max_epoch 3"), "'max_epoch'"),
+        "not this chapter's": (command(run_all.main, "--only 03 -p trials 3"), "'trials'"),
+        "with an option of its own": (command(run_all.main, "-p seeds [1]"), "-p seeds"),
     },
     "run_all.py": {
         "profile": (
             command(run_all.main, "--profile huge"),
             ("'huge'", "quick, laptop, paper", "allowed are"),
         ),
-        "chapter": (command(run_all.main, "--only 42"), ("'42'", "03_mono_forward", "allowed are")),
-        "data": (command(run_all.main, "--datasets minst"), ("'minst'", "cifar100", "did you mean 'mnist'")),
-        "missing data": (command(run_all.main, "--datasets mnist"), ("no mnist", NPZ, "--download")),
-        "missing file": (command(run_all.main, "--datasets no.npz"), ("no.npz", NPZ, "give the path")),
-        "seed": (command(run_all.main, "--seeds 1e3"), ("'1e3'", "from 0", "give integers")),
-        "huge seed": (command(run_all.main, f"--seeds {2**70}"), (str(2**70), "0 or more", "use")),
-        "unknown option": (command(run_all.main, "--resum"), ("--resum", "lists the options", "--help")),
-        "no value": (command(run_all.main, "--only"), ("--only", "at least one", "--help")),
+        "chapter": (command(run_all.main, "--only 42"), "'42'"),
+        "data": (command(run_all.main, "--datasets minst"), "'minst'"),
+        "missing data": (command(run_all.main, "--datasets mnist"), "no mnist"),
+        "missing file": (command(run_all.main, "--datasets no.npz"), "no.npz"),
+        "seed": (command(run_all.main, "--seeds 1e3"), "'1e3'"),
+        "huge seed": (command(run_all.main, f"--seeds {2**70}"), str(2**70)),
+        "unknown option": (command(run_all.main, "--resum"), "--resum"),
+        "no value": (command(run_all.main, "--only"), "--only"),
         "contradiction": (
             command(run_all.main, "--list --download"),
             ("--download", "cannot be combined", "leave one out"),
         ),
-        "output": (
-            command(run_all.main, "--output file", before=lambda b: b.path("file")),
-            ("file", "cannot be written", "choose another --output"),
-        ),
-        "executor": (
-            command(run_all.main, "--executor pbs"),
-            ("'pbs'", "slurm, local, inline", "allowed are"),
-        ),
+        "output": (command(run_all.main, "--output file", before=lambda b: b.path("file")), "file"),
+        "executor": (command(run_all.main, "--executor pbs"), "'pbs'"),
         "no cluster": (
             command(run_all.main, "--executor slurm", before=lambda b: b.monkeypatch.setenv("PATH", "")),
-            ("'slurm'", "sbatch", "use"),
+            "'slurm'",
         ),
-        "workers": (command(run_all.main, "--executor local --workers 0"), ("'0'", "1 or more", "give")),
-        "workers of none": (
-            command(run_all.main, "--workers 2"),
-            ("--workers", "slurm or local", "leave it out"),
-        ),
-        "slurm of none": (
-            command(run_all.main, "--slurm time=3"),
-            ("--slurm", "--executor slurm", "leave it out"),
-        ),
-        "half a setting": (
-            command(run_all.main, "--executor slurm --slurm gpu"),
-            ("'gpu'", "KEY=VALUE", "give"),
-        ),
-        "setting": (
-            command(run_all.main, "--executor slurm --slurm partion=x"),
-            ("'partion'", "mem_gb", "did you mean 'partition'"),
-        ),
-        "setting's value": (
-            command(run_all.main, "--executor slurm --slurm mem_gb=-4"),
-            ("mem_gb=-4", "greater than 0", "as in"),
-        ),
+        "workers": (command(run_all.main, "--executor local --workers 0"), "'0'"),
+        "workers of none": (command(run_all.main, "--workers 2"), "--workers"),
+        "slurm of none": (command(run_all.main, "--slurm time=3"), "--slurm"),
+        "half a setting": (command(run_all.main, "--executor slurm --slurm gpu"), "'gpu'"),
+        "setting": (command(run_all.main, "--executor slurm --slurm partion=x"), "'partion'"),
+        "setting's value": (command(run_all.main, "--executor slurm --slurm mem_gb=-4"), "mem_gb=-4"),
     },
     "python -m bpfree.energy": {
         "nothing to do": (command(energy), ("--check", "a command after --", "give")),
-        "too much to do": (command(energy, "--check -- ls"), ("--check", "either", "give")),
-        "rate": (command(energy, "--check --hz fast"), ("'fast'", "float", "see --help")),
-        "rates": (command(energy, "--check --hz 1000"), ("1000.0", "from 0 (none) to 100", "give")),
-        "no rate": (command(energy, "--check --hz nan"), ("nan", "to 100", "give")),
-        "country": (command(energy, "--check --country PL"), ("'PL'", "ISO 3166-1", "give")),
+        "too much to do": (command(energy, "--check -- ls"), "--check"),
+        "rate": (command(energy, "--check --hz fast"), "'fast'"),
+        "rates": (command(energy, "--check --hz 1000"), "1000.0"),
+        "no rate": (command(energy, "--check --hz nan"), "nan"),
+        "country": (command(energy, "--check --country PL"), "'PL'"),
         "source": (command(energy, "--check --sources wall"), ("'wall'", "rapl, estimate", "choose from")),
-        "GPU": (command(energy, "--check --gpus 99"), ("99", "NVML", "see --help")),
-        "watts": (command(energy, "--check --watts-per-core -1"), ("-1.0", "positive watts", "give")),
-        "option": (command(energy, "--chek"), ("--chek", "unrecognized", "see --help")),
-        "of the meter": (meter(hz=float("nan")), ("nan", "from 0", "give")),
-        "source of the meter": (meter(sources=["watt"]), ("'watt'", "nvml-power", "choose from")),
-        "idle watts": (meter(idle_w=-3), ("-3", "from 0 upwards", "give")),
+        "GPU": (command(energy, "--check --gpus 99"), "99"),
+        "watts": (command(energy, "--check --watts-per-core -1"), "-1.0"),
+        "option": (command(energy, "--chek"), "--chek"),
+        "of the meter": (meter(hz=float("nan")), "nan"),
+        "source of the meter": (meter(sources=["watt"]), "'watt'"),
+        "idle watts": (meter(idle_w=-3), "-3"),
     },
     "python -m bpfree.tuning": {
         "nothing": (command(tuning), ("WHAT", "required", "--help")),
-        "algorithm": (command(tuning, "backprop"), ("'backprop'", "mf_interleaved", "allowed are")),
-        "trials": (command(tuning, "bp --trials 0"), ("'0'", "1 or more", "--help")),
-        "half a trial": (command(tuning, "bp --trials 1.5"), ("'1.5'", "whole number", "--help")),
-        "workers": (command(tuning, "bp --workers none"), ("'none'", "1 or more", "--help")),
-        "seed": (command(tuning, "bp --seed -1"), ("seed=-1", "0 or more", "use")),
+        "algorithm": (command(tuning, "backprop"), "'backprop'"),
+        "trials": (command(tuning, "bp --trials 0"), "'0'"),
+        "half a trial": (command(tuning, "bp --trials 1.5"), "'1.5'"),
+        "workers": (command(tuning, "bp --workers none"), "'none'"),
+        "seed": (command(tuning, "bp --seed -1"), "seed=-1"),
         "data": (command(tuning, "bp --data no.npz --trials 1"), ("no.npz", NPZ, "give the path")),
-        "architecture": (command(tuning, "bp --architecture big"), ("'big'", ARCHITECTURES, "use")),
-        "protocol": (command(tuning, "bp --protocol fair"), ("'fair'", "convergence", "allowed are")),
-        "value": (command(tuning, "bp --fix lr high"), ("lr='high'", "greater than 0", "use")),
-        "parameter": (command(tuning, "bp --fix rate 1"), ("'rate'", "weight_decay", "allowed are")),
-        "cap": (command(tuning, "bp --max-epochs 0"), ("'0'", "1 or more", "--help")),
+        "architecture": (command(tuning, "bp --architecture big"), "'big'"),
+        "protocol": (command(tuning, "bp --protocol fair"), "'fair'"),
+        "value": (command(tuning, "bp --fix lr high"), "lr='high'"),
+        "parameter": (command(tuning, "bp --fix rate 1"), "'rate'"),
+        "cap": (command(tuning, "bp --max-epochs 0"), "'0'"),
     },
     "storage": {
         "scheme": (call(lambda _: open_storage("ftp://host/x", "s")), ("ftp://host", "postgresql", "give")),
-        "driver": (
-            call(lambda _: open_storage("mssql://u:secret@h/x", "s")),
-            ("u:***@h", ".db file", "give"),
-        ),
-        "no URL": (
-            call(lambda _: open_storage("sqlite:/x://", "s")),
-            ("cannot be opened", ".db file", "give"),
-        ),
-        "in a file": (
-            call(lambda b: open_storage(b.path("f") / "x.log", "s")),
-            ("f/x.log", "journal", "give"),
-        ),
+        "driver": (call(lambda _: open_storage("mssql://u:secret@h/x", "s")), "u:***@h"),
+        "no URL": (call(lambda _: open_storage("sqlite:/x://", "s")), "cannot be opened"),
+        "in a file": (call(lambda b: open_storage(b.path("f") / "x.log", "s")), "f/x.log"),
         "no journal": (
             call(lambda b: open_storage(b.path("f", b"x\n"), "s")),
             ("no journal", "a .db file", "give"),
         ),
-        "no SQLite": (
-            call(lambda b: open_storage(b.path("f.db", b"x" * 999), "s")),
-            ("not a database", "journal", "give"),
-        ),
-        "study": (call(lambda _: open_storage(None, "../x")), ("'../x'", "letters, digits", "use")),
-        "of the command": (
-            command(tuning, "bp --storage ftp://h/x --trials 1"),
-            ("ftp://h", "a URL such as", "give"),
-        ),
+        "no SQLite": (call(lambda b: open_storage(b.path("f.db", b"x" * 999), "s")), "not a database"),
+        "study": (call(lambda _: open_storage(None, "../x")), "'../x'"),
+        "of the command": (command(tuning, "bp --storage ftp://h/x --trials 1"), "ftp://h"),
     },
     "environment": {
         "BPFREE_STORE a file": (
             call(lambda b: (env("BPFREE_STORE", "f")(b), bpfree.records())),
             ("is a file", "a folder", "BPFREE_STORE"),
         ),
-        "of run_all.py": (
-            command(run_all.main, before=env("BPFREE_STORE", "f")),
-            ("is a file", "a folder", "BPFREE_STORE"),
-        ),
-        "of the tuner": (
-            command(tuning, "bp --trials 1", before=env("BPFREE_STORE", "f")),
-            ("is a file", "a folder", "BPFREE_STORE"),
-        ),
+        "of run_all.py": (command(run_all.main, before=env("BPFREE_STORE", "f")), "is a file"),
+        "of the tuner": (command(tuning, "bp --trials 1", before=env("BPFREE_STORE", "f")), "is a file"),
         "BPFREE_STORE in a file": (
             call(lambda b: bpfree.run(Experiment("bp", **SMALL), b.path("f") / "x", progress=False)),
             ("f/x", "Not a directory", "BPFREE_STORE"),
         ),
-        "BPFREE_DATA nowhere": (call(lambda _: bpfree.load("cifar10")), ("nowhere", NPZ, "set BPFREE_DATA")),
+        "BPFREE_DATA nowhere": (call(lambda _: bpfree.load("cifar10")), "nowhere"),
         "BPFREE_DATA a file": (
             call(lambda b: (env("BPFREE_DATA", "f")(b), bpfree.load("cifar10"))),
-            ("no cifar10 in", NPZ, "set BPFREE_DATA"),
+            "no cifar10 in",
         ),
     },
     "record": {
-        "empty": (
-            call(lambda b: b.records("record.json", lambda c: b"")),
-            ("cannot be read", "line 1", AGAIN),
-        ),
-        "truncated": (
-            call(lambda b: b.records("record.json", lambda c: c[:200])),
-            ("cannot be read", "string", AGAIN),
-        ),
-        "no JSON object": (
-            call(lambda b: b.records("record.json", lambda c: b"[]")),
-            ("cannot be read", "", AGAIN),
-        ),
-        "no text": (
-            call(lambda b: b.records("record.json", lambda c: b"\xff\xfe")),
-            ("0xff", "cannot be read", AGAIN),
-        ),
+        "empty": (call(lambda b: b.records("record.json", lambda c: b"")), "cannot be read"),
+        "truncated": (call(lambda b: b.records("record.json", lambda c: c[:200])), "cannot be read"),
+        "no JSON object": (call(lambda b: b.records("record.json", lambda c: b"[]")), "cannot be read"),
+        "no text": (call(lambda b: b.records("record.json", lambda c: b"\xff\xfe")), "0xff"),
         "another format": (
             call(lambda b: b.records("record.json", lambda c: c.replace(b'"format": 2', b'"format": 9'))),
-            ("format 9", "this one reads 2", "use another store"),
+            "format 9",
         ),
         "field missing": (
             call(lambda b: b.records("record.json", lambda c: c.replace(b'"algorithm"', b'"algo"', 1))),
-            ("algorithm", "cannot be read", AGAIN),
+            "algorithm",
         ),
-        "history truncated": (
-            call(lambda b: b.records("history.parquet", lambda c: c[:-9])),
-            ("Parquet", "cannot be read", AGAIN),
-        ),
-        "history missing": (
-            call(lambda b: b.records("history.parquet", lambda c: None)),
-            ("history.parquet", "cannot be read", AGAIN),
-        ),
+        "history truncated": (call(lambda b: b.records("history.parquet", lambda c: c[:-9])), "Parquet"),
+        "history missing": (call(lambda b: b.records("history.parquet", lambda c: None)), "history.parquet"),
         "one bit of a number": (
             call(lambda b: b.records("record.json", lambda c: c.replace(b": 1", b": 3", 1), sums=True)),
-            ("record.json is not what was written", "checksum", AGAIN),
+            "record.json is not what was written",
         ),
         "another record's history": (
             call(lambda b: b.records("cost.parquet", lambda c: c[:-1] + b"2", sums=True)),
-            ("cost.parquet is not what was written", "checksum", AGAIN),
+            "cost.parquet is not what was written",
         ),
         "checksums cut": (
             call(lambda b: b.records("SHA256SUMS", lambda c: c[:90], sums=True)),
-            ("is not what was written", "checksum", AGAIN),
+            "is not what was written",
         ),
         "weights flipped": (
             call(lambda b: b.weights(lambda c: c[:-1] + bytes([c[-1] ^ 1]), sums=True)),
-            ("weights.safetensors is not what was written", "checksum", "run again"),
+            "weights.safetensors is not what was written",
         ),
-        "no such record": (
-            call(lambda b: Store(b.folder).read("f" * 64)),
-            ("ffffffffffff", "no record", "run the experiment first"),
-        ),
-        "weights missing": (
-            call(lambda b: b.weights(lambda c: None)),
-            ("no weights", "keep_weights=True", "run it again"),
-        ),
-        "weights truncated": (
-            call(lambda b: b.weights(lambda c: c[:-4])),
-            ("weights.safetensors", "cannot be read", "run again"),
-        ),
+        "no such record": (call(lambda b: Store(b.folder).read("f" * 64)), "ffffffffffff"),
+        "weights missing": (call(lambda b: b.weights(lambda c: None)), "no weights"),
+        "weights truncated": (call(lambda b: b.weights(lambda c: c[:-4])), "weights.safetensors"),
         "weights a pickle": (
             call(lambda b: b.weights(lambda c: pickle.dumps({}) * 9)),
-            ("weights.safetensors", "cannot be read", "run again"),
+            "weights.safetensors",
         ),
     },
     "tuned.csv": {
-        "no columns": (call(lambda b: b.tuned("", "a,b")), ("algorithm", "has no column", "remove it")),
+        "no columns": (call(lambda b: b.tuned("", "a,b")), "has no column"),
         "no text": (
             call(lambda b: b.tuned("", "\udcff".encode("utf-8", "replace").decode() + '"')),
-            ("tuned.csv", "", "remove it"),
+            "tuned.csv",
         ),
-        "value": (
-            call(lambda b: b.tuned("bp,digits,1x4,lr,-3,s,1,1,0,convergence,9,r,m")),
-            ("lr=-3", "greater than 0", "use"),
-        ),
-        "parameter": (
-            call(lambda b: b.tuned("bp,digits,1x4,rate,3,s,1,1,0,convergence,9,r,m")),
-            ("'rate'", "weight_decay", "allowed are"),
-        ),
-        "accuracy": (
-            call(lambda b: b.tuned("bp,digits,1x4,lr,0.1,s,1,1,0,convergence,high,r,m")),
-            ("'high'", "float", "remove it"),
-        ),
+        "value": (call(lambda b: b.tuned("bp,digits,1x4,lr,-3,s,1,1,0,convergence,9,r,m")), "lr=-3"),
+        "parameter": (call(lambda b: b.tuned("bp,digits,1x4,rate,3,s,1,1,0,convergence,9,r,m")), "'rate'"),
+        "accuracy": (call(lambda b: b.tuned("bp,digits,1x4,lr,0.1,s,1,1,0,convergence,high,r,m")), "'high'"),
     },
 }
-CASES = [
-    Case(group, name, attempt, said)
-    for group, cases in GROUPS.items()
-    for name, (attempt, said) in cases.items()
-]
+CASES = {f"{group}: {name}": case for group, cases in GROUPS.items() for name, case in cases.items()}
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_bad_input_ends_in_one_line_that_says_what_to_do(case, bench):
-    line = case.attempt(bench)
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_ends_in_one_line_that_names_it(case, bench):
+    attempt, said = CASES[case]
+    line = attempt(bench)
     assert "\n" not in line
     assert "\r" not in line
-    for words in case.said:
+    for words in (said,) if isinstance(said, str) else said:
         assert words in line
-
-
-def test_enough_was_tried():
-    count = Counter(case.group for case in CASES)
-    assert len(count) == 14
-    assert min(count.values()) >= 5
-    assert sum(count.values()) >= 150
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ Direction = Mapping[str, Tensor]  # parameter name -> a step, shaped like the pa
 SPLITS = ("train", "val")
 ALPHAS = tuple(i / 10 for i in range(-10, 11))  # 1: the step is as long as the weights
 LINE = tuple(i / 20 for i in range(21))
-IMAGES = 1000  # images of a split that `evidence` and `sharpness` look at
+SAMPLES = 1000  # images of a split that `evidence` and `sharpness` look at
 VALUES = ("loss", "accuracy", "eigenvalue", "residual")
 
 
@@ -246,7 +246,7 @@ def sharpness(
     algorithm: nn.Module,
     data: Data,
     split: str = "train",
-    samples: int | None = IMAGES,
+    samples: int | None = SAMPLES,
     *,
     tolerance: float = 1e-2,
     max_iterations: int = 200,
