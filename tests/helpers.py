@@ -1,9 +1,15 @@
 """What several test modules share: small data, the arms by name, and comparisons to the last bit."""
 
 import math
-from contextlib import contextmanager
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
+import psutil
 import torch
 
 from bpfree.algorithms import ARMS, Algorithm
@@ -51,6 +57,11 @@ def outcome(history: History, *without: str) -> list[dict]:
     ]
 
 
+def no_memory(monkeypatch) -> None:
+    """From now on the machine says that no memory is free."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+
+
 class Eager(Checkpoint):
     """Writes whenever it may, and dies after the n-th time."""
 
@@ -65,6 +76,34 @@ class Eager(Checkpoint):
         self.writes += 1
         if self.writes == self.left:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def in_background(command: list[str], ready: Callable[[], bool], **environment: str):
+    """A program and the processes that it has started, as soon as it is `ready`; they end with the block."""
+    process = subprocess.Popen(
+        command,
+        # As users have it: a file that is being imported when a signal comes is no leak of ours.
+        env={**os.environ, "PYTHONWARNINGS": "", **environment},
+        # A shell's background job ignores Ctrl-C, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children = []
+    try:
+        while not ready():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        children += psutil.Process(process.pid).children(recursive=True)
+        yield process, children
+    finally:
+        process.kill()
+        process.communicate()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 class ScriptedMeter:

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import Eager, ScriptedMeter, outcome, same, toy, weights
+from helpers import Eager, ScriptedMeter, no_memory, outcome, same, toy, weights
 from safetensors import safe_open
 
 from bpfree.algorithms import ARMS
@@ -107,7 +107,7 @@ def test_however_it_is_trained(how, tmp_path):
 
 
 def test_a_prefix_on_disk_is_computed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("bpfree.training.prefix.SHARE_OF_FREE_MEMORY", 0.0)
+    no_memory(monkeypatch)
     through = trained()
     assert through[1].stages[2].prefix == "cached on disk"
     killed(tmp_path / "c", 12)

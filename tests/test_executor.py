@@ -9,15 +9,14 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from helpers import in_background
 from nbformat import write as write_notebook
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from submitit.core.utils import FailedJobError
@@ -423,36 +422,17 @@ sys.exit(run_all.main(["--executor", "local", "--only", "00", "--output", sys.ar
 
 @pytest.fixture
 def batch_of_minutes(tmp_path):
-    """A batch with its first run in the store and its second in training; what is left of it is killed."""
+    """A batch with its first run in the store and its second in training."""
     store = tmp_path / "store"
-    process = subprocess.Popen(
-        [sys.executable, "-c", LONG, str(tmp_path)],
-        cwd=ROOT,
-        # As users have it: a file that is being imported when the signal comes is no leak of ours.
-        env={**os.environ, "BPFREE_STORE": str(store), "PYTHONWARNINGS": ""},
-        # A shell's background job ignores Ctrl-C, and would hand that down.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    children = []
-    try:
-        while True:
-            trained = {path.parent.name for path in store.glob("??/*/record.json")}
-            if trained and {path.stem for path in store.glob("locks/*.json")} - trained:
-                break
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.1)
-        children += psutil.Process(process.pid).children(recursive=True)
+
+    def ready() -> bool:
+        trained = {path.parent.name for path in store.glob("??/*/record.json")}
+        return bool(trained and {path.stem for path in store.glob("locks/*.json")} - trained)
+
+    command = [sys.executable, "-c", LONG, str(tmp_path)]
+    with in_background(command, ready, BPFREE_STORE=str(store), PYTHONPATH=str(ROOT)) as (process, children):
         assert children
         yield process, children, store
-    finally:
-        process.kill()
-        process.communicate()
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
 
 
 @pytest.mark.slow

@@ -4,21 +4,19 @@ import math
 
 import pytest
 
-from bpfree.experiments import forecast as module
 from bpfree.experiments import published, study
 from bpfree.experiments.experiment import Experiment
 from bpfree.experiments.forecast import clock, forecast, lines
 
 
-@pytest.fixture
-def two_seconds_an_image(monkeypatch):
-    monkeypatch.setattr(module, "seconds_per_image", lambda algorithm, data: 2.0)
+def foreseen(*runs: Experiment):
+    """The forecast of these runs where every image takes two seconds."""
+    return forecast(runs, progress=False, timed=lambda algorithm, data: 2.0)
 
 
-@pytest.mark.usefixtures("two_seconds_an_image")
 def test_runs_of_an_arm_are_a_row_with_caps_and_sums():
     runs = [Experiment(a, "digits", seed=s, max_epochs=7) for a in ("bp", "mf") for s in (0, 3)]
-    table = forecast(runs, progress=False).set_index("algorithm")
+    table = foreseen(*runs).set_index("algorithm")
     images = 1294  # of digits: 1797 less 360 for the test and a tenth of the rest
     assert table["seeds"].to_dict() == {"bp": "0 3", "mf": "0 3"}
     assert (table["epoch_s"] == 2.0 * images).all()
@@ -27,20 +25,18 @@ def test_runs_of_an_arm_are_a_row_with_caps_and_sums():
     assert (table["total_s"] == table["most_s"]).all()  # nothing was published: the cap is all that is known
 
 
-@pytest.mark.usefixtures("two_seconds_an_image")
 def test_published_epochs_are_what_is_expected():
-    table = forecast([Experiment("mf", "cifar10")], progress=False).iloc[0]
+    table = foreseen(Experiment("mf", "cifar10")).iloc[0]
     rows = published.results(algorithm="mf", data="cifar10", architecture="3x2000", metric="epochs")
     assert table["epochs"] == pytest.approx(rows["mean"].mean())
     assert table["epochs"] < table["at_most"] == 300
-    capped = forecast([Experiment("mf", "cifar10", max_epochs=1)], progress=False).iloc[0]
+    capped = foreseen(Experiment("mf", "cifar10", max_epochs=1)).iloc[0]
     assert capped["epochs"] == capped["at_most"] == 3
 
 
-@pytest.mark.usefixtures("two_seconds_an_image")
 def test_a_budget_takes_what_bp_takes():
     bp, mf = (
-        forecast([e], progress=False).iloc[0]
+        foreseen(e).iloc[0]
         for e in (Experiment("bp", max_epochs=9), Experiment("mf", max_epochs=9, protocol="matched"))
     )
     assert mf["total_s"] == bp["total_s"] == 9 * 2.0 * 1294

@@ -4,7 +4,6 @@ import psutil
 import pytest
 import torch
 
-from bpfree.training import limits
 from bpfree.training.limits import free_memory, in_cgroups, under_rlimits
 
 CPU = torch.device("cpu")
@@ -66,17 +65,16 @@ def test_without_groups_there_is_no_limit(tmp_path, membership):
     assert list(in_cgroups(tmp_path / "sys", tmp_path / "none")) == []
 
 
-def test_what_may_be_had_is_the_least_of_all(monkeypatch):
+def test_what_may_be_had_is_the_least_of_all(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
     available = psutil.virtual_memory().available
-    monkeypatch.setattr(limits, "in_cgroups", lambda: [])
-    monkeypatch.setattr(limits, "under_rlimits", lambda: [])
-    assert free_memory(CPU) == pytest.approx(available, rel=0.2)
-    monkeypatch.setattr(limits, "in_cgroups", lambda: [5000, 3000])
-    assert free_memory(CPU) == 3000
-    monkeypatch.setattr(limits, "under_rlimits", lambda: [2000])
-    assert free_memory(CPU) == 2000
-    monkeypatch.setattr(limits, "under_rlimits", lambda: [-1])
-    assert free_memory(CPU) == 0  # more than it may
+    nowhere = tmp_path / "sys", tmp_path / "self"
+    assert free_memory(CPU, *nowhere) == pytest.approx(available, rel=0.2)
+    left(tmp_path, "0::/\n", {"memory.max": 5000, "memory.current": 2000, "memory.stat": "inactive_file 0"})
+    assert free_memory(CPU, *nowhere) == 3000
+    used = psutil.Process().memory_info().vms
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (used // 2, used // 2))
+    assert free_memory(CPU, *nowhere) == 0  # more than it may
 
 
 def test_ulimits_count_what_is_used_of_them(monkeypatch):

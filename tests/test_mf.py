@@ -467,12 +467,6 @@ def test_the_presets_are_the_sources_contested_choices():
         ({"predict_by": "first"}, UnknownName, "allowed are last, sum"),
         ({"aux_weight": 0.5}, InvalidInput, "leave it at 1"),
         ({"detach": False, "schedule": "simultaneous", "aux_weight": -1.0}, InvalidInput, "aux_weight=-1.0"),
-        ({"lr": 0.0}, InvalidInput, "lr=0.0"),
-        ({"lr": float("nan")}, InvalidInput, "lr=nan"),
-        ({"weight_decay": float("inf")}, InvalidInput, "weight_decay=inf"),
-        ({"momentum": 1.0}, InvalidInput, "momentum=1.0"),
-        ({"batch_size": 0}, InvalidInput, "batch_size=0"),
-        ({"optimiser": "adma"}, UnknownName, "did you mean 'adam"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_one_line(options, error, says):

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import LADDER, arm, outcome, same, toy, weights
+from helpers import LADDER, arm, no_memory, outcome, same, toy, weights
 
 from bpfree.algorithms import Algorithm, MonoForward
 from bpfree.algorithms.networks import MLP, CaFoCNN
@@ -18,7 +18,7 @@ from bpfree.errors import InvalidInput, StorageFailed
 from bpfree.training.batches import Augmentation
 from bpfree.training.clock import Clock
 from bpfree.training.loop import train
-from bpfree.training.prefix import PrefixCache, apply, mapped, reserve, windows
+from bpfree.training.prefix import VALIDATION_BATCH, PrefixCache, apply, mapped, reserve, windows
 from bpfree.training.stage import stream
 
 CPU = torch.device("cpu")
@@ -50,13 +50,14 @@ def blocks_of(*widths):
 @pytest.mark.parametrize("n", [64, 70, 65, 79])  # whole batches of 16, and last ones of 6, 1 and 15
 def test_cached_and_recomputed_prefixes_give_the_same_bits(n, precision, monkeypatch):
     data, results = toy(n=n), []
-    for mode, share, kind in (
-        (False, 0.5, "recomputed"),
-        (True, 0.5, CACHED),
-        ("auto", 0.5, CACHED),
-        ("auto", 0.0, "cached on disk"),
+    for mode, kind in (
+        (False, "recomputed"),
+        (True, CACHED),
+        ("auto", CACHED),
+        ("auto", "cached on disk"),
     ):
-        monkeypatch.setattr("bpfree.training.prefix.SHARE_OF_FREE_MEMORY", share)
+        if kind == "cached on disk":
+            no_memory(monkeypatch)
         algorithm = arm("mf", (12, 33, 17, 9))
         history = train(algorithm, data, max_epochs=3, cache=mode, precision=precision, progress=False)
         assert [s.prefix for s in history.stages] == ["images", kind, kind]
@@ -166,13 +167,13 @@ def test_what_exceeds_the_budget_goes_to_disk_and_is_said_to(caplog, tmp_path, m
 
 def test_a_tensor_on_disk_is_in_a_file_without_a_name(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    seen = []
+    seen, reserve_room = [], os.posix_fallocate
 
-    def look(file, size):
+    def look(*where):
         seen.extend(tmp_path.iterdir())
-        reserve(file, size)
+        reserve_room(*where)
 
-    monkeypatch.setattr("bpfree.training.prefix.reserve", look)
+    monkeypatch.setattr(os, "posix_fallocate", look)
     tensor = mapped(10, torch.float32)
     tensor[:] = torch.arange(10.0)
     assert tensor.sum() == 45
@@ -206,7 +207,7 @@ def test_no_room_or_no_folder_for_a_prefix_says_what_to_do(tmp_path, monkeypatch
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("bpfree.training.prefix.SHARE_OF_FREE_MEMORY", 0.0)
+    no_memory(monkeypatch)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     for said in (
         "No such file or directory): set TMPDIR",
@@ -222,7 +223,7 @@ def test_no_room_or_no_folder_for_a_prefix_says_what_to_do(tmp_path, monkeypatch
 
 
 def test_the_folder_of_the_cache_may_vanish_while_it_is_in_use(tmp_path, monkeypatch):
-    monkeypatch.setattr("bpfree.training.prefix.SHARE_OF_FREE_MEMORY", 0.0)
+    no_memory(monkeypatch)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cache"))
     results = []
     for vanishes in (False, True):
@@ -371,9 +372,9 @@ def test_windows_have_one_length_and_cover_every_row_once(n):
 
 
 @pytest.mark.parametrize("mode", ["auto", False])
-def test_passes_in_order_and_for_validation_see_every_sample_once(mode, monkeypatch):
-    monkeypatch.setattr("bpfree.training.prefix.VALIDATION_BATCH", 8)
-    data, blocks = toy(), blocks_of(12, 33)
+def test_passes_in_order_and_for_validation_see_every_sample_once(mode):
+    validated = 2 * VALIDATION_BATCH + 6
+    data, blocks = toy(val=validated), blocks_of(12, 33)
     with cache_of(data, mode=mode) as cache:
         source = cache.source(stage_of(blocks), Clock(CPU))
         passes = (
@@ -384,7 +385,7 @@ def test_passes_in_order_and_for_validation_see_every_sample_once(mode, monkeypa
             inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
             torch.testing.assert_close(inputs, blocks[0](x).detach(), rtol=1e-5, atol=1e-6)
             assert torch.equal(labels, y)
-        assert (source.size, source.val_size, source.batch_size, source.batches) == (70, 30, 16, 4)
+        assert (source.size, source.val_size, source.batch_size, source.batches) == (70, validated, 16, 4)
         assert sum(len(x) for x, _ in source.shuffled(stream(0))) == 64
 
 

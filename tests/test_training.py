@@ -6,7 +6,6 @@ import math
 import pickle
 import subprocess
 import sys
-import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +24,7 @@ from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
 from bpfree.training import Stopping, train
 from bpfree.training.batches import Augmentation
 from bpfree.training.history import COST, OUTCOME
+from bpfree.training.prefix import VALIDATION_BATCH
 from bpfree.training.stage import SCHEDULES, Group, Stage, make_optimiser, step, stream
 
 NEVER = Stopping(patience=None, restore="last")
@@ -84,12 +84,6 @@ def test_the_script_is_what_the_loop_records():
     assert [row["val_loss"] for row in stage.rows] == pytest.approx([0.9, 1.5, 0.8], rel=1e-5)
 
 
-def test_the_earliest_best_epoch_is_restored_and_training_stops_patience_epochs_later():
-    stage, weight, count = scripted([10, 20, 15, 20, 19, 18, 39], stopping=Stopping(patience=3))
-    assert len(stage.rows) == 5  # the best epoch, 2, and three more: the 20 of epoch 4 is no improvement
-    assert (stage.ended, stage.restored, weight, count) == ("patience", 2, 2.0, 2)
-
-
 @given(
     right=st.lists(st.integers(0, VALIDATION - 1), min_size=1, max_size=14),
     hundredths=st.lists(st.integers(75, 99), min_size=14, max_size=14),
@@ -121,29 +115,6 @@ def test_any_curve_stops_and_restores_as_the_rule_says(
     by = metric if restore == "best" else restore
     best = len(stage.rows) if restore == "last" else int(np.argmax(curves[by])) + 1  # argmax: the earliest
     assert (stage.restored, weight, count) == (best, best, best)
-
-
-def test_a_small_gain_counts_as_best_but_not_as_improvement():
-    stage, weight, _ = scripted([20, 21, 22, 39], stopping=Stopping(patience=2, min_delta=10.0))
-    assert len(stage.rows) == 3
-    assert (stage.restored, weight) == (3, 3.0)
-
-
-def test_what_stops_and_what_is_restored_may_be_two_metrics():
-    """As the thesis's backpropagation: stops by loss, restores by accuracy."""
-    curve = [10, 20, 30, 20], [0.8, 0.9, 1.0, 1.1]
-    stage, weight, _ = scripted(*curve, Stopping("val_loss", patience=3, restore="val_accuracy"))
-    assert (len(stage.rows), stage.restored, weight) == (4, 3, 3.0)
-
-
-def test_last_weights_are_kept_when_that_is_the_rule():
-    stage, weight, count = scripted([30, 20, 10], stopping=Stopping(patience=2, restore="last"))
-    assert (stage.ended, stage.restored, weight, count) == ("patience", 3, 3.0, 3)
-
-
-def test_without_patience_training_runs_to_its_cap():
-    stage, weight, _ = scripted([30] + 6 * [10], stopping=Stopping(patience=None), max_epochs=7)
-    assert (len(stage.rows), stage.ended, weight) == (7, "cap", 1.0)
 
 
 @pytest.mark.parametrize(("own", "asked", "epochs"), [(3, 5, 3), (5, 3, 3), (4, None, 4), (None, 6, 6)])
@@ -258,12 +229,6 @@ def test_a_step_is_one_of_torchs_optimiser_on_the_sum_of_the_losses(name, refere
         assert total.item() == pytest.approx(expected.item(), rel=1e-6)
         assert not total.requires_grad
         torch.testing.assert_close(ours, theirs)
-
-
-def test_an_unknown_optimiser_of_a_stage_is_named():
-    stage = Stage("s", groups=[Group([nn.Parameter(torch.zeros(1))], 0.1)], optimiser="adaam")
-    with pytest.raises(UnknownName, match="did you mean 'adam'"):
-        make_optimiser(stage)
 
 
 # ---------------------------------------------------------------- chance
@@ -439,9 +404,8 @@ def test_validated_metrics_are_those_of_an_independent_computation(name):
     assert row["val_accuracy"] == max(r["val_accuracy"] for r in stage.rows)
 
 
-def test_validation_covers_more_samples_than_fit_into_its_batch(monkeypatch):
-    monkeypatch.setattr("bpfree.training.prefix.VALIDATION_BATCH", 7)
-    data, algorithm = toy(), arm("mf")
+def test_validation_covers_more_samples_than_fit_into_its_batch():
+    data, algorithm = toy(val=2 * VALIDATION_BATCH + 7), arm("mf")
     history = train(algorithm, data, max_epochs=3, cache=False, progress=False)
     stage = history.stages[-1]
     loss = log_loss(data.y_val, algorithm.predict(data.x_val).double().softmax(1))
@@ -692,19 +656,14 @@ def bars(monkeypatch):
     return shown
 
 
+def cached() -> int:
+    """How many tensors hold what the first of these layers puts out of 73 images."""
+    return sum(type(o) is torch.Tensor and o.shape == (73, 8) for o in gc.get_objects())
+
+
 @pytest.mark.parametrize("where", ["meter", "loss"])
-def test_an_interruption_leaves_everything_usable(where, bars, monkeypatch):
-    from bpfree.training.prefix import PrefixCache
-
-    cached, allocate = [], PrefixCache._allocate
-
-    def remember(self, *args):
-        tensor = allocate(self, *args)
-        cached.append(weakref.ref(tensor))
-        return tensor
-
-    monkeypatch.setattr(PrefixCache, "_allocate", remember)
-    data, algorithm = toy(), arm("mf")
+def test_an_interruption_leaves_everything_usable(where, bars):
+    data, algorithm = toy(n=73), arm("mf")
     options = {}
     if where == "meter":
         options["meter"] = InterruptedMeter((1.0, 2.0))  # in the second stage: after 1 + 2 · 2 windows
@@ -712,6 +671,7 @@ def test_an_interruption_leaves_everything_usable(where, bars, monkeypatch):
         stages = algorithm.stages()
 
         def losses(*_):
+            assert cached() == 1
             raise KeyboardInterrupt
             yield
 
@@ -719,8 +679,7 @@ def test_an_interruption_leaves_everything_usable(where, bars, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(algorithm, data, max_epochs=2, **options)
     gc.collect()
-    assert cached
-    assert not any(reference() is not None for reference in cached)
+    assert cached() == 0
     assert bars
     assert all(bar.disable for bar in bars)  # what tqdm sets when it closes one
     assert all(p.requires_grad for p in algorithm.parameters())
@@ -774,14 +733,9 @@ class OwnPrefix(Algorithm):
         (lambda: train(arm("bp", classes=4), toy()), ("4 classes", "'toy' has 3", "classes=3")),
         (lambda: train(arm("bp"), toy(), precision="fp16"), ("'fp16'", "fp32, bf16")),
         (lambda: train(arm("bp"), toy(), max_epochs=0), ("max_epochs=0", "positive integer")),
-        (lambda: train(arm("bp"), toy(), max_epochs=True), ("max_epochs=True",)),
         (lambda: train(arm("bp"), toy(), device="cuda:99"), ("'cuda:99'", "'cpu', 'cuda' or 'mps'")),
-        (lambda: train(arm("bp"), toy(), device="gpu"), ("'gpu'",)),
         (lambda: train(OwnPrefix(MLP([12, 3], classes=3)), toy()), ("'greedy'", "its own frozen prefix")),
-        (lambda: Stopping(metric="accuracy"), ("did you mean 'val_accuracy'", "val_loss")),
         (lambda: Stopping(restore="first"), ("'first'", "best, last, val_accuracy, val_loss")),
-        (lambda: Stopping(patience=0), ("patience=0", "None to never stop early")),
-        (lambda: Stopping(patience=2.5), ("patience=2.5",)),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(call, says):

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import math
 import os
@@ -18,7 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from helpers import same, weights
+from helpers import in_background, same, weights
 from matplotlib.text import Text
 from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
@@ -1062,22 +1061,12 @@ def test_workers_end_with_who_started_them(sent, status, toy, tmp_path):
         "--storage",
         str(tmp_path / "s.log"),
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bpfree.tuning", "bp", *sizes, "--workers", "2"],
-        # As users have it: a file that torch is about to import when the signal comes is no leak of ours.
-        env={**os.environ, "PYTHONWARNINGS": ""},
-        # A shell's background job ignores Ctrl-C, and would hand that down.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    workers = []
-    try:
-        while len(list(tmp_path.glob("s.log.claims/*@*.lock"))) < 2:  # both are in a trial
-            assert process.poll() is None
-            time.sleep(0.1)
-        workers += psutil.Process(process.pid).children(recursive=True)
+    command = [sys.executable, "-m", "bpfree.tuning", "bp", *sizes, "--workers", "2"]
+
+    def claims() -> list[Path]:
+        return list(tmp_path.glob("s.log.claims/*@*.lock"))
+
+    with in_background(command, lambda: len(claims()) == 2) as (process, workers):  # both are in a trial
         assert len(workers) == 1
         process.send_signal(getattr(signal, sent))
         _, said = process.communicate(timeout=120)
@@ -1085,13 +1074,6 @@ def test_workers_end_with_who_started_them(sent, status, toy, tmp_path):
         assert psutil.wait_procs(workers, 60)[1] == []
         if sent != "SIGKILL":
             assert said.count("\n") == 1, said
-            assert (
-                "finished are 0 of 9 of bp-digits-9x999-convergence-seed0. The same command goes on" in said
-            )
-            assert list(tmp_path.glob("s.log.claims/*@*.lock")) == []  # their trials were given back
-    finally:
-        process.kill()
-        process.communicate()
-        for worker in workers:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
+            done = "finished are 0 of 9 of bp-digits-9x999-convergence-seed0. The same command goes on"
+            assert done in said
+            assert claims() == []  # their trials were given back

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput
 
-TILE = 1024  # columns of HᵀH that are updated at a time
-
 
 class NormalEquations:
     """Ridge regression of one-hot labels on features: min_P ‖HP − Y‖²/N + ridge·‖P‖².
@@ -21,6 +19,8 @@ class NormalEquations:
         bias: append a constant 1 to every row of H; its weight is not penalised.
         ridge: per sample, so that it means the same for every size of the data.
     """
+
+    tile = 1024  # columns of HᵀH that are updated at a time
 
     def __init__(self, classes: int, *, bias: bool, ridge: float):
         self.classes, self.bias, self.ridge = classes, bias, ridge
@@ -36,8 +36,8 @@ class NormalEquations:
         if self.gram is None:
             self.gram = h.new_zeros(h.shape[1], h.shape[1])
             self.moment = h.new_zeros(h.shape[1], self.classes)
-        for i in range(0, h.shape[1], TILE):  # HᵀH, which is symmetric: its lower tiles are enough
-            self.gram[i:, i : i + TILE].addmm_(h[:, i:].T, h[:, i : i + TILE])
+        for i in range(0, h.shape[1], self.tile):  # HᵀH, which is symmetric: its lower tiles are enough
+            self.gram[i:, i : i + self.tile].addmm_(h[:, i:].T, h[:, i : i + self.tile])
         self.moment.addmm_(h.T, y)  # HᵀY
         self.count += len(h)
 

@@ -1,7 +1,7 @@
 """How long a list of runs will take on this machine, from a few steps of each, before anything is trained."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from tabulate import tabulate
@@ -20,11 +20,17 @@ from .experiment import Experiment, build
 GROUP = ["algorithm", "data", "network", "protocol"]
 
 
-def forecast(experiments: Sequence[Experiment], *, progress: bool = True) -> pd.DataFrame:
+def forecast(
+    experiments: Sequence[Experiment],
+    *,
+    progress: bool = True,
+    timed: Callable[[Algorithm, Data], float] | None = None,
+) -> pd.DataFrame:
     """What these runs will take here: a row per arm and protocol.
 
     Args:
         experiments: published data sets need not be here: their sizes are known.
+        timed: how long an image takes; default `seconds_per_image`.
 
     Returns:
         Columns algorithm, data, network, protocol, seeds ("0 1 2"), runs; then, of one run, epoch_s (the mean
@@ -53,7 +59,7 @@ def forecast(experiments: Sequence[Experiment], *, progress: bool = True) -> pd.
         # Data sets of one shape take the same time an image.
         shape = (trained.algorithm, data.shape, data.classes, data.augment, e.resolved_architecture, e.device)
         if shape not in known:
-            known[shape] = seconds_per_image(algorithm.to(pick_device(e.device)), data)
+            known[shape] = (timed or seconds_per_image)(algorithm.to(pick_device(e.device)), data)
         most = cap_of(trained) * stages
         epochs = min(most, typical_epochs(trained, otherwise=most))
         epoch = known[shape] * len(data.x_train)

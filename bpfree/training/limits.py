@@ -11,14 +11,15 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 UNLIMITED = 1 << 60  # what the first version of cgroups says for none is a little less than 2⁶³
 
 
-def free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device, cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
     """Bytes that can be had on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return max(0, min([psutil.virtual_memory().available, *in_cgroups(), *under_rlimits()]))
+    limits = [*in_cgroups(cgroups, membership), *under_rlimits()]
+    return max(0, min([psutil.virtual_memory().available, *limits]))
 
 
-def in_cgroups(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[int]:
+def in_cgroups(root: Path, membership: Path) -> Iterator[int]:
     """What every control group that this process is in leaves of its limit; caches count as free."""
     try:
         lines = membership.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
