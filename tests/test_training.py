@@ -671,7 +671,7 @@ def test_an_interruption_leaves_everything_usable(where, bars):
         stages = algorithm.stages()
 
         def losses(*_):
-            assert cached() == 1
+            assert cached()
             raise KeyboardInterrupt
             yield
 

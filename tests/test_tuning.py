@@ -1051,17 +1051,8 @@ def test_workers_share_the_trials(toy, capfd):
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends neither to one process")
 @pytest.mark.parametrize(("sent", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
 def test_workers_end_with_who_started_them(sent, status, toy, tmp_path):
-    sizes = [
-        "--data",
-        "digits",
-        "--architecture",
-        "9x999",
-        "--trials",
-        "9",
-        "--storage",
-        str(tmp_path / "s.log"),
-    ]
-    command = [sys.executable, "-m", "bpfree.tuning", "bp", *sizes, "--workers", "2"]
+    options = f"bp --data digits --architecture 9x999 --trials 9 --workers 2 --storage {tmp_path / 's.log'}"
+    command = [sys.executable, "-m", "bpfree.tuning", *options.split()]
 
     def claims() -> list[Path]:
         return list(tmp_path.glob("s.log.claims/*@*.lock"))
