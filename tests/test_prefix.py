@@ -174,7 +174,7 @@ def test_a_tensor_on_disk_is_in_a_file_without_a_name(tmp_path, monkeypatch):
         reserve_room(*where)
 
     monkeypatch.setattr(os, "posix_fallocate", look)
-    tensor = mapped(10, torch.float32)
+    tensor = mapped(40, torch.float32)
     tensor[:] = torch.arange(10.0)
     assert tensor.sum() == 45
     assert [*seen, *tmp_path.iterdir()] == []  # from its beginning on

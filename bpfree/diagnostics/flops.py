@@ -51,11 +51,10 @@ def flops(algorithm: nn.Module, data: Data) -> pd.DataFrame:
         InvalidInput: data that do not fit the network.
     """
     x, labels = batch_of(algorithm, data)
-    size, passes = len(x), Passes(data, len(x))
-    rows = []
+    size, rows = len(x), []
     for turn in rehearse(algorithm, x, labels):
         work = solved_work if turn.stage.losses is None else descended_work
-        parts = [*work(turn, passes), *shared_work(turn, passes, cacheable=data.augment is None)]
+        parts = [*work(turn, len(data.x_train)), *shared_work(turn, data)]
         rows += [(turn.stage.name, *part) for part in parts]
     twin = turn.algorithm
     twin.stages_finished.fill_(len(twin.stages()))
@@ -64,26 +63,15 @@ def flops(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     return frame.assign(flops=frame["samples"] * frame["per_sample"])
 
 
-class Passes:
-    """How many images each part of a stage is done for.
-
-    Attributes:
-        trained: a shuffled epoch's; a short last batch is left out.
-        ordered: a solved stage's.
-        filled, validated: what the cache holds for training and validation. Both are computed in windows of
-            one size, the last of which reaches back, so that a few images may count twice.
-    """
-
-    def __init__(self, data: Data, batch_size: int):
-        self.trained = len(data.x_train) // batch_size * batch_size
-        self.ordered, self.val = len(data.x_train), len(data.x_val)
-        self.filled = in_windows(self.ordered, batch_size)
-        self.validated = in_windows(self.val, VALIDATION_BATCH)
+def whole_batches(images: int, size: int) -> int:
+    """The images of a shuffled epoch, whose short last batch is left out."""
+    return images // size * size
 
 
-def descended_work(turn: Rehearsal, passes: Passes) -> Iterator[tuple]:
+def descended_work(turn: Rehearsal, images: int) -> Iterator[tuple]:
     """A step's forward and backward passes, elementwise work and optimiser."""
-    size, images = len(turn.labels), passes.trained
+    size = len(turn.labels)
+    images = whole_batches(images, size)
     watch = Kernels()
     forward = count(turn.forward)
     with watch:
@@ -94,9 +82,9 @@ def descended_work(turn: Rehearsal, passes: Passes) -> Iterator[tuple]:
     yield "optimiser", "formula", "pass", images, optimiser_flops(turn.stage) / size
 
 
-def solved_work(turn: Rehearsal, passes: Passes) -> Iterator[tuple]:
+def solved_work(turn: Rehearsal, images: int) -> Iterator[tuple]:
     """The sums over all images, and the solution."""
-    size, images = len(turn.labels), passes.ordered
+    size = len(turn.labels)
     watch = Kernels()
     with watch:
         sums = count(turn.accumulate)
@@ -106,19 +94,21 @@ def solved_work(turn: Rehearsal, passes: Passes) -> Iterator[tuple]:
 
 
 @torch.no_grad()
-def shared_work(turn: Rehearsal, passes: Passes, *, cacheable: bool) -> Iterator[tuple]:
+def shared_work(turn: Rehearsal, data: Data) -> Iterator[tuple]:
     """The frozen prefix, either way, and the read-out on the validation images."""
     stage, size = turn.stage, len(turn.labels)
+    images, val = len(data.x_train), len(data.x_val)
     if stage.prefix:
-        training = passes.filled if stage.losses is None else passes.trained
-        images = training + (passes.validated if stage.readout is not None else 0)
+        filled, validated = in_windows(images, size), in_windows(val, VALIDATION_BATCH)
+        training = filled if stage.losses is None else whole_batches(images, size)
+        recomputed = training + (validated if stage.readout is not None else 0)
         whole = count(apply, stage.prefix, turn.images)
-        yield "prefix, recomputed", "counted", "pass", images, whole / size
-        if cacheable:
+        yield "prefix, recomputed", "counted", "pass", recomputed, whole / size
+        if data.augment is None:
             new = count(apply, turn.fresh, turn.below)
-            yield "prefix, cached", "counted", "once", passes.filled + passes.validated, new / size
+            yield "prefix, cached", "counted", "once", filled + validated, new / size
     if stage.readout is not None:
-        yield "validation", "counted", "pass", passes.val, count(stage.readout, turn.inputs) / size
+        yield "validation", "counted", "pass", val, count(stage.readout, turn.inputs) / size
 
 
 def count(function: Callable, *arguments) -> int:
@@ -129,6 +119,7 @@ def count(function: Callable, *arguments) -> int:
 
 
 def in_windows(n: int, size: int) -> int:
+    """The images that a prefix is computed for: the last window reaches back, so that some count twice."""
     return sum(rows.stop - rows.start for rows, _ in windows(n, size))
 
 

@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 import torch
@@ -176,15 +177,10 @@ def plane(
     **which,
 ) -> pd.DataFrame:
     """`along` two directions at once. Columns: x, y, loss (nats), accuracy (%)."""
-    here, alphas = surface(algorithm, data, **which), list(alphas)
-    first, second = directions
-    return pd.DataFrame(
-        [
-            {"x": x, "y": y, **here.evaluate(here.moved((x, first), (y, second)))}
-            for x in alphas
-            for y in alphas
-        ]
-    )
+    here = surface(algorithm, data, **which)
+    steps = (zip(amounts, directions, strict=True) for amounts in product(alphas, repeat=2))
+    rows = [{"x": x, "y": y, **here.evaluate(here.moved((x, a), (y, b)))} for (x, a), (y, b) in steps]
+    return pd.DataFrame(rows)
 
 
 @pinned()
@@ -210,12 +206,8 @@ def between(a: nn.Module, b: nn.Module, data: Data, t: Iterable[float] = LINE, *
             f"{a.name} and {b.name} have different running statistics, which a line of weights does not "
             "connect: compare networks without BatchNorm"
         )
-    return pd.DataFrame(
-        [
-            {"x": x, **here.evaluate({r: torch.lerp(v, there.point[r], x) for r, v in here.point.items()})}
-            for x in t
-        ]
-    )
+    points = ((x, {r: torch.lerp(v, there.point[r], x) for r, v in here.point.items()}) for x in t)
+    return pd.DataFrame([{"x": x, **here.evaluate(point)} for x, point in points])
 
 
 def barrier(line: pd.DataFrame) -> float:

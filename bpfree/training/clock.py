@@ -59,7 +59,11 @@ class Clock:
         for account, part in {name: 1.0 - share, **({"prefix": share} if share else {})}.items():
             before = f"{account}_s" in row
             for unit, amount in amounts.items():
-                _add(row, f"{account}_{unit}", None if amount is None else amount * part, before)
+                key = f"{account}_{unit}"
+                known = amount is not None and (key in row or not before)
+                total = row.pop(key, 0.0)
+                if known:  # of what came before, too: else the sum is not, and the key is absent
+                    row[key] = total + amount * part
 
     @contextmanager
     def prefix_work(self) -> Iterator[None]:
@@ -85,11 +89,3 @@ class Clock:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
-
-
-def _add(row: dict, key: str, amount: float | None, before: bool) -> None:
-    """Adds to what there was `before`; if either is not known, neither is the sum, and the key is absent."""
-    known = amount is not None and (key in row or not before)
-    total = row.pop(key, 0.0)
-    if known:
-        row[key] = total + amount

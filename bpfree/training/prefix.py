@@ -116,22 +116,16 @@ class PrefixCache:
         """Room for so many rows, in memory as in `like`: a kernel may round otherwise on another layout."""
         channels_last = like.ndim == 4 and like.stride(1) == 1 and like.shape[1] < like[0].numel()
         order = (0, 2, 3, 1) if channels_last else tuple(range(like.ndim))
-        shape = [rows, *(like.shape[axis] for axis in order[1:])]
-        back = [order.index(axis) for axis in range(like.ndim)]
-        return self._room(shape, like.dtype).permute(back)
-
-    def _room(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        size = torch.Size(shape).numel()
+        shape = torch.Size([rows, *(like.shape[axis] for axis in order[1:])])
+        size = shape.numel() * like.dtype.itemsize
         budget = SHARE_OF_FREE_MEMORY * free_memory(self.device) if self.budget is None else self.budget
-        if size * dtype.itemsize <= budget:
-            return torch.empty(shape, dtype=dtype, device=self.device)
-        self.kind = "cached on disk"
-        log.info(
-            "prefix of %d bytes exceeds the memory budget of %d: cached on disk",
-            size * dtype.itemsize,
-            budget,
-        )
-        return mapped(size, dtype).view(shape)
+        if size <= budget:
+            room = torch.empty(shape, dtype=like.dtype, device=self.device)
+        else:
+            self.kind = "cached on disk"
+            log.info("prefix of %d bytes exceeds the memory budget of %d: cached on disk", size, budget)
+            room = mapped(size, like.dtype).view(shape)
+        return room.permute([order.index(axis) for axis in range(like.ndim)])
 
 
 class Source:
@@ -211,15 +205,15 @@ def one_thread() -> Iterator[None]:
 
 
 def mapped(size: int, dtype: torch.dtype) -> Tensor:
-    """A tensor in a temporary file without a name: the system frees it with the tensor, however we end.
+    """A flat tensor of `size` bytes in a temporary file without a name, which the system frees with it.
 
     Raises StorageFailed if the disk has no room for it.
     """
     folder = Path(tempfile.gettempdir())
     elsewhere = "set TMPDIR to a folder on another disk, or use cache=False, which recomputes the prefix"
     with refusals(folder / "bpfree's prefix cache", elsewhere), tempfile.TemporaryFile(dir=folder) as file:
-        reserve(file, size * dtype.itemsize)
-        return torch.frombuffer(mmap.mmap(file.fileno(), size * dtype.itemsize), dtype=dtype)
+        reserve(file, size)
+        return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype)
 
 
 def reserve(file: BinaryIO, size: int) -> None:

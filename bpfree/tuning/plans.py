@@ -122,8 +122,7 @@ def beside_published() -> pd.DataFrame:
                 "val accuracy": row.val_accuracy,
             }
         )
-    columns = ["algorithm", "data", "network", "parameter", "thesis", "2026", "theirs", "their trials"]
-    return pd.DataFrame(rows, columns=[*columns, "ours", "our range", "our trials", "val accuracy"])
+    return pd.DataFrame(rows)
 
 
 def published_effort() -> pd.DataFrame:

@@ -45,17 +45,8 @@ from .storage import (
 
 POLL_S = 1.0  # between two looks at what other workers have finished
 IDENTITY = "bpfree"  # the user attribute of a study that says what it is of
-IDENTITY_KEYS = {
-    "experiment",
-    "algorithm",
-    "data_sha256",
-    "architecture",
-    "protocol",
-    "seed",
-    "space",
-    "max_epochs",
-    "pruner",
-}
+#: Of what it holds, what two calls that share a study are first compared by.
+FIRST = ("algorithm", "data_sha256", "architecture", "protocol", "seed", "space")
 
 
 def tune(
@@ -266,15 +257,15 @@ def open_study(place: Place, name: str, own: dict, pruner: BasePruner | None) ->
 def identity_of(study: Study) -> dict:
     """What a study is of. Raises InvalidInput for one that was not made by `tune`."""
     own = study.user_attrs.get(IDENTITY)
-    if not (isinstance(own, dict) and own.keys() >= IDENTITY_KEYS and isinstance(own["experiment"], dict)):
+    needed = {"experiment", "max_epochs", "pruner", *FIRST}
+    if not (isinstance(own, dict) and own.keys() >= needed and isinstance(own["experiment"], dict)):
         raise InvalidInput(f"study {study.study_name!r} was not made by bpfree.tuning: give another name")
     return own
 
 
 def refuse_other(name: str, place: Place, theirs: dict, ours: dict) -> None:
     """Raises InvalidInput if a study is not of the same thing; says the first difference."""
-    first = ("algorithm", "data_sha256", "architecture", "protocol", "seed", "space")
-    for key in [*first, *(k for k in ours if k not in ("experiment", "fixed", *first))]:
+    for key in [*FIRST, *(k for k in ours if k not in ("experiment", "fixed", *FIRST))]:
         a, b = theirs.get(key), ours[key]
         if a == b:
             continue
@@ -320,7 +311,8 @@ def train_trial(trial: Trial, experiment: Experiment, data: Data, place: Place) 
         except (TrainingDiverged, optuna.TrialPruned) as error:
             early = error
     with using(place):
-        note_cost(trial, meter, experiment, report.epochs)
+        # One attribute, because a storage writes each to the disk by itself.
+        trial.set_user_attr("cost", cost_of(meter, experiment, report.epochs))
         if isinstance(early, TrainingDiverged):
             trial.set_user_attr("reason", DIVERGED)
     if isinstance(early, optuna.TrialPruned):
@@ -338,29 +330,24 @@ class Reporter:
     """Counts epochs; tells a pruner the validation accuracy of the last stage's, and ends what it prunes."""
 
     def __init__(self, trial: Trial, place: Place):
-        self.trial, self.place, self.last, self.epochs = trial, place, None, 0
-        self.enabled = not isinstance(trial.study.pruner, NopPruner)
+        self.trial, self.place, self.epochs = trial, place, 0
 
     def __call__(self, algorithm, stage, row: dict) -> None:
         self.epochs += 1
-        if not self.enabled:
+        if isinstance(self.trial.study.pruner, NopPruner):
             return
-        self.last = self.last or algorithm.stages()[-1].name
-        if stage.name == self.last and "val_accuracy" in row:
+        if stage.name == algorithm.stages()[-1].name and "val_accuracy" in row:
             with using(self.place):
                 self.trial.report(row["val_accuracy"], row["epoch"])
                 if self.trial.should_prune():
                     raise optuna.TrialPruned
 
 
-def note_cost(trial: Trial, meter: EnergyMeter, experiment: Experiment, epochs: int) -> None:
+def cost_of(meter: EnergyMeter, experiment: Experiment, epochs: int) -> dict:
     """What the trial took: training, validation and everything between."""
     reading = meter.reading
     spent = {name: getattr(reading, name) for name in ("seconds", "measured_j", "estimated_j", "provenance")}
-    # One attribute, because a storage writes each to the disk by itself.
-    trial.set_user_attr(
-        "cost", {**spent, "epochs": epochs, "machine": machine(pick_device(experiment.device))["id"]}
-    )
+    return {**spent, "epochs": epochs, "machine": machine(pick_device(experiment.device))["id"]}
 
 
 # ---------------------------------------------------------------- how parameters are drawn
