@@ -1,8 +1,6 @@
-"""Mono-Forward: where its gradients stop, what it is equal to, and what it keeps in memory."""
+"""Mono-Forward: where its gradients stop, and what it is equal to."""
 
-import weakref
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +8,6 @@ from helpers import arm, central_differences, losses_of, outcome, same, toy, wei
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 from bpfree.algorithms import MonoForward
 from bpfree.algorithms.networks import MLP
@@ -344,106 +341,6 @@ def test_predicting_by_the_sum_validates_a_simultaneous_network_by_the_sum():
     history = train(algorithm, data, max_epochs=3, stopping=LAST, progress=False)
     loss = log_loss(data.y_val, algorithm.predict_all(data.x_val)["sum"].double().softmax(1))
     assert history.stages[0].rows[-1]["val_loss"] == pytest.approx(loss, rel=1e-5)
-
-
-# ---------------------------------------------------------------- memory and arithmetic
-
-
-class Saved:
-    """Bytes that autograd keeps for backward, followed until it lets go of them."""
-
-    def __init__(self):
-        self.live, self.peak = {}, 0  # storage -> [saved tensors that share it, bytes]
-
-    def pack(self, tensor):
-        storage = tensor.untyped_storage()
-        key = storage.data_ptr()
-        entry = self.live.setdefault(key, [0, storage.nbytes()])
-        entry[0] += 1
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
-        holder = Holder(tensor)
-        weakref.finalize(holder, self.release, key)
-        return holder
-
-    def release(self, key):
-        self.live[key][0] -= 1
-        if not self.live[key][0]:
-            del self.live[key]
-
-
-class Holder:
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-
-def saved_bytes(name: str, depth: int, width=16, batch=32) -> int:
-    """The peak over a training step of every stage; parameters are not counted, being there anyway."""
-    data = toy(n=batch, shape=(1, 4, 4))
-    algorithm = initialised(name, (16,) + depth * (width,))
-    parameters = {p.untyped_storage().data_ptr() for p in algorithm.parameters()}
-    saved = Saved()
-
-    def pack(tensor):
-        return tensor if tensor.untyped_storage().data_ptr() in parameters else saved.pack(tensor)
-
-    def unpack(held):
-        return held.tensor if isinstance(held, Holder) else held
-
-    for stage in algorithm.stages():
-        freeze_all_but(algorithm, stage)
-        a = data.x_train
-        with torch.no_grad():
-            for block in stage.prefix:
-                a = block(a)
-        optimiser = make_optimiser(stage)
-        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            step(stage, optimiser, a, data.y_train, stream(0))
-        assert not saved.live  # backward let go of everything
-        algorithm.zero_grad(set_to_none=True)
-    return saved.peak
-
-
-def test_autograd_memory_of_local_training_does_not_grow_with_depth():
-    for name in ("mf", "mf_interleaved"):
-        assert len({saved_bytes(name, depth) for depth in (2, 4, 8, 16)}) == 1
-
-
-@pytest.mark.parametrize("name", ["bp", "bp_ds", "mf_joint", "mf_sequential_joint"])
-def test_autograd_memory_of_a_global_loss_grows_linearly_with_depth(name):
-    """The positive control: at least one activation, 32 x 16 floats, for every layer more."""
-    two, four, eight = (saved_bytes(name, depth) for depth in (2, 4, 8))
-    assert eight - four == 2 * (four - two)
-    assert four - two >= 2 * 32 * 16 * 4
-
-
-def multiply_adds(name: str) -> int:
-    """Counted by torch on one real step of every stage."""
-    data = toy(n=16)
-    algorithm, total = initialised(name), 0
-    for stage in algorithm.stages():
-        freeze_all_but(algorithm, stage)
-        a = data.x_train
-        with torch.no_grad():
-            for block in stage.prefix:
-                a = block(a)
-        optimiser = make_optimiser(stage)
-        with FlopCounterMode(display=False) as counter:
-            step(stage, optimiser, a, data.y_train, stream(0))
-        total += counter.get_total_flops() // 2
-    return total
-
-
-@pytest.mark.parametrize("name", ["mf", "mf_interleaved"])
-def test_the_multiply_adds_of_a_local_step_are_those_of_the_formula(name):
-    """A layer: a_i = W_i a_{i-1} and ∂W_i, but no ∂a_{i-1}; its head: M_i a_i, ∂M_i and ∂a_i."""
-    pairs = list(pairwise(WIDTHS))
-    assert multiply_adds(name) == 16 * sum(2 * d_in * d + 3 * 3 * d for d_in, d in pairs)
-
-
-def test_the_multiply_adds_of_a_joint_step_are_those_of_the_formula():
-    pairs = list(pairwise(WIDTHS))
-    all_but_pixels = 16 * sum(3 * d_in * d + 3 * 3 * d for d_in, d in pairs)
-    assert multiply_adds("mf_joint") == all_but_pixels - 16 * WIDTHS[0] * WIDTHS[1]
 
 
 # ---------------------------------------------------------------- options
