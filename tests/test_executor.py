@@ -233,7 +233,7 @@ def test_jobs_refused_in_passing_are_handed_in_again_and_those_that_run_go_on(tm
     runs = [small(), small("ff"), small("mf", protocol="matched")]
     played = play(monkeypatch, tmp_path, ff="long")
     played.refusals = [None, *PASSING]  # the second time, while ff runs
-    monkeypatch.setattr(jobs, "PAUSES_S", (0.0,) * len(PASSING))
+    monkeypatch.setattr(jobs, "RETRY_AFTER_S", (0.0,) * len(PASSING))
     assert submit(runs, "slurm", tmp_path, progress=False) == []
     assert played.cancelled == []
     assert played.order == ["bp", "ff", "mf"]
@@ -244,7 +244,7 @@ def test_jobs_refused_in_passing_are_handed_in_again_and_those_that_run_go_on(tm
 
 def test_jobs_that_are_refused_for_ever_are_given_up(tmp_path, monkeypatch):
     play(monkeypatch, tmp_path).refusals = [PASSING[0]] * 9
-    monkeypatch.setattr(jobs, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(jobs, "RETRY_AFTER_S", (0.0, 0.0))
     with pytest.raises(
         InvalidInput, match=r"no jobs are taken at present \(.*Socket timed out.*try again later"
     ):

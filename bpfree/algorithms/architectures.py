@@ -43,14 +43,14 @@ def build_model(architecture: str, data: Data) -> Blocks:
         return own_network(architecture)(data.shape, classes=data.classes)
     family, numbers = parse_architecture(architecture)
     if family == "cnn":
-        refuse_giants(architecture, data.shape[0], numbers, taps=9)
+        check_memory(architecture, data.shape[0], numbers, taps=9)
         return CaFoCNN(data.shape, classes=data.classes, **({"channels": numbers} if numbers else {}))
-    refuse_giants(architecture, data.features, numbers)
+    check_memory(architecture, data.features, numbers)
     return MLP([data.features, *numbers], classes=data.classes)
 
 
-def refuse_giants(architecture: str, inputs: int, widths: list[int], taps: int = 1) -> None:
-    """Raises InvalidInput if the weights (float32) outgrow the free memory: we might be killed for them."""
+def check_memory(architecture: str, inputs: int, widths: list[int], taps: int = 1) -> None:
+    """Raises InvalidInput if the weights (float32) exceed the memory that is free."""
     need = 4 * taps * sum(a * b for a, b in pairwise([inputs, *widths]))
     free = free_memory(torch.device("cpu"))
     if need > free:

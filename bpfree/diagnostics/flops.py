@@ -20,7 +20,7 @@ from ..training.prefix import VALIDATION_BATCH, apply, windows
 from ..training.stage import Stage
 from .kernels import Kernels, counter
 from .memory import account
-from .one_step import Rehearsal, batch_of, rehearse
+from .one_step import PreparedStage, batch_of, prepared_stages
 
 # Operations per parameter and step; a square root or a division counts as one.
 # Adam: m ← β₁m + (1−β₁)g is 3, v ← β₂v + (1−β₂)g² is 4, θ ← θ − η m/(√v/c + ε) is 6.
@@ -52,11 +52,11 @@ def flops(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     """
     x, labels = batch_of(algorithm, data)
     size, rows = len(x), []
-    for turn in rehearse(algorithm, x, labels):
-        work = solved_work if turn.stage.losses is None else descended_work
-        parts = [*work(turn, len(data.x_train)), *shared_work(turn, data)]
-        rows += [(turn.stage.name, *part) for part in parts]
-    twin = turn.algorithm
+    for ready in prepared_stages(algorithm, x, labels):
+        work = solved_work if ready.stage.losses is None else descended_work
+        parts = [*work(ready, len(data.x_train)), *shared_work(ready, data)]
+        rows += [(ready.stage.name, *part) for part in parts]
+    twin = ready.algorithm
     twin.stages_finished.fill_(len(twin.stages()))
     rows.append(("all", "prediction", "counted", "prediction", 1, count(twin.predict, x) / size))
     frame = pd.DataFrame(rows, columns=["stage", "part", "obtained", "when", "samples", "per_sample"])
@@ -68,47 +68,47 @@ def whole_batches(images: int, size: int) -> int:
     return images // size * size
 
 
-def descended_work(turn: Rehearsal, images: int) -> Iterator[tuple]:
+def descended_work(ready: PreparedStage, images: int) -> Iterator[tuple]:
     """A step's forward and backward passes, elementwise work and optimiser."""
-    size = len(turn.labels)
+    size = len(ready.labels)
     images = whole_batches(images, size)
     watch = Kernels()
-    forward = count(turn.forward)
+    forward = count(ready.forward)
     with watch:
-        both = count(turn.step)
+        both = count(ready.step)
     yield "forward", "counted", "pass", images, forward / size
     yield "backward", "counted", "pass", images, (both - forward) / size
     yield "elementwise", "formula", "pass", images, watch.elementwise / size
-    yield "optimiser", "formula", "pass", images, optimiser_flops(turn.stage) / size
+    yield "optimiser", "formula", "pass", images, optimiser_flops(ready.stage) / size
 
 
-def solved_work(turn: Rehearsal, images: int) -> Iterator[tuple]:
+def solved_work(ready: PreparedStage, images: int) -> Iterator[tuple]:
     """The sums over all images, and the solution."""
-    size = len(turn.labels)
+    size = len(ready.labels)
     watch = Kernels()
     with watch:
-        sums = count(turn.accumulate)
+        sums = count(ready.accumulate)
     yield "forward", "formula", "pass", images, sums / size
     yield "elementwise", "formula", "pass", images, watch.elementwise / size
-    yield "solve", "formula", "once", 1, count(turn.solve)
+    yield "solve", "formula", "once", 1, count(ready.solve)
 
 
 @torch.no_grad()
-def shared_work(turn: Rehearsal, data: Data) -> Iterator[tuple]:
+def shared_work(ready: PreparedStage, data: Data) -> Iterator[tuple]:
     """The frozen prefix, either way, and the read-out on the validation images."""
-    stage, size = turn.stage, len(turn.labels)
+    stage, size = ready.stage, len(ready.labels)
     images, val = len(data.x_train), len(data.x_val)
     if stage.prefix:
         filled, validated = in_windows(images, size), in_windows(val, VALIDATION_BATCH)
         training = filled if stage.losses is None else whole_batches(images, size)
         recomputed = training + (validated if stage.readout is not None else 0)
-        whole = count(apply, stage.prefix, turn.images)
+        whole = count(apply, stage.prefix, ready.images)
         yield "prefix, recomputed", "counted", "pass", recomputed, whole / size
         if data.augment is None:
-            new = count(apply, turn.fresh, turn.below)
+            new = count(apply, ready.fresh, ready.below)
             yield "prefix, cached", "counted", "once", filled + validated, new / size
     if stage.readout is not None:
-        yield "validation", "counted", "pass", val, count(stage.readout, turn.inputs) / size
+        yield "validation", "counted", "pass", val, count(stage.readout, ready.inputs) / size
 
 
 def count(function: Callable, *arguments) -> int:
@@ -157,14 +157,14 @@ def paper_flops(algorithm: nn.Module, data: Data) -> int:
 
 
 class Counts(NamedTuple):
-    """What an epoch costs: the tables of `flops` and of `account`. The same for every seed of an arm."""
+    """What an epoch costs, the same for every seed of an arm: the tables of `flops` and of `account`."""
 
     flops: pd.DataFrame
     account: pd.DataFrame
 
 
 def counts(algorithm: nn.Module, data: Data) -> Counts:
-    """Counted on one real step of every stage; the algorithm is left as it is."""
+    """The operations and bytes of one real step of every stage; the algorithm is left as it is."""
     return Counts(flops(algorithm, data), account(algorithm, data))
 
 

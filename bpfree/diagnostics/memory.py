@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..training.batches import Data
 from ..training.numerics import pinned
 from .kernels import tensors
-from .one_step import Rehearsal, batch_of, rehearse
+from .one_step import PreparedStage, batch_of, prepared_stages
 
 
 @pinned()
@@ -28,7 +28,7 @@ def saved_bytes(algorithm: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str,
         algorithm: trained or not; it is left as it is.
         batch: images (B, C, H, W) and classes (B,).
     """
-    return {turn.stage.name: ledger_of(turn).graph_peak for turn in rehearse(algorithm, *batch)}
+    return {ready.stage.name: ledger_of(ready).graph_peak for ready in prepared_stages(algorithm, *batch)}
 
 
 @pinned()
@@ -52,9 +52,9 @@ def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
         a kernel or two, and the data set.
     """
     rows = {}
-    for turn in rehearse(algorithm, *batch_of(algorithm, data)):
-        stage, twin = turn.stage, turn.algorithm
-        ledger = ledger_of(turn)
+    for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
+        stage, twin = ready.stage, ready.algorithm
+        ledger = ledger_of(ready)
         permanent = {"parameters": size_of(twin.parameters()), "buffers": size_of(twin.buffers())}
         cached = stage.prefix and data.augment is None
         images = len(data.x_train) + len(data.x_val)
@@ -65,7 +65,7 @@ def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
             "state": ledger.state,
             "graph": ledger.graph_peak,
             "peak": sum(permanent.values()) + ledger.state + ledger.peak,
-            "cache": size_of([turn.inputs]) // len(turn.inputs) * images if cached else 0,
+            "cache": size_of([ready.inputs]) // len(ready.inputs) * images if cached else 0,
             "best": size_of(moving) + size_of(twin.buffers()) if moving else 0,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
@@ -94,12 +94,12 @@ def measured(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-    for turn in rehearse(algorithm, x, labels):
+    for ready in prepared_stages(algorithm, x, labels):
         if device.type == "cuda":
-            turn.step(turn.step())  # the second step has the optimiser's state from the beginning
+            ready.step(ready.step())  # the second step has the optimiser's state from the beginning
             torch.cuda.synchronize(device)
             free, total = torch.cuda.mem_get_info(device)
-            rows[turn.stage.name] = {
+            rows[ready.stage.name] = {
                 "allocated": torch.cuda.max_memory_allocated(device) - before,
                 "device": total - free,
                 "context": total - free - torch.cuda.memory_reserved(device),
@@ -107,8 +107,8 @@ def measured(algorithm: nn.Module, data: Data) -> pd.DataFrame:
             torch.cuda.reset_peak_memory_stats(device)
         else:
             process, seen = psutil.Process(), []
-            ledger_of(turn, lambda p=process, s=seen: s.append(p.memory_info().rss))
-            rows[turn.stage.name] = {"rss": max(seen)}
+            ledger_of(ready, lambda p=process, s=seen: s.append(p.memory_info().rss))
+            rows[ready.stage.name] = {"rss": max(seen)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
 
 
@@ -129,7 +129,7 @@ class Ledger:
         self.graph_peak = self.gradients_peak = self.peak = 0
 
     def pack(self, tensor: Tensor) -> "Tensor | Held":
-        """Autograd saves a tensor; what is returned lives as long as autograd wants it."""
+        """Called when autograd saves a tensor; the returned object lives as long as autograd needs it."""
         key, size = pointer(tensor), tensor.untyped_storage().nbytes()
         if key in self.permanent:
             return tensor
@@ -153,7 +153,7 @@ class Ledger:
         return held.tensor if isinstance(held, Held) else held
 
     def gradient(self, parameter: Tensor) -> None:
-        """A gradient has come, or was added to."""
+        """Called when a gradient is made or added to."""
         if id(parameter) not in self.arrived:
             self.arrived.add(id(parameter))
             self.gradients += size_of([parameter.grad])
@@ -182,29 +182,31 @@ class Ledger:
 
 
 class Held:
-    """A tensor in autograd's keeping."""
+    """A tensor that autograd keeps."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
 
 
-def ledger_of(turn: Rehearsal, look: Callable[[], object] = lambda: None) -> Ledger:
+def ledger_of(ready: PreparedStage, look: Callable[[], object] = lambda: None) -> Ledger:
     """The ledger of one step of a stage."""
-    ledger = Ledger([*turn.algorithm.parameters(), *turn.algorithm.buffers()], look)
-    if turn.stage.losses is None:
+    ledger = Ledger([*ready.algorithm.parameters(), *ready.algorithm.buffers()], look)
+    if ready.stage.losses is None:
         with Survivors() as sums:
-            turn.accumulate()
-        ledger.state = sums.bytes(apart_from=ledger.permanent | {pointer(turn.inputs), pointer(turn.labels)})
+            ready.accumulate()
+        ledger.state = sums.bytes(
+            apart_from=ledger.permanent | {pointer(ready.inputs), pointer(ready.labels)}
+        )
     else:
-        with ledger.watching(turn.algorithm):
-            optimiser = turn.step()
+        with ledger.watching(ready.algorithm):
+            optimiser = ready.step()
         ledger.state = size_of(tensors(optimiser.state_dict()["state"]))
     ledger.enter()
     return ledger
 
 
 class Survivors(TorchDispatchMode):
-    """Remembers every tensor that is made, without keeping it: what is left afterwards was meant to stay."""
+    """Notes every tensor that is made without keeping it alive: those that remain were meant to stay."""
 
     def __init__(self):
         super().__init__()

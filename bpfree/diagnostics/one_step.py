@@ -15,7 +15,7 @@ from ..training.stage import Stage, freeze_all_but, make_optimiser, step, stream
 
 
 @dataclass
-class Rehearsal:
+class PreparedStage:
     """One stage, ready for its step.
 
     Attributes:
@@ -64,7 +64,7 @@ class Rehearsal:
         return stream("rehearsal", device=self.inputs.device)
 
 
-def rehearse(algorithm: nn.Module, x: Tensor, labels: Tensor) -> Iterator[Rehearsal]:
+def prepared_stages(algorithm: nn.Module, x: Tensor, labels: Tensor) -> Iterator[PreparedStage]:
     """The stages in order, each on what its frozen prefix makes of the batch; `algorithm` is left as it is.
 
     Args:
@@ -97,7 +97,7 @@ def rehearse(algorithm: nn.Module, x: Tensor, labels: Tensor) -> Iterator[Rehear
             inputs = apply(fresh, below)
         if prefix:
             cached, kept = prefix, inputs
-        yield Rehearsal(twin, stage, x, labels, inputs, fresh, below)
+        yield PreparedStage(twin, stage, x, labels, inputs, fresh, below)
         twin.zero_grad(set_to_none=True)  # a finished stage keeps no gradients
 
 

@@ -18,7 +18,7 @@ from ..training.loop import pick_device
 from ..training.numerics import pinned
 from .flops import count
 from .kernels import Kernels
-from .one_step import batch_of, rehearse
+from .one_step import batch_of, prepared_stages
 from .timing import median_seconds, timed
 
 # (m, k, n): a batch of 128 through the layers of the paper's MLPs
@@ -80,9 +80,9 @@ def roofline(
 def shapes(algorithm: nn.Module, data: Data) -> list[tuple[int, int, int]]:
     """(m, k, n) of the matrix products that the algorithm's steps make, forward and backward."""
     found = set()
-    for turn in rehearse(algorithm, *batch_of(algorithm, data)):
+    for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
         with Kernels() as watch:
-            turn.step()
+            ready.step()
         found |= set(watch.shapes)
     return sorted(found)
 
@@ -98,15 +98,15 @@ def place(algorithm: nn.Module, data: Data, roof: Roofline, *, seconds: float = 
         what was counted as memory traffic).
     """
     rows = []
-    for turn in rehearse(algorithm, *batch_of(algorithm, data)):
-        if turn.stage.losses is None:
+    for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
+        if ready.stage.losses is None:
             continue
         watch = Kernels()
         with watch:
-            operations = count(turn.step)
-        moved, took = sum(watch.traffic.values()), timed(turn, seconds)
+            operations = count(ready.step)
+        moved, took = sum(watch.traffic.values()), timed(ready, seconds)
         intensity, rate = operations / moved, operations / took
         limit = roof.limit(intensity)
-        rows.append((turn.stage.name, operations, moved, intensity, took, rate, limit, rate / limit))
+        rows.append((ready.stage.name, operations, moved, intensity, took, rate, limit, rate / limit))
     columns = ["stage", "flops", "bytes", "intensity", "seconds", "rate", "limit", "share"]
     return pd.DataFrame(rows, columns=columns)

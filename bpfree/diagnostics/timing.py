@@ -20,7 +20,7 @@ from ..training.numerics import pinned
 from ..training.prefix import PrefixCache, apply
 from ..training.stage import stream
 from .kernels import Kernels, group_of
-from .one_step import Rehearsal, batch_of, rehearse
+from .one_step import PreparedStage, batch_of, prepared_stages
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr, past Python
 
@@ -36,7 +36,7 @@ def step_seconds(algorithm: nn.Module, data: Data, *, seconds: float = 0.2) -> d
     Takes about `seconds` a stage, at the present number of threads. A solved stage's "step" is its sums over
     one batch and its solution.
     """
-    return {t.stage.name: timed(t, seconds) for t in rehearse(algorithm, *batch_of(algorithm, data))}
+    return {t.stage.name: timed(t, seconds) for t in prepared_stages(algorithm, *batch_of(algorithm, data))}
 
 
 @pinned(flush=True)
@@ -49,26 +49,26 @@ def epoch_seconds(algorithm: nn.Module, data: Data, *, seconds: float = 0.05) ->
     Args:
         seconds: of trying, for each part of a stage.
     """
-    turns = rehearse(algorithm, *batch_of(algorithm, data))
-    return {turn.stage.name: one_epoch(turn, data, seconds) for turn in turns}
+    stages = prepared_stages(algorithm, *batch_of(algorithm, data))
+    return {ready.stage.name: one_epoch(ready, data, seconds) for ready in stages}
 
 
-def one_epoch(turn: Rehearsal, data: Data, seconds: float) -> float:
-    stage, size, device = turn.stage, len(turn.labels), turn.images.device
+def one_epoch(ready: PreparedStage, data: Data, seconds: float) -> float:
+    stage, size, device = ready.stage, len(ready.labels), ready.images.device
 
     def tried(call: Callable, *arguments) -> float:
         return median_seconds(torch.no_grad()(partial(call, *arguments)), device, seconds, blocks=3)
 
-    step = tried(turn.accumulate) if stage.losses is None else timed(turn, seconds, blocks=3)
-    read = tried(stage.readout, turn.inputs) if stage.readout is not None else 0.0
+    step = tried(ready.accumulate) if stage.losses is None else timed(ready, seconds, blocks=3)
+    read = tried(stage.readout, ready.inputs) if stage.readout is not None else 0.0
     again = stage.prefix and data.augment is not None  # recomputed for every batch
-    prefix = tried(apply, stage.prefix, turn.images) if again else 0.0
+    prefix = tried(apply, stage.prefix, ready.images) if again else 0.0
     return len(data.x_train) // size * (step + prefix) + len(data.x_val) / size * (read + prefix)
 
 
-def timed(turn: Rehearsal, seconds: float, blocks: int = 5) -> float:
-    optimiser = turn.step()  # makes the optimiser's state
-    return median_seconds(lambda: turn.step(optimiser), turn.images.device, seconds, blocks)
+def timed(ready: PreparedStage, seconds: float, blocks: int = 5) -> float:
+    optimiser = ready.step()  # makes the optimiser's state
+    return median_seconds(lambda: ready.step(optimiser), ready.images.device, seconds, blocks)
 
 
 def median_seconds(call: Callable, device: torch.device, seconds: float = 0.2, blocks: int = 5) -> float:
@@ -102,19 +102,19 @@ def profile_step(algorithm: nn.Module, data: Data, *, steps: int = 10) -> pd.Dat
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     drawing = batch_seconds(algorithm, data, steps)
     rows = []
-    for turn in rehearse(algorithm, *batch_of(algorithm, data)):
-        if turn.stage.losses is None:
+    for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
+        if ready.stage.losses is None:
             continue
         with Kernels() as watch:
-            optimiser = turn.step()
-        wall = timed(turn, steps * 0.01)
+            optimiser = ready.step()
+        wall = timed(ready, steps * 0.01)
         with profile(activities=activities) as run:
             for _ in range(steps):
-                turn.step(optimiser)
+                ready.step(optimiser)
         ms = kernel_ms(run, watch.names, steps, on_gpu)
         ms[REST] = max(0.0, 1e3 * wall - sum(ms.values()))
-        ms["batches"] = 1e3 * drawing[turn.stage.name]
-        rows += [(turn.stage.name, group, t, t / sum(ms.values())) for group, t in ms.items()]
+        ms["batches"] = 1e3 * drawing[ready.stage.name]
+        rows += [(ready.stage.name, group, t, t / sum(ms.values())) for group, t in ms.items()]
     return pd.DataFrame(rows, columns=["stage", "group", "ms", "share"])
 
 

@@ -26,7 +26,7 @@ def forecast(
     progress: bool = True,
     timed: Callable[[Algorithm, Data], float] | None = None,
 ) -> pd.DataFrame:
-    """What these runs will take here: a row per arm and protocol.
+    """How long these runs will take on this machine: a row per arm and protocol.
 
     Args:
         experiments: published data sets need not be here: their sizes are known.
@@ -76,7 +76,7 @@ def forecast(
 
 
 def seconds_per_image(algorithm: Algorithm, data: Data) -> float:
-    """Of the mean epoch over the stages that are descended; it bears its share of the solved ones."""
+    """Seconds per image of the mean epoch of a descended stage, which bears its share of the solved ones."""
     algorithm.initialise(0)
     return sum(epoch_seconds(algorithm, data).values()) / descended(algorithm) / len(data.x_train)
 
@@ -120,7 +120,7 @@ def typical_epochs(experiment: Experiment, otherwise: float) -> float:
 
 
 def lines(table: pd.DataFrame) -> str:
-    """`forecast`'s table to be read on a terminal, with the sum below."""
+    """The table of `forecast` as text for a terminal, with the sum below."""
     shown = table[[*GROUP, "seeds", "runs"]].assign(
         **{
             "s an epoch": table["epoch_s"].map("{:.2g}".format),

@@ -43,14 +43,14 @@ REQUEUES = 20  # of a job whose time was up: its run goes on
 TRIES = 2
 POLL_S = {"slurm": 5.0, "local": 0.5}
 GRACE_S = 5.0  # for processes to end when they are told to
-PAUSES_S = (5, 15, 60, 180, 600, 600, 600)  # before jobs that were refused in passing are handed in again
-#: What sbatch says when it would take the same jobs later, and what when it would take fewer at a time.
-PASSING = re.compile(
+RETRY_AFTER_S = (5, 15, 60, 180, 600, 600, 600)  # pauses before jobs are submitted again
+#: What sbatch says when it would take the same jobs later, and when it would take fewer at a time.
+TEMPORARY = re.compile(
     "timed out|temporarily|not responding|unable to contact|connection|zero bytes|standby|retry|try again",
     re.IGNORECASE,
 )
 TOO_MANY = re.compile("job array specification|SubmitJob")
-LATER = (errno.EAGAIN, errno.ENOMEM)  # the same of this machine, when a process is to be started
+TEMPORARY_ERRNO = (errno.EAGAIN, errno.ENOMEM)  # the same of this machine, when a process is to be started
 
 log = logging.getLogger("bpfree")
 
@@ -77,7 +77,7 @@ def submit(
     slurm: Mapping[str, object] | None = None,
     progress: bool = True,
 ) -> list[Failure]:
-    """Sees to it that all these runs are in the store.
+    """Trains the runs that are not in the store yet, as jobs.
 
     The reference run of a budget goes before the runs that share it out. A run that fails is tried once more,
     and then reported, while the others go on. A run that diverges is no failure: that is its record.
@@ -91,9 +91,9 @@ def submit(
         progress: show a bar over runs (off with the variable TQDM_DISABLE=1).
 
     Raises:
-        InvalidInput: submitit is not installed, there is no Slurm, or it refuses the jobs for good: said when
-            those that it took before have ended.
-        StorageFailed: what the jobs are told cannot be written.
+        InvalidInput: submitit is not installed, there is no Slurm, or it refuses the jobs permanently; this
+            is raised after the jobs that it accepted before have ended.
+        StorageFailed: the files that tell the jobs what to do cannot be written.
         KeyboardInterrupt: its note says what is finished; what was queued is cancelled, what ran is stopped.
     """
     choose("executor", kind, EXECUTORS)
@@ -120,7 +120,7 @@ def submit(
 
 
 class Batch:
-    """What has become of each of some runs, noted where every process that trains them sees it.
+    """The outcome of each run so far, noted in files that every process sees which trains them.
 
     Attributes:
         runs: each once, the references of budgets first.
@@ -140,7 +140,7 @@ class Batch:
         return self.folder / f"run{self.runs.index(e)}.{kind}"
 
     def note(self, e: Experiment, failure: str | None = None, log: Path | None = None) -> None:
-        """That a run is in the store, or that a try at it has failed."""
+        """Notes that a run is in the store, or that an attempt at it has failed."""
         with open(self.file(e, "notes"), "a", encoding="utf-8") as file:
             file.write(json.dumps([failure, log and str(log)]) + "\n")
 
@@ -152,8 +152,7 @@ class Batch:
         return any(failure is None for failure, _ in self.notes(e))
 
     def failure(self, e: Experiment) -> Failure | None:
-        """Of a run that failed as often as it is tried, or whose reference run did, without which it has no
-        budget."""
+        """The failure of a run, or of the reference run without which it has no budget; else None."""
         notes, reference = self.notes(e), self.reference.get(e)
         if len(notes) >= TRIES and not self.is_done(e):
             why, log = notes[-1]
@@ -235,7 +234,7 @@ def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
         command = [sys.executable, "-c", code, str(batch.folder), str(number)]
         with open(batch.folder / f"process{number}.log", "ab") as log:
             how = {"env": own, "stdout": log, "stderr": subprocess.STDOUT}
-            return patiently(lambda: start(command, **how), batch.folder)
+            return with_retries(lambda: start(command, **how), batch.folder)
 
     with helpers(GRACE_S) as start:
         working = {number: begin(number) for number in range(workers)}
@@ -254,7 +253,7 @@ def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
 
 
 def process() -> int:
-    """What `in_processes` starts: trains a batch until it ends, or its starter does."""
+    """The program that `in_processes` starts: it trains a batch until that, or the parent process, ends."""
 
     def work(argv: Sequence[str]) -> int:
         stop_with_starter()
@@ -268,7 +267,7 @@ def process() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may be for a process that shall see one GPU: each of ours in turn."""
+    """The values of CUDA_VISIBLE_DEVICES under which a process sees one of this process's GPUs."""
     import torch
 
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -294,15 +293,15 @@ class Training:
         return record.key
 
     def checkpoint(self, experiment: Experiment):
-        """Called when the time is up or the machine is taken away: Slurm queues the same job again, and on a
-        machine of the same kind the run goes on from its last checkpoint."""
+        """Called when the time is up or the job is preempted: Slurm queues it again, and on a machine of the
+        same kind the run resumes from its last checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, experiment)
 
 
 def on_cluster(batch: Batch, workers: int, slurm: Mapping[str, object], bar: tqdm) -> None:
-    """Trains a batch in Slurm jobs, `workers` at a time; what is ready is handed in as one array."""
+    """Trains a batch in Slurm jobs, `workers` at a time; those that are ready are submitted as one array."""
     cluster, store = engine(batch.folder, slurm), Store(batch.root)
     elsewhere = f"its record is not in {batch.root}, which must lie where every machine sees it"
     running, refusal = {}, None
@@ -313,7 +312,7 @@ def on_cluster(batch: Batch, workers: int, slurm: Mapping[str, object], bar: tqd
             try:
                 if ready and not refusal:
                     array = partial(cluster.map_array, Training(batch.root), ready)
-                    running |= zip(ready, patiently(array, batch.folder), strict=True)
+                    running |= zip(ready, with_retries(array, batch.folder), strict=True)
             except InvalidInput as error:
                 refusal = error
                 log.warning("%s; waiting for the %d jobs that run", refusal, len(running))
@@ -353,7 +352,7 @@ def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, objec
     """
     logs = new_folder(store.root.absolute())
     cluster = engine(logs, slurm)
-    job = patiently(lambda: cluster.submit(Command(words)), logs)
+    job = with_retries(lambda: cluster.submit(Command(words)), logs)
     print(f"the chapters are job {job.job_id}, whose log is {job.paths.stdout}", flush=True)
     try:
         while not job.done():
@@ -372,7 +371,7 @@ def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, objec
 
 
 def engine(logs: Path, slurm: Mapping[str, object]):
-    """submitit's executor. Raises InvalidInput if it cannot be had here."""
+    """submitit's executor. Raises InvalidInput if submitit is not installed or there is no Slurm."""
     try:
         import submitit
     except ImportError:
@@ -399,26 +398,30 @@ def new_folder(root: Path) -> Path:
     raise InvalidInput(f"jobs cannot be told of {root}: use a store in a folder without % and \\ in its path")
 
 
-def patiently(hand_in: Callable, logs: Path):
-    """What `hand_in()` returns, once nobody refuses it in passing any more; jobs that run go on meanwhile.
+def with_retries(submit_jobs: Callable, logs: Path):
+    """What `submit_jobs()` returns; a temporary refusal is tried again after each of `RETRY_AFTER_S`.
 
-    Raises InvalidInput for a refusal for good, or as often as there are `PAUSES_S`, with what helps.
+    Raises InvalidInput, which says what helps, for a permanent refusal or when the last try was refused.
     """
-    for pause in (*PAUSES_S, None):
+    for pause in (*RETRY_AFTER_S, None):
         try:
             with disk.refusals(logs), redirect_stderr(io.StringIO()):  # where submitit repeats what it raises
-                return hand_in()
+                return submit_jobs()
         except StorageFailed as error:
             cause = error.__cause__
-            if cause.errno not in LATER:
+            if cause.errno not in TEMPORARY_ERRNO:
                 raise
         except RuntimeError as error:  # submitit's, with what sbatch has said
             cause = error
-            if not PASSING.search(str(error)) or TOO_MANY.search(str(error)):
-                raise InvalidInput(f"Slurm refuses the jobs ({said(error)}): {remedy(str(error))}") from error
+            if not TEMPORARY.search(str(error)) or TOO_MANY.search(str(error)):
+                raise InvalidInput(
+                    f"Slurm refuses the jobs ({refusal_of(error)}): {remedy(str(error))}"
+                ) from error
         if pause is None:
-            raise InvalidInput(f"no jobs are taken at present ({said(cause)}): try again later") from cause
-        log.warning("no jobs are taken at present (%s): trying again in %g s", said(cause), pause)
+            raise InvalidInput(
+                f"no jobs are taken at present ({refusal_of(cause)}): try again later"
+            ) from cause
+        log.warning("no jobs are taken at present (%s): trying again in %g s", refusal_of(cause), pause)
         time.sleep(pause)
 
 
@@ -428,8 +431,8 @@ def remedy(refusal: str) -> str:
     return "change --slurm, or give a smaller --workers" if "submit limit" in refusal else "change --slurm"
 
 
-def said(error: Exception) -> str:
-    """What sbatch, or the system, has to say against a job, in one line."""
+def refusal_of(error: Exception) -> str:
+    """Why sbatch, or the system, refuses a job, in one line."""
     lines = [line for line in str(error).splitlines() if "error:" in line] or [last_line(str(error))]
     return lines[0].strip()
 

@@ -77,7 +77,7 @@ class Checkpoint:
         log.info("resumed from %s after %d epochs", self.path, history.epochs)
 
     def resume(self, optimiser: torch.optim.Optimizer, keep: BestWeights) -> None:
-        """Puts back the state of the stage that was interrupted; of any other there is none."""
+        """Puts back the state of the stage that was interrupted; does nothing for any other stage."""
         stage, self._stage = self._stage, {}
         if not stage or stage["best"] is None:
             return

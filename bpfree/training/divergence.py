@@ -11,18 +11,18 @@ from ..errors import TrainingDiverged
 
 
 class DivergenceWatch:
-    """Knows whether all parameters and buffers are finite that were so when it was made."""
+    """Watches whether the parameters and buffers that were finite when it was made still are."""
 
     def __init__(self, algorithm: nn.Module):
         self.tensors = finite((*algorithm.parameters(), *algorithm.buffers()))
 
     def sound(self) -> bool:
-        """Whether they are."""
+        """Whether all of them are still finite."""
         return len(finite(self.tensors)) == len(self.tensors)
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """What is inside ends where an operation refuses numbers that are not finite; then `check` raises."""
+        """Ends the block where an operation refuses numbers that are not finite; `check` raises then."""
         try:
             yield
         except (ArithmeticError, LookupError, RuntimeError, ValueError):

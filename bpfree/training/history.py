@@ -60,7 +60,7 @@ class History:
         return pd.DataFrame(rows, columns=[*OUTCOME, *COST]).astype({c: float for c in COST})
 
     def staged(self, trace, seconds: float):
-        """A trace of the whole run, `time_s` from its beginning, with the stage that each sample fell into.
+        """A trace of the whole run (`time_s` from its beginning) with the stage to which each sample belongs.
 
         A stage has its share of the run's `seconds`, which leaves out what the loop does between stages.
         """
@@ -75,7 +75,7 @@ class History:
         return trace.assign(stage=np.array([stage.name for stage in self.stages])[place])
 
     def log(self, number: int, name: str) -> StageHistory:
-        """That of the stage with this number, counted from 1, and name; begun, unless it was already."""
+        """The history of the stage with this number, counted from 1; a new one is begun under this name."""
         if len(self.stages) < number:
             self.stages.append(StageHistory(name))
         return self.stages[number - 1]
@@ -95,5 +95,5 @@ class History:
 
 
 def amounts(row: dict, unit: str, regions: tuple[str, ...] = REGIONS) -> list[float | None]:
-    """What each region that an epoch had took, in seconds ("s") or joules; None where it lacks them."""
+    """The seconds ("s") or joules of each region of an epoch; None for a region without them."""
     return [row.get(f"{r}_{unit}") for r in regions if any(f"{r}_{u}" in row for u in COST_UNITS)]

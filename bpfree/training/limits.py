@@ -1,4 +1,4 @@
-"""Memory that this process may still take: the machine's, its container's or batch job's, its own limit's."""
+"""How much memory this process may still take: of the machine, its container or batch job, and its limits."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ UNLIMITED = 1 << 60  # what the first version of cgroups says for none is a litt
 
 
 def free_memory(device: torch.device, cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Bytes that can be had on the device."""
+    """Bytes that are free on the device for this process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     limits = [*in_cgroups(cgroups, membership), *under_rlimits()]
@@ -20,7 +20,7 @@ def free_memory(device: torch.device, cgroups: Path = CGROUPS, membership: Path 
 
 
 def in_cgroups(root: Path, membership: Path) -> Iterator[int]:
-    """What every control group that this process is in leaves of its limit; caches count as free."""
+    """The free bytes of each control group that this process belongs to; caches count as free."""
     try:
         lines = membership.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:  # not Linux
@@ -51,7 +51,7 @@ def _left(root: Path, name: str, limit: str, usage: str, cache: str) -> Iterator
 
 
 def under_rlimits() -> Iterator[int]:
-    """What `ulimit -v` and `ulimit -d` leave."""
+    """The bytes that are left of `ulimit -v` and `ulimit -d`."""
     try:
         import resource
     except ImportError:  # Windows

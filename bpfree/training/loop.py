@@ -151,7 +151,7 @@ def train(
 
 @contextmanager
 def left_usable(algorithm: nn.Module, history: History, clock: Clock) -> Iterator[None]:
-    """However training ends, the algorithm predicts and can be trained again, and its history is not lost."""
+    """However training ends, the algorithm can predict and be trained again, and its history is kept."""
     try:
         yield
     except TrainingDiverged as error:
@@ -166,7 +166,7 @@ def left_usable(algorithm: nn.Module, history: History, clock: Clock) -> Iterato
 
 @dataclass
 class Epochs:
-    """Computes the epochs of a run, and makes the row of each: what came of it, and what it took.
+    """Computes the epochs of a run and the row of each: its outcome and its cost.
 
     A row is added to the stage's `rows` before it is checked, so that the history has an epoch that diverged,
     too. `spent` is what the stage has taken before its first epoch.
@@ -188,7 +188,7 @@ class Epochs:
         rows: list[dict],
         spent: dict,
     ) -> Iterator[dict]:
-        """The epochs of gradient steps that come after those in `rows`, each trained and validated.
+        """Trains and validates the epochs of a descended stage that come after those in `rows`, one by one.
 
         Raises TrainingDiverged.
         """
@@ -205,7 +205,7 @@ class Epochs:
             cost = {}
 
     def solve(self, stage: Stage, source: Source, rows: list[dict], spent: dict) -> None:
-        """A stage without descent: one pass in order, then the solution; metered like an epoch.
+        """Trains a stage that is solved: one pass in order, then the solution, metered like an epoch.
 
         Raises TrainingDiverged.
         """

@@ -68,7 +68,7 @@ def pinned(*, flush: bool = False) -> Iterator[None]:
 
 
 def settings_of_a_new_process() -> Iterator[Setting]:
-    """What a new process has. Written in this order, put back in the reverse one: some write others, too."""
+    """The settings of a new process, to be restored in reverse order, because some write others, too."""
     # TF32 and bf16 inside products of float32 have new names since torch 2.9. The old ones write those,
     # and cannot be read any more once those are written.
     old_names = [
@@ -103,13 +103,13 @@ def settings_of_a_new_process() -> Iterator[Setting]:
 
 
 def put_back(read: Callable, write: Callable, before: object, value: object) -> None:
-    """Writes what was set before, if it was another than ours or has become another by one that writes it."""
+    """Restores a setting, if it differed from ours or if restoring another one has changed it."""
     if before != value or current(read) != before:
         write(before)
 
 
 def current(read: Callable[[], object]) -> object | None:
-    """What is set; None where this torch has no such setting, or refuses to read it."""
+    """The present value; None if this version of torch has no such setting, or refuses to read it."""
     try:
         return read()
     except (AttributeError, RuntimeError):

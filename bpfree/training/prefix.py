@@ -183,7 +183,7 @@ def windows(n: int, size: int) -> Iterator[tuple[slice, int]]:
 
 
 def part(x: Tensor, rows: slice) -> Tensor:
-    """These rows in memory of their own: the rounding of a product may depend on where its operand begins."""
+    """A copy of these rows, because the rounding of a product may depend on where its operand begins."""
     return x[rows].clone()
 
 

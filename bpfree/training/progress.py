@@ -25,7 +25,7 @@ class Progress:
                 bar.close()
 
     def stage(self, name: str, note: str = "") -> None:
-        """The next one; `note` is what the user should know of it, such as that its prefix is recomputed."""
+        """Begins the next stage; `note` is for the user, such as that its prefix is recomputed."""
         self._name = (name if self._stages > 1 else self._algorithm) + (f" ({note})" if note else "")
 
     def batch(self, epoch: int, cap: int, batches: int) -> None:

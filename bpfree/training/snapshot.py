@@ -10,7 +10,7 @@ from .stage import Stage
 
 
 class BestWeights:
-    """What a stage moves, and the algorithm's buffers, as the epoch left them that a stop rule calls best.
+    """The parameters of a stage and the algorithm's buffers after the epoch that the stop rule calls best.
 
     Attributes:
         epoch: that epoch; 0 before the first.
@@ -38,7 +38,7 @@ class BestWeights:
 
     @torch.no_grad()
     def keep(self, epoch: int, tensors: Sequence[Tensor]) -> None:
-        """Copies the tensors as those of that epoch."""
+        """Keeps copies of the tensors, which are those of that epoch."""
         self.kept = self.kept or [torch.empty_like(tensor) for tensor in self.live]
         torch._foreach_copy_(self.kept, list(tensors))
         self.epoch = epoch

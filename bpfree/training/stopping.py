@@ -72,7 +72,7 @@ class Stopping:
 
 
 def last_improvement(rows: Sequence[dict], metric: str, min_delta: float = 0.0) -> int:
-    """The last epoch that was better, by more than `min_delta`, than the last one that was so before it.
+    """The last epoch that improved the metric by more than `min_delta` over the improvement before it.
 
     The first epoch is; with min_delta=0 it is the earliest best.
     """
@@ -122,7 +122,7 @@ class Budget:
             raise InvalidInput(f"a budget of {self.amount!r} {self.unit}: use a number greater than 0")
 
     def share(self, stages: Sequence["Stage"], done: Sequence[StageHistory]) -> float:
-        """What the stage that comes after those `done` may spend, one of those that are descended."""
+        """What the next stage, a descended one, may spend after those that are `done`."""
         descended = sum(stage.losses is not None for stage in stages)
         if self.unit == "passes":
             return max(1, math.ceil((self.amount - (len(stages) - descended)) / descended))
@@ -152,14 +152,14 @@ class Length:
         max_epochs: int | None,
         budget: Budget | None,
     ) -> "Length":
-        """That of the stage that comes after those `done`: by its own cap, `max_epochs`, and its share."""
+        """The length of the next stage after those `done`: by its own cap, `max_epochs` and its share."""
         caps = [cap for cap in (stages[len(done)].epochs, max_epochs) if cap is not None]
         if budget is None:
             return cls(min(caps, default=DEFAULT_CAP))
         return cls(min(caps, default=math.inf), budget.unit, budget.share(stages, done))
 
     def cap(self, rows: Sequence[dict]) -> int:
-        """The epochs of the stage in all, as foreseen after those in `rows`.
+        """How many epochs the stage will have in all, as foreseen after those in `rows`.
 
         Where seconds or joules are shared out, that changes with what an epoch turns out to take.
         """
@@ -177,12 +177,12 @@ class Length:
         return len(rows) + max(0, round((self.left - spent) / epoch))
 
     def ended_by(self, epochs: int) -> str:
-        """Which limit ended a stage that took all the epochs it might."""
+        """Which limit ended a stage that took all of its epochs: "cap" or "budget"."""
         return "cap" if epochs >= self.own else "budget"
 
 
 def cost_of(row: dict, unit: str, regions: tuple[str, ...] = REGIONS) -> float:
-    """What an epoch took: seconds ("s") or joules. Raises InvalidInput if not all joules were measured."""
+    """The seconds ("s") or joules of an epoch. Raises InvalidInput if not all joules were measured."""
     found = amounts(row, unit, regions)
     if None in found:
         lost = any(amount is not None for amount in amounts(row, unit))

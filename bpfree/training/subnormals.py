@@ -42,7 +42,7 @@ def flushed(flush: bool = True) -> Iterator[None]:
 
 
 def _flushing() -> bool:
-    """Whether the calling thread does: the processor's mode holds for Python's numbers, too."""
+    """Whether the calling thread flushes: the processor's mode holds for Python's numbers, too."""
     return sys.float_info.min * 0.5 == 0.0
 
 

@@ -68,8 +68,8 @@ class Journal(BaseJournalBackend):
         """Raises StorageFailed if it cannot; the file is then what it was."""
         lines = b"".join(map(as_line, logs))
         path = self.path
-        with disk.refusals(path, OTHER_STORAGE), self.alone(), open(path, "r+b", buffering=0) as file:
-            end = self.mend(file)
+        with disk.refusals(path, OTHER_STORAGE), self.locked(), open(path, "r+b", buffering=0) as file:
+            end = self.cut_torn_line(file)
             file.seek(end)
             try:
                 while lines:
@@ -80,8 +80,8 @@ class Journal(BaseJournalBackend):
                 raise
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """With the lock that Optuna's own programs heed, too; any file system has what it takes."""
+    def locked(self) -> Iterator[None]:
+        """Inside, the file is locked, for Optuna's own programs, too; any file system supports this lock."""
         lock = JournalFileOpenLock(str(self.path))
         lock.acquire()
         try:
@@ -90,8 +90,8 @@ class Journal(BaseJournalBackend):
             with suppress(RuntimeError):  # another has taken it for a dead process's, after half a minute
                 lock.release()
 
-    def mend(self, file: BinaryIO) -> int:
-        """Takes off the end what is no whole line; returns where the file then ends."""
+    def cut_torn_line(self, file: BinaryIO) -> int:
+        """Cuts a line that is not whole off the end; returns where the file then ends."""
         size = file.seek(0, os.SEEK_END)
         if not size:
             return 0

@@ -20,7 +20,7 @@ USUAL_ARMS = ("bp", "ff", "cafo_rand", "mf")
 
 @dataclass(frozen=True)
 class Plan:
-    """The same for every algorithm.
+    """The budget of a search, the same for every algorithm.
 
     Attributes:
         trials: of each study.

@@ -123,7 +123,7 @@ def importances(studies: Study | Iterable[Study]) -> pd.DataFrame:
 
 
 def tolerance(trials: pd.DataFrame, parameter: str = "lr", points: float = 2.0) -> pd.DataFrame:
-    """Who forgives a bad guess: around its best value, how far may a parameter be off for so many points?
+    """How far a parameter may be from its best value before the accuracy falls by so many points.
 
     trials: of sweeps over the parameter, as `trials` gives them. A row per algorithm: best (validation
     accuracy, %), at (the value there), low and high (where accuracy falls below best - points on either side,

@@ -198,7 +198,7 @@ def refuse_unsearchable(experiment: Experiment) -> None:
 
 
 def without_test(data: Data) -> Data:
-    """The same data with no test images: what a search does not have it cannot look at."""
+    """The same data without test images, so that a search cannot look at them."""
     return replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])
 
 
@@ -255,7 +255,7 @@ def open_study(place: Place, name: str, own: dict, pruner: BasePruner | None) ->
 
 
 def identity_of(study: Study) -> dict:
-    """What a study is of. Raises InvalidInput for one that was not made by `tune`."""
+    """What a study searches. Raises InvalidInput for a study that was not made by `tune`."""
     own = study.user_attrs.get(IDENTITY)
     needed = {"experiment", "max_epochs", "pruner", *FIRST}
     if not (isinstance(own, dict) and own.keys() >= needed and isinstance(own["experiment"], dict)):
@@ -264,7 +264,7 @@ def identity_of(study: Study) -> dict:
 
 
 def refuse_other(name: str, place: Place, theirs: dict, ours: dict) -> None:
-    """Raises InvalidInput if a study is not of the same thing; says the first difference."""
+    """Raises InvalidInput, with the first difference, if a study searches something else."""
     for key in [*FIRST, *(k for k in ours if k not in ("experiment", "fixed", *FIRST))]:
         a, b = theirs.get(key), ours[key]
         if a == b:
@@ -282,7 +282,7 @@ def refuse_other(name: str, place: Place, theirs: dict, ours: dict) -> None:
 
 
 def show(bar: tqdm, study: Study, place: Place) -> int:
-    """Brings the bar up to what all workers have finished; returns that number."""
+    """Updates the bar to the number of trials that all workers have finished, and returns that number."""
     with using(place):
         done = finished(study)
         complete = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
@@ -312,7 +312,7 @@ def train_trial(trial: Trial, experiment: Experiment, data: Data, place: Place) 
             early = error
     with using(place):
         # One attribute, because a storage writes each to the disk by itself.
-        trial.set_user_attr("cost", cost_of(meter, experiment, report.epochs))
+        trial.set_user_attr("cost", trial_cost(meter, experiment, report.epochs))
         if isinstance(early, TrainingDiverged):
             trial.set_user_attr("reason", DIVERGED)
     if isinstance(early, optuna.TrialPruned):
@@ -343,7 +343,7 @@ class Reporter:
                     raise optuna.TrialPruned
 
 
-def cost_of(meter: EnergyMeter, experiment: Experiment, epochs: int) -> dict:
+def trial_cost(meter: EnergyMeter, experiment: Experiment, epochs: int) -> dict:
     """What the trial took: training, validation and everything between."""
     reading = meter.reading
     spent = {name: getattr(reading, name) for name in ("seconds", "measured_j", "estimated_j", "provenance")}

@@ -91,7 +91,7 @@ def draw(trial: Trial, ranges: Mapping[str, Range]) -> None:
 
 
 def _range(name: str, given: Sequence) -> Range:
-    """A user's range, checked for itself."""
+    """A user's range, checked."""
     form = f"give (low, high) or (low, high, scale) with scale one of {', '.join(SCALES)}"
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) not in (2, 3):
         raise InvalidInput(f"the range {given!r} of {name}: {form}")
@@ -111,7 +111,7 @@ def _range(name: str, given: Sequence) -> Range:
 
 
 def search_spaces(*experiments: Experiment) -> pd.DataFrame:
-    """The spaces of experiments, a row per parameter.
+    """What the studies of these experiments search, a row per parameter.
 
     Columns: algorithm, parameter, what it is, low and high (as text), scale and decades (log10).
     """

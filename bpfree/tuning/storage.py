@@ -89,7 +89,7 @@ def using(place: Place) -> Iterator[None]:
 
 
 def why(error: Exception) -> str:
-    """Why, in one line."""
+    """The cause of an error, in one line."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__  # Optuna guesses, the driver knows
     return str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -157,7 +157,7 @@ def study_lock(place: Place, name: str) -> Iterator[ExitStack]:
 
 
 def without_password(text: str) -> str:
-    """A storage in a message: without its password."""
+    """The name of a storage for messages, without its password."""
     from sqlalchemy.engine import make_url
 
     try:
@@ -288,7 +288,7 @@ class Slots:
             self._forget(trial.number)
 
     def _enqueue_listed(self) -> None:
-        """Puts the first of the listed values that no trial has or had where Optuna takes the next one from.
+        """Enqueues the first of the listed values that no trial has or had, if none is waiting.
 
         Its `GridSampler` takes a lost trial's value for done, and begins anew when values are added.
         """
@@ -311,5 +311,5 @@ class Slots:
         return file_lock(self.place.path, f"{self.study.study_name}@{number}")
 
     def _forget(self, number: int) -> None:
-        """Removes the file of a finished trial's claim, for which nobody looks any more."""
+        """Removes the lock file of a finished trial, which nobody needs any more."""
         Path(self._claim(number).lock_file).unlink(missing_ok=True)
