@@ -36,7 +36,7 @@ def arm(name: str, **options):
     network = (
         CaFoCNN(SHAPE, classes=3, channels=(3, 4))
         if name.startswith("cafo")
-        else MLP([64, 9, 8, 7], classes=3)
+        else MLP(options.pop("widths", [64, 9, 8, 7]), classes=3)
     )
     return ARMS[name].make(network, **{"batch_size": 16, **rate, **options})
 
@@ -345,7 +345,9 @@ def assert_trained_again(path, through, caplog, **how):
 
 
 OTHERS = {
-    "another network": {"options": {"input_projection": True}},
+    "another network": {"options": {"widths": [64, 9, 8, 5]}},
+    "another stage": {"options": {"input_projection": True}},
+    "other parameters in a stage": {"name": "mf_sequential_joint"},
     "another optimiser": {"options": {"optimiser": "sgd"}},
     "another stop rule": {"stopping": Stopping(patience=3, restore="last")},
     "another algorithm": {"name": "mf_interleaved"},

@@ -136,10 +136,14 @@ class Checkpoint:
 
     def _of(self) -> dict:
         """What must be equal for a file to be resumed: its form, the run, and the algorithm's parts."""
+        names = {id(parameter): name for name, parameter in self.algorithm.named_parameters()}
         return {
             "format": CHECKPOINT_FORMAT,
             "run": self.run,
-            "stages": [[stage.name, stage.optimiser] for stage in self.algorithm.stages()],
+            "stages": [
+                [stage.name, stage.optimiser, [names.get(id(p)) for g in stage.groups for p in g.parameters]]
+                for stage in self.algorithm.stages()
+            ],
             "weights": {
                 name: [str(value.dtype), *value.shape] for name, value in self.algorithm.state_dict().items()
             },
