@@ -132,18 +132,14 @@ def published_effort() -> pd.DataFrame:
     rate's range.
     """
     rows = published.searches(source="thesis", parameter="lr")
-    table = []
-    for name, part in rows.groupby("algorithm", sort=False):
-        decades = {
-            round(math.log10(high / low), 1) for low, high in zip(part["low"], part["high"], strict=True)
+    rows["decades"] = [round(math.log10(row.high / row.low), 1) for row in rows.itertuples()]
+    table = [
+        {
+            "algorithm": look(name).label,
+            "trials": ", ".join(f"{n} ({k} ×)" for n, k in part.groupby("trials").size().items()),
+            "pruner": ", ".join(part["pruner"].unique()),
+            "decades searched for lr": ", ".join(f"{d:g}" for d in sorted(part["decades"].unique())),
         }
-        counts = part.groupby("trials").size()
-        table.append(
-            {
-                "algorithm": look(name).label,
-                "trials": ", ".join(f"{n} ({k} ×)" for n, k in counts.items()),
-                "pruner": ", ".join(part["pruner"].unique()),
-                "decades searched for lr": ", ".join(f"{d:g}" for d in sorted(decades)),
-            }
-        )
+        for name, part in rows.groupby("algorithm", sort=False)
+    ]
     return pd.DataFrame(table)
