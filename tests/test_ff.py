@@ -15,7 +15,7 @@ from bpfree.algorithms.negatives import BLURS, hard_wrong, hybrids, masks, unifo
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.data import load
 from bpfree.diagnostics import saved_bytes
-from bpfree.errors import InvalidInput, UnknownName
+from bpfree.errors import InvalidInput
 from bpfree.training import Stopping, train
 from bpfree.training.stage import make_optimiser, step, stream
 
@@ -696,32 +696,6 @@ def test_the_presets_are_the_sources_contested_choices():
     assert [a.lr_schedule for a in (thesis, reference)] == ["cooldown_thesis", "cooldown"]
     assert (reference.optimiser, reference.predict_by, reference.epochs) == ("sgd", "softmax", 100)
     assert "softmax" not in thesis.heads
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "says"),
-    [
-        ({"embed": "befor"}, UnknownName, "did you mean 'before'?"),
-        ({"negatives": "wrong"}, UnknownName, "allowed are uniform, hard, hybrid"),
-        ({"squares": "max"}, UnknownName, "allowed are sum, mean"),
-        ({"norm": "rmse"}, UnknownName, "did you mean 'rms'?"),
-        ({"relu_gradient": "ful"}, UnknownName, "did you mean 'full'?"),
-        ({"predict_by": "softmx"}, UnknownName, "did you mean 'softmax'?"),
-        ({"read": "last"}, UnknownName, "allowed are upper, all"),
-        ({"negatives": "hybrid"}, InvalidInput, "use predict_by='softmax'"),
-        ({"passes": 3}, InvalidInput, "passes=3: use 1"),
-        ({"threshold": 0.0}, InvalidInput, "threshold=0.0"),
-        ({"peer_weight": -1.0}, InvalidInput, "peer_weight=-1.0"),
-        ({"peer_momentum": 1.0}, InvalidInput, "peer_momentum=1.0"),
-        ({"head_lr": 0.0}, InvalidInput, "head_lr=0.0"),
-        ({"head_weight_decay": float("nan")}, InvalidInput, "head_weight_decay=nan"),
-    ],
-)
-def test_options_that_cannot_be_are_refused_in_one_line(options, error, says):
-    with pytest.raises(error) as raised:
-        ForwardForward(MLP(WIDTHS, classes=3), **options)
-    assert says in str(raised.value)
-    assert "\n" not in str(raised.value)
 
 
 def test_networks_that_cannot_be_are_refused():

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from bpfree.algorithms import MonoForward
 from bpfree.algorithms.networks import MLP
-from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
+from bpfree.errors import InvalidInput, TrainingDiverged
 from bpfree.training import Stopping, train
 from bpfree.training.stage import Group, freeze_all_but, make_optimiser, step, stream
 
@@ -355,19 +355,3 @@ def test_the_presets_are_the_sources_contested_choices():
     assert [a.optimiser for a in (thesis, report, reference)] == 3 * ["adam"]
     assert (reference.predict_by, reference.lr_schedule, reference.epochs) == ("sum", "step", 200)
     assert MonoForward.from_preset(MLP(WIDTHS, classes=3), "reference", epochs=3).epochs == 3
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "says"),
-    [
-        ({"schedule": "sequental"}, UnknownName, "did you mean 'sequential'?"),
-        ({"predict_by": "first"}, UnknownName, "allowed are last, sum"),
-        ({"aux_weight": 0.5}, InvalidInput, "leave it at 1"),
-        ({"detach": False, "schedule": "simultaneous", "aux_weight": -1.0}, InvalidInput, "aux_weight=-1.0"),
-    ],
-)
-def test_options_that_cannot_be_are_refused_in_one_line(options, error, says):
-    with pytest.raises(error) as raised:
-        MonoForward(MLP(WIDTHS, classes=3), **options)
-    assert says in str(raised.value)
-    assert "\n" not in str(raised.value)

@@ -1,0 +1,56 @@
+"""Every option of every algorithm refuses values of another kind or out of its range, in one line."""
+
+import math
+
+import pytest
+
+from bpfree.algorithms import (
+    MLP,
+    Backprop,
+    CascadedForward,
+    DeepSupervision,
+    ForwardForward,
+    MonoForward,
+)
+from bpfree.errors import BpfreeError
+
+#: By the type of an option's default.
+BAD = {
+    str: ["nonsense", "", 3],
+    bool: ["no", 1, None],
+    int: [0, -3, 1.5, True, "2"],
+    float: [-1.0, math.nan, math.inf, "0.1", True],
+}
+
+
+def cases():
+    for algorithm in (Backprop, DeepSupervision, MonoForward, ForwardForward, CascadedForward):
+        for option, default in algorithm.options().items():
+            kind = type(default)
+            if default is None:  # the algorithm's or the protocol's own
+                kind = int if option.endswith("epochs") else float
+            for value in BAD[kind]:
+                yield pytest.param(algorithm, option, value, id=f"{algorithm.name} {option}={value!r}")
+
+
+@pytest.mark.parametrize(("algorithm", "option", "value"), list(cases()))
+def test_a_value_that_cannot_be_is_refused_in_one_line(algorithm, option, value):
+    trained = {"blocks": "dfa"} if option.startswith("block_") else {}
+    with pytest.raises(BpfreeError) as raised:
+        algorithm(MLP([12, 8, 7], classes=3), **trained, **{option: value})
+    assert repr(value) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "says"),
+    [
+        (MonoForward, {"aux_weight": 0.5}, "leave it at 1"),
+        (ForwardForward, {"negatives": "hybrid"}, "use predict_by='softmax'"),
+        (CascadedForward, {"block_epochs": 3}, "use blocks='dfa'"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused_in_one_line(algorithm, options, says):
+    with pytest.raises(BpfreeError, match=says) as raised:
+        algorithm(MLP([12, 8, 7], classes=3), **options)
+    assert "\n" not in str(raised.value)
