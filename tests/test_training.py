@@ -1,6 +1,5 @@
 """The one loop: stopping and restoring, random streams, schedules, divergence, interruption, history."""
 
-import gc
 import io
 import math
 import pickle
@@ -656,14 +655,9 @@ def bars(monkeypatch):
     return shown
 
 
-def cached() -> int:
-    """How many tensors hold what the first of these layers puts out of 73 images."""
-    return sum(type(o) is torch.Tensor and o.shape == (73, 8) for o in gc.get_objects())
-
-
 @pytest.mark.parametrize("where", ["meter", "loss"])
 def test_an_interruption_leaves_everything_usable(where, bars):
-    data, algorithm = toy(n=73), arm("mf")
+    data, algorithm = toy(), arm("mf")
     options = {}
     if where == "meter":
         options["meter"] = InterruptedMeter((1.0, 2.0))  # in the second stage: after 1 + 2 · 2 windows
@@ -671,15 +665,12 @@ def test_an_interruption_leaves_everything_usable(where, bars):
         stages = algorithm.stages()
 
         def losses(*_):
-            assert cached()
             raise KeyboardInterrupt
             yield
 
         algorithm.stages = lambda: [stages[0], replace(stages[1], losses=losses), stages[2]]
     with pytest.raises(KeyboardInterrupt):
         train(algorithm, data, max_epochs=2, **options)
-    gc.collect()
-    assert cached() == 0
     assert bars
     assert all(bar.disable for bar in bars)  # what tqdm sets when it closes one
     assert all(p.requires_grad for p in algorithm.parameters())
