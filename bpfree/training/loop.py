@@ -24,7 +24,7 @@ from .clock import Clock, Meter
 from .divergence import DivergenceWatch
 from .history import History
 from .numerics import pinned
-from .prefix import PrefixCache, Source
+from .prefix import BatchSource, PrefixCache
 from .progress import Progress
 from .snapshot import BestWeights
 from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, freeze_all_but, make_optimiser, step, stream
@@ -182,7 +182,7 @@ class Epochs:
     def descend(
         self,
         stage: Stage,
-        source: Source,
+        source: BatchSource,
         optimiser: torch.optim.Optimizer,
         length: Length,
         rows: list[dict],
@@ -204,7 +204,7 @@ class Epochs:
             yield rows[-1]
             cost = {}
 
-    def solve(self, stage: Stage, source: Source, rows: list[dict], spent: dict) -> None:
+    def solve(self, stage: Stage, source: BatchSource, rows: list[dict], spent: dict) -> None:
         """Trains a stage that is solved: one pass in order, then the solution, metered like an epoch.
 
         Raises TrainingDiverged.
@@ -223,7 +223,7 @@ class Epochs:
         rows.append(row | spent)
         self.watch.check(rows[-1], solved=solved)
 
-    def train(self, stage: Stage, source: Source, optimiser, epoch: int, cap: int, cost: dict) -> dict:
+    def train(self, stage: Stage, source: BatchSource, optimiser, epoch: int, cap: int, cost: dict) -> dict:
         """One shuffled pass over the training data; order and chance are this stage's and epoch's own.
 
         Returns the mean loss and the number of samples; adds what it took to `cost`.
@@ -244,7 +244,7 @@ class Epochs:
         return found
 
     @torch.no_grad()
-    def validate(self, stage: Stage, source: Source, cost: dict) -> dict:
+    def validate(self, stage: Stage, source: BatchSource, cost: dict) -> dict:
         """Cross-entropy and accuracy (%) of the stage's read-out on the validation data, if it has one.
 
         Adds what it took to `cost`.

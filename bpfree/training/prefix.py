@@ -1,6 +1,6 @@
 """A frozen prefix needs computing only once.
 
-The stage loop reads its batches from a `Source`. Where a stage is fed by frozen blocks, their output
+The stage loop reads its batches from a `BatchSource`. Where a stage is fed by frozen blocks, their output
 on the training and validation images is computed once and kept (`PrefixCache`), so that the stage's
 epochs cost its own work only; with augmented images, or on request, it is recomputed batch by batch.
 Both give the same bits, because a prefix is always applied to batches of the same size that begin at
@@ -72,7 +72,7 @@ class PrefixCache:
         self.modules: tuple[nn.Module, ...] = ()
         self.train, self.val, self.kind = self.data.x_train, self.data.x_val, "images"
 
-    def source(self, stage, clock: Clock) -> "Source":
+    def source(self, stage, clock: Clock) -> "BatchSource":
         """What `stage` reads its batches from; fills the cache if that is how its prefix is served."""
         prefix = tuple(stage.prefix)
         for module in prefix:
@@ -84,12 +84,12 @@ class PrefixCache:
             if prefix[: len(self.modules)] != self.modules:
                 self._clear()
             self._extend(prefix)
-            return Source(self, self.train, self.val, (), clock, self.kind)
+            return BatchSource(self, self.train, self.val, (), clock, self.kind)
         if prefix:
             note = "prefix recomputed: " + ("inputs are augmented" if self.data.augment else "cache=False")
             log.info("stage %s: %s", stage.name, note)
-            return Source(self, self.data.x_train, self.data.x_val, prefix, clock, "recomputed", note)
-        return Source(self, self.data.x_train, self.data.x_val, (), clock, "images")
+            return BatchSource(self, self.data.x_train, self.data.x_val, prefix, clock, "recomputed", note)
+        return BatchSource(self, self.data.x_train, self.data.x_val, (), clock, "images")
 
     @torch.no_grad()
     def _extend(self, prefix: tuple[nn.Module, ...]) -> None:
@@ -128,7 +128,7 @@ class PrefixCache:
         return room.permute([order.index(axis) for axis in range(like.ndim)])
 
 
-class Source:
+class BatchSource:
     """The batches of one stage: its inputs and labels, whether cached or computed as they come.
 
     Attributes:
