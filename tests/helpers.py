@@ -14,9 +14,11 @@ import torch
 
 from bpfree.algorithms import ARMS, Algorithm
 from bpfree.algorithms.networks import MLP
+from bpfree.experiments.resolved import Resolved
 from bpfree.training.batches import Data
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.training.history import OUTCOME, History
+from bpfree.training.stopping import Stopping
 
 LADDER = ("bp", "bp_ds", "mf", "mf_interleaved", "mf_joint", "mf_sequential_joint")
 
@@ -38,6 +40,15 @@ def toy(n=70, val=30, test=20, shape=(1, 3, 4), classes=3, seed=0, **changes) ->
 def arm(name: str, widths=(12, 8, 7, 6), classes=3, **options) -> Algorithm:
     """An arm of the study on a small MLP."""
     return ARMS[name].make(MLP(list(widths), classes=classes), **{"batch_size": 16, **options})
+
+
+def resolved(**changes) -> Resolved:
+    """A resolved experiment: two epochs a stage of Mono-Forward on the digits, but for the changes."""
+    common = {"algorithm": "mf", "data": "digits", "data_sha256": "0" * 64, "seed": 0, "architecture": "2x8"}
+    labels = {"protocol": "convergence", "preset": None, "hyperparameters_from": "defaults"}
+    length = {"stopping": Stopping(), "max_epochs": 2, "budget": None, "training_version": 1}
+    how = {"options": {"lr": 0.1}, "precision": "fp32", "device": "cpu", "cache": "auto"}
+    return Resolved(**{**common, **labels, **length, **how, **changes})
 
 
 def weights(algorithm: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -450,7 +450,7 @@ GROUPS: dict[str, dict[str, tuple[Callable, str | tuple[str, ...]]]] = {
         "no JSON object": (call(lambda b: b.records("record.json", lambda c: b"[]")), "cannot be read"),
         "no text": (call(lambda b: b.records("record.json", lambda c: b"\xff\xfe")), "0xff"),
         "another format": (
-            call(lambda b: b.records("record.json", lambda c: c.replace(b'"format": 2', b'"format": 9'))),
+            call(lambda b: b.records("record.json", lambda c: c.replace(b'"format": 3', b'"format": 9'))),
             "format 9",
         ),
         "field missing": (

@@ -235,7 +235,7 @@ def test_a_record_of_a_newer_version_is_neither_used_nor_moved(good, tmp_path):
     store = Store(tmp_path / "store")
     shutil.copytree(kept.root, store.root)
     path = store.folder(newer.key) / "record.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3, "colour": "red"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 4, "colour": "red"}))
     content = path.read_bytes()
     for call in (lambda: run(PLAN[0], store, progress=False), lambda: records(store)):
         with pytest.raises(InvalidInput, match="another version of bpfree"):

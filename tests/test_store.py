@@ -11,34 +11,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import resolved
 
 from bpfree.errors import InvalidInput, StorageFailed
-from bpfree.experiments.store import COLUMNS, FORMAT, Record, Store, epochs, key_of, records, traces, unit
+from bpfree.experiments.store import COLUMNS, FORMAT, Record, Store, epochs, records, traces, unit
 from bpfree.training.history import COST
 
-EXPERIMENT = {
-    "algorithm": "mf",
-    "data": "digits",
-    "architecture": "2x8",
-    "seed": 0,
-    "protocol": "convergence",
-    "preset": None,
-    "max_epochs": 2,
-    "precision": "fp32",
-    "device": "cpu",
-    "options": {"lr": 0.1},
-}
-KEY, OTHER = (key_of({**EXPERIMENT, "seed": seed}) for seed in (0, 1))
+KEY, OTHER = (resolved(seed=seed).key for seed in (0, 1))
 ERROR = {"stage": "layer 1", "epoch": 1, "lr": 0.1}
 WEIGHTS = {"w": torch.arange(6.0).view(2, 3).T, "finished": torch.tensor(2)}  # transposed: not contiguous
 
 
 def record(key=KEY, **changes) -> Record:
     """The record of a key; with another experiment, of its own."""
-    experiment = changes.get("experiment", {**EXPERIMENT, "seed": (KEY, OTHER).index(key)})
     fields = {
-        "key": key_of(experiment),
-        "experiment": experiment,
+        "experiment": resolved(seed=(KEY, OTHER).index(key)),
         "status": "finished",
         "metrics": {
             "test_accuracy": 90.5,
@@ -110,6 +97,7 @@ def test_the_root_is_the_argument_or_the_variable_or_the_users_folder(monkeypatc
     monkeypatch.setenv("BPFREE_STORE", str(tmp_path / "variable"))
     assert Store().root == tmp_path / "variable"
     assert Store(tmp_path).root == tmp_path
+    assert Store(Store(tmp_path)).root == tmp_path
     monkeypatch.delenv("BPFREE_STORE")
     assert Store().root.parts[-2:] == ("bpfree", "records")
     assert Store("~/x").root == Path.home() / "x"
@@ -224,7 +212,9 @@ def test_unreadable_weights_are_a_one_line_error_too(store):
 def test_a_record_of_another_format_says_so(store):
     path = store.write(record()).folder / "record.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + 1}))
-    said = f"another version of bpfree (format {FORMAT + 1}, this one reads {FORMAT}): use another store"
+    said = (
+        f"another version of bpfree (format {FORMAT + 1}, this one reads 2 and {FORMAT}): use another store"
+    )
     with pytest.raises(InvalidInput, match=re.escape(said)):
         store.read(KEY)
 
@@ -234,15 +224,15 @@ def test_a_table_of_a_store_with_a_record_of_another_format_is_refused(store):
     store.write(record(OTHER))
     path = store.write(record()).folder / "record.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
-    with pytest.raises(InvalidInput, match=f"format 1, this one reads {FORMAT}") as raised:
+    with pytest.raises(InvalidInput, match=f"format 1, this one reads 2 and {FORMAT}") as raised:
         records(store)
     assert str(path.parent) in str(raised.value)
 
 
 def test_records_of_two_training_versions_are_not_mixed(store):
     for key, version, accuracy in ((KEY, 1, 90.0), (OTHER, 2, 95.0)):
-        experiment = {**record().experiment, "training_version": version}
-        store.write(record(key, experiment=experiment, metrics={"test_accuracy": accuracy}, cost={}))
+        experiment = resolved(seed=(KEY, OTHER).index(key), training_version=version)
+        store.write(record(experiment=experiment, metrics={"test_accuracy": accuracy}, cost={}))
     with pytest.raises(InvalidInput, match="training versions 1, 2") as raised:
         records(store)
     for said in (str(store.root), "training_version=2", "use another store"):
@@ -349,7 +339,7 @@ def test_a_unit_is_the_last_word_of_the_metric(metric, expected):
 
 
 def test_the_epochs_of_records_are_the_history_beside_its_cost():
-    second = record(OTHER, experiment={**record().experiment, "seed": 1})
+    second = record(OTHER)
     frame = epochs([record(), second])
     assert frame["seed"].tolist() == [0, 0, 0, 1, 1, 1]
     assert frame["pass"].tolist() == 2 * [1, 2, 3]
@@ -360,7 +350,7 @@ def test_the_epochs_of_records_are_the_history_beside_its_cost():
 
 
 def test_the_traces_of_records_say_which_run_they_are_of():
-    second = record(OTHER, experiment={**record().experiment, "seed": 1})
+    second = record(OTHER)
     frame = traces([record(), second])
     assert frame["seed"].tolist() == [0, 0, 1, 1]
     assert frame["value"].tolist() == [1.0, 2.0, 1.0, 2.0]

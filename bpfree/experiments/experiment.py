@@ -1,8 +1,7 @@
 """An experiment is a value: what is to be trained, on what, and how long it may take."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from ..algorithms import Algorithm
 from ..algorithms.architectures import (
@@ -15,14 +14,15 @@ from ..algorithms.architectures import (
 )
 from ..algorithms.arms import arm
 from ..data import check_name, short
-from ..errors import InvalidInput, check_positive, check_seed, choose
+from ..errors import InvalidInput, check_positive, check_seed, choose, named
 from ..errors.disk import one_spelling
 from ..training.batches import Data
 from ..training.history import History
 from ..training.loop import PRECISIONS, pick_device, train
 from ..training.numerics import pinned
-from ..training.stopping import Budget, Stopping
+from ..training.stopping import Budget, stop_rule
 from .protocols import REFERENCE, TUNED, Rule, rule
+from .resolved import Resolved
 from .store import Record
 
 #: Raised by hand whenever a change alters what training computes: records of another version are not reused.
@@ -41,7 +41,8 @@ class Experiment:
         architecture: "2x1000" (hidden layers x width), "1000-500" (widths), "cnn" (the three CaFo
             blocks), "cnn-16-32-64" (with these channels), or "module:Class" of your own `Blocks`; None: the
             paper's for this algorithm and data.
-        protocol: a name in `bpfree.experiments.protocols.PROTOCOLS`: how long it may train.
+        protocol: a name in `bpfree.experiments.protocols.PROTOCOLS`, or "module:object" of your own
+            `Protocol`: how long it may train.
         preset: the source whose contested choices and hyperparameters are taken ("thesis", "2026",
             "reference"); None: the protocol's.
         options: keyword options of the algorithm that choose between definitions.
@@ -51,6 +52,7 @@ class Experiment:
         precision: "fp32" or "bf16".
         device: "auto", "cpu", "cuda" or "mps".
         cache: of frozen prefixes, as in `bpfree.train`.
+        stopping: "module:object" of your own `StopRule`; None: the protocol's.
 
     Raises:
         UnknownName: a name that does not exist, at once and not when the experiment runs.
@@ -63,12 +65,13 @@ class Experiment:
     architecture: str | None = None
     protocol: str = "convergence"
     preset: str | None = None
-    options: Mapping = field(default_factory=dict)
-    hyperparameters: Mapping = field(default_factory=dict)
+    options: Mapping = field(default_factory=dict, hash=False)
+    hyperparameters: Mapping = field(default_factory=dict, hash=False)
     max_epochs: int | None = None
     precision: str = "fp32"
     device: str = "auto"
     cache: bool | str = "auto"
+    stopping: str | None = None
 
     def __post_init__(self):
         known = arm(self.algorithm)
@@ -83,6 +86,8 @@ class Experiment:
             )
         if not isinstance(self.cache, bool) and self.cache != "auto":
             raise InvalidInput(f"cache={self.cache!r}: use 'auto', True or False")
+        if self.stopping is not None and not isinstance(self.stopping, str):
+            raise InvalidInput(f'stopping={self.stopping!r}: name your own rule, as "module:object"')
         check_positive("max_epochs", self.max_epochs)
         check_seed(self.seed)
         for given in (self.options, self.hyperparameters):
@@ -93,7 +98,9 @@ class Experiment:
         family = "" if own else parse_architecture(network)[0]
         if self.preset is not None:
             choose(f"preset of {self.algorithm}", self.preset, [*cls.presets, TUNED])
-        options = self.resolved_options(self.rule())
+        chosen = self.rule()
+        stop_rule(chosen.stopping)
+        options = self.resolved_options(chosen)
         for name in options:
             choose(f"option of {self.algorithm}", name, cls.options())
         for name, value in known.options.items():
@@ -104,11 +111,6 @@ class Experiment:
                 )
         if not own:  # whose values are tried when it is built, from the data
             known.make(STAND_IN[family](), **options)  # refuses values out of their range
-
-    def __hash__(self):
-        return hash(
-            json.dumps({f.name: getattr(self, f.name) for f in fields(self)}, sort_keys=True, default=dict)
-        )
 
     @property
     def resolved_architecture(self) -> str:
@@ -143,8 +145,9 @@ class Experiment:
         return replace(self.against(REFERENCE), protocol="convergence")
 
     def rule(self) -> Rule:
-        """What the protocol says of this arm."""
-        return rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
+        """What the protocol says of this arm, with this experiment's own stop rule if it has one."""
+        found = rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
+        return replace(found, stopping=self.stopping or found.stopping)
 
     def resolved_options(self, chosen: Rule) -> dict:
         """The algorithm's keyword options under a protocol's rule."""
@@ -159,8 +162,8 @@ class Experiment:
             **self.hyperparameters,
         }
 
-    def resolve(self, data: Data, budget: Budget | None = None) -> dict:
-        """Everything that decides the outcome, as plain values: presets filled in, the data by their hash.
+    def resolve(self, data: Data, budget: Budget | None = None) -> Resolved:
+        """Everything that decides the outcome: presets filled in, the data by their hash.
 
         The order of precedence: the algorithm's defaults, the preset's contested choices, what makes the
         arm what it is, published or tuned hyperparameters, this experiment's own.
@@ -172,34 +175,32 @@ class Experiment:
             raise InvalidInput(
                 f"protocol {self.protocol!r} trains on a budget that another run sets: use bpfree.run"
             )
-        options = self.resolved_options(chosen)
-        caps = () if budget else (self.max_epochs, chosen.max_epochs)
-        return {
-            "algorithm": self.algorithm,
-            "data": one_spelling(self.data),
-            "data_sha256": data.sha256,
-            "seed": self.seed,
-            "architecture": self.resolved_architecture,
-            "protocol": self.protocol,
-            "preset": chosen.preset,
-            "hyperparameters_from": chosen.source,
-            "options": options,
-            "stopping": asdict(chosen.stopping),
-            "max_epochs": min((cap for cap in caps if cap is not None), default=None),
-            "budget": asdict(budget) if budget else None,
-            "precision": self.precision,
-            "device": pick_device(self.device).type,
-            "cache": self.cache,
-            "training_version": TRAINING_VERSION,
-            **self._versions(),
+        caps = [cap for cap in (self.max_epochs, chosen.max_epochs) if cap is not None and budget is None]
+        network = self.resolved_architecture
+        parts = {
+            "algorithm": arm(self.algorithm).algorithm,
+            "network": own_network(network) if is_own(network) else None,
+            "stopping": named(chosen.stopping, "stop rule") if isinstance(chosen.stopping, str) else None,
         }
-
-    def _versions(self) -> dict:
-        """Of an algorithm and a network, those that have one."""
-        parts = {"algorithm_version": arm(self.algorithm).algorithm}
-        if is_own(self.resolved_architecture):
-            parts["network_version"] = own_network(self.resolved_architecture)
-        return {name: part.version for name, part in parts.items() if hasattr(part, "version")}
+        return Resolved(
+            algorithm=self.algorithm,
+            data=one_spelling(self.data),
+            data_sha256=data.sha256,
+            seed=self.seed,
+            architecture=network,
+            protocol=self.protocol,
+            preset=chosen.preset,
+            hyperparameters_from=chosen.source,
+            options=self.resolved_options(chosen),
+            stopping=chosen.stopping,
+            max_epochs=min(caps, default=None),
+            budget=budget,
+            precision=self.precision,
+            device=pick_device(self.device).type,
+            cache=self.cache,
+            training_version=TRAINING_VERSION,
+            **{f"{name}_version": getattr(part, "version", None) for name, part in parts.items()},
+        )
 
 
 def fit(
@@ -214,27 +215,27 @@ def fit(
     return train_resolved(experiment.resolve(data), data, progress=progress, meter=meter, on_epoch=on_epoch)
 
 
-def train_resolved(resolved: dict, data: Data, **how) -> tuple[Algorithm, History]:
+def train_resolved(resolved: Resolved, data: Data, **how) -> tuple[Algorithm, History]:
     """`fit` of a resolved experiment; `how` are further arguments of `bpfree.train`."""
     algorithm = build(resolved, data)
     history = train(
         algorithm,
         data,
-        seed=resolved["seed"],
-        max_epochs=resolved["max_epochs"],
-        stopping=Stopping(**resolved["stopping"]),
-        budget=Budget(**resolved["budget"]) if resolved["budget"] else None,
-        cache=resolved["cache"],
-        precision=resolved["precision"],
-        device=resolved["device"],
+        seed=resolved.seed,
+        max_epochs=resolved.max_epochs,
+        stopping=resolved.stopping,
+        budget=resolved.budget,
+        cache=resolved.cache,
+        precision=resolved.precision,
+        device=resolved.device,
         **how,
     )
     return algorithm, history
 
 
-def build(resolved: dict, data: Data) -> Algorithm:
+def build(resolved: Resolved, data: Data) -> Algorithm:
     """The untrained algorithm and network of a resolved experiment."""
-    return arm(resolved["algorithm"]).make(build_model(resolved["architecture"], data), **resolved["options"])
+    return arm(resolved.algorithm).make(build_model(resolved.architecture, data), **resolved.options)
 
 
 @pinned()
@@ -243,9 +244,9 @@ def trained(record: Record, data: Data) -> Algorithm:
 
     Raises InvalidInput if it was trained on other data, or if its weights are not there or not its own.
     """
-    if record.experiment["data_sha256"] != data.sha256:
+    if record.experiment.data_sha256 != data.sha256:
         raise InvalidInput(
-            f"record {record.key[:12]} was trained on {record.experiment['data']} when that held other data: "
+            f"record {record.key[:12]} was trained on {record.experiment.data} when that held other data: "
             "run its experiment again"
         )
     algorithm = build(record.experiment, data)

@@ -54,7 +54,7 @@ def forecast(
         except MissingData:
             rows.append((e.algorithm, e.data, e.resolved_architecture, e.protocol, e.seed, *[math.nan] * 3))
             continue
-        algorithm = untrained(trained, data)
+        algorithm = build(trained.resolve(data), data)
         stages = descended(algorithm)
         # Data sets of one shape take the same time an image.
         shape = (trained.algorithm, data.shape, data.classes, data.augment, e.resolved_architecture, e.device)
@@ -84,12 +84,6 @@ def seconds_per_image(algorithm: Algorithm, data: Data) -> float:
 def descended(algorithm: Algorithm) -> int:
     """How many stages have epochs; one where all are solved."""
     return max(1, sum(stage.losses is not None for stage in algorithm.stages()))
-
-
-def untrained(experiment: Experiment, data: Data) -> Algorithm:
-    options = experiment.resolved_options(experiment.rule())
-    network = experiment.resolved_architecture
-    return build({"algorithm": experiment.algorithm, "architecture": network, "options": options}, data)
 
 
 def sizes(experiment: Experiment) -> Data:

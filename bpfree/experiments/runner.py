@@ -1,11 +1,13 @@
 """Running an experiment gives a record; running it again reads that record."""
 
+import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
@@ -24,7 +26,8 @@ from ..training.stopping import Budget
 from .claims import RunLock
 from .experiment import Experiment, train_resolved
 from .machine import machine
-from .store import Record, Store, key_of
+from .resolved import Resolved
+from .store import Record, Store
 
 POLL_S = 1.0  # between two looks at what another process is training
 log = logging.getLogger("bpfree")
@@ -47,7 +50,7 @@ def run(
         MissingData, InvalidInput: the data are not there, or do not fit.
         StorageFailed: the store cannot be written; what was trained is in the checkpoint, if that could be.
     """
-    record = _Job(experiment, _opened(store), progress, keep_weights).attempt(wait=True)
+    record = _Job(experiment, Store(store), progress, keep_weights).attempt(wait=True)
     if record.status == "failed":
         raise TrainingDiverged(**record.error)
     return record
@@ -75,7 +78,7 @@ def run_many(
     Shows a bar over runs (off with the variable TQDM_DISABLE=1). Raises as `run` does, but for divergence;
     after that, as after Ctrl-C, the same call goes on where this one stopped.
     """
-    store = _opened(store)
+    store = Store(store)
     waiting = {i: _Job(e, store, progress, keep_weights) for i, e in enumerate(experiments)}
     records: dict[int, Record] = {}
     with tqdm(total=len(waiting), unit="run", **({} if progress else {"disable": True})) as bar:
@@ -98,26 +101,23 @@ def run_many(
     return [records[i] for i in sorted(records)]
 
 
-def _opened(store: Store | str | os.PathLike | None) -> Store:
-    return store if isinstance(store, Store) else Store(store)
-
-
+@dataclass
 class _Job:
     """One experiment on its way into a store."""
 
-    def __init__(self, experiment: Experiment, store: Store, progress: bool, keep_weights: bool):
-        self.experiment, self.store, self.progress, self.keep_weights = (
-            experiment,
-            store,
-            progress,
-            keep_weights,
-        )
-        if not isinstance(experiment, Experiment):
-            raise InvalidInput(f"experiment={experiment!r}: make one first, as in bpfree.Experiment('mf')")
-        reference = experiment.reference()
-        self.reference = None if reference is None else _Job(reference, store, progress, keep_weights=True)
-        self.resolved: dict | None = None
-        self.holder = ""  # who is training it, if another process is
+    experiment: Experiment
+    store: Store
+    progress: bool
+    keep_weights: bool
+    resolved: Resolved | None = None
+    holder: str = ""  # who is training it, if another process is
+
+    def __post_init__(self):
+        given = self.experiment
+        if not isinstance(given, Experiment):
+            raise InvalidInput(f"experiment={given!r}: make one first, as in bpfree.Experiment('mf')")
+        reference = given.reference()
+        self.reference = reference and _Job(reference, self.store, self.progress, keep_weights=True)
 
     def attempt(self, *, wait: bool) -> Record | None:
         """Its record, read or trained. If another process is training it: None, unless we `wait` for that.
@@ -145,8 +145,8 @@ class _Job:
                         self.experiment.label,
                     )
             self.resolved = self.experiment.resolve(self._data(), budget)
-        key = key_of(self.resolved)
-        record = self.store.find(key)
+        key = self.resolved.key
+        record = self.store.find(self.resolved)
         if record is not None:
             self.store.sweep(key)
             return record
@@ -154,11 +154,11 @@ class _Job:
             if not (self._wait(claim) if wait else claim.take()):
                 self.holder = claim.holder()
                 return None
-            record = self.store.find(key)  # which may be there since we waited
+            record = self.store.find(self.resolved)  # which may be there since we waited
             if record is None:
                 self.store.set_aside(key)
                 self.store.sweep(key)
-                record = self._train(key)
+                record = self._train()
             claim.forget()
             self.store.sweep(key)
             return record
@@ -167,7 +167,7 @@ class _Job:
         return loaded(self.experiment.data, self.experiment.seed)
 
     def _wait(self, claim: RunLock) -> bool:
-        """Until the claim is ours."""
+        """Waits until the claim is ours."""
         if claim.take():
             return True
         text = f"{self.experiment.label}: waiting for {claim.holder()}"
@@ -178,15 +178,16 @@ class _Job:
                 bar.refresh()
         return True
 
-    def _train(self, key: str) -> Record:
+    def _train(self) -> Record:
         """Train and store; what cannot be stored is kept in the checkpoint."""
-        here = machine(self.resolved["device"])["id"]  # elsewhere it would not be the same to the bit
+        here = machine(self.resolved.device)["id"]  # elsewhere it would not be the same to the bit
+        key = self.resolved.key
         checkpoint = Checkpoint(self.store.checkpoint(key), f"{key} on {here}")
         data = self._data()
-        if data.sha256 != self.resolved["data_sha256"]:
+        if data.sha256 != self.resolved.data_sha256:
             raise InvalidInput(f"{self.experiment.data} was changed after its run had begun: run it again")
         try:
-            algorithm, record = _train(self.resolved, key, data, checkpoint, self.progress)
+            algorithm, record = _train(self.resolved, data, checkpoint, self.progress)
         except KeyboardInterrupt as stop:
             kept = f"from {checkpoint.path}" if checkpoint.path.exists() else "from its beginning"
             stop.add_note(f"{self.experiment.label} is not finished; the same call goes on {kept}.")
@@ -212,7 +213,7 @@ def spent(record: Record, kind: str) -> Budget:
 
 
 def _train(
-    resolved: dict, key: str, data: Data, checkpoint: Checkpoint, progress: bool
+    resolved: Resolved, data: Data, checkpoint: Checkpoint, progress: bool
 ) -> tuple[Algorithm | None, Record]:
     """Train as resolved, under a tracing meter; divergence is an outcome, too."""
     algorithm = error = None
@@ -226,7 +227,6 @@ def _train(
             error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
     frame = history.frame()
     return algorithm, Record(
-        key=key,
         experiment=resolved,
         status="failed" if error else "finished",
         metrics={} if error else outcome(algorithm, history, data),
@@ -241,7 +241,7 @@ def _train(
             {"name": s.name, "prefix": s.prefix, "ended": s.ended, "restored": s.restored}
             for s in history.stages
         ],
-        machine=machine(resolved["device"]),
+        machine=machine(resolved.device),
         provenance=history.provenance,
         error=error,
         contended=any("contention" in value.flags for value in meter.reading.values),
@@ -249,13 +249,13 @@ def _train(
     )
 
 
-_counted: dict[str, diagnostics.Counts] = {}  # of the arms that this process has trained
+_counted: dict[tuple, diagnostics.Counts] = {}  # of the arms that this process has trained
 
 
-def _bill(resolved: dict, algorithm: Algorithm, data: Data, history: History) -> dict[str, float]:
+def _bill(resolved: Resolved, algorithm: Algorithm, data: Data, history: History) -> dict[str, float]:
     """Operations and bytes; counted for the first seed of an arm only, because they do not depend on it."""
-    what = {name: resolved[name] for name in ("algorithm", "data_sha256", "architecture", "options")}
-    arm = key_of({**what, "augmented": data.augment is not None})  # the published sets by name, not content
+    what = (resolved.algorithm, resolved.architecture, resolved.data_sha256, data.augment is not None)
+    arm = (*what, json.dumps(dict(resolved.options), sort_keys=True))
     if arm not in _counted:
         _counted[arm] = diagnostics.counts(algorithm, data)
     return diagnostics.bill(_counted[arm], history)

@@ -2,7 +2,11 @@
 
 What is read is what was written: `SHA256SUMS` in a record's folder has the checksum of every file (for
 `sha256sum -c`, too), and the resolved experiment must have the hash that the folder is named by. Records from
-before there were checksums are read without.
+before there were checksums are read without. Those of format 2, whose folders are named by another hash, are
+found by the key of today.
+
+A run may be asked for under several sets of labels, such as two protocols that say the same of an arm. It is
+trained once, and its folder has a small file, `asked-*.json`, for every further set.
 """
 
 import hashlib
@@ -15,7 +19,8 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING
@@ -23,13 +28,15 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidInput, StorageFailed, TrainingDiverged, disk
 from ..training.history import REGIONS
 from .claims import RunLock
+from .resolved import LABELS, Resolved
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
 log = logging.getLogger("bpfree")
-FORMAT = 2  # of the files below; raised when a reader of the old form could not read the new one
+FORMAT = 3  # of the files below; raised when a reader of the old form could not read the new one
+READ = (2, FORMAT)
 RECORD, SUMS, WEIGHTS = "record.json", "SHA256SUMS", "weights.safetensors"
 SERIES = {"history": "history.parquet", "epoch_cost": "cost.parquet", "trace": "trace.parquet"}
 #: Of a record: the columns without which a series is none of ours, and the types of its scalars.
@@ -39,7 +46,7 @@ NEEDED = {
     "trace": ("time_s", "channel", "quantity", "value", "unit", "stage"),
 }
 TYPES = {
-    **dict.fromkeys(("experiment", "metrics", "cost", "machine"), dict),
+    **dict.fromkeys(("metrics", "cost", "machine"), dict),
     **{"stages": list, "resumed": int, "contended": bool},
     **{"provenance": (str, NoneType), "error": (dict, NoneType)},
 }
@@ -64,8 +71,7 @@ class Record:
     """One run: its outcome and, apart from it, what it cost on the machine that ran it.
 
     Attributes:
-        key: the hash of the resolved experiment.
-        experiment: the resolved experiment as plain values.
+        experiment: the resolved experiment, with the labels under which it was asked for.
         status: "finished", or "failed" with `error`.
         metrics: the outcome: `test_accuracy` (%), `test_loss`, the same by every other read-out
             (`test_accuracy[sum]`), and `epochs` and `samples` trained.
@@ -82,14 +88,13 @@ class Record:
         error: why it failed; None if it did not.
         contended: whether others were at work beside it, on its processor or its GPU: its seconds and joules
             are then not its own alone, and no table of evidence has them.
-        resumed: how often it was gone on with from a checkpoint. Seconds and joules are then those of the
+        resumed: how often it was resumed from a checkpoint. Seconds and joules are then those of the
             epochs that count and of every computation of a cached prefix; what was lost with a process that
             was killed is not in them. Operations and bytes are those of a run without an interruption.
         folder: where it lies; None if it was not stored.
     """
 
-    key: str
-    experiment: dict
+    experiment: Resolved
     status: str
     metrics: dict[str, float]
     history: "pd.DataFrame"
@@ -103,6 +108,11 @@ class Record:
     contended: bool = False
     resumed: int = 0
     folder: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """That of its experiment."""
+        return self.experiment.key
 
     def weights(self) -> "dict[str, Tensor]":
         """The trained parameters and buffers by name.
@@ -125,12 +135,12 @@ class Store:
     """A folder of records, one folder per key; beside them the `checkpoints` and `locks` of unfinished runs.
 
     Args:
-        root: default `BPFREE_STORE`, else the user's data folder.
+        root: default `BPFREE_STORE`, else the user's data folder; of another `Store` its own.
     """
 
-    def __init__(self, root: str | os.PathLike | None = None):
-        root = root or os.environ.get("BPFREE_STORE") or disk.own_folder("data") / "records"
-        self.root = disk.given_path(root)
+    def __init__(self, root: "Store | str | os.PathLike | None" = None):
+        given = root.root if isinstance(root, Store) else root or os.environ.get("BPFREE_STORE")
+        self.root = disk.given_path(given or disk.own_folder("data") / "records")
         if os.path.isfile(self.root):
             raise InvalidInput(
                 f"store {self.root} is a file: name a folder (the variable BPFREE_STORE, or store=)"
@@ -138,15 +148,11 @@ class Store:
 
     def __contains__(self, key: str) -> bool:
         """Whether anything lies under a key; whether it is whole, `read` says."""
-        with disk.refusals(self.folder(key), doing="read"):
-            try:
-                os.lstat(self.folder(key))
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-            return True
+        return bool(self._folders(key))
 
     def folder(self, key: str) -> Path:
-        return self.root / key[:2] / key
+        """Where the record of a key lies, or will lie."""
+        return next(iter(self._folders(key)), self._home(key))
 
     def checkpoint(self, key: str) -> Path:
         """Where the checkpoint of an unfinished run lies."""
@@ -161,10 +167,20 @@ class Store:
 
         Raises StorageFailed if the system does not let us look: none there is another thing.
         """
-        for folder in (self.root / name for name in _names(self.root) if len(name) == 2):
-            for key in _names(folder):
-                if re.fullmatch("[0-9a-f]{64}", key) and folder / key == self.folder(key):
-                    yield key
+        return iter(dict.fromkeys(map(_key_in, self._all())))
+
+    def records(self) -> Iterator[Record]:
+        """Every record in a fixed order, once with each set of labels under which it was asked for.
+
+        Raises as `read` does.
+        """
+        seen: set[Resolved] = set()
+        for record in map(_read, self._all()):
+            for labels in (record.experiment.labels, *_asked(record.folder)):
+                experiment = replace(record.experiment, **labels)
+                if experiment not in seen:
+                    seen.add(experiment)
+                    yield replace(record, experiment=experiment)
 
     def write(self, record: Record, weights: "dict[str, Tensor] | None" = None) -> Record:
         """Stores a record under its key; an earlier one of the same key stays as it is.
@@ -172,7 +188,7 @@ class Store:
         All files are written into a folder of another name, which is then renamed: a reader finds
         a whole record or none. Raises StorageFailed; the store is then what it was.
         """
-        target = self.folder(record.key)
+        target = self._home(record.key)
         draft = self.root / f".writing-{record.key}-{uuid.uuid4().hex}"
         files = files_of(record, weights)
         with disk.refusals(target):
@@ -183,7 +199,7 @@ class Store:
                     disk.write(draft / name, content)
                 os.rename(draft, target)
             except OSError:
-                if self.find(record.key) is None:  # not because another process stored the same run first
+                if not self._whole(record.key):  # not because another process stored the same run first
                     raise
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -192,7 +208,7 @@ class Store:
     def sweep(self, key: str) -> None:
         """Removes what killed processes have left of a run, but its checkpoint only once there is a record.
 
-        For who has its claim, or where there is a record: then nobody trains it.
+        Call it while holding the run's claim, or once there is a record: then nobody trains it.
         """
         left = [*self.root.glob(f".writing-{key}-*"), *self.root.glob(f"checkpoints/{key}.*.writing")]
         if key in self:
@@ -201,28 +217,33 @@ class Store:
             with suppress(OSError):  # in a store that may only be read they stay
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def find(self, key: str) -> Record | None:
-        """The record of a key; None if there is none, or none that is what was written.
+    def find(self, experiment: Resolved) -> Record | None:
+        """The record of a run, with the labels of this experiment, which the store remembers.
 
-        Raises as `read` does for one of another version, and StorageFailed where the system lets nobody read.
+        None if there is none, or none that is what was written. Raises as `read` does for one of another
+        version, and StorageFailed where the system lets nobody read.
         """
-        try:
-            return self.read(key) if key in self else None
-        except DamagedRecord:
+        found = self._whole(experiment.key)
+        if not found:
             return None
+        record = next((r for r in found if r.experiment.labels == experiment.labels), found[0])
+        if record.experiment.labels != experiment.labels:
+            _remember(experiment.labels, record.folder)
+        return replace(record, experiment=experiment)
 
     def set_aside(self, key: str) -> None:
         """Moves what lies under a key and cannot be read into the folder `damaged`, with a line in the log.
 
-        For who has its claim and found no record. Raises StorageFailed.
+        Call it while holding the run's claim, after `find` gave None. Raises StorageFailed.
         """
-        folder, aside = self.folder(key), self.root / "damaged" / f"{key}-{uuid.uuid4().hex[:8]}"
-        if key not in self:
-            return
-        with disk.refusals(folder):
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(folder, aside)
-        log.warning("%s holds no record that can be read: it is now %s, and is trained again", folder, aside)
+        for folder in self._folders(key):
+            aside = self.root / "damaged" / f"{folder.name}-{uuid.uuid4().hex[:8]}"
+            with disk.refusals(folder):
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(folder, aside)
+            log.warning(
+                "%s holds no record that can be read: it is now %s, and is trained again", folder, aside
+            )
 
     def read(self, key: str) -> Record:
         """The record of a key.
@@ -230,36 +251,103 @@ class Store:
         Raises InvalidInput if there is none or it is of another version; DamagedRecord, which is one, if it
         is not what was written; and StorageFailed if the system does not let us read it.
         """
-        import pandas as pd
-
-        folder = self.folder(key)
         if key not in self:
             raise InvalidInput(f"no record {key[:12]} in {self.root}: run the experiment first")
-        with _damage(folder, folder):
-            content = _content(folder / RECORD)
-            scalars = disk.read_object(content)
-            found = scalars.pop("format")
-        if type(found) is int and found != FORMAT:
-            raise InvalidInput(
-                f"{folder} was written by another version of bpfree (format {found}, this one reads "
-                f"{FORMAT}): use another store (the variable BPFREE_STORE), or remove it and run again"
-            )
-        with _damage(folder, folder):
-            _need(found == FORMAT, f"its format is {found!r}")
-            files = {name: _content(folder / name) for name in SERIES.values()}
-            _verify({RECORD: content, **files}, _sums(folder))
-            series = {field: pd.read_parquet(io.BytesIO(files[name])) for field, name in SERIES.items()}
-            record = Record(**scalars, **series, folder=folder)
-            _check(record, key)
-            return record
+        return _read(self.folder(key))
+
+    def _home(self, key: str) -> Path:
+        return self.root / key[:2] / key
+
+    def _all(self) -> Iterator[Path]:
+        """The folder of every record."""
+        for parent in (self.root / name for name in _names(self.root) if len(name) == 2):
+            for name in _names(parent):
+                if re.fullmatch("[0-9a-f]{64}", name) and parent / name == self._home(name):
+                    yield parent / name
+
+    @cached_property
+    def _before(self) -> dict[str, list[Path]]:
+        """The folders of format 2 by the key of today, as they are when a key is first not found."""
+        found: dict[str, list[Path]] = {}
+        for folder in self._all():
+            if (key := _key_in(folder)) != folder.name:
+                found.setdefault(key, []).append(folder)
+        return found
+
+    def _folders(self, key: str) -> list[Path]:
+        """The folders of a key: none or one, or several where format 2 took the run for several."""
+        home = self._home(key)
+        with disk.refusals(home, doing="read"), suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(home)
+            return [home]
+        return [folder for folder in self._before.get(key, []) if folder.exists()]
+
+    def _whole(self, key: str) -> list[Record]:
+        """The records of a key that are what was written."""
+        found = []
+        for folder in self._folders(key):
+            with suppress(DamagedRecord):
+                found.append(_read(folder))
+        return found
 
 
 # ---------------------------------------------------------------- what a record's files are
 
 
-def key_of(resolved: dict) -> str:
-    """SHA-256 of a resolved experiment, in hexadecimal."""
-    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+def _read(folder: Path) -> Record:
+    """The record in a folder; raises as `Store.read` does."""
+    import pandas as pd
+
+    with _damage(folder, folder):
+        content = _content(folder / RECORD)
+        scalars = disk.read_object(content)
+        found = scalars.pop("format")
+    if type(found) is int and found not in READ:
+        raise InvalidInput(
+            f"{folder} was written by another version of bpfree (format {found}, this one reads "
+            f"{' and '.join(map(str, READ))}): use another store (the variable BPFREE_STORE), or remove it "
+            "and run again"
+        )
+    with _damage(folder, folder):
+        _need(found in READ, f"its format is {found!r}")
+        files = {name: _content(folder / name) for name in SERIES.values()}
+        _verify({RECORD: content, **files}, _sums(folder))
+        series = {field: pd.read_parquet(io.BytesIO(files[name])) for field, name in SERIES.items()}
+        _need(scalars.pop("key") == folder.name, "it is the record of another run")
+        experiment = Resolved.named(scalars.pop("experiment"), folder.name)
+        record = Record(experiment, **scalars, **series, folder=folder)
+        _check(record)
+        return record
+
+
+def _key_in(folder: Path) -> str:
+    """The key of the record in a folder: the folder's name, but of one in format 2."""
+    try:
+        scalars = disk.read_object(_content(folder / RECORD))
+        return Resolved.of(scalars["experiment"]).key if scalars["format"] == 2 else folder.name
+    except Exception:  # who reads it is told
+        return folder.name
+
+
+def _remember(labels: Mapping, folder: Path) -> None:
+    """Notes in a record's folder that it was asked for under these labels."""
+    content = json.dumps(labels, sort_keys=True).encode()
+    path = folder / f"asked-{hashlib.sha256(content).hexdigest()[:16]}.json"
+    with suppress(OSError):  # in a store that may only be read they are forgotten
+        if not path.exists() or path.read_bytes() != content:
+            disk.replace(path, content)
+
+
+def _asked(folder: Path) -> Iterator[dict]:
+    """The other labels under which a record was asked for. Raises DamagedRecord for a file that is none."""
+    for path in sorted(folder.glob("asked-*.json")):
+        with _damage(path, path):
+            content = _content(path)
+            digest = hashlib.sha256(content).hexdigest()[:16]
+            _need(path.name == f"asked-{digest}.json", "it is not what was written")
+            labels = disk.read_object(content)
+            _need(set(labels) == set(LABELS), f"it has {', '.join(labels)}")
+        yield labels
 
 
 def files_of(record: Record, weights: "dict[str, Tensor] | None") -> dict[str, bytes]:
@@ -268,7 +356,8 @@ def files_of(record: Record, weights: "dict[str, Tensor] | None") -> dict[str, b
     if weights is not None:
         files[WEIGHTS] = disk.safetensors(weights)
     scalars = {name: value for name, value in vars(record).items() if name not in (*SERIES, "folder")}
-    files[RECORD] = json.dumps({"format": FORMAT, **scalars}, indent=1).encode()
+    what = {"format": FORMAT, "key": record.key, **scalars, "experiment": record.experiment.plain()}
+    files[RECORD] = json.dumps(what, indent=1).encode()
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     return {**files, SUMS: sums.encode()}
 
@@ -322,14 +411,11 @@ def _verify(files: Mapping[str, bytes], sums: Mapping[str, str] | None) -> None:
         _need(whole, f"{name} is not what was written: its checksum is another")
 
 
-def _check(record: Record, key: str) -> None:
-    """Raises ValueError, KeyError or TypeError for what is no record, or another run's than the key's."""
+def _check(record: Record) -> None:
+    """Raises ValueError, KeyError or TypeError for what is no record."""
     for name, kind in TYPES.items():
         value = getattr(record, name)
         _need(isinstance(value, kind), f"its {name} is {value!r}")
-    for name in FIELDS:
-        record.experiment[name]
-    _need(key == record.key == key_of(record.experiment), "it is the record of another run")
     for name, value in [*record.metrics.items(), *record.cost.items()]:
         _need(value is None or type(value) in (int, float), f"its {name} is {value!r}")
     for field, columns in NEEDED.items():
@@ -359,28 +445,34 @@ def records(
     they are of several versions and none is named: a table that silently lacks rows, or silently mixes what
     was computed differently, would be worse than none.
     """
-    store = store if isinstance(store, Store) else Store(store)
-    found = [store.read(key) for key in store]
-    versions = sorted({r.experiment.get("training_version", 0) for r in found})
+    store = Store(store)
+    found = list(store.records())
+    versions = sorted({r.experiment.training_version for r in found})
     if training_version is None and len(versions) > 1:
         raise InvalidInput(
             f"the records in {store.root} are of training versions {', '.join(map(str, versions))}, which do "
             f"not compute the same: choose one with training_version={versions[-1]}, or use another store"
         )
-    return tidy(r for r in found if training_version in (None, r.experiment.get("training_version", 0)))
+    return tidy(r for r in found if training_version in (None, r.experiment.training_version))
 
 
 def tidy(records: Iterable[Record]) -> "pd.DataFrame":
-    """A row per run and metric.
+    """A row per run and metric, for each set of labels under which the run was asked for.
 
-    Columns: key, algorithm, data, architecture, seed, protocol, preset, max_epochs (the cap on every stage),
-    precision, device, status, then
-    metric, value, unit, provenance (of energies: how they were obtained) and machine (its id; costs of
-    different machines must not be pooled). Failed runs have a row with the metric "failed".
+    Columns: key (which names one set of rows: where the same run comes again with other labels, a number
+    stands before it, as in "2:"), algorithm, data, architecture, seed, protocol, preset, max_epochs (the cap
+    on every stage), precision, device, status, then metric, value, unit, provenance (of energies: how they
+    were obtained) and machine (its id; costs of different machines must not be pooled). Failed runs have a
+    row with the metric "failed".
     """
     import pandas as pd
 
-    return pd.DataFrame([row for record in records for row in _rows(record)], columns=COLUMNS)
+    rows, asked = [], {}
+    for record in records:
+        others = asked.setdefault(record.key, {})
+        number = others.setdefault(record.experiment, len(others) + 1)
+        rows += _rows(record, f"{number}:{record.key}" if number > 1 else record.key)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def epochs(records: Iterable[Record]) -> "pd.DataFrame":
@@ -390,8 +482,6 @@ def epochs(records: Iterable[Record]) -> "pd.DataFrame":
     run began), `elapsed_s` (seconds since then, by the end of the epoch: prefix, training and validation)
     and `kept` (whether this epoch's weights are the ones that the stage kept).
     """
-    import pandas as pd
-
     frames = []
     for record in records:
         frame = record.history.merge(record.epoch_cost, on=["stage", "epoch"])
@@ -404,9 +494,7 @@ def epochs(records: Iterable[Record]) -> "pd.DataFrame":
             machine=record.machine["id"],
         )
         frames.append(_named(frame, record))
-    if not frames:
-        raise InvalidInput("no records to show: run an experiment first")
-    return pd.concat(frames, ignore_index=True)
+    return _joined(frames)
 
 
 def traces(records: Iterable[Record]) -> "pd.DataFrame":
@@ -415,9 +503,12 @@ def traces(records: Iterable[Record]) -> "pd.DataFrame":
     Columns: those of `tidy` that say which run it is and on which machine, then time_s (since the run began),
     channel ("process", "gpu:0"), quantity, value, unit and stage.
     """
+    return _joined([_named(r.trace.assign(machine=r.machine["id"]), r) for r in records])
+
+
+def _joined(frames: "list[pd.DataFrame]") -> "pd.DataFrame":
     import pandas as pd
 
-    frames = [_named(r.trace.assign(machine=r.machine["id"]), r) for r in records]
     if not frames:
         raise InvalidInput("no records to show: run an experiment first")
     return pd.concat(frames, ignore_index=True)
@@ -426,26 +517,20 @@ def traces(records: Iterable[Record]) -> "pd.DataFrame":
 def _named(frame: "pd.DataFrame", record: Record) -> "pd.DataFrame":
     """With columns in front that say which run it is."""
     for position, name in enumerate(FIELDS):
-        frame.insert(position, name, record.experiment[name])
+        frame.insert(position, name, getattr(record.experiment, name))
     return frame
 
 
-def _rows(record: Record) -> Iterator[dict]:
-    fixed = {"key": record.key, **{name: record.experiment[name] for name in FIELDS}, "status": record.status}
-    for metric, value in record.metrics.items():
+def _rows(record: Record, key: str) -> Iterator[dict]:
+    what = {name: getattr(record.experiment, name) for name in FIELDS}
+    fixed = {"key": key, **what, "status": record.status}
+    failed = {"failed": 1.0} if record.status == "failed" else {}
+    for metric, value in {**record.metrics, **failed}.items():
         yield {**fixed, "metric": metric, "value": value, "unit": unit(metric)}
     for metric, value in record.cost.items():
         provenance = {"J": record.provenance, "s": "wall clock"}.get(unit(metric), "counted")
-        yield {
-            **fixed,
-            "metric": metric,
-            "value": value,
-            "unit": unit(metric),
-            "provenance": provenance,
-            "machine": record.machine["id"],
-        }
-    if record.status == "failed":
-        yield {**fixed, "metric": "failed", "value": 1.0, "unit": ""}
+        whose = {"provenance": provenance, "machine": record.machine["id"]}
+        yield {**fixed, "metric": metric, "value": value, "unit": unit(metric), **whose}
 
 
 def unit(metric: str) -> str:
