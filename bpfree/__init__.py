@@ -9,8 +9,8 @@ mf.predict(data.x_test)
 
 record = bpfree.run(bpfree.Experiment("mf", "fashion_mnist", seed=0))
 
-Your own algorithm and network are subclasses of `bpfree.Algorithm` and `bpfree.Blocks`; an experiment names
-them as "module:Class", and so every process finds them by import.
+Your own algorithm, network and protocol are subclasses of `bpfree.Algorithm`, `bpfree.Blocks` and
+`bpfree.Protocol`; an experiment names them as "module:Class", and so every process finds them by import.
 """
 
 import lazy_loader

@@ -22,6 +22,8 @@ from .errors import BpfreeError as BpfreeError
 from .errors import TrainingDiverged as TrainingDiverged
 from .experiments.experiment import Experiment as Experiment
 from .experiments.machine import environment_line as environment_line
+from .experiments.protocols import Protocol as Protocol
+from .experiments.protocols import Rule as Rule
 from .experiments.runner import run as run
 from .experiments.runner import run_many as run_many
 from .experiments.store import Record as Record

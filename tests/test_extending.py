@@ -1,5 +1,5 @@
-"""An algorithm and a network of somebody's own, in one file: named, they work like ours, and nothing of the
-package is touched."""
+"""An algorithm, a network, a protocol and a stop rule of somebody's own, in one file: named, they work like
+ours, and nothing of the package is touched."""
 
 import subprocess
 import sys
@@ -11,21 +11,21 @@ import torch
 
 import bpfree
 import run_all
-from bpfree import Experiment, tuning
+from bpfree import Experiment, Stopping, tuning
 from bpfree.algorithms.arms import add, look
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.evidence import figures, stats, tables
-from bpfree.experiments import jobs, study
+from bpfree.evidence import evidence, figures, stats, tables
+from bpfree.experiments import jobs, protocols, study
 from bpfree.experiments.experiment import build, trained
 from bpfree.experiments.forecast import forecast
-from bpfree.experiments.store import Store, epochs, key_of
+from bpfree.experiments.store import Store, epochs
 
 OWN = '''
 import math
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bpfree import Algorithm, Arm, Blocks, Range
+from bpfree import Algorithm, Arm, Blocks, Protocol, Range, Rule, Stopping
 
 
 class Reservoir(Algorithm):
@@ -85,6 +85,43 @@ class Squared(Pooled):
         self.read = lambda a: a.square().amax((2, 3))
 
 
+brief = Protocol(Stopping("val_loss", patience=1), max_epochs=3)
+
+
+class ByDepth(Protocol):
+    """As many epochs as the network has layers, for Forward-Forward twice as many."""
+
+    def rule(self, algorithm, data, architecture, preset=None):
+        layers = int(architecture.partition("x")[0])
+        cap = layers * (2 if algorithm.startswith("ff") else 1)
+        return Rule(Stopping(patience=None), cap, preset, {"lr": 0.02}, "my own")
+
+
+shared = Protocol(Stopping(patience=None), None, budget="passes")
+
+
+class Ruleless(Protocol):
+    def rule(self, *arm):
+        return 3
+
+
+class After:
+    """Stops after so many epochs, and keeps the weights of the last."""
+
+    version = 1
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def stop(self, rows):
+        return len(rows) >= self.epochs
+
+    def best(self, rows):
+        return len(rows)
+
+
+two, three = After(2), After(3)
+unnamed = Protocol(After(2))
 sharp_too = Arm("mine", Reservoir)
 number = 3
 '''
@@ -116,8 +153,8 @@ def runs(seeds=(0, 1), algorithms=("bp", "own_parts:Reservoir", "own_parts:sharp
 
 def test_an_algorithm_on_a_network_is_trained_stored_and_read_again():
     [record] = runs((0,), ("own_parts:Reservoir",))
-    assert record.experiment["algorithm"] == "own_parts:Reservoir"
-    assert record.experiment["architecture"] == "own_parts:Pooled"
+    assert record.experiment.algorithm == "own_parts:Reservoir"
+    assert record.experiment.architecture == "own_parts:Pooled"
     [again] = runs((0,), ("own_parts:Reservoir",))
     assert (again.key, again.cost["total_s"]) == (
         record.key,
@@ -201,11 +238,81 @@ def test_a_version_is_in_the_key_and_nothing_else_is_new():
     plain = Experiment("bp", architecture="own_parts:Pooled", device="cpu").resolve(data)
     versioned = Experiment("bp", architecture="own_parts:Squared", device="cpu").resolve(data)
     ours = Experiment("bp", device="cpu").resolve(data)
-    assert plain.keys() == ours.keys()
-    assert versioned == {**plain, "architecture": "own_parts:Squared", "network_version": 2}
+    assert plain.plain().keys() == ours.plain().keys()
+    assert versioned == replace(plain, architecture="own_parts:Squared", network_version=2)
     own("Squared").version = 3
     again = Experiment("bp", architecture="own_parts:Squared", device="cpu").resolve(data)
-    assert key_of(again) != key_of(versioned)
+    assert again.key != versioned.key
+
+
+# ---------------------------------------------------------------- protocols and stop rules
+
+
+def plain(**changes) -> Experiment:
+    return Experiment(**{"algorithm": "bp", "architecture": "2x8", "device": "cpu", **changes})
+
+
+def test_a_protocol_is_one_rule_for_all_or_what_it_says_of_each_arm():
+    rule = plain(protocol="own_parts:brief").rule()
+    assert (rule.stopping, rule.max_epochs, rule.source) == (Stopping("val_loss", 1), 3, "defaults")
+    paper = plain(data="mnist", architecture="2x1000")
+    mnist = replace(paper, protocol="own_parts:brief").rule()
+    assert (mnist.source, mnist.hyperparameters) == ("thesis", paper.rule().hyperparameters)
+    assert plain(protocol="own_parts:ByDepth").rule().max_epochs == 2
+    assert plain(protocol="own_parts:ByDepth", algorithm="ff").rule().max_epochs == 4
+    record = bpfree.run(plain(protocol="own_parts:ByDepth"), progress=False)
+    assert (record.metrics["epochs"], record.stages[0]["ended"]) == (2, "cap")
+    assert record.experiment.options["lr"] == 0.02
+    assert (record.experiment.protocol, record.experiment.hyperparameters_from) == (
+        "own_parts:ByDepth",
+        "my own",
+    )
+
+
+def test_what_a_protocol_says_and_not_its_name_decides_which_run_it_is():
+    ours = plain(max_epochs=2, hyperparameters={"lr": 0.02})
+    theirs = replace(ours, protocol="own_parts:brief")
+    data = bpfree.load("digits")
+    assert ours.resolve(data).key != theirs.resolve(data).key  # it stops by the loss, after one epoch
+    own("brief").__dict__.update(stopping=Stopping())
+    assert ours.resolve(data).key == theirs.resolve(data).key
+    pair = bpfree.run_many([ours, theirs], progress=False)
+    assert pair[0].cost == pair[1].cost
+    assert list(bpfree.records().groupby("protocol")["key"].nunique()) == [1, 1]
+
+
+def test_a_protocol_that_shares_out_what_bp_took():
+    record = bpfree.run(plain(protocol="own_parts:shared", algorithm="mf", max_epochs=4), progress=False)
+    assert record.experiment.budget == bpfree.Budget("passes", 4)
+    assert record.metrics["epochs"] == 4
+
+
+def test_a_protocol_that_is_added_is_known_by_its_name():
+    mine = protocols.add("mine", own("shared"))
+    try:
+        assert protocols.add("mine", mine) is mine
+        assert list(protocols.PROTOCOLS)[-1] == "mine"
+        assert protocols.BUDGETS["mine"] == "passes"
+        assert plain(protocol="mine").rule() == plain(protocol="own_parts:shared").rule()
+        with pytest.raises(InvalidInput, match="a protocol 'mine' is there already"):
+            protocols.add("mine", own("brief"))
+    finally:
+        del protocols.PROTOCOLS["mine"], protocols.BUDGETS["mine"]
+
+
+def test_a_stop_rule_stands_in_the_place_of_the_protocols():
+    (two, three, usual) = (
+        bpfree.run(plain(stopping=name, max_epochs=4), progress=False)
+        for name in ("own_parts:two", "own_parts:three", None)
+    )
+    assert [r.metrics["epochs"] for r in (two, three, usual)] == [2, 3, 4]
+    assert (two.stages[0]["ended"], two.stages[0]["restored"]) == ("patience", 2)
+    assert len({r.key for r in (two, three, usual)}) == 3
+    assert (two.experiment.stopping, two.experiment.stopping_version) == ("own_parts:two", 1)
+    again = bpfree.run(plain(stopping="own_parts:two", max_epochs=4), progress=False)
+    assert again.cost == two.cost  # read, not trained again
+    own("After").version = 2
+    assert plain(stopping="own_parts:two", max_epochs=4).resolve(bpfree.load("digits")).key != two.key
 
 
 # ---------------------------------------------------------------- searched, planned
@@ -259,6 +366,31 @@ def test_it_stands_last_in_tables_and_figures():
     assert look("own_parts:sharp").colour == "#123456"
 
 
+def test_runs_under_a_protocol_of_ones_own_are_shown_beside_the_others(tmp_path):
+    experiments = [
+        plain(algorithm=algorithm, protocol=protocol, seed=seed, max_epochs=2)
+        for protocol in ("own_parts:shared", "convergence")
+        for algorithm in ("bp", "mf")
+        for seed in (0, 1)
+    ]
+    found = bpfree.run_many(experiments, progress=False)
+    frame = bpfree.records()
+    assert set(tables.summary(frame)["protocol"]) == {"convergence", "own_parts:shared"}
+    assert set(stats.contrasts(frame, baseline_protocol="convergence")["protocol"]) == {
+        "convergence",
+        "own_parts:shared",
+    }
+    for figure in (
+        figures.bill(frame),
+        figures.comparison.accuracy_against_energy(frame),
+        figures.learning_curves(epochs(found)),
+    ):
+        figure.draw_without_rendering()
+    kept = evidence.narrow(evidence.wide(evidence.recorded_runs(Store())(experiments), lambda record: "05"))
+    assert len(kept) == len(experiments)
+    assert forecast(experiments[:1], progress=False)["protocol"].tolist() == ["own_parts:shared"]
+
+
 def test_records_are_drawn_where_the_module_is_not():
     """As on the machine of somebody who was sent them."""
     runs()
@@ -274,9 +406,12 @@ def test_records_are_drawn_where_the_module_is_not():
 
 def test_a_job_in_another_process_finds_it(here):
     experiment = Experiment("own_parts:sharp", architecture="own_parts:Pooled", **HOW)
-    assert jobs.submit([experiment], "local", progress=False) == []
-    [key] = Store()
-    assert Store().read(key).experiment["algorithm"] == "own_parts:sharp"
+    theirs = plain(protocol="own_parts:ByDepth", stopping="own_parts:two", architecture="4x8")
+    assert jobs.submit([experiment, theirs], "local", progress=False) == []
+    assert {record.experiment.algorithm for record in Store().records()} == {"own_parts:sharp", "bp"}
+    [other] = (record for record in Store().records() if record.experiment.algorithm == "bp")
+    assert (other.experiment.stopping, other.metrics["epochs"]) == ("own_parts:two", 2)
+    assert other.experiment.protocol == "own_parts:ByDepth"
 
 
 def test_the_command_that_tunes_finds_it(here):
@@ -371,6 +506,27 @@ def test_an_algorithm_that_cannot_be_is_one_line(text, error, says):
         Experiment(text)
     assert says in str(raised.value)
     assert text in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"protocol": "own_parts:number"}, InvalidInput, "it names no bpfree.Protocol"),
+        ({"protocol": "own_parts:breef"}, UnknownName, "did you mean 'own_parts:brief'?"),
+        ({"protocol": "own_parts:Ruleless"}, InvalidInput, "gave 3 for bp: let it give a bpfree.Rule"),
+        ({"protocol": "own_parts:unnamed"}, InvalidInput, 'name your own as "module:object"'),
+        ({"stopping": "own_parts:number"}, InvalidInput, "an object that has stop(rows) and best(rows)"),
+        ({"stopping": "own_parts:After"}, InvalidInput, "an object that has stop(rows) and best(rows)"),
+        ({"stopping": "own_parts:tow"}, UnknownName, "did you mean 'own_parts:two'?"),
+        ({"stopping": "two"}, UnknownName, 'write "module:object"'),
+        ({"stopping": Stopping()}, InvalidInput, 'name your own rule, as "module:object"'),
+    ],
+)
+def test_a_protocol_or_a_stop_rule_that_cannot_be_is_one_line(changes, error, says):
+    with pytest.raises(error) as raised:
+        plain(**changes)
+    assert says in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

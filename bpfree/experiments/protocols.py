@@ -10,19 +10,19 @@ An efficiency claim means nothing without its protocol:
     matched           the passes over the data that the same seed's BP took under `convergence`, its patience
                       included, in equal shares to the stages; no early stopping
     equal_energy      likewise the joules (without sensors: the seconds) that it spent on this machine
+
+A protocol of your own is a `Protocol` that an experiment names as "module:object".
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..algorithms import arms
-from ..errors import InvalidInput, choose
+from ..errors import InvalidInput, choose, named
 from ..training.stopping import Stopping
 from . import published, tuned
 
 REFERENCE = "bp"  # whose cost is the budget of the protocols that have one
-BUDGETS = {"matched": "passes", "equal_energy": "energy"}
-PROTOCOLS = ("published", "convergence", "convergence_loss", *BUDGETS)
 CONVERGENCE_CAP = 100
 LENGTHS = ("epochs", "block_epochs")  # settings that are the protocol's to give
 TUNED = "tuned"  # the preset that takes hyperparameters from `bpfree.experiments.tuned`
@@ -33,7 +33,7 @@ class Rule:
     """What a protocol says of one arm.
 
     Attributes:
-        stopping: the stopping rule of every stage.
+        stopping: the stop rule of every stage: a `Stopping`, or the "module:object" of one of your own.
         max_epochs: cap of every stage; None: the algorithm's own.
         preset: whose contested choices to take; None, and for "tuned", this package's.
         hyperparameters: published settings that are options of the algorithm.
@@ -42,7 +42,7 @@ class Rule:
         budget: what of the reference run is shared out, "passes" or "energy"; None: nothing.
     """
 
-    stopping: Stopping
+    stopping: Stopping | str
     max_epochs: int | None
     preset: str | None
     hyperparameters: dict = field(default_factory=dict)
@@ -50,42 +50,127 @@ class Rule:
     budget: str | None = None
 
 
-def rule(protocol: str, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
-    """The protocol's rule for one arm.
+@dataclass(frozen=True)
+class Protocol:
+    """How long every arm may train: one rule for all, unless a subclass overrides `rule`.
 
-    Raises:
-        UnknownName: no such protocol.
-        InvalidInput: "published" for an arm that was not published, or "tuned" for one that was not tuned.
+    For instance `patient = Protocol(Stopping(patience=50), max_epochs=500)` in your module `mine` is the
+    protocol "mine:patient". What it says of an arm is part of a run's key; its name is not.
+
+    Attributes: as of `Rule`; `preset` is the one that is taken where an experiment names none.
     """
-    choose("protocol", protocol, PROTOCOLS)
-    arm = {"algorithm": algorithm, "data": data, "architecture": architecture}
-    if protocol == "convergence_loss":
-        preset = preset or "2026"
-    if preset == TUNED:
-        settings, source = tuned.settings(**arm), TUNED
-        if not settings:
-            raise InvalidInput(_not_tuned(**arm))
-    else:
+
+    stopping: Stopping | str = field(default_factory=Stopping)
+    max_epochs: int | None = CONVERGENCE_CAP
+    preset: str | None = None
+    budget: str | None = None
+
+    def rule(self, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
+        """What it says of one arm: stopping, cap and budget are its own, settings the preset's source's.
+
+        Raises InvalidInput for the preset "tuned" if the arm was not tuned.
+        """
+        preset = preset or self.preset
+        settings, source = settings_of(preset, algorithm, data, architecture)
+        options = {k: v for k, v in settings.items() if not k.startswith("stopping.") and k not in LENGTHS}
+        source = source if options else "defaults"
+        return Rule(self.stopping, self.max_epochs, preset, options, source, self.budget)
+
+
+class Published(Protocol):
+    """Each arm's own."""
+
+    def rule(self, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
+        arm = {"algorithm": algorithm, "data": data, "architecture": architecture}
         source = preset or "thesis"
         settings = _settings(source, **arm)
-        if not settings and source == "2026" and protocol != "published":
-            # Of BP on Mono-Forward's networks the camera-ready gives nothing; the thesis, of the same
-            # authors, does, and without it BP would stand untuned beside a tuned rival.
-            source = "thesis"
-            settings = _settings(source, **arm)
-    stopping = {k.removeprefix("stopping."): v for k, v in settings.items() if k.startswith("stopping.")}
-    if protocol == "published":
+        stopping = {k.removeprefix("stopping."): v for k, v in settings.items() if k.startswith("stopping.")}
         if not stopping:
             raise InvalidInput(_not_published(source, **arm))
         options = {k: v for k, v in settings.items() if not k.startswith("stopping.")}
         return Rule(Stopping(**stopping), None, source, options, source)
-    options = {k: v for k, v in settings.items() if not k.startswith("stopping.") and k not in LENGTHS}
-    source = source if options else "defaults"
-    if protocol in BUDGETS:
-        return Rule(Stopping(patience=None), None, preset, options, source, BUDGETS[protocol])
-    by_loss = protocol == "convergence_loss" and arms.arm(algorithm).family != "ff"
-    rule_for_all = Stopping("val_loss" if by_loss else "val_accuracy")
-    return Rule(rule_for_all, CONVERGENCE_CAP, preset, options, source)
+
+
+class ByLoss(Protocol):
+    """One rule for all but Forward-Forward."""
+
+    def rule(self, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
+        found = super().rule(algorithm, data, architecture, preset)
+        return replace(found, stopping=Stopping()) if arms.arm(algorithm).family == "ff" else found
+
+
+#: The protocols by name, in the order of tables.
+PROTOCOLS: dict[str, Protocol] = {
+    "published": Published(),
+    "convergence": Protocol(),
+    "convergence_loss": ByLoss(Stopping("val_loss"), preset="2026"),
+    "matched": Protocol(Stopping(patience=None), None, budget="passes"),
+    "equal_energy": Protocol(Stopping(patience=None), None, budget="energy"),
+}
+#: Those that share out what another run took, and what of it.
+BUDGETS = {name: protocol.budget for name, protocol in PROTOCOLS.items() if protocol.budget}
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol of this name in `PROTOCOLS`, or the one that "module:object" names.
+
+    Raises UnknownName or InvalidInput, in one line, if there is none.
+    """
+    if name in PROTOCOLS or ":" not in str(name):
+        return PROTOCOLS[choose("protocol", name, [*PROTOCOLS, "module:object"])]
+    found = named(name, "protocol")
+    if isinstance(found, type) and issubclass(found, Protocol):
+        found = found()
+    if not isinstance(found, Protocol):
+        raise InvalidInput(f"protocol {name!r}: it names no bpfree.Protocol")
+    return found
+
+
+def add(name: str, own: Protocol) -> Protocol:
+    """Puts a protocol last in `PROTOCOLS`, for this process. Raises InvalidInput if its name is taken."""
+    if PROTOCOLS.setdefault(name, own) is not own:
+        raise InvalidInput(f"a protocol {name!r} is there already: give yours another name")
+    if own.budget:
+        BUDGETS[name] = own.budget
+    return own
+
+
+def rule(name: str, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
+    """The protocol's rule for one arm.
+
+    Raises:
+        UnknownName: no such protocol.
+        InvalidInput: "published" for an arm that was not published, "tuned" for one that was not tuned, or a
+            protocol of the user's own that gives no rule.
+    """
+    found = protocol(name).rule(algorithm, data, architecture, preset)
+    if not isinstance(found, Rule):
+        raise InvalidInput(f"protocol {name!r} gave {found!r} for {algorithm}: let it give a bpfree.Rule")
+    if not isinstance(found.stopping, Stopping | str):
+        raise InvalidInput(
+            f"protocol {name!r} has the stop rule {found.stopping!r}: use a bpfree.Stopping, or name your "
+            'own as "module:object", by which a job in another process finds it'
+        )
+    return found
+
+
+def settings_of(preset: str | None, algorithm: str, data: str, architecture: str) -> tuple[dict, str]:
+    """The published or tuned settings of an arm by preset, stopping included, and where they come from."""
+    arm = {"algorithm": algorithm, "data": data, "architecture": architecture}
+    if preset == TUNED:
+        settings = tuned.settings(**arm)
+        if not settings:
+            raise InvalidInput(
+                f"preset 'tuned': {algorithm} on {data} {architecture} has not been tuned: run "
+                "bpfree.tuning.equal_budget, or take another preset"
+            )
+        return settings, TUNED
+    source = preset or "thesis"
+    if source == "2026" and not _settings(source, **arm):
+        # Of BP on Mono-Forward's networks the camera-ready gives nothing; the thesis, of the same authors,
+        # does, and without it BP would stand untuned beside a tuned rival.
+        source = "thesis"
+    return _settings(source, **arm), source
 
 
 @functools.cache  # a search makes thousands of experiments
@@ -94,27 +179,22 @@ def _settings(source: str, **arm: str) -> dict:
     return dict(zip(table["parameter"], table["value"], strict=True))
 
 
-def _not_published(source: str, algorithm: str, data: str, architecture: str) -> str:
-    table = published.hyperparameters(source=source)
-    table = table[table["parameter"].str.startswith("stopping.")]
-    arms = sorted(
-        {f"{d} {a}" for d, a in table.loc[table["algorithm"] == algorithm, ["data", "architecture"]].values}
-    )
-    known = f"published are {', '.join(arms)}" if arms else "nothing of this algorithm was published there"
-    return (
-        f"protocol 'published' has no stopping rule for {algorithm} on {data} {architecture} in source "
-        f"{source!r}: {known}; use protocol='convergence'"
-    )
-
-
-def _not_tuned(algorithm: str, data: str, architecture: str) -> str:
-    return (
-        f"preset 'tuned': {algorithm} on {data} {architecture} has not been tuned: run "
-        "bpfree.tuning.equal_budget, or take another preset"
-    )
-
-
 def is_published(algorithm: str, data: str, architecture: str, source: str = "thesis") -> bool:
     """Whether protocol "published" knows this arm."""
     settings = _settings(source, algorithm=algorithm, data=data, architecture=architecture)
     return any(name.startswith("stopping.") for name in settings)
+
+
+def _not_published(source: str, algorithm: str, data: str, architecture: str) -> str:
+    table = published.hyperparameters(source=source, algorithm=algorithm)
+    table = table[table["parameter"].str.startswith("stopping.")]
+    networks = sorted({f"{d} {a}" for d, a in table[["data", "architecture"]].values})
+    known = (
+        f"published are {', '.join(networks)}"
+        if networks
+        else "nothing of this algorithm was published there"
+    )
+    return (
+        f"protocol 'published' has no stopping rule for {algorithm} on {data} {architecture} in source "
+        f"{source!r}: {known}; use protocol='convergence'"
+    )
