@@ -55,9 +55,9 @@ def log(path, *words):
 
 def logged(path):
     train, write = running._train, Store.write
-    def logging_train(resolved, key, *rest):
-        log(path, "begins", key)
-        return train(resolved, key, *rest)
+    def logging_train(resolved, *rest):
+        log(path, "begins", resolved.key)
+        return train(resolved, *rest)
     def logging_write(self, record, *rest):
         written = write(self, record, *rest)
         log(path, "stored", record.key)
@@ -148,11 +148,13 @@ def outcomes(store: Path) -> dict:
     found = {}
     for key in Store(store):
         record = Store(store).read(key)  # whole
-        if record.experiment["protocol"] == "equal_energy":
+        if record.experiment.protocol == "equal_energy":
             continue
         files = {name: record.folder / name for name in ("history.parquet", "weights.safetensors")}
         found[key] = (
-            json.dumps([record.experiment, record.status, record.metrics, record.stages, record.error]),
+            json.dumps(
+                [record.experiment.plain(), record.status, record.metrics, record.stages, record.error]
+            ),
             {name: path.read_bytes() for name, path in files.items() if path.exists()},
         )
     return found
@@ -285,7 +287,7 @@ def test_two_processes_share_a_store_with_damaged_records_and_train_each_once(tm
         json.loads(first.communicate(timeout=120)[0])
     before, chance = outcomes(store), random.Random(0)
     # But of BP, whose energy, another's budget, would be another.
-    damaged = [key for key in before if Store(store).read(key).experiment["algorithm"] != "bp"][::2]
+    damaged = [key for key in before if Store(store).read(key).experiment.algorithm != "bp"][::2]
     for key in damaged:
         path = Store(store).folder(key) / chance.choice(("record.json", "cost.parquet", "SHA256SUMS"))
         path.write_bytes(path.read_bytes()[: chance.randrange(50)])

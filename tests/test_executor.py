@@ -44,7 +44,7 @@ DIVERGING = small(options={"optimiser": "sgd"}, hyperparameters={"lr": 1e30})
 def stored(store) -> list[tuple]:
     """Algorithm, seed and protocol of every record."""
     found = [Store(store).read(key).experiment for key in Store(store)]
-    return sorted((e["algorithm"], e["seed"], e["protocol"]) for e in found)
+    return sorted((e.algorithm, e.seed, e.protocol) for e in found)
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def trainings(monkeypatch):
     done, broken, plain = [], Counter(), runner._train
 
     def train(resolved, *rest):
-        done.append((resolved["algorithm"], resolved["seed"], resolved["protocol"]))
-        if broken[resolved["algorithm"]] > 0:
-            broken[resolved["algorithm"]] -= 1
+        done.append((resolved.algorithm, resolved.seed, resolved.protocol))
+        if broken[resolved.algorithm] > 0:
+            broken[resolved.algorithm] -= 1
             raise RuntimeError("lost the GPU")
         return plain(resolved, *rest)
 
@@ -115,7 +115,7 @@ def test_an_interrupt_says_what_is_finished(tmp_path, monkeypatch):
     plain = runner._train
 
     def train(resolved, *rest):
-        if resolved["algorithm"] == "mf":
+        if resolved.algorithm == "mf":
             raise KeyboardInterrupt
         return plain(resolved, *rest)
 
@@ -367,11 +367,11 @@ from pathlib import Path
 def train(resolved, *rest):
     notes = Path(os.environ["NOTES"])
     with open(notes / "trained", "a") as log:
-        log.write(f"{resolved['algorithm']} {os.environ.get('OMP_NUM_THREADS')}\\n")
-    if resolved["algorithm"] == "mf_joint" and not (notes / "again").exists():
+        log.write(f"{resolved.algorithm} {os.environ.get('OMP_NUM_THREADS')}\\n")
+    if resolved.algorithm == "mf_joint" and not (notes / "again").exists():
         (notes / "again").touch()
         raise RuntimeError("out of luck")
-    if resolved["algorithm"] == "bp_ds" and not (notes / "killed").exists():
+    if resolved.algorithm == "bp_ds" and not (notes / "killed").exists():
         (notes / "killed").touch()
         os.kill(os.getpid(), 9)
     return plain(resolved, *rest)

@@ -446,7 +446,7 @@ def test_a_batch_has_what_a_module_adds_in_its_chapters_and_its_jobs(here):
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "local: 4 of 4 runs are in the store" in done.stdout
-    assert sorted(Store().read(key).experiment["algorithm"] for key in Store()) == [
+    assert sorted(Store().read(key).experiment.algorithm for key in Store()) == [
         "bp",
         "mf",
         "mf_interleaved",

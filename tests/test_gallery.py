@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import resolved
 
 import bpfree
 import run_all
@@ -16,6 +17,7 @@ from bpfree.evidence import evidence, gallery
 from bpfree.evidence.gallery import GALLERY, collect, draw_gallery
 from bpfree.evidence.order import arranged
 from bpfree.experiments import store, study
+from bpfree.training.stopping import Budget
 
 FIGURES = Path(__file__).parent.parent / "figures"
 FEW = ("mf_mean_loss", "mf_resources", "ladder_matched", "forest_protocols")
@@ -130,8 +132,8 @@ def test_committed_runs_are_records_again(collected, kept):
 
 
 def test_runs_that_shared_their_machine_give_outcomes_and_no_costs(kept, tmp_path):
-    found = sorted(map(kept.read, kept), key=lambda r: (r.experiment["algorithm"], r.experiment["seed"]))
-    shared = [replace(r, contended=r.experiment["seed"] == 1) for r in found]
+    found = sorted(map(kept.read, kept), key=lambda r: (r.experiment.algorithm, r.experiment.seed))
+    shared = [replace(r, contended=r.experiment.seed == 1) for r in found]
     seeds = store.tidy(map(evidence.undisturbed, shared))
     seeds = seeds.groupby("metric")["seed"].unique().map(set).to_dict()
     assert seeds["test_accuracy"] == seeds["total_flop"] == {0, 1}
@@ -149,12 +151,12 @@ def test_runs_that_shared_their_machine_give_outcomes_and_no_costs(kept, tmp_pat
 
 def test_the_traces_shown_are_of_a_run_that_was_alone(kept):
     found = list(map(kept.read, kept))
-    shared = [replace(r, contended=r.experiment["seed"] == 0) for r in found]
+    shared = [replace(r, contended=r.experiment.seed == 0) for r in found]
     assert set(series_of(shared, evidence.traces(shared))["seed"]) == {1}
 
 
 def test_a_failed_run_stays_a_failed_run():
-    failed = store.Record("k", dict.fromkeys([*store.FIELDS, "cache"], "x"), "failed", {}, *[None] * 6)
+    failed = store.Record(resolved(), "failed", {}, *[None] * 6)
     failed = store.Record(
         **{
             **vars(failed),
@@ -181,12 +183,19 @@ def test_data_sets_of_other_stores_stay(collected, kept, tmp_path):
     """Their runs, and with these their epochs and samples; what the profile collects is replaced."""
     shutil.copytree(collected / "data", tmp_path / "data")
     tables = {name: gallery.path_of(name, tmp_path) for name in ("runs", "epochs", "traces")}
+    runs = evidence.narrow(evidence.read(tables["runs"]))
+    changes = ({"training_version": 0}, {"data": "mnist"})  # what is outdated, and what is of other data
+    others = [{r.key: replace(r.experiment, **c) for r in runs} for c in changes]
     for path in tables.values():
-        table, column = evidence.read(path), "key" if path.stem == "runs" else "run"
-        outdated, there = (table.assign(**{column: digit + table[column].str[1:]}) for digit in "ef")
-        if path.stem == "runs":
-            there = there.assign(data="mnist", experiment=there["experiment"].str.replace("digits", "mnist"))
-        evidence.write(pd.concat([outdated, there]), path)
+        table, parts = evidence.read(path), []
+        for other in others:
+            if path.stem == "runs":
+                part = evidence.wide([replace(r, experiment=other[r.key]) for r in runs])
+                parts.append(part.assign(chapters=table["chapters"], figures=table["figures"]))
+            else:
+                short = {key[:12]: e.key[:12] for key, e in other.items()}
+                parts.append(table.assign(run=table["run"].map(short)))
+        evidence.write(pd.concat(parts), path)
     collect(tmp_path, kept, SMALL)
     for name in ("ladder_matched", "mf_mean_loss", "mf_resources"):
         fresh, joined = (gallery.recorded(name, folder) for folder in (collected, tmp_path))
@@ -204,7 +213,7 @@ def test_a_study_can_be_collected_in_pieces(collected, kept, tmp_path):
     pieces = [store.Store(tmp_path / name) for name in ("first", "second")]
     for record in map(kept.read, kept):
         own = record.experiment
-        for piece in pieces if own["algorithm"] == "bp" else pieces[own["seed"] :][:1]:  # both have BP's runs
+        for piece in pieces if own.algorithm == "bp" else pieces[own.seed :][:1]:  # both have BP's runs
             piece.write(record)
     for piece in reversed(pieces):  # the first, whose seed is the lower one, comes last
         collect(tmp_path, piece, SMALL, add=True)
@@ -216,13 +225,12 @@ def test_a_study_can_be_collected_in_pieces(collected, kept, tmp_path):
         pd.testing.assert_frame_equal(joined, whole, check_dtype=False, rtol=1e-4)
     assert set(gallery.recorded("mf_resources", tmp_path)["seed"]) == {0}
     assert len(gallery.recorded("machines", tmp_path)) == 1
-    (again,) = (r for r in map(pieces[0].read, pieces[0]) if r.experiment["protocol"] == "matched")
+    (again,) = (r for r in map(pieces[0].read, pieces[0]) if r.experiment.protocol == "matched")
     other = store.Store(tmp_path / "other")  # the same run with what another BP run left it
-    resolved = {**again.experiment, "budget": {"unit": "s", "amount": 1}}
-    key = store.key_of(resolved)
-    other.write(replace(again, key=key, experiment=resolved))
+    changed = replace(again.experiment, budget=Budget("s", 1))
+    other.write(replace(again, experiment=changed))
     collect(tmp_path, other, SMALL, add=True)
-    assert set(gallery.recorded("runs", tmp_path).query("protocol == 'matched'")["key"]) >= {key}
+    assert set(gallery.recorded("runs", tmp_path).query("protocol == 'matched'")["key"]) >= {changed.key}
     assert len(gallery.recorded("runs", tmp_path)) == len(gallery.recorded("runs", collected))
     collect(tmp_path, pieces[1], SMALL)
     assert set(gallery.recorded("mf_mean_loss", tmp_path)["algorithm"]) == {"bp", "mf"}

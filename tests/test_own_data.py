@@ -298,7 +298,7 @@ def test_a_job_in_another_process_and_a_search_find_it(here):
     clouds = Experiment("mf", "own_clouds:blobs", **HOW)
     assert jobs.submit([clouds], "local", progress=False) == []
     [key] = Store()
-    assert Store().read(key).experiment["data"] == "own_clouds:blobs"
+    assert Store().read(key).experiment.data == "own_clouds:blobs"
     study = tuning.tune(clouds, 1, progress=False)
     assert study.study_name.startswith("mf-own_clouds_blobs-1x8")
 

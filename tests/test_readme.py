@@ -79,7 +79,7 @@ def test_snippets_run_in_order(capsys):
     names = {}
     for snippet in SNIPPETS:
         exec(compile(snippet, str(README), "exec"), names)
-    assert [run.experiment["algorithm"] for run in names["runs"]] == ["bp", "mf"]
+    assert [run.experiment.algorithm for run in names["runs"]] == ["bp", "mf"]
     [contrast] = names["stats"].contrasts(names["ours"]).to_dict("records")
     assert (contrast["algorithm"], contrast["n"]) == ("mf", 1)
     assert len(names["compare"].beside(names["ours"], source="thesis"))

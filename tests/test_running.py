@@ -28,6 +28,7 @@ from bpfree.experiments.experiment import Experiment
 from bpfree.experiments.runner import run, run_many
 from bpfree.experiments.store import Store
 from bpfree.training.checkpoint import Checkpoint
+from bpfree.training.stopping import Budget
 
 SMALL = {"data": "digits", "architecture": "1x4", "max_epochs": 1, "device": "cpu"}
 DIVERGING = {"options": {"optimiser": "sgd"}, "hyperparameters": {"lr": 1e30}}
@@ -48,7 +49,7 @@ def trainings(monkeypatch):
     done, plain = [], runner._train
 
     def train(resolved, *rest):
-        done.append((resolved["algorithm"], resolved["seed"]))
+        done.append((resolved.algorithm, resolved.seed))
         return plain(resolved, *rest)
 
     monkeypatch.setattr(runner, "_train", train)
@@ -463,7 +464,7 @@ def test_what_a_killed_writer_left_is_removed_by_who_trains_the_run(store, monke
 def test_many_runs_are_returned_in_their_order_and_trained_once(store, trainings):
     experiments = [small(seed=1), small("mf"), small(seed=0), small("mf")]
     records = run_many(experiments, store, progress=False)
-    assert [(r.experiment["algorithm"], r.experiment["seed"]) for r in records] == [
+    assert [(r.experiment.algorithm, r.experiment.seed) for r in records] == [
         ("bp", 1), ("mf", 0), ("bp", 0), ("mf", 0)
     ]  # fmt: skip
     assert trainings == [("bp", 1), ("mf", 0), ("bp", 0)]
@@ -478,7 +479,7 @@ def test_a_run_that_diverges_does_not_end_the_batch(store, trainings):
     assert (failed.status, fine.status) == ("failed", "finished")
     assert failed.error["stage"] == "network"
     assert without_budget.status == "failed"  # its reference's
-    assert without_budget.experiment["algorithm"] == "bp"
+    assert without_budget.experiment.algorithm == "bp"
     with pytest.raises(TrainingDiverged):
         run(experiments[2], store, progress=False)
     assert len(trainings) == 3
@@ -494,7 +495,7 @@ def test_ctrl_c_ends_the_batch_and_says_how_to_go_on(store, monkeypatch):
     plain = runner._train
 
     def interrupted(resolved, *rest):
-        if resolved["seed"] == 2:
+        if resolved.seed == 2:
             raise KeyboardInterrupt
         return plain(resolved, *rest)
 
@@ -544,7 +545,7 @@ def test_a_budgeted_run_waits_for_its_reference(store, trainings, tmp_path):
     assert "process" in job.holder
     assert not trainings
     other.__exit__()
-    assert job.attempt(wait=False).experiment["budget"] == {"unit": "passes", "amount": 1}
+    assert job.attempt(wait=False).experiment.budget == Budget("passes", 1)
     assert trainings == [("bp", 0), ("mf", 0)]
 
 
@@ -583,6 +584,6 @@ def test_a_budget_of_energy_from_a_run_that_lost_a_sensor_is_its_seconds_and_sai
         caplog.clear()
         experiment = small("mf", architecture="2x4", max_epochs=2, protocol="equal_energy", seed=int(lost))
         record = run(experiment, store, progress=False)
-        assert record.experiment["budget"]["unit"] == ("s" if lost else "measured_j")
+        assert record.experiment.budget.unit == ("s" if lost else "measured_j")
         assert ("not all joules were measured" in caplog.text) == lost
         assert ("total_measured_j" in record.cost, "train_measured_j" in record.cost) == (not lost, True)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import resolved
 
 from bpfree.errors import UnknownName
 from bpfree.evidence import tables
@@ -243,11 +244,10 @@ def test_the_cross_algorithm_summary_is_relative_to_bp():
 
 def test_hyperparameters_as_printed_tuned_and_used():
     used = [
-        {
+        resolved(
             **MNIST,
-            "algorithm": "mf",
-            "options": {"lr": lr, "weight_decay": 0.0, "momentum": 0.9, "optimiser": "adam", "batch_size": 8},
-        }
+            options={"lr": lr, "weight_decay": 0.0, "momentum": 0.9, "optimiser": "adam", "batch_size": 8},
+        )
         for lr in (0.01, 0.01, 0.02)
     ]
     tuned = pd.DataFrame([{**MNIST, "algorithm": "mf", "parameter": "lr", "value": 0.004}])

@@ -10,7 +10,7 @@ The last two name a run by `run`, the first twelve digits of its key in runs.csv
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ import pandas as pd
 
 from ..errors import BpfreeError, InvalidInput, disk
 from ..experiments import store
+from ..experiments.resolved import Resolved
 from ..experiments.store import FIELDS, Record, Store
 from .order import arranged
 
@@ -52,7 +53,7 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
     from ..training.stopping import Budget
 
     found: dict[str, list[Record]] = {}
-    for record in (kept.read(key) for key in kept) if isinstance(kept, Store) else kept:
+    for record in kept.records() if isinstance(kept, Store) else kept:
         found.setdefault(_identity(record.experiment), []).append(record)
 
     @functools.cache
@@ -61,7 +62,7 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
         return found.get(_identity(experiment.resolve(SimpleNamespace(sha256=""), budget)), [])
 
     def of(experiments: "Iterable[Experiment]") -> list[Record]:
-        records = {r.key: r for e in experiments for r in records_of(e)}
+        records = {r.experiment: r for e in experiments for r in records_of(e)}
         return in_order(records.values())
 
     return of
@@ -73,8 +74,8 @@ def joined(before: Iterable[Record], after: Iterable[Record]) -> list[Record]:
     return list({_identity(r.experiment, besides=("budget",)): r for r in both}.values())
 
 
-def _identity(resolved: Mapping, besides: Iterable[str] = BESIDES) -> str:
-    return json.dumps({k: v for k, v in resolved.items() if k not in besides}, sort_keys=True)
+def _identity(resolved: Resolved, besides: Iterable[str] = BESIDES) -> str:
+    return json.dumps({k: v for k, v in resolved.plain().items() if k not in besides}, sort_keys=True)
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
@@ -109,8 +110,8 @@ def wide(records: Sequence[Record], **shown: Callable[[Record], str]) -> pd.Data
             "key": r.key,
             **{column: of(r) for column, of in shown.items()},
             **_fields(r),
-            "cache": str(r.experiment["cache"]),
-            "experiment": json.dumps(dict(r.experiment), sort_keys=True),
+            "cache": str(r.experiment.cache),
+            "experiment": json.dumps(r.experiment.plain(), sort_keys=True),
             "status": r.status,
             "contended": r.contended,
             "provenance": r.provenance,
@@ -136,8 +137,7 @@ def narrow(table: pd.DataFrame) -> list[Record]:
         contended = bool(row["contended"])
         records.append(
             Record(
-                key=row["key"],
-                experiment=json.loads(row["experiment"]),
+                experiment=Resolved.named(json.loads(row["experiment"]), row["key"]),
                 status=row["status"],
                 metrics={n.removeprefix("outcome "): v for n, v in given.items() if n.startswith("outcome ")},
                 history=nothing,
@@ -160,7 +160,7 @@ def epochs(records: Iterable[Record]) -> pd.DataFrame:
     """The epochs of finished runs; see `store.epochs`. Those of contended runs have no `elapsed_s`."""
     frames = [
         store.epochs([r]).assign(run=_run(r), **({"elapsed_s": math.nan} if r.contended else {}))[EPOCHS]
-        for r in records
+        for r in {r.key: r for r in records}.values()
         if r.status == "finished" and len(r.history)
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=EPOCHS)
@@ -198,7 +198,7 @@ def _run(record: Record) -> str:
 
 
 def _fields(record: Record) -> dict:
-    return {name: record.experiment[name] for name in FIELDS}
+    return {name: getattr(record.experiment, name) for name in FIELDS}
 
 
 # ---------------------------------------------------------------- files
@@ -223,7 +223,7 @@ def keep_series(table: pd.DataFrame, path: Path, runs: pd.DataFrame, *, one_seed
     runs = runs.assign(run=runs["key"].str[:12])
     runs = runs[runs["run"].isin(set(table["run"]))]
     names = (lowest_seeds(runs) if one_seed else runs)["run"]
-    write(names.to_frame().merge(table, on="run"), path)
+    write(names.drop_duplicates().to_frame().merge(table, on="run"), path)
 
 
 def keep_machines(records: Iterable[Record], path: Path, runs: pd.DataFrame) -> None:

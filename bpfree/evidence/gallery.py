@@ -220,17 +220,17 @@ def collect(
     """
     store = store if isinstance(store, Store) else Store(store)
     profile = study.profile(profile) if isinstance(profile, str) else profile
-    found = [store.read(key) for key in store]
+    found = list(store.records())
     if add and path_of("runs", folder).exists():
         found = evidence.joined(records(folder=folder), found)
     of = evidence.recorded_runs(found)
     chapters = {chapter: of(study.plan(profile, [chapter])) for chapter in study.CHAPTERS}
     shown = {name: of(e.shows(profile)) for name, e in GALLERY.items() if e.shows is not None}
     for name, runs in list(shown.items()):
-        if not any(r.status == "finished" and r.experiment["algorithm"] != REFERENCE for r in runs):
+        if not any(r.status == "finished" and r.experiment.algorithm != REFERENCE for r in runs):
             print(f"{name}: not collected: the store has no run of it but BP's", file=sys.stderr)
             del shown[name]
-    everything = {r.key: r for runs in (*chapters.values(), *shown.values()) for r in runs}
+    everything = {r.experiment: r for runs in (*chapters.values(), *shown.values()) for r in runs}
     if not everything:
         return []
     paths = {name: path_of(name, folder) for name in TABLES}
@@ -247,8 +247,8 @@ def collect(
 
 def _places(shown: dict[str, list[Record]]) -> Callable[[Record], str]:
     """Of a record, the names under which it stands in lists of records."""
-    keys = {name: {r.key for r in runs} for name, runs in shown.items()}
-    return lambda record: " ".join(name for name, own in keys.items() if record.key in own)
+    found = {name: {r.experiment for r in runs} for name, runs in shown.items()}
+    return lambda record: " ".join(name for name, own in found.items() if record.experiment in own)
 
 
 def results(folder: Path = FOLDER) -> str:
@@ -256,7 +256,7 @@ def results(folder: Path = FOLDER) -> str:
     from . import tables
 
     runs = records("05", folder)
-    real = [r for r in runs if r.experiment["data"] != "digits"]
+    real = [r for r in runs if r.experiment.data != "digits"]
     return tables.markdown(tables.overview(tidy(real or runs)))
 
 

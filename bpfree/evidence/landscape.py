@@ -48,10 +48,10 @@ def sweep(
         line       x                    the same, from x = 0 (the first of `line`) to 1; algorithm "bp-mf"
         sharpness  split                eigenvalue, residual
     """
-    records = sorted(records, key=lambda record: (record.experiment["data"], record.experiment["seed"]))
+    records = sorted(records, key=lambda record: (record.experiment.data, record.experiment.seed))
     tables, planes, ends = [], set(), {}
     for record in records:
-        what = {name: record.experiment[name] for name in FIELDS}
+        what = {name: getattr(record.experiment, name) for name in FIELDS}
         data = load(what["data"], seed=what["seed"])
         algorithm = trained(record, data)
 

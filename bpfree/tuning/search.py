@@ -212,15 +212,15 @@ def identity(experiment: Experiment, ranges: Mapping, data: Data, pruner: BasePr
     algorithm's defaults and were not searched: with the best trial's they are the whole recipe.
     """
     resolved = experiment.resolve(data)
-    changed = _changed(experiment, resolved["options"])
+    changed = _changed(experiment, resolved.options)
     own = {
         "experiment": {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(experiment).items()},
         **{
             k: v
-            for k, v in resolved.items()
+            for k, v in resolved.plain().items()
             if k not in ("device", "cache", "data", "budget", "hyperparameters_from")
         },
-        "options": {k: v for k, v in resolved["options"].items() if k not in ranges},
+        "options": {k: v for k, v in resolved.options.items() if k not in ranges},
         "fixed": {k: v for k, v in changed.items() if k not in ranges and k not in LENGTHS},
         "space": {parameter: list(r) for parameter, r in ranges.items()},
         "pruner": type(pruner).__name__ if pruner is not None else None,

@@ -7,6 +7,7 @@ import pandas as pd
 from ...algorithms.arms import label
 from ...data import dataset
 from ...experiments import published
+from ...experiments.resolved import Resolved
 from ..order import arranged
 
 ARM = ["data", "architecture", "algorithm"]
@@ -25,7 +26,7 @@ SEARCHED = {
 
 
 def best_hyperparameters(
-    used: Iterable[Mapping] = (),
+    used: Iterable[Resolved] = (),
     *,
     printed: pd.DataFrame | None = None,
     tuned: pd.DataFrame | None = None,
@@ -43,9 +44,9 @@ def best_hyperparameters(
     printed = published.hyperparameters() if printed is None else printed
     sources = list(dict.fromkeys(printed["source"]))
     used = [
-        {**{k: e[k] for k in ARM}, "parameter": name, "value": value, "whose": "used"}
+        {**{k: getattr(e, k) for k in ARM}, "parameter": name, "value": value, "whose": "used"}
         for e in used
-        for name, value in e.get("options", {}).items()
+        for name, value in e.options.items()
         if _has_effect(name, e)
     ]
     columns = [*ARM, "parameter", "value", "whose"]
@@ -88,13 +89,13 @@ def environment(machines: Iterable[Mapping]) -> pd.DataFrame:
     return table.fillna("").rename(index=names).rename_axis(index="machine").reset_index()
 
 
-def _has_effect(name: str, experiment: Mapping) -> bool:
+def _has_effect(name: str, experiment: Resolved) -> bool:
     """Whether this option changes the run: every algorithm lists its options, used or not."""
-    options = experiment["options"]
+    options = experiment.options
     if name == "momentum":
         return options.get("optimiser") == "sgd"
     if name == "aux_weight":
-        return experiment["algorithm"] not in ("mf", "mf_sequential_joint")
+        return experiment.algorithm not in ("mf", "mf_sequential_joint")
     return options[name] is not None
 
 
