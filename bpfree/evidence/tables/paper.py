@@ -152,7 +152,7 @@ AMOUNTS = {
     "total_j": "energy",
     "co2e_g": "CO2e",
     "power_w": "power",
-    "sample_flop": "one sample",
+    "sample_flop": "one sample by the papers' convention",
 }
 UNITS = {
     "total_s": ((1.0, "s"),),
