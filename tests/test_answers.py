@@ -64,7 +64,7 @@ def test_ratios_of_whole_runs(runs, where, device):
     assert len(rows) >= 2
     for network, _, *cells in rows.itertuples(index=False, name=None):
         passes, of_a_pass, whole = (CELL.fullmatch(str(cell)) for cell in cells)
-        epochs = [by_seed(runs, "outcome epochs", network, name) for name in ("mf", "bp")]
+        epochs = [by_seed(runs, "outcome epochs", network, name, device) for name in ("mf", "bp")]
         paced = runs.assign(pace=runs["cost total_s"] / runs["outcome epochs"])
         pace, seconds = (
             [by_seed(paced, column, network, name, device) for name in ("mf", "bp")]

@@ -47,10 +47,10 @@ def against_bp(*algorithms: str) -> str:
 def a_pass(algorithm: str) -> pd.DataFrame:
     """How many passes an algorithm makes and how long one takes, as ratios to BP, by all who measured it.
 
-    Returns: a row per network and measurement: the printed means; our runs under `convergence`, whose times
-        (training, validation and prefix work) are of those that were alone on their machine, a row for each;
-        and early training passes timed apart on a quiet processor. In brackets is how many pairs of runs a
-        number is of; in print, how many runs.
+    Returns: a row per network and measurement: the printed means; our runs under `convergence`, machine by
+        machine, passes of all that ran there, times (training, validation and prefix work) of those that were
+        alone; and early training passes timed apart on a quiet processor. In brackets is how many pairs of
+        runs a number is of; in print, how many runs.
     """
     apart = [
         (
@@ -113,10 +113,10 @@ def _ours(algorithm: str) -> Iterator[tuple]:
     ours = Ours(gallery.recorded("forest").query("data != 'digits'"))
     for (data, network), _ in ours.runs[ours.runs["algorithm"] == algorithm].groupby(NETWORK, sort=False):
         pair = ours.pair((data, network, algorithm), ("convergence",), ("tuned", ""))
-        [passes] = ours.comparison("epochs", "ratio", *pair)
         device = dict(zip(pair[0]["machine"], pair[0]["device"].map(DEVICES), strict=True))
         times = (ours.comparison(metric, "ratio", *pair) for metric in ("s_per_epoch", "total_s"))
         for of_a_pass, whole in zip(*times, strict=True):
             if whole.n:
                 who = f"here, {device[whole.machine]}"
-                yield data, network, who, passes, of_a_pass, whole
+                there = (runs[runs["machine"] == whole.machine] for runs in pair)
+                yield data, network, who, *ours.comparison("epochs", "ratio", *there), of_a_pass, whole
