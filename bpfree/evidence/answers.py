@@ -39,7 +39,7 @@ def against_bp(*algorithms: str) -> str:
             f"- {dataset(row.data)} {row.architecture}: {label(row.algorithm)} − {label(row.baseline)} = "
             f"**{row.difference:+.2f} points** (n = {row.n}{interval}; {' and '.join(devices)}; settings "
             f"{settings[0] if len(set(settings)) == 1 else f'{settings[0]}, BP {settings[1]}'}): "
-            f"{row.verdict.lower()}"
+            f"{row.verdict.partition(' (')[0].lower()}"  # n stands before it
         )
     return "\n".join(lines)
 
