@@ -181,8 +181,9 @@ def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
     runs = _committed(path_of("runs", folder))
     if chapter is not None:
         choose("chapter", chapter, study.CHAPTERS)
+    epochs = _committed(path_of("epochs", folder)) if path_of("epochs", folder).exists() else None
     with evidence.as_written(path_of("runs", folder)):
-        return evidence.narrow(runs if chapter is None else _shown(runs, "chapters", chapter))
+        return evidence.narrow(runs if chapter is None else _shown(runs, "chapters", chapter), epochs)
 
 
 def _committed(path: Path) -> pd.DataFrame:
