@@ -46,8 +46,8 @@ SHOWN = {
     "change": lambda e: 100 * np.expm1(e),
     "percent": lambda e: 100 * np.exp(e),
 }
-COLUMNS = ["data", "architecture", *KINDS, "machine", "algorithm", "baseline", "n", "difference", "sd"]
-COLUMNS += ["low", "high", "p", "p_holm", "p_tost", "verdict"]
+COLUMNS = ["data", "architecture", *KINDS, "machine", "algorithm", "baseline", "baseline_settings", "at_cap"]
+COLUMNS += ["n", "difference", "sd", "low", "high", "p", "p_holm", "p_tost", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,13 @@ def paired(a: pd.Series, b: pd.Series, how: str = "difference") -> pd.Series:
         if values.index.has_duplicates:
             twice = sorted(set(values.index[values.index.duplicated()]))
             raise InvalidInput(f"several values of seed {twice[0]}: pairing by seed needs one value per seed")
-    a, b = a.align(b, join="inner")
+    a, b = a.align(b, join="inner", axis=0)
     return EFFECTS[how](a, b).dropna().sort_index()
+
+
+def compared(how: str, a: float, b: float) -> float:
+    """How a compares to b, as it is displayed; `how` is a key of `EFFECTS`."""
+    return float(SHOWN[how](EFFECTS[how](a, b)))
 
 
 def ttest(differences: Iterable[float]) -> float:
@@ -221,7 +226,7 @@ def contrasts(
     baseline: str = "bp",
     metric: str = "test_accuracy",
     how: str = "difference",
-    margin: float = MARGIN,
+    margin: float | None = None,
     alpha: float = ALPHA,
     baseline_protocol: str | None = None,
 ) -> pd.DataFrame:
@@ -235,14 +240,16 @@ def contrasts(
             seed that ran on several devices counts once, by its mean; a cost is of one machine, and one that
             was measured on several has a row for each.
         how: a key of `EFFECTS`.
-        margin: differences up to this count as none, in the metric's unit; ratios have no margin.
+        margin: differences up to this count as none, in the metric's unit; None: `MARGIN` for accuracies, and
+            no test of equivalence for other metrics.
         alpha: level of the verdict.
         baseline_protocol: whose baseline runs are the partners of runs with a budget, "matched" and
             "equal_energy": the protocol under which BP spent it.
 
-    Returns: a row per arm that has a partner: what it is of (machine: of a cost); n: pairs; difference, sd:
-        the mean effect and its sample standard deviation, a ratio's as logarithms; low, high: its interval;
-        p, p_holm: t-test of the pairs; p_tost; verdict.
+    Returns: a row per arm that has a partner: what it is of (machine: of a cost); the settings of the
+        baseline; at_cap: how many of the runs of both ended at the cap (see `at_cap`); n: pairs; difference,
+        sd: the mean effect and its sample standard deviation, a ratio's as logarithms; low, high: its
+        interval; p, p_holm: t-test of the pairs; p_tost; verdict.
 
     Raises InvalidInput: no run of the baseline has the metric, or two runs of an arm have the same seed.
     """
@@ -256,6 +263,7 @@ def contrasts(
     keys = ["data", "architecture", *KINDS, "machine", "algorithm"]
     arms = rows.groupby(keys, sort=False, dropna=False)
     of_baseline = rows[rows["algorithm"] == baseline]
+    capped = records[records["metric"] == "stages_at_cap"].set_index("key")["value"]
     table, family = [], []
     for place, runs in arms:
         if place[-1] == baseline:
@@ -270,10 +278,14 @@ def contrasts(
                 f"{what['protocol']}: {error}"
             ) from None
         if len(effects):
-            table.append((*place, baseline))
+            pairs = pd.concat([part[part["seed"].isin(effects.index)] for part in (runs, partners)])
+            cap = at_cap(capped.reindex(pairs["key"]))
+            table.append((*place, baseline, partners["settings"].iat[0], cap))
             family.append(effects)
-    found = infer(family, margin if how == "difference" else None, alpha)
-    table = pd.DataFrame(table, columns=[*keys, "baseline"]).join(found)[COLUMNS]
+    accuracy = metric.startswith("test_accuracy") and how == "difference"
+    found = infer(family, MARGIN if margin is None and accuracy else margin, alpha)
+    columns = [*keys, "baseline", "baseline_settings", "at_cap"]
+    table = pd.DataFrame(table, columns=columns).join(found)[COLUMNS]
     return arranged(table, *keys[:3], "algorithm", *keys[3:-1]).reset_index(drop=True)
 
 
@@ -292,6 +304,16 @@ def _partners(baselines: pd.DataFrame, arm: dict, baseline_protocol: str | None)
 
 def _same(values: pd.Series, value: object) -> pd.Series:
     return values.isna() if pd.isna(value) else values == value
+
+
+def at_cap(stages: pd.Series) -> str:
+    """How many runs have stages that ended at the cap on epochs, and might have gone on; "" if none has.
+
+    stages: `stages_at_cap` of each run, NaN where it is not known.
+    """
+    some, unknown = int((stages > 0).sum()), int(stages.isna().sum())
+    words = (f"{some} of {len(stages)}" if some else "", f"{unknown} not known" if unknown else "")
+    return ", ".join(filter(None, words))
 
 
 def one_kind(records: pd.DataFrame, *columns: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
@@ -47,9 +48,8 @@ def agreement(
                 "network": network,
                 "algorithm": label(row.algorithm),
                 "source": row.source,
-                "printed (%)": Quantity(row.published, row.published_sd, 2),
-                "ours (%)": Quantity(row.ours, row.ours_sd, 2),
-                "seeds": int(row.ours_n),
+                "printed (%)": Quantity(row.published, row.published_sd, 2, n=_n(row.published_n)),
+                "ours (%)": Quantity(row.ours, row.ours_sd, 2, n=int(row.ours_n)),
                 "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
                 "why": (explained or {}).get(arm, OPEN) if large else "",
             }
@@ -64,8 +64,8 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
         runs: a row per run, as `bpfree.evidence.gallery.recorded("runs")` gives it.
 
     Returns: a row per arm, protocol, origin of its settings ("ladder": the same for all rungs) and machine.
-        "busy (s)": of all its runs together, those included that shared their machine; "alone": how many did
-        not, and their mean seconds and joules. The authors' are of their own protocols, on an A100.
+        "busy (s)": of all its runs together, those included that shared their machine; "a run alone": the
+        mean of those that did not. The authors' are of their own protocols, on an A100.
     """
     printed = published.results(
         source=list(USUAL), protocol=[*USUAL.values()], metric="total_s", variant="", baseline=""
@@ -87,10 +87,13 @@ def campaign(runs: pd.DataFrame) -> pd.DataFrame:
                 **dict(zip(("protocol", "settings", "machine"), arm[3:], strict=True)),
                 "runs": len(part),
                 "busy (s)": Quantity(part["busy_s"].sum(), places=0),
-                "alone": len(alone),
-                "a run alone (s)": Quantity(alone["busy_s"].mean()),
-                "a run alone (J)": Quantity(joules.mean(), note=kind),
+                "a run alone (s)": Quantity.of(alone["busy_s"]),
+                "a run alone (J)": replace(Quantity.of(joules), note=kind),
                 **{f"a run, {s} (s)": Quantity(theirs.get((s, *arm[:3]), math.nan)) for s in USUAL},
             }
         )
     return pd.DataFrame(rows)
+
+
+def _n(printed: object) -> int:
+    return 0 if pd.isna(printed) else int(printed)
