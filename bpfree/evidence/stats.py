@@ -319,12 +319,13 @@ def at_cap(stages: pd.Series) -> str:
 def one_kind(records: pd.DataFrame, *columns: str) -> None:
     """Raises InvalidInput where runs of one algorithm on one network differ in what no mean may run over.
 
-    columns: in what, beside `KINDS`.
+    columns: in what, beside `KINDS`, of the rows that have it.
     """
     arm = ["data", "architecture", "algorithm"]
     for column in (c for c in (*KINDS, *columns) if c in records):
-        values = records[column].astype(object).where(records[column].notna(), "none")
-        found = values.groupby([records[c] for c in arm], sort=False).unique()
+        rows = records.astype({column: object}).fillna({column: "none"})
+        rows = records.dropna(subset=column) if column in columns else rows
+        found = rows.groupby(arm, sort=False)[column].unique()
         for place, several in found[found.map(len) > 1].items():
             raise InvalidInput(
                 f"{place[2]} on {place[0]} {place[1]} has runs of several kinds, {column} "

@@ -92,7 +92,7 @@ def verdicts(
             row = rows.setdefault((*(claim[c] for c in ("metric", *PLACE)), place), _row(claim, contrast))
             row[f"printed, {claim['source']}"] = _said(claim)
             row[f"verdict, {claim['source']}"] = _judged(claim, contrast)
-    return pd.DataFrame(rows.values(), columns=COLUMNS).fillna("")
+    return pd.DataFrame(rows.values(), columns=COLUMNS, dtype=object).fillna("")
 
 
 COLUMNS = ["claim", "network", "our protocol", "settings", "device", *(f"printed, {s}" for s in USUAL)]

@@ -156,9 +156,8 @@ def efficiency(family: str, records: pd.DataFrame, *, source: str = "thesis", **
     for cells, numbers, kind, memory, word in found:
         for metric, (factor, unit) in scales.items():
             number = numbers.get(metric, Number())
-            cells[f"{AMOUNTS[metric]} ({unit})"] = Quantity(
-                number.mean * factor, number.sd * factor, n=number.n
-            )
+            n = 0 if metric == "sample_flop" else number.n  # counted
+            cells[f"{AMOUNTS[metric]} ({unit})"] = Quantity(number.mean * factor, number.sd * factor, n=n)
             if metric == "total_j":
                 cells["energy is"] = kind
         cells["memory (MiB)"] = Quantity(numbers.get(memory, Number()).mean, note=f"({word})")
