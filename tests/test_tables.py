@@ -362,25 +362,20 @@ def test_tables_as_markdown_and_latex():
     assert r"a\_b \& 1 \%" in tables.latex(pd.DataFrame({"x": ["a_b & 1 %"]}))
 
 
-def test_agreement_names_what_differs_and_is_not_explained():
+def test_agreement_marks_what_differs_and_says_how_long_each_was_trained():
     cifar = {"data": "cifar10", "architecture": "3x2000"}
     rows = pd.concat([pair(), arm("mf", [66.0, 66.0, 66.0], [1, 1, 1], where=cifar)])
-    printed = published.results(
-        source="thesis", protocol="published", metric="test_accuracy", variant="", baseline="", **cifar
-    ).set_index("algorithm")["mean"]
-    table = shown.agreement(rows)
-    where = {"network": "CIFAR-10 3x2000", "algorithm": "MF", "source": "thesis"}
-    found = row(table, **where)
-    assert found["ours − printed (pp)"] == f"{66 - printed['mf']:+.2f}"
-    assert (found["why"], found["ours (%)"]) == ("open", "66.00 (n = 3)")
-    assert tables.agreement(rows)["ours − printed (pp)"].astype(float).abs().max() == pytest.approx(
-        66 - printed["mf"]
+    where = {"source": "thesis", "protocol": "published", "variant": "", "baseline": "", **cifar}
+    accuracy, epochs = (
+        published.results(metric=metric, **where).set_index("algorithm")["mean"]
+        for metric in ("test_accuracy", "epochs")
     )
-    assert row(table, network="MNIST 2x1000", algorithm="MF", source="thesis")["why"] == ""
-    reasons = {("thesis", "CIFAR-10 3x2000", "MF"): "stopped earlier", ("thesis", "MNIST 2x1000", "MF"): "-"}
-    table = shown.agreement(rows, reasons)
-    assert row(table, **where)["why"] == "stopped earlier"
-    assert row(table, network="MNIST 2x1000", algorithm="MF", source="thesis")["why"] == ""  # none needed
+    table = shown.agreement(rows)
+    found = row(table, network="CIFAR-10 3x2000", algorithm="MF", source="thesis")
+    assert found["ours − printed (pp)"] == f"{66 - accuracy['mf']:+.2f}"
+    assert (found["noticeable"], found["ours (%)"]) == ("yes", "66.00 (n = 3)")
+    assert found["epochs (× printed)"] == f"{4 / epochs['mf']:.1f}"
+    assert row(table, network="MNIST 2x1000", algorithm="MF", source="thesis")["noticeable"] == ""
 
 
 def test_a_campaign_counts_all_seconds_and_averages_those_of_runs_that_were_alone():

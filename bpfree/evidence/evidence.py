@@ -164,7 +164,7 @@ def epochs(records: Iterable[Record]) -> pd.DataFrame:
     frames = [
         store.epochs([r]).assign(run=_run(r), **({"elapsed_s": math.nan} if r.contended else {}))[EPOCHS]
         for r in {r.key: r for r in records}.values()
-        if r.status == "finished" and len(r.history)
+        if r.status == "finished" and len(r.epoch_cost)
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=EPOCHS)
 

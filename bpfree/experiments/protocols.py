@@ -176,7 +176,7 @@ def settings_of(preset: str | None, algorithm: str, data: str, architecture: str
 
 
 def origin(experiment: Resolved) -> str:
-    """Where a run's settings come from: as `Rule.source` says, or "given" where the experiment had its own."""
+    """Where a run's settings come from: as `Rule.source` says, or "given" where it had its own."""
     source, name = experiment.hyperparameters_from, experiment.algorithm
     if source == TUNED or name not in arms.ARMS:
         return source

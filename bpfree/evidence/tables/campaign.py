@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -16,42 +15,37 @@ from .paper import USUAL
 from .text import Quantity
 
 NOTICEABLE = 0.7  # percentage points: a difference above this asks for an explanation
-OPEN = "open"
 ARM = ("data", "architecture", "algorithm")
 
 
-def agreement(
-    records: pd.DataFrame,
-    explained: Mapping[tuple[str, str, str], str] | None = None,
-    our_protocol: str = "convergence",
-) -> pd.DataFrame:
-    """Every printed accuracy that we have runs beside, with the difference and, if it is large, its reason.
+def agreement(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
+    """Every printed accuracy that we have runs beside, with the difference and how long each was trained.
 
-    Args:
-        records: as `bpfree.records` gives it.
-        explained: (source, network, algorithm) -> why the two differ by more than `NOTICEABLE`; what is not
-            in it is "open".
-        our_protocol: of ours.
+    records: as `bpfree.records` gives it. "noticeable": differences above `NOTICEABLE`; "epochs (× printed)":
+    ours, by our protocol, to those of the source, by its own.
     """
-    what = {"metric": "test_accuracy", "variant": "", "baseline": ""}
+    what = {"metric": ["test_accuracy", "epochs", "epochs_median"], "variant": "", "baseline": ""}
     table = pd.concat(
         beside(records, our_protocol=our_protocol, source=source, protocol=protocol, **what)
         for source, protocol in USUAL.items()
     )
+    table = arranged(table[table["ours"].notna()], *ARM)
+    place = ["source", *ARM]
+    longer = table[table["metric"] != "test_accuracy"].drop_duplicates(place).set_index(place)["ratio"]
     rows = []
-    for row in arranged(table[table["ours"].notna()], *ARM).itertuples():
-        network = f"{dataset(row.data)} {row.architecture}"
-        large = abs(row.difference) > NOTICEABLE
-        arm = (row.source, network, label(row.algorithm))
+    for row in table[table["metric"] == "test_accuracy"].itertuples():
         rows.append(
             {
-                "network": network,
+                "network": f"{dataset(row.data)} {row.architecture}",
                 "algorithm": label(row.algorithm),
                 "source": row.source,
                 "printed (%)": Quantity(row.published, row.published_sd, 2, n=_n(row.published_n)),
                 "ours (%)": Quantity(row.ours, row.ours_sd, 2, n=int(row.ours_n)),
                 "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
-                "why": (explained or {}).get(arm, OPEN) if large else "",
+                "noticeable": "yes" if abs(row.difference) > NOTICEABLE else "",
+                "epochs (× printed)": Quantity(
+                    longer.get(tuple(getattr(row, c) for c in place), math.nan), places=1
+                ),
             }
         )
     return pd.DataFrame(rows)
