@@ -95,6 +95,16 @@ def verdicts(
     return pd.DataFrame(rows.values(), columns=COLUMNS, dtype=object).fillna("")
 
 
+def told(found: pd.DataFrame, claim: str) -> str:
+    """What was found of a claim of `verdicts`, in words: every network's number, interval and contrast."""
+    said = []
+    for row in found[found["claim"] == claim].to_dict("records"):
+        where = ", ".join(filter(None, [row["network"], row["device"], row["ours is"]]))
+        interval = f", {row['95 %']}" if row["95 %"] else ""
+        said.append(f"{where}: {row['ours']}{interval}, {row['contrast'].partition(' (')[0]}")
+    return "; ".join(said)
+
+
 COLUMNS = ["claim", "network", "our protocol", "settings", "device", *(f"printed, {s}" for s in USUAL)]
 COLUMNS += ["ours", "95 %", "ours is", "at the cap", "contrast", *(f"verdict, {s}" for s in USUAL)]
 
