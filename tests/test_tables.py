@@ -378,38 +378,6 @@ def test_agreement_marks_what_differs_and_says_how_long_each_was_trained():
     assert row(table, network="MNIST 2x1000", algorithm="MF", source="thesis")["noticeable"] == ""
 
 
-def test_a_campaign_counts_all_seconds_and_averages_those_of_runs_that_were_alone():
-    of = {"chapters": "05 07", "experiment": '{"hyperparameters_from": "tuned"}'}
-    fixed = {"protocol": "convergence", "machine": "m", **of, **MNIST}
-    runs = pd.DataFrame(
-        [
-            {**fixed, "algorithm": "bp", "contended": False, "busy_s": 10.0, "cost total_measured_j": 70.0},
-            {**fixed, "algorithm": "bp", "contended": False, "busy_s": 20.0, "cost total_measured_j": 90.0},
-            {**fixed, "algorithm": "bp", "contended": True, "busy_s": 99.0},
-            {**fixed, "algorithm": "mf", "contended": True, "busy_s": 5.0},
-        ]
-    )
-    bp, mf = shown.campaign(runs).to_dict("records")
-    assert (bp["runs"], bp["busy (s)"]) == (3, "129")
-    assert bp["a run alone (s)"] == "15.0 ± 7.1 (n = 2)"
-    assert bp["a run alone (J)"] == "80 ± 14 measured (n = 2)"
-    assert bp["a run, thesis (s)"] == "39.84"  # copied from the paper's table
-    assert (mf["runs"], mf["a run alone (s)"], mf["a run alone (J)"]) == (1, "", "")
-    assert bp["settings"] == "tuned"
-    ladder = shown.campaign(pd.concat([runs, runs.assign(chapters="07")]))
-    assert ladder["settings"].tolist() == 2 * ["ladder", "tuned"]
-    own = shown.campaign(pd.concat([runs, runs.assign(data="own.npz")]))
-    assert own["network"].tolist() == 2 * ["MNIST 2x1000"] + 2 * ["own.npz 2x1000"]
-
-
-def test_a_campaign_with_a_run_that_lost_a_sensor_has_no_measured_mean():
-    of = {"chapters": "05 07", "experiment": '{"hyperparameters_from": "tuned"}', "contended": False}
-    fixed = {"protocol": "convergence", "machine": "m", "algorithm": "bp", "busy_s": 10.0, **of, **MNIST}
-    estimated = "cost total_estimated_j"
-    runs = [{**fixed, estimated: 2.0, "cost total_measured_j": 70.0}, {**fixed, estimated: 4.0}]
-    assert shown.campaign(pd.DataFrame(runs))["a run alone (J)"].tolist() == ["3.0 ± 1.4 estimated (n = 2)"]
-
-
 GPU = {**MNIST, "device": "cuda"}
 OVERVIEW = {
     "passes": "passes (× BP)",

@@ -67,7 +67,6 @@ def verdicts(
     protocols: Sequence[str] = ("convergence",),
     *,
     metrics: Sequence[str] = tuple(CLAIMS),
-    algorithms: Sequence[str] = ALGORITHMS,
     untested: bool = False,
 ) -> pd.DataFrame:
     """Every printed comparison with BP, and what was found under each of our protocols.
@@ -85,7 +84,7 @@ def verdicts(
     """
     found = {metric: _found(records, metric) for metric in metrics}
     rows: dict[tuple, dict] = {}
-    for claim in _printed(metrics, algorithms):
+    for claim in _printed(metrics):
         ours = found[claim["metric"]]
         ours = ours[(ours[PLACE] == pd.Series(claim)[PLACE]).all(axis=1) & ours["protocol"].isin(protocols)]
         for place, contrast in enumerate(ours.to_dict("records") or [{}] * untested):
@@ -145,9 +144,9 @@ def _found(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     return table.drop_duplicates(place)
 
 
-def _printed(metrics: Sequence[str], algorithms: Sequence[str]) -> Iterator[dict]:
+def _printed(metrics: Sequence[str]) -> Iterator[dict]:
     """What was printed of an algorithm and of BP on its network."""
-    for metric, algorithm, (source, protocol) in itertools.product(metrics, algorithms, USUAL.items()):
+    for metric, algorithm, (source, protocol) in itertools.product(metrics, ALGORITHMS, USUAL.items()):
         in_words = IN_WORDS.get(metric, ())[:2] == (source, algorithm)
         name = MEMORY[source][0] if metric == "memory" else "test_accuracy" if in_words else metric
         table = published.results(source=source, protocol=protocol, variant="", baseline="", metric=name)

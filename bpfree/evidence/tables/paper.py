@@ -28,7 +28,7 @@ from ...data import dataset
 from ...errors import choose
 from ...experiments import published
 from .. import stats
-from ..compare import PRESETS, protocols_for
+from ..compare import PRESETS, beside, protocols_for
 from ..order import arranged
 from ..runs import NOT_RUN, Number, Ours, paper_flop
 from .summary import settings
@@ -95,6 +95,7 @@ class Compared:
             yield f"ours: {NOT_RUN}", self.runs, self.bp
 
 
+NOTICEABLE = 0.7  # percentage points: a difference above this asks for an explanation
 PLACES = {"test_accuracy": 2, "epochs": 1, "difference": 2, "change": 1, "ratio": 2}
 
 
@@ -300,6 +301,44 @@ def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str =
                 f"energy of a pass, {source}": Quantity(all_theirs.mean / theirs.mean, places=2),
                 "energy of a pass, ours": Quantity(whole.mean / passes.mean, places=2, n=whole.n),
                 "of the gap, passes are (%)": Quantity(100 * share, places=0, n=whole.n),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def agreement(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
+    """Every printed accuracy that we have runs beside, with the difference and how long each was trained.
+
+    records: as `bpfree.records` gives it. "noticeable": differences above `NOTICEABLE`; "epochs (× printed)":
+    ours, by our protocol, to those of the source, by its own.
+    """
+    place = ["data", "architecture", "algorithm", "source"]
+    what = {"metric": ["test_accuracy", "epochs", "epochs_median"], "variant": "", "baseline": ""}
+    table = pd.concat(
+        beside(records, our_protocol=our_protocol, source=source, protocol=protocol, **what)
+        for source, protocol in USUAL.items()
+    )
+    table = arranged(table[table["ours"].notna()], *place)
+    longer = table[table["metric"] != "test_accuracy"].drop_duplicates(place).set_index(place)["ratio"]
+    rows = []
+    for row in table[table["metric"] == "test_accuracy"].itertuples():
+        rows.append(
+            {
+                "network": f"{dataset(row.data)} {row.architecture}",
+                "algorithm": label(row.algorithm),
+                "source": row.source,
+                "printed (%)": Quantity(
+                    row.published,
+                    row.published_sd,
+                    2,
+                    n=0 if pd.isna(row.published_n) else int(row.published_n),
+                ),
+                "ours (%)": Quantity(row.ours, row.ours_sd, 2, n=int(row.ours_n)),
+                "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
+                "noticeable": "yes" if abs(row.difference) > NOTICEABLE else "",
+                "epochs (× printed)": Quantity(
+                    longer.get(tuple(getattr(row, c) for c in place), math.nan), places=1
+                ),
             }
         )
     return pd.DataFrame(rows)
