@@ -249,6 +249,10 @@ def test_runs_of_several_kinds_are_not_one_series(column):
     with pytest.raises(InvalidInput, match=f"several kinds, {column} 1 and 2"):
         stats.one_kind(both)
     stats.one_kind(a)
+    if column != "precision":  # of which the partner has the same, or there is none
+        third = both[both["algorithm"] == "mf"].assign(**{column: 3})
+        with pytest.raises(InvalidInput, match=f"mf against bp .* several kinds, {column} 1 and 2"):
+            stats.contrasts(pd.concat([both[both["algorithm"] == "bp"], third]))
 
 
 def test_a_cost_of_two_machines_has_two_rows_and_an_outcome_one():
@@ -277,6 +281,16 @@ def test_the_verdict_is_of_the_corrected_p():
     assert stats.contrasts(tidy(alone))["verdict"].tolist() == ["higher"]
     others = {(name, "convergence"): shaped(8, 0.9, 1.2) for name in ("ff", "bp_ds")}
     assert stats.contrasts(tidy(alone | others))["verdict"].tolist() == ["undecided (n = 8)"] * 3
+
+
+def test_a_family_is_of_one_protocol():
+    """So a contrast has one p, whichever protocols are looked at beside its own."""
+    runs = {("bp", "convergence"): np.zeros(8), ("mf", "convergence"): shaped(8, 1.0, 1.1)}
+    budgets = {(name, "matched"): shaped(8, 0.9, 1.2) for name in ("mf", "ff")}
+    alone = stats.contrasts(tidy(runs))
+    both = stats.contrasts(tidy(runs | budgets), baseline_protocol="convergence")
+    pd.testing.assert_frame_equal(both[both["protocol"] == "convergence"], alone)
+    assert both.loc[both["protocol"] == "matched", "p_holm"].gt(both["p"][1:].min()).all()
 
 
 def test_failed_runs_and_missing_partners_are_left_out():

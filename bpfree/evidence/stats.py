@@ -6,7 +6,8 @@ paired by seed, because the same seed means the same split, the same start and t
 
 Every table and figure takes its n, interval and word from `infer`; a contrast's word is one of
 
-    higher, lower                   by a t-test of the paired differences, corrected (Holm) over its family
+    higher, lower                   by a t-test of the paired differences, corrected (Holm) over its family,
+                                    which is all that is compared with the same baseline under one protocol
     equivalent                      by TOST: the difference lies within the margin
     higher, within the margin       the same, and its own t-test, uncorrected, says on which side of 0 it lies
     undecided (n = 3)               neither, with so many pairs
@@ -232,7 +233,7 @@ def contrasts(
 ) -> pd.DataFrame:
     """Every algorithm against the baseline, paired by seed on the same data, network and protocol.
 
-    All rows of the result are one family; see `infer`. The runs of a row, and those of its partner, agree in
+    All rows of one protocol are a family; see `infer`. The runs of a row, and those of its partner, agree in
     all of `KINDS`; the partner has the row's preset, cap and settings where the baseline has such runs.
 
     Args:
@@ -264,28 +265,30 @@ def contrasts(
     arms = rows.groupby(keys, sort=False, dropna=False)
     of_baseline = rows[rows["algorithm"] == baseline]
     capped = records[records["metric"] == "stages_at_cap"].set_index("key")["value"]
-    table, family = [], []
+    table, effects = [], []
     for place, runs in arms:
         if place[-1] == baseline:
             continue
         what = dict(zip(keys, place, strict=True))
-        partners = _partners(of_baseline, what, baseline_protocol)
         try:
-            effects = paired(_by_seed(runs), _by_seed(partners), how)
+            partners = _partners(of_baseline, what, baseline_protocol)
+            each = paired(_by_seed(runs), _by_seed(partners), how)
         except InvalidInput as error:
             raise InvalidInput(
                 f"{what['algorithm']} against {baseline} on {what['data']} {what['architecture']}, "
                 f"{what['protocol']}: {error}"
             ) from None
-        if len(effects):
-            pairs = pd.concat([part[part["seed"].isin(effects.index)] for part in (runs, partners)])
+        if len(each):
+            pairs = pd.concat([part[part["seed"].isin(each.index)] for part in (runs, partners)])
             cap = at_cap(capped.reindex(pairs["key"]))
             table.append((*place, baseline, partners["settings"].iat[0], cap))
-            family.append(effects)
-    accuracy = metric.startswith("test_accuracy") and how == "difference"
-    found = infer(family, MARGIN if margin is None and accuracy else margin, alpha)
-    columns = [*keys, "baseline", "baseline_settings", "at_cap"]
-    table = pd.DataFrame(table, columns=columns).join(found)[COLUMNS]
+            effects.append(each)
+    if margin is None and metric.startswith("test_accuracy") and how == "difference":
+        margin = MARGIN
+    table = pd.DataFrame(table, columns=[*keys, "baseline", "baseline_settings", "at_cap"])
+    families = table.groupby("protocol", sort=False).groups.values() if len(table) else [table.index]
+    found = [infer([effects[i] for i in rows], margin, alpha).set_index(rows) for rows in families]
+    table = table.join(pd.concat(found))[COLUMNS]
     return arranged(table, *keys[:3], "algorithm", *keys[3:-1]).reset_index(drop=True)
 
 
@@ -299,6 +302,7 @@ def _partners(baselines: pd.DataFrame, arm: dict, baseline_protocol: str | None)
     for column in ("preset", "max_epochs", "settings"):
         alike = _same(own[column], arm[column])
         own = own[alike] if alike.any() else own
+    one_kind(own)
     return own
 
 

@@ -13,7 +13,7 @@ of `stats.contrasts`:
     one seed    a single pair decides nothing
     untested    not run; or ours is another quantity than the printed one
 
-"Surely" is by the paired t-test, corrected (Holm) over the contrasts of the same metric in the same table.
+"Surely" is by the paired t-test, corrected (Holm) over all contrasts of the same metric under one protocol.
 """
 
 import itertools
@@ -72,7 +72,7 @@ def verdicts(
     """Every printed comparison with BP, and what was found under each of our protocols.
 
     Args:
-        records: as `bpfree.records` gives it; all its contrasts of a metric are one family.
+        records: as `bpfree.records` gives it.
         protocols: of ours, to be shown.
         metrics: of `CLAIMS`.
         untested: also what no run of ours can be put beside.
