@@ -172,7 +172,7 @@ def recorded(name: str, folder: Path = FOLDER) -> pd.DataFrame:
         if exhibit.shows is not None:
             runs = _shown(runs, "figures", name)
         if exhibit.table == "runs":
-            return tidy(evidence.narrow(runs))
+            return tidy(_narrow(runs, folder))
     series = _committed(path_of(name, folder))
     with evidence.as_written(path_of(name, folder)):
         return evidence.of_runs(series, runs)
@@ -186,9 +186,14 @@ def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
     runs = _committed(path_of("runs", folder))
     if chapter is not None:
         choose("chapter", chapter, study.CHAPTERS)
-    epochs = _committed(path_of("epochs", folder)) if path_of("epochs", folder).exists() else None
     with evidence.as_written(path_of("runs", folder)):
-        return evidence.narrow(runs if chapter is None else _shown(runs, "chapters", chapter), epochs)
+        return _narrow(runs if chapter is None else _shown(runs, "chapters", chapter), folder)
+
+
+def _narrow(runs: pd.DataFrame, folder: Path) -> list[Record]:
+    """With the epochs that are recorded of them."""
+    path = path_of("epochs", folder)
+    return evidence.narrow(runs, _committed(path) if path.exists() else None)
 
 
 def _committed(path: Path) -> pd.DataFrame:
