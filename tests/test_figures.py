@@ -388,7 +388,7 @@ def test_the_forest_shows_differences_intervals_margin_and_verdicts():
         assert found[1].get_xdata().tolist() == [row.difference]
         place = found[1].get_ydata()[0]
         assert {t.get_text() for t in ax.texts if t.xy[1] == place} == {row.verdict}
-    assert set(table["verdict"]) == {"EQUIVALENT", "DIFFERENT"}
+    assert set(table["verdict"]) == {"higher, within the margin", "lower"}
     band = ax.patches[0]
     assert (band.get_x(), band.get_width()) == (-0.25, 0.5)
     assert "0.25 points" in texts(figure).replace("\n", " ")

@@ -21,10 +21,12 @@ from ..algorithms import arms
 from ..errors import InvalidInput, choose, named
 from ..training.stopping import Stopping
 from . import published, tuned
+from .resolved import Resolved
 
 REFERENCE = "bp"  # whose cost is the budget of the protocols that have one
 CONVERGENCE_CAP = 100
 LENGTHS = ("epochs", "block_epochs")  # settings that are the protocol's to give
+HYPERPARAMETERS = ("lr", "weight_decay", "head_lr", "head_weight_decay", "block_lr", "block_weight_decay")
 TUNED = "tuned"  # the preset that takes hyperparameters from `bpfree.experiments.tuned`
 
 
@@ -171,6 +173,18 @@ def settings_of(preset: str | None, algorithm: str, data: str, architecture: str
         # does, and without it BP would stand untuned beside a tuned rival.
         source = "thesis"
     return _settings(source, **arm), source
+
+
+def origin(experiment: Resolved) -> str:
+    """Where a run's settings come from: as `Rule.source` says, or "given" where it had its own."""
+    source, name = experiment.hyperparameters_from, experiment.algorithm
+    if source == TUNED or name not in arms.ARMS:
+        return source
+    arm = arms.arm(name)
+    usual = arm.algorithm.options() | arm.algorithm.presets.get(experiment.preset, {}) | arm.options
+    usual |= _settings(source, algorithm=name, data=experiment.data, architecture=experiment.architecture)
+    given = {k: v for k, v in experiment.options.items() if k in HYPERPARAMETERS}
+    return source if all(v == usual.get(k) for k, v in given.items()) else "given"
 
 
 @functools.cache  # a search makes thousands of experiments

@@ -433,7 +433,7 @@ FIELDS = (
     *("algorithm", "data", "architecture", "seed", "protocol", "preset", "max_epochs"),
     *("precision", "device"),
 )
-COLUMNS = ("key", *FIELDS, "status", "metric", "value", "unit", "provenance", "machine")
+COLUMNS = ("key", *FIELDS, "settings", "status", "metric", "value", "unit", "provenance", "machine")
 
 
 def records(
@@ -461,9 +461,10 @@ def tidy(records: Iterable[Record]) -> "pd.DataFrame":
 
     Columns: key (which names one set of rows: where the same run comes again with other labels, a number
     stands before it, as in "2:"), algorithm, data, architecture, seed, protocol, preset, max_epochs (the cap
-    on every stage), precision, device, status, then metric, value, unit, provenance (of energies: how they
-    were obtained) and machine (its id; costs of different machines must not be pooled). Failed runs have a
-    row with the metric "failed".
+    on every stage), precision, device, settings (where they come from; see `protocols.origin`), status, then
+    metric, value, unit, provenance (of energies: how they were obtained) and machine (its id; costs of
+    different machines must not be pooled). `stages_at_cap` counts the stages that ended at the cap, as far as
+    is known. Failed runs have a row with the metric "failed".
     """
     import pandas as pd
 
@@ -522,15 +523,34 @@ def _named(frame: "pd.DataFrame", record: Record) -> "pd.DataFrame":
 
 
 def _rows(record: Record, key: str) -> Iterator[dict]:
+    from .protocols import origin  # here, because its settings come from a store
+
     what = {name: getattr(record.experiment, name) for name in FIELDS}
-    fixed = {"key": key, **what, "status": record.status}
-    failed = {"failed": 1.0} if record.status == "failed" else {}
-    for metric, value in {**record.metrics, **failed}.items():
+    fixed = {"key": key, **what, "settings": origin(record.experiment), "status": record.status}
+    at_cap = stages_at_cap(record)
+    more = {} if at_cap is None else {"stages_at_cap": at_cap}
+    more |= {"failed": 1.0} if record.status == "failed" else {}
+    for metric, value in {**record.metrics, **more}.items():
         yield {**fixed, "metric": metric, "value": value, "unit": unit(metric)}
     for metric, value in record.cost.items():
         provenance = {"J": record.provenance, "s": "wall clock"}.get(unit(metric), "counted")
         whose = {"provenance": provenance, "machine": record.machine["id"]}
         yield {**fixed, "metric": metric, "value": value, "unit": unit(metric), **whose}
+
+
+def stages_at_cap(record: Record) -> int | None:
+    """How many stages of a run trained as long as they may, so that they might have gone on.
+
+    From its epochs, or else from their number; None where that leaves it open, or the run did not finish.
+    """
+    cap, epochs = record.experiment.max_epochs, record.metrics.get("epochs")
+    if record.status != "finished" or cap is None:
+        return 0 if record.status == "finished" else None
+    if len(record.history):
+        return int((record.history.groupby("stage")["epoch"].max() >= cap).sum())
+    if "stages_at_cap" in record.metrics or epochs is None:
+        return record.metrics.get("stages_at_cap")
+    return int(epochs == cap) if epochs <= cap else None
 
 
 def unit(metric: str) -> str:
