@@ -179,11 +179,8 @@ class Data:
             raise InvalidInput(f"{source}: augment={augment!r}: use a bpfree.training.Augmentation, or None")
         if augment:
             _pixel_table(augment, height, width, torch.device("cpu"))  # refuses a padding that is too large
-        how = {
-            "mean": _per_channel("mean", mean, channels),
-            "std": _per_channel("std", std, channels),
-            "augment": augment,
-        }
+        how = {n: _per_channel(n, value, channels) for n, value in (("mean", mean), ("std", std))}
+        how["augment"] = augment
         return assembled(name, content_hash(arrays, **how), arrays, seed, **how)
 
     @classmethod

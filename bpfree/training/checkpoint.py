@@ -1,8 +1,7 @@
 """A file from which a run that was killed resumes, with the same bits as if it had not been.
 
-Every epoch draws its order and its chance from (seed, stage, epoch), so at the end of an epoch no generator
-has a state to keep. Weights, buffers, the optimiser's state, the best epoch's weights and the history are
-everything: a stop rule reads the history's rows. A cached prefix is not kept but computed again.
+No generator has a state to keep: every epoch draws its chance from (seed, stage, epoch). Weights, buffers,
+the optimiser's state, the best weights and the history are everything; a cached prefix is computed again.
 """
 
 import hashlib
@@ -30,12 +29,11 @@ CHECKPOINT_FORMAT = 3  # of the file; raised whenever its form changes
 class Checkpoint:
     """The file of one run, for `bpfree.train(..., checkpoint=...)`: read at its beginning, written meanwhile.
 
-    A file that cannot be read, that is of another run, or that is not as it was written is passed over with
-    a line in the log, and the run begins anew. It is safetensors; the scalars are JSON in its header, beside
-    a checksum of everything, so that one renaming replaces all.
+    A file that is damaged or of another run is passed over with a line in the log, and the run begins anew.
+    It is safetensors; the scalars are JSON in its header, beside a checksum of everything.
 
-    Written is at the end of an epoch, `every_s` seconds after the last time, and at the end of a stage; but
-    only so often that writing takes no more than `share` of the time.
+    It is written at the end of an epoch, `every_s` seconds after the last time, and at the end of a stage;
+    but only so often that writing takes no more than `share` of the time.
 
     Args:
         path: of the file; it and its folder are made when first needed. None: nothing is read or written.
@@ -56,10 +54,8 @@ class Checkpoint:
         self._last, self._took = time.monotonic(), 0.01
 
     def load(self, algorithm: nn.Module, history: History, stopping: StopRule | None = None) -> None:
-        """Puts back weights, buffers and history, if the file has this run's. To be called before `save`.
-
-        stopping: the run's rule, which says which weights the file must keep; default: `Stopping()`.
-        """
+        """Puts back weights, buffers and history, if the file has this run's, under the run's stop rule (by
+        default `Stopping()`). To be called before `save`."""
         self.algorithm, self.history = algorithm, history
         saved, tensors = self._read()
         if saved is None:
@@ -92,13 +88,7 @@ class Checkpoint:
         kept = [stage["tensors"].get(f"kept.{i}", live).to(live.device) for i, live in enumerate(keep.live)]
         keep.keep(stage["best"], kept)
 
-    def save(
-        self,
-        optimiser: torch.optim.Optimizer | None = None,
-        keep: BestWeights | None = None,
-        *,
-        now: bool = False,
-    ) -> None:
+    def save(self, optimiser=None, keep: BestWeights | None = None, *, now: bool = False) -> None:
         """Writes the file if it is due, or `now`: at the end of an epoch with the state of its stage, at the
         end of a stage without. Raises StorageFailed; the file is then what it was."""
         begun = time.monotonic()
@@ -107,12 +97,9 @@ class Checkpoint:
             return
         tensors = {f"algorithm.{name}": value for name, value in self.algorithm.state_dict().items()}
         if optimiser is not None:
-            tensors |= {
-                f"optimiser.{index}.{quantity}": value
-                for index, state in optimiser.state_dict()["state"].items()
-                for quantity, value in state.items()
-                if value is not None
-            }
+            states = optimiser.state_dict()["state"].items()
+            own = {f"optimiser.{i}.{quantity}": v for i, state in states for quantity, v in state.items()}
+            tensors |= {name: value for name, value in own.items() if value is not None}
             if keep.epoch < len(self.history.stages[-1].rows):  # else the weights as they are are the best
                 tensors |= {f"kept.{i}": tensor for i, tensor in enumerate(keep.kept)}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -175,11 +162,8 @@ class Checkpoint:
 
 
 def laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A tensor with a parameter's layout in memory, if it has its shape.
-
-    torch's fused optimisers go through both side by side, whatever their strides: they would pair the
-    numbers of a channels-last weight with the wrong ones of a plain tensor.
-    """
+    """A tensor with a parameter's layout in memory, if it has its shape: torch's fused optimisers go through
+    both side by side, whatever their strides."""
     return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
 
 

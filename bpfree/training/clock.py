@@ -20,19 +20,12 @@ class Clock:
 
     A region adds `<name>_s` to a row, and with a meter `<name>_measured_j` and `<name>_estimated_j`
     (absent if the meter lacks such a value for any of the seconds). The device is synchronised at both edges.
-
-    Attributes:
-        provenance: how the joules were obtained: of the last region, or of one that lacks measured joules,
-            because then their total lacks them, too. None without a meter.
-
-    Args:
-        device: where the work runs.
-        meter: asked for the joules of every region; None: they are not recorded.
+    `provenance` says how the joules were obtained: of the last region, or of one that lacks measured joules,
+    because then their total lacks them, too; None without a meter.
     """
 
     def __init__(self, device: torch.device, meter: Meter | None = None):
-        self.device = device
-        self.meter = meter
+        self.device, self.meter = device, meter
         self.provenance: str | None = None
         self._measured = True  # every region so far was
         self._inner: list = []

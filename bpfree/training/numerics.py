@@ -14,9 +14,8 @@ import torch
 
 from .subnormals import flushed
 
-Setting = tuple[
-    Callable[[], object], Callable[[object], object], object
-]  # how to read it, to write it; value
+#: How to read it, how to write it, its value.
+Setting = tuple[Callable[[], object], Callable[[object], object], object]
 AUTOCASTS = ("cpu", "cuda", "mps")
 BACKENDS = {
     "cudnn.enabled": True,
@@ -42,11 +41,8 @@ FP32_PRECISIONS = {
 def pinned(*, flush: bool = False) -> Iterator[None]:
     """Within it torch computes as it does in a new process, cuDNN deterministically, whatever was set before.
 
-    To be had as a decorator, too. A caller's context managers do not reach into it: autocast, no_grad,
-    inference_mode, default devices and other modes of torch functions, anomaly detection, numpy's errstate.
-    Warnings are left to the caller's filters.
-
-    flush: whether subnormal numbers count as zero; training wants that.
+    To be had as a decorator, too. A caller's context managers do not reach into it; only warnings are left to
+    the caller's filters. flush: whether subnormal numbers count as zero; training wants that.
     """
     with (
         torch._C.DisableTorchFunction(),  # the default device is a mode of torch functions, like any other
@@ -88,11 +84,9 @@ def settings_of_a_new_process() -> Iterator[Setting]:
             False,
         )
     yield torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled, True
+    enabled = torch.are_deterministic_algorithms_enabled, torch.is_deterministic_algorithms_warn_only_enabled
     yield (
-        lambda: (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        ),
+        lambda: tuple(read() for read in enabled),
         lambda how: torch.use_deterministic_algorithms(how[0], warn_only=how[1]),
         (False, False),
     )

@@ -10,13 +10,8 @@ from .stage import Stage
 
 
 class BestWeights:
-    """The parameters of a stage and the algorithm's buffers after the epoch that the stop rule calls best.
-
-    Attributes:
-        epoch: that epoch; 0 before the first.
-        live: the tensors as they are now.
-        kept: their copies.
-    """
+    """The parameters of a stage and the algorithm's buffers after the epoch that the stop rule calls best:
+    `epoch` (0 before the first), `live` the tensors as they are now, `kept` their copies."""
 
     def __init__(self, algorithm: nn.Module, stage: Stage):
         self.live = [p for group in stage.groups for p in group.parameters] + list(algorithm.buffers())

@@ -17,9 +17,8 @@ import torch
 
 @contextmanager
 def flushed(flush: bool = True) -> Iterator[None]:
-    """Within it, this thread and those that share torch's operations with it take subnormal numbers for zero.
-
-    With flush=False none of them does. Afterwards each is as it was.
+    """Within it, this thread and those that share torch's operations with it take subnormal numbers for zero;
+    with flush=False none of them does. Afterwards each is as it was.
 
     torch.set_flush_denormal speaks for the calling thread. The workers of GNU OpenMP, which torch has on
     Linux, are told here as well; those of another OpenMP stay as they were when they started.
