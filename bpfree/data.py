@@ -17,8 +17,8 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,11 +37,8 @@ ELSEWHERE = "set BPFREE_DATA or root= to a folder elsewhere"
 
 @dataclass(frozen=True)
 class _Published:
-    """What is known of a published data set, so that a mislabelled file is recognised.
-
-    label: what tables and figures call it.
-    torchvision, folder, archive: its class there, and where below a root its files lie, unpacked and not.
-    """
+    """What is known of a published data set, so that a mislabelled file is recognised: what tables call it,
+    its class of torchvision's, where below a root its files lie, unpacked and not, and what they hold."""
 
     label: str
     torchvision: str
@@ -61,30 +58,22 @@ class _Published:
 # Mean and standard deviation over all training pixels, as torchvision's examples print them.
 # Departure: the paper's code divides CIFAR-10 by (0.2023, 0.1994, 0.2010), a widely copied slip
 # (the mean of the single images' deviations); the deviation of the pixels is the one here.
-_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-_CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+_CIFAR = {"image": (32, 32, 3), "augment": Augmentation()}
+_CIFAR10 = {**_CIFAR, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+_CIFAR100 = {**_CIFAR, "mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)}
 #: Divided by 16, not normalised.
 _DIGITS = _Published("digits", "", "", None, (8, 8), (0.0,), (1.0,), train=1437, test=360, scale=16)
+_MNIST = {"archive": None, "image": (28, 28), "train": 60_000}
 PUBLISHED = {
     "mnist": _Published(
-        *("MNIST", "MNIST", "MNIST/raw", None, (28, 28), (0.1307,), (0.3081,)),
-        train=60_000,
-        validation=10_000,
+        "MNIST", "MNIST", "MNIST/raw", mean=(0.1307,), std=(0.3081,), validation=10_000, **_MNIST
     ),
     "fashion_mnist": _Published(
-        *("Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", None, (28, 28), (0.2860,), (0.3530,)),
-        train=60_000,
+        "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", mean=(0.2860,), std=(0.3530,), **_MNIST
     ),
-    "cifar10": _Published(
-        "CIFAR-10",
-        *("CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz", (32, 32, 3), *_CIFAR10),
-        augment=Augmentation(),
-    ),
+    "cifar10": _Published("CIFAR-10", "CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz", **_CIFAR10),
     "cifar100": _Published(
-        "CIFAR-100",
-        *("CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz", (32, 32, 3), *_CIFAR100),
-        classes=100,
-        augment=Augmentation(),
+        "CIFAR-100", "CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz", **_CIFAR100, classes=100
     ),
 }
 NAMES = ("digits", *PUBLISHED)
@@ -290,7 +279,8 @@ def _fetched(name: str, path: Path) -> dict[str, np.ndarray]:
     """Downloads a published set and keeps it as `path`.
 
     Downloaded beside the target and renamed: an interrupted download leaves no half file. Whoever downloads
-    has a lock in the folder, so that what killed ones left can be told, and is removed.
+    has a lock in the folder, so that what killed ones left can be told, and is removed. A connection that is
+    silent for `SILENCE_S` raises TimeoutError; torchvision has no limit.
     """
     from filelock import FileLock, Timeout
 
@@ -299,24 +289,18 @@ def _fetched(name: str, path: Path) -> dict[str, np.ndarray]:
             with FileLock(lock, timeout=0):
                 pass
             shutil.rmtree(lock.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as temporary:
-        folder = Path(temporary)
-        with FileLock(folder / "lock"), _no_silence():
-            arrays = _from_torchvision(name, folder, download=True)
-            np.savez(folder / path.name, **arrays)
-            os.replace(folder / path.name, path)
-    return arrays
-
-
-@contextmanager
-def _no_silence() -> Iterator[None]:
-    """Inside, a connection that is silent for `SILENCE_S` raises TimeoutError; torchvision has no limit."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(before or SILENCE_S)
+    limit = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(limit or SILENCE_S)
     try:
-        yield
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as temporary:
+            folder = Path(temporary)
+            with FileLock(folder / "lock"):
+                arrays = _from_torchvision(name, folder, download=True)
+                np.savez(folder / path.name, **arrays)
+                os.replace(folder / path.name, path)
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(limit)
+    return arrays
 
 
 def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
@@ -326,20 +310,17 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
     """
     known = PUBLISHED[name]
     folder, archive = root / known.folder, root / (known.archive or "no archive")
-    if known.archive is None and (arrays := _read_idx(name, folder)):
-        return arrays
+    if known.archive is None:
+        return _read_idx(name, folder, root)
+    packed = archive.is_file() and not folder.exists()
     try:
-        if archive.is_file() and not folder.exists():
-            with tempfile.TemporaryDirectory() as temporary:
-                with tarfile.open(archive) as packed:
-                    for member in packed:
-                        if member.isfile() and Path(member.name).parent == Path(known.folder):
-                            target = Path(temporary, member.name)
-                            target.parent.mkdir(exist_ok=True)
-                            with open(target, "wb") as file:
-                                shutil.copyfileobj(packed.extractfile(member), file)
-                return _from_torchvision(name, temporary, download=False)
-        return _from_torchvision(name, root, download=False)
+        if not packed:
+            return _from_torchvision(name, root, download=False)
+        with tempfile.TemporaryDirectory() as temporary:
+            with tarfile.open(archive) as members:
+                own = [m for m in members if m.isfile() and Path(m.name).parent == Path(known.folder)]
+                members.extractall(temporary, own, filter="data")
+            return _from_torchvision(name, temporary, download=False)
     except Exception as error:
         if getattr(error, "errno", None) in FULL:  # where the archive is unpacked
             with refusals(Path(tempfile.gettempdir()), "set TMPDIR to a folder elsewhere"):
@@ -349,34 +330,36 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
                 raise
         if "not found" not in str(error):  # torchvision's words for files that are missing or damaged
             raise InvalidInput(f"torchvision's {name} under {root} cannot be read ({error!r})") from error
-        damaged = archive if archive.is_file() and not folder.exists() else _damaged(known, folder)
+        damaged = archive if packed else _damaged(known, folder)
         if damaged is None:
             raise MissingData(f"no {name} in {root}") from error
         how = "is damaged" if damaged.exists() else "is missing"
         raise InvalidInput(f"{damaged} of torchvision's {name} {how}") from error
 
 
-def _read_idx(name: str, folder: Path) -> dict[str, np.ndarray]:
-    """MNIST's four files, packed or not; nothing if there are none. Raises InvalidInput for damaged ones."""
+def _read_idx(name: str, folder: Path, root: Path) -> dict[str, np.ndarray]:
+    """MNIST's four files, packed or not; raises as `_unfetched`."""
     arrays, failures, seen = {}, [], False
-    for split, stem in (("train", "train"), ("test", "t10k")):
-        for key, kind in ((f"x_{split}", "images-idx3"), (f"y_{split}", "labels-idx1")):
-            plain = folder / f"{stem}-{kind}-ubyte"
-            failure = f"{plain} of torchvision's {name} is missing"
-            for path in (plain, plain.with_name(f"{plain.name}.gz")):
-                with refusals(path, ELSEWHERE, doing="read"):
-                    content = path.read_bytes() if path.is_file() else None
-                if content is None:
-                    continue
-                seen = True
-                try:
-                    arrays[key] = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
-                    break
-                except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-                    failure = f"{path} of torchvision's {name} is damaged ({error})"
-            else:
-                failures.append(failure)
-    if seen and failures:
+    kinds = [(split, kind) for split in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
+    for split, kind in kinds:
+        plain = folder / f"{'train' if split == 'train' else 't10k'}-{kind}-ubyte"
+        failures.append(f"{plain} of torchvision's {name} is missing")
+        for path in (plain, plain.with_name(f"{plain.name}.gz")):
+            with refusals(path, ELSEWHERE, doing="read"):
+                content = path.read_bytes() if path.is_file() else None
+            if content is None:
+                continue
+            seen = True
+            try:
+                numbers = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
+                arrays[f"{'x' if kind == 'images-idx3' else 'y'}_{split}"] = numbers
+                failures.pop()
+                break
+            except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+                failures[-1] = f"{path} of torchvision's {name} is damaged ({error})"
+    if not seen:
+        raise MissingData(f"no {name} in {root}")
+    if failures:
         raise InvalidInput(failures[0])
     return arrays
 
@@ -447,26 +430,15 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 @pinned()
 def stand_in(name: str, *, augmented: bool = True) -> Data:
-    """Data of the published set's sizes that need no download and no memory: every image is black.
+    """Data of a published set's sizes that need no download and no memory: every image is black.
 
-    For exact costs, which depend on shapes only; nothing can be learned from them.
-
-    Args:
-        name: mnist, fashion_mnist, cifar10 or cifar100.
-        augmented: whether CIFAR is augmented, as in the papers; its prefixes cannot be cached then.
-
-    Raises:
-        UnknownName: another name.
+    For exact costs, which depend on shapes only. augmented: whether CIFAR is, as in the papers; its prefixes
+    cannot be cached then. Raises UnknownName for a set that is not in `PUBLISHED`.
     """
     known = PUBLISHED[choose("published data set", name, PUBLISHED)]
     height, width, *channels = known.image
     image = torch.zeros(1, *(channels or [1]), height, width)
-    parts = {}
     validation = known.validation or known.train // 10
-    for split, n in (("train", known.train - validation), ("val", validation), ("test", known.test)):
-        parts[f"x_{split}"] = image.expand(n, *image.shape[1:])
-        parts[f"y_{split}"] = torch.arange(n) % known.classes
-    data = Data(
-        name, known.classes, **parts, mean=known.mean, std=known.std, sha256="", augment=known.augment
-    )
-    return data if augmented else replace(data, augment=None)
+    sizes = known.train - validation, validation, known.test
+    parts = [x for n in sizes for x in (image.expand(n, -1, -1, -1), torch.arange(n) % known.classes)]
+    return Data(name, known.classes, *parts, known.mean, known.std, "", known.augment if augmented else None)
