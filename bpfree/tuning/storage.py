@@ -38,25 +38,18 @@ class Place(NamedTuple):
     path: Path | None
 
 
-def default_path(name: str) -> Path:
-    """The journal of the study of this name in the default store."""
-    return Store().root / "studies" / f"{name}.log"
-
-
 def open_storage(storage: StrPath | BaseStorage | None, study: str) -> Place:
     """The storage of a study of this name; made if it is not there.
 
-    Args:
-        storage: None for `default_path`; a path ending in .db, .sqlite or .sqlite3 (SQLite) or in anything
-            else (a journal file); an RDB URL; or an Optuna storage, which is taken as it is.
-
+    storage: None for a journal in the default store; a path ending in .db, .sqlite or .sqlite3 (SQLite) or in
+        anything else (a journal file); an RDB URL; or an Optuna storage, which is taken as it is.
     Raises InvalidInput if it cannot be opened.
     """
     if not re.fullmatch(r"[\w.+-]+", study):
         raise InvalidInput(f"study name {study!r}: use letters, digits and .+-_ only")
     if isinstance(storage, BaseStorage):
         return Place(storage, type(storage).__name__, None)
-    text = str(storage if storage is not None else default_path(study))
+    text = str(storage if storage is not None else Store().root / "studies" / f"{study}.log")
     with opening(without_password(text)):
         return _open_url(text) if "://" in text else _open_file(Path(text).expanduser().resolve())
 
@@ -216,11 +209,8 @@ class Slots:
     running trial has Optuna's heartbeat, and counts as lost when it stops. Numbers are given by the database,
     one by one; whoever gets one that as many earlier trials precede as the study should have gives it back.
 
-    Args:
-        study: as `optimize` goes on with it.
-        total: how many finished trials it should have.
-        place: where it lies.
-        listed: (parameter, values): what is tried in place of what the sampler draws.
+    total: how many finished trials the study should have.
+    listed: (parameter, values): what is tried in place of what the sampler draws.
     """
 
     def __init__(self, study: Study, total: int, place: Place, listed: tuple[str, Sequence] | None = None):
@@ -229,10 +219,8 @@ class Slots:
     def run_next(self, begin: Callable[[Trial], object], objective: Callable[[Trial], float]) -> bool:
         """Runs one more trial, unless all are finished or run by others. Returns whether it did.
 
-        Args:
-            begin: draws the trial's parameters, while no other worker draws.
-            objective: gives the trial's value. NaN makes it a failed trial, and so does an error, which is
-                raised again.
+        begin: draws the trial's parameters, while no other worker draws.
+        objective: gives the trial's value; NaN makes it a failed trial, and an error, which is raised again.
         """
         place, study, errors = self.place, self.study, []
         with quiet(), using(place), ExitStack() as claim, study_lock(place, study.study_name) as lock:
