@@ -18,10 +18,6 @@ class RunLock:
     """The lock of one run. One process has it at a time; the system frees it when that process dies.
 
     A context manager, which releases the lock if it was taken. A note beside the lock says who has it.
-
-    Args:
-        folder: of the locks of a store.
-        key: of the run.
     """
 
     def __init__(self, folder: Path, key: str):

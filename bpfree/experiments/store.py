@@ -50,16 +50,9 @@ TYPES = {
     **{"stages": list, "resumed": int, "contended": bool},
     **{"provenance": (str, NoneType), "error": (dict, NoneType)},
 }
-UNITS = {
-    "accuracy": "%",
-    "loss": "nats",
-    "epochs": "epochs",
-    "samples": "samples",
-    "s": "s",
-    "j": "J",
-    "flop": "FLOP",
-    "bytes": "B",
-}
+#: By the last word of a metric's name.
+UNITS = {"accuracy": "%", "loss": "nats", "j": "J", "flop": "FLOP", "bytes": "B"}
+UNITS |= {name: name for name in ("epochs", "samples", "s")}
 
 
 class DamagedRecord(InvalidInput):
@@ -72,20 +65,19 @@ class Record:
 
     Attributes:
         experiment: the resolved experiment, with the labels under which it was asked for.
-        status: "finished", or "failed" with `error`.
+        status, error: "finished", or "failed" and why.
         metrics: the outcome: `test_accuracy` (%), `test_loss`, the same by every other read-out
             (`test_accuracy[sum]`), and `epochs` and `samples` trained.
         history: one row per stage and epoch: losses, accuracies, rate.
         cost: totals: `train_s`, `val_s`, `prefix_s`, `total_s`, `..._measured_j`, `..._estimated_j` and
             `..._flop`; and the most bytes that a stage holds (`memory_bytes`) and keeps for the backward pass
-            (`graph_bytes`), as `hardware.account` counts them.
+            (`graph_bytes`).
         epoch_cost: seconds and joules of every epoch.
         trace: what the machine did meanwhile: time_s, channel, quantity, value, unit, stage; of a resumed
             run what it did since.
         stages: per stage how its inputs came, how it ended, and the epoch that was restored.
         machine: where it ran; costs of different machines must not be pooled.
         provenance: how the joules were obtained.
-        error: why it failed; None if it did not.
         contended: whether others were at work beside it, on its processor or its GPU: its seconds and joules
             are then not its own alone, and no table of evidence has them.
         resumed: how often it was resumed from a checkpoint. Seconds and joules are then those of the
@@ -111,7 +103,6 @@ class Record:
 
     @property
     def key(self) -> str:
-        """That of its experiment."""
         return self.experiment.key
 
     def weights(self) -> "dict[str, Tensor]":
@@ -398,10 +389,8 @@ def _sums(folder: Path) -> dict[str, str] | None:
     """The checksums of a record's files by name; None for a record from before there were any."""
     if not os.path.lexists(folder / SUMS):
         return None
-    lines = re.findall(
-        r"^([0-9a-f]{64})  (.+)$", _content(folder / SUMS).decode(errors="replace"), re.MULTILINE
-    )
-    return {name: digest for digest, name in lines}
+    text = _content(folder / SUMS).decode(errors="replace")
+    return {name: digest for digest, name in re.findall("(?m)^([0-9a-f]{64})  (.+)$", text)}
 
 
 def _verify(files: Mapping[str, bytes], sums: Mapping[str, str] | None) -> None:
@@ -429,10 +418,8 @@ def _check(record: Record) -> None:
         TrainingDiverged(**record.error)  # which running it again raises
 
 
-FIELDS = (
-    *("algorithm", "data", "architecture", "seed", "protocol", "preset", "max_epochs"),
-    *("precision", "device"),
-)
+FIELDS = ("algorithm", "data", "architecture", "seed", "protocol", "preset")
+FIELDS += ("max_epochs", "precision", "device")
 COLUMNS = ("key", *FIELDS, "settings", "status", "metric", "value", "unit", "provenance", "machine")
 
 
