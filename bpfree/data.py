@@ -19,8 +19,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -115,73 +117,46 @@ def rank(name: str) -> tuple[int, str]:
     return NAMES.index(name) if name in NAMES else len(NAMES), name
 
 
-@dataclass(frozen=True)
-class Raw:
-    """A data set as its files have it: checked, but neither split nor normalised.
+class Source(NamedTuple):
+    """What `load` makes data of: which data these are, without holding their arrays; and the data by seed."""
 
-    name: of the data set, or of the user's file; known: what is known of it if it is one of `NAMES`.
-    sha256: identifies the arrays, whichever file they came from.
-    arrays: `KEYS`, as `checked` gives them. Two are equal by all the rest.
-    """
-
-    name: str
-    known: _Published | None
-    sha256: str
-    arrays: Mapping[str, np.ndarray] = field(compare=False, repr=False)
-
-    @property
-    def identity(self) -> "Raw":
-        """Which data these are, without holding their arrays."""
-        return replace(self, arrays={})
-
-    @pinned()
-    def data(self, seed: int) -> Data:
-        """Split, scaled and normalised; what is not known of a user's own data is measured."""
-        names = ("mean", "std", "augment", "classes", "scale", "validation") if self.known else ()
-        known = {name: getattr(self.known, name) for name in names}
-        return assembled(self.name, self.sha256, self.arrays, seed, **known)
+    identity: tuple
+    data: Callable[[int], Data]
 
 
-@dataclass(frozen=True)
-class Own:
-    """A data set that somebody's own module has: a `Data`, or a function that gives one."""
+def _checked(name: str, found: Mapping[str, np.ndarray], where: object, known: _Published | None) -> Source:
+    """Arrays as files have them, which are split, scaled and normalised; what is not known is measured."""
+    arrays = checked(found, where, known.classes) if known else checked(found, where)
+    names = ("mean", "std", "augment", "classes", "scale", "validation") if known else ()
+    sha256, how = content_hash(arrays), {name: getattr(known, name) for name in names}
+    return Source((name, known, sha256), partial(assembled, name, sha256, arrays, **how))
 
-    name: str
-    source: "Data | Callable[..., Data]"
 
-    @classmethod
-    def of(cls, name: str) -> "Own":
-        """Raises UnknownName or InvalidInput if there is nothing of that name, or something else."""
-        found = ADDED[name] if name in ADDED else named(name, "data set")
-        if not isinstance(found, Data) and not callable(found):
-            raise InvalidInput(f"data set {name!r}: it names neither a bpfree.Data nor a function")
-        return cls(name, found)
+def _own(name: str) -> Source:
+    """A `Data` that somebody's own module has, or a function that gives one, of the seed if it takes that; a
+    version, if there is one, is part of its hash. Raises UnknownName or InvalidInput for anything else."""
+    found = ADDED[name] if name in ADDED else named(name, "data set")
+    if not isinstance(found, Data) and not callable(found):
+        raise InvalidInput(f"data set {name!r}: it names neither a bpfree.Data nor a function")
+    version = getattr(found, "version", None)
 
-    @property
-    def identity(self) -> tuple:
-        """Which data these are."""
-        return self.name, self.source, self.version
-
-    @property
-    def version(self) -> object:
-        return getattr(self.source, "version", None)
-
-    def data(self, seed: int) -> Data:
-        """The data, of this seed if they depend on one; a version, if there is one, is part of their hash."""
-        data = self.source
+    def data(seed: int) -> Data:
+        data = found
         if not isinstance(data, Data):
             data = data(seed=seed) if "seed" in inspect.signature(data).parameters else data()
         if not isinstance(data, Data) or not data.sha256:
-            raise InvalidInput(f"data set {self.name!r} gives {data!r}: make it by bpfree.Data.from_arrays")
-        if self.version is None:
+            raise InvalidInput(f"data set {name!r} gives {data!r}: make it by bpfree.Data.from_arrays")
+        if version is None:
             return data
-        return replace(data, sha256=content_hash({}, content=data.sha256, version=self.version))
+        return replace(data, sha256=content_hash({}, content=data.sha256, version=version))
+
+    return Source((name, found, version), data)
 
 
 def check_name(name: str) -> None:
     """Raises UnknownName or InvalidInput unless it may name data; of files nothing is looked at."""
     if is_own(name):
-        Own.of(name)
+        _own(name)
     elif not str(name).endswith(".npz"):
         choose("data set (or path of an .npz file)", name, [*NAMES, *ADDED])
 
@@ -205,14 +180,13 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
 
 
 @pinned()
-def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Raw | Own:
+def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Source:
     """What `load` makes data of; the arguments and what it raises are those."""
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
         path = Path(os.path.expanduser(name))  # as the user wrote it, in messages, too
-        arrays = checked(_read_npz(path), path)
-        return Raw(path.name, None, content_hash(arrays), arrays)
+        return _checked(path.name, _read_npz(path), path, None)
     if is_own(name):
-        return Own.of(name)
+        return _own(name)
     check_name(name)
     if name == "digits":
         return _digits()
@@ -223,8 +197,7 @@ def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) 
         if (x.dtype, x.shape) != (np.uint8, shape):
             what = f"x_{split} has dtype {x.dtype} and shape {x.shape}"
             raise InvalidInput(f"{source}: {what}; {name} has uint8 pixels and {shape}")
-    arrays = checked(found, source, known.classes)
-    return Raw(name, known, content_hash(arrays), arrays)
+    return _checked(name, found, source, known)
 
 
 def data_root(root: StrPath | None = None) -> Path:
@@ -237,15 +210,14 @@ def data_root(root: StrPath | None = None) -> Path:
 
 
 @functools.cache  # they come with scikit-learn and are always the same
-def _digits() -> Raw:
+def _digits() -> Source:
     """scikit-learn's 1,797 digits of 8x8 pixels, 0..16; the last 360 are the test set."""
     from sklearn.datasets import load_digits  # here, because importing it takes a second
 
     x, y = load_digits(return_X_y=True)
     x = x.reshape(-1, 8, 8)
     split = {"x_train": x[:-360], "y_train": y[:-360], "x_test": x[-360:], "y_test": y[-360:]}
-    arrays = checked(split, "digits")
-    return Raw("digits", _DIGITS, content_hash(arrays), arrays)
+    return _checked("digits", split, "digits", _DIGITS)
 
 
 def _find(name: str, root: Path, download: bool) -> tuple[dict[str, np.ndarray], str | Path]:

@@ -23,10 +23,9 @@ from tqdm import tqdm
 from bpfree.data import PUBLISHED
 from bpfree.errors import InvalidInput, MissingData, StorageFailed, TrainingDiverged
 from bpfree.experiments import runner
-from bpfree.experiments.claims import RunLock
 from bpfree.experiments.experiment import Experiment
 from bpfree.experiments.runner import run, run_many
-from bpfree.experiments.store import Store
+from bpfree.experiments.store import RunLock, Store
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.training.stopping import Budget
 
@@ -70,7 +69,7 @@ def until(condition) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bpfree.experiments.claims import RunLock
+from bpfree.experiments.store import RunLock
 claim = RunLock(Path(sys.argv[1]), "key")
 print(claim.take(), flush=True)
 time.sleep(60)

@@ -125,16 +125,10 @@ class Experiment:
     def against(self, algorithm: str = "bp") -> "Experiment":
         """Another algorithm on the same network, data, seed and protocol, with the settings both have."""
         cls = arm(algorithm).algorithm
-        known = cls.options()
-        shared = {k: v for k, v in self.hyperparameters.items() if k in known}
-        return replace(
-            self,
-            algorithm=algorithm,
-            architecture=self.resolved_architecture,
-            preset=self.preset if self.preset in (*cls.presets, TUNED) else None,
-            options={},
-            hyperparameters=shared,
-        )
+        shared = {k: v for k, v in self.hyperparameters.items() if k in cls.options()}
+        preset = self.preset if self.preset in (*cls.presets, TUNED) else None
+        own = {"architecture": self.resolved_architecture, "preset": preset, "hyperparameters": shared}
+        return replace(self, algorithm=algorithm, options={}, **own)
 
     def reference(self) -> "Experiment | None":
         """The run whose cost is this one's budget, if it has one: the same seed's BP under `convergence`."""
@@ -177,21 +171,17 @@ class Experiment:
             "stopping": named(chosen.stopping, "stop rule") if isinstance(chosen.stopping, str) else None,
         }
         return Resolved(
-            algorithm=self.algorithm,
+            **{name: getattr(self, name) for name in ("algorithm", "seed", "protocol", "precision", "cache")},
             data=one_spelling(self.data),
             data_sha256=data.sha256,
-            seed=self.seed,
             architecture=network,
-            protocol=self.protocol,
             preset=chosen.preset,
             hyperparameters_from=chosen.source,
             options=self.resolved_options(chosen),
             stopping=chosen.stopping,
             max_epochs=min(caps, default=None),
             budget=budget,
-            precision=self.precision,
             device=pick_device(self.device).type,
-            cache=self.cache,
             training_version=TRAINING_VERSION,
             **{f"{name}_version": getattr(part, "version", None) for name, part in parts.items()},
         )

@@ -390,10 +390,8 @@ def new_folder(root: Path) -> Path:
 
 
 def with_retries(submit_jobs: Callable, logs: Path):
-    """What `submit_jobs()` returns; a temporary refusal is tried again after each of `RETRY_AFTER_S`.
-
-    Raises InvalidInput, which says what helps, for a permanent refusal or when the last try was refused.
-    """
+    """What `submit_jobs()` returns; a temporary refusal is tried again after each of `RETRY_AFTER_S`. Raises
+    InvalidInput, which says what helps, for a permanent refusal or when the last try was refused."""
     for pause in (*RETRY_AFTER_S, None):
         try:
             with disk.refusals(logs), redirect_stderr(io.StringIO()):  # where submitit repeats what it raises

@@ -23,11 +23,10 @@ from ..training.checkpoint import Checkpoint
 from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
 from ..training.numerics import pinned
 from ..training.stopping import Budget
-from .claims import RunLock
 from .experiment import Experiment, train_resolved
 from .machine import machine
 from .resolved import Resolved
-from .store import Record, Store
+from .store import Record, RunLock, Store
 
 POLL_S = 1.0  # between two looks at what another process is training
 log = logging.getLogger("bpfree")

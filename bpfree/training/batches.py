@@ -72,38 +72,24 @@ def _reflect(i: Tensor, n: int) -> Tensor:
     return (n - 1) - ((n - 1) - i.abs()).abs()
 
 
-def permutation(n: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
-    """A random order of n rows, (n,) int64. Drawn on the CPU, so the order is the same on every device."""
-    return torch.randperm(n, generator=generator).to(device, non_blocking=True)
-
-
-def gather(
-    x: Tensor, index: Tensor, augment: Augmentation | None = None, generator: torch.Generator | None = None
-) -> Tensor:
-    """The batch x[index], augmented on request.
-
-    x: (N, ...), images (N, C, H, W) if augmented; index: (B,) int64 on x's device;
-    generator: a CPU generator, from which the augmentation draws one view per image.
-    """
-    batch = x.index_select(0, index)
-    if augment is None:
-        return batch
-    return augment.apply(batch, augment.draw(len(index), generator, x.device))
-
-
 def batches(
     x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator, augment: Augmentation | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of shuffled batches, x (B, ...) and y (B,).
+    """One epoch of shuffled batches of x (N, ...), images (N, C, H, W) if augmented, and y (N,).
 
-    The generator, of the CPU, gives the order first, then each batch's views. A short last
-    batch is left out, as in the papers' code, unless it is the only one.
+    The generator, of the CPU, so that every device has the same, gives the order first, then each batch's
+    views. A short last batch is left out, as in the papers' code, unless it is the only one.
     """
+
+    def view(rows: Tensor) -> Tensor:
+        images = x.index_select(0, rows)
+        return augment.apply(images, augment.draw(len(rows), generator, x.device)) if augment else images
+
     if batch_size < 1:
         raise InvalidInput(f"batch_size={batch_size} is not allowed: choose 1 or more")
-    order = permutation(len(x), generator, x.device)
+    order = torch.randperm(len(x), generator=generator).to(x.device, non_blocking=True)
     order = order[: max(1, len(x) // batch_size) * batch_size]
-    return ((gather(x, i, augment, generator), y.index_select(0, i)) for i in order.split(batch_size))
+    return ((view(rows), y.index_select(0, rows)) for rows in order.split(batch_size))
 
 
 class MapStyle(Protocol):
@@ -347,6 +333,7 @@ def checked(
     return out
 
 
+@pinned()
 def assembled(
     name: str,
     sha256: str,

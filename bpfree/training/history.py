@@ -35,10 +35,7 @@ class StageHistory:
 class History:
     """All stages of one training run; what `bpfree.train` returns.
 
-    Attributes:
-        algorithm, seed: which run this was.
-        stages: in the order of training.
-        provenance: how the joules were obtained; None without a meter.
+    provenance: how the joules were obtained; None without a meter.
     """
 
     algorithm: str

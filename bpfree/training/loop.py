@@ -18,14 +18,13 @@ from torch import nn
 
 from ..errors import InvalidInput, TrainingDiverged, check_positive, check_seed, choose
 from .batches import Data
-from .checkpoint import Checkpoint
+from .checkpoint import BestWeights, Checkpoint
 from .clock import Clock, Meter
 from .divergence import DivergenceWatch
 from .history import History
 from .numerics import pinned
 from .prefix import BatchSource, PrefixCache
 from .progress import Progress
-from .snapshot import BestWeights
 from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, freeze_all_but, make_optimiser, step, stream
 from .stopping import Budget, Length, StopRule, stop_rule
 
@@ -277,14 +276,10 @@ def check_fit(algorithm, data: Data) -> None:
         raise InvalidInput(f"data={data!r}: load them first, as in bpfree.load('digits')")
     if not isinstance(algorithm, nn.Module):
         raise InvalidInput(f"algorithm={algorithm!r}: make one first, as in bpfree.MonoForward(model)")
-    model = algorithm.model
-    if model.inputs != data.features:
-        raise InvalidInput(
-            f"the network takes {model.inputs} inputs but an image of {data.name!r} has {data.features} "
-            f"numbers: build it with an input of {data.features}"
-        )
+    model, n = algorithm.model, data.features
+    if model.inputs != n:
+        what = f"the network takes {model.inputs} inputs but an image of {data.name!r} has {n} numbers"
+        raise InvalidInput(f"{what}: build it with an input of {n}")
     if model.classes != data.classes:
-        raise InvalidInput(
-            f"the network has {model.classes} classes but {data.name!r} has {data.classes}: "
-            f"build it with classes={data.classes}"
-        )
+        what = f"the network has {model.classes} classes but {data.name!r} has {data.classes}"
+        raise InvalidInput(f"{what}: build it with classes={data.classes}")

@@ -116,13 +116,10 @@ class PrefixCache:
 
 
 class BatchSource:
-    """The batches of one stage: its inputs and labels, whether cached or computed as they come.
+    """The batches of one stage, whether cached or computed as they come.
 
-    Attributes:
-        size, val_size: samples to train on and to validate on.
-        batch_size, batches: of a shuffled epoch; a short last batch is left out.
-        kind: "images", "cached in memory", "cached on disk" or "recomputed".
-        note: why a prefix is recomputed, for the progress bar.
+    size, val_size: samples to train on and to validate on; batches: of a shuffled epoch, without a short last
+    one; kind: as `StageHistory.prefix`; note: why a prefix is recomputed, for the progress bar.
     """
 
     def __init__(self, cache: PrefixCache, train, val, prefix, clock: Clock, kind: str, note: str = ""):

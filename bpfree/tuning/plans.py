@@ -43,23 +43,13 @@ class Plan:
         that cannot be trained on a user's own data.
         """
         data, seed = chosen.datasets[0], chosen.seeds[0]
-        usual = self.networks.get("")
-        networks = {}
-        for algorithm in algorithms or USUAL_ARMS:
+        usual, found = self.networks.get(""), []
+        own = {"hyperparameters": {"optimiser": "adamw", **self.fixed}, "max_epochs": self.max_epochs}
+        for algorithm in dict.fromkeys(algorithms or USUAL_ARMS):
             wanted = self.networks.get(algorithm, usual) or default_architecture(algorithm, data)
-            networks[algorithm] = fitting_network(algorithm, data, wanted, seed, usual or FLAT)
-        return [
-            Experiment(
-                algorithm,
-                data,
-                seed=seed,
-                architecture=network,
-                hyperparameters={"optimiser": "adamw", **self.fixed},
-                max_epochs=self.max_epochs,
-            )
-            for algorithm, network in networks.items()
-            if network
-        ]
+            if network := fitting_network(algorithm, data, wanted, seed, usual or FLAT):
+                found.append(Experiment(algorithm, data, seed, network, **own))
+        return found
 
 
 def half_decades(low: float, high: float) -> tuple[float, ...]:

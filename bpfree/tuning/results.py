@@ -101,9 +101,9 @@ def cost(studies: Study | Iterable[Study]) -> pd.DataFrame:
 def importances(studies: Study | Iterable[Study]) -> pd.DataFrame:
     """How much of the spread of accuracy over the space each parameter accounts for.
 
-    A row per study and parameter: study, algorithm, parameter, importance; those of a study add up to 1.
-    Optuna's fANOVA (Hutter et al., 2014): the variance that a forest fitted to the trials owes to the
-    parameter alone. From a dozen trials it is a hint. A study whose trials all reached the same has no rows.
+    A row per study and parameter; the importances of a study add up to 1. Optuna's fANOVA (Hutter et al.,
+    2014): the variance that a forest fitted to the trials owes to the parameter alone. From a dozen trials it
+    is a hint. A study whose trials all reached the same has no rows.
     """
     # Here, because scikit-learn's forests take a second to import.
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances

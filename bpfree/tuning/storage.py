@@ -199,15 +199,14 @@ def finished(study: Study) -> int:
 class Slots:
     """The trials that a study still lacks, run one at a time by any number of workers.
 
-    A storage in a file (a journal, SQLite) has locks beside it, in the folder `<file>.claims`. Under the
-    study's, a worker counts the trials that are finished or run, and takes the next number if one is missing.
-    While it runs a trial it holds that trial's lock, which the system frees when the worker dies: the next
-    worker finds a trial that is running and free, fails it, and a new one takes its place. The file system
-    must have working locks, as local ones and NFS 4 have.
+    A storage in a file has locks beside it, in the folder `<file>.claims`. Under the study's, a worker counts
+    the trials that are finished or run, and takes the next number if one is missing. While it runs a trial it
+    holds that trial's lock, which the system frees when the worker dies: the next worker finds a trial that
+    is running and free, fails it, and a new one takes its place. The file system must have working locks.
 
-    In a database that is reached by its URL there are no such files, and its workers may share none. There a
-    running trial has Optuna's heartbeat, and counts as lost when it stops. Numbers are given by the database,
-    one by one; whoever gets one that as many earlier trials precede as the study should have gives it back.
+    In a database that is reached by its URL there are no such files. There a running trial has Optuna's
+    heartbeat, and counts as lost when it stops. Numbers are given by the database; whoever gets one that as
+    many earlier trials precede as the study should have gives it back.
 
     total: how many finished trials the study should have.
     listed: (parameter, values): what is tried in place of what the sampler draws.
