@@ -86,9 +86,8 @@ ADDED: "dict[str, Data | Callable[..., Data]]" = {}
 
 
 def add(name: str, source: "Data | Callable[..., Data]") -> None:
-    """Make data of your own known by a name, in this process.
+    """Make a `Data`, or a function that gives one, known by a name, in this process; see `load`.
 
-    source: a `Data`, or a function that gives one, of seed=... if it takes that.
     Raises InvalidInput if the name means other data already.
     """
     if name in NAMES or ADDED.setdefault(name, source) is not source:

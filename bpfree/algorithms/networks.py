@@ -80,12 +80,8 @@ class Blocks(nn.Module, metaclass=MadePinned):
 class MLP(Blocks):
     """Fully connected ReLU layers: a_i = ReLU(a_{i-1} W_iᵀ + b_i), a_0 the flattened input.
 
-    Args:
-        widths: d_0, d_1, ..., d_L; `MLP([784, 1000, 1000], classes=10)` is the paper's 2x1000.
-        classes: number of classes.
-
-    Raises:
-        InvalidInput: fewer than two widths, or a width or class count that is not a positive integer.
+    widths: d_0, d_1, ..., d_L; `MLP([784, 1000, 1000], classes=10)` is the paper's 2x1000.
+    Raises InvalidInput for fewer than two widths, or a width or class count that is not a positive integer.
     """
 
     def __init__(self, widths: Sequence[int], *, classes: int):
@@ -113,13 +109,8 @@ class CaFoCNN(Blocks):
     Each block halves the picture (28 -> 14 -> 7 -> 3, 32 -> 16 -> 8 -> 4). Zhao et al.,
     arXiv 2303.09728; convolutions without bias and BatchNorm with eps 1e-4.
 
-    Args:
-        shape: (channels, height, width) of one image.
-        classes: number of classes.
-        channels: output channels of each block.
-
-    Raises:
-        InvalidInput: images too small to be halved by every block, or a count that is not positive.
+    shape: (channels, height, width) of one image; channels: output channels of each block.
+    Raises InvalidInput for images too small to be halved by every block, or a count that is not positive.
     """
 
     def __init__(self, shape: Sequence[int], *, classes: int, channels: Sequence[int] = (32, 128, 512)):

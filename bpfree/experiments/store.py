@@ -504,8 +504,7 @@ def records(
     """All records of a store as one tidy table; see `tidy`.
 
     training_version: only records of this one. Raises InvalidInput for a record that cannot be read, and if
-    they are of several versions and none is named: a table that silently lacks rows, or silently mixes what
-    was computed differently, would be worse than none.
+    they are of several versions and none is named: they do not compute the same.
     """
     store = Store(store)
     found = list(store.records())

@@ -24,9 +24,8 @@ MAX_CLASSES = 65_536  # larger labels are surely not class numbers, and a head f
 class Augmentation:
     """Random crop of the reflect-padded image, then a horizontal flip with probability one half.
 
-    An image of H by W pixels has only (2·pad + 1)² crops, twice that with flips. These views are
-    numbered, and a table of pixel indices, made once, says where each takes its pixels from:
-    to augment is to look up, and neither data set nor batch is ever padded.
+    An image of H by W pixels has only (2·pad + 1)² crops, twice that with flips. These views are numbered,
+    and a table of pixel indices says where each takes its pixels from: to augment is to look up.
 
     pad: pixels added on every side; must be smaller than the image's sides.
     flip: whether half of the images are mirrored.

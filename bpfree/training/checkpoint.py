@@ -71,13 +71,9 @@ class Checkpoint:
     It is written at the end of an epoch, `every_s` seconds after the last time, and at the end of a stage;
     but only so often that writing takes no more than `share` of the time.
 
-    Args:
-        path: of the file; it and its folder are made when first needed. None: nothing is read or written.
-        run: names the run and what else must be equal to resume it, such as the machine.
-
-    Attributes:
-        resumed: how often the run was resumed.
-        begun_s: seconds of training that the file held when it was loaded.
+    path: of the file; it and its folder are made when first needed. None: nothing is read or written.
+    run: names the run and what else must be equal to resume it, such as the machine.
+    resumed, begun_s: how often the run was resumed, and the seconds of training that the file then held.
     """
 
     every_s = 30.0

@@ -99,16 +99,12 @@ def stop_rule(given: StopRule | str | None) -> StopRule:
 
 @dataclass(frozen=True)
 class Budget:
-    """What all stages of a run may spend together.
+    """What all stages of a run may spend together, in "passes", "s" or "measured_j".
 
-    Every descended stage has an equal share: of "passes", rounded up, after each solved stage has taken its
+    Every descended stage has an equal share: of passes, rounded up, after each solved stage has taken its
     one; of seconds or joules, those of training, validation and prefix work. Of these a stage inherits what
     the stages before it left or owes what they overdrew; it trains for one epoch at least, and ends with the
     epoch whose end lies nearest to its limit.
-
-    Attributes:
-        unit: "passes", "s" or "measured_j".
-        amount: how much of it.
     """
 
     unit: str

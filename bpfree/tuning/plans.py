@@ -20,11 +20,9 @@ USUAL_ARMS = ("bp", "ff", "cafo_rand", "mf")
 
 @dataclass(frozen=True)
 class Plan:
-    """The budget of a search, the same for every algorithm.
+    """The budget of a search, the same for all: `trials` of each study, a cap on the epochs of every stage.
 
     Attributes:
-        trials: of each study.
-        max_epochs: cap on every stage of every trial; None: the protocol's.
         rates: at which the learning rate is swept.
         networks: algorithm -> architecture, "" for the others; without an entry the paper's.
         fixed: hyperparameters that are not searched.
@@ -69,10 +67,7 @@ PLANS = {
 
 
 def plan_of(profile: str, trials: int = 0, max_epochs: int = 0) -> Plan:
-    """The plan of a profile, with other trials or another cap where these are given.
-
-    Raises UnknownName for no such profile.
-    """
+    """The plan of a profile, with other trials or another cap. Raises UnknownName for no such profile."""
     own = PLANS[choose("profile", profile, PROFILES)]
     return replace(own, trials=trials or own.trials, max_epochs=max_epochs or own.max_epochs)
 
