@@ -283,8 +283,9 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
     folder, archive = root / known.folder, root / (known.archive or "no archive")
     if known.archive is None:
         return _read_idx(name, folder, root)
-    packed = archive.is_file() and not folder.exists()
+    packed = False
     try:
+        packed = archive.is_file() and not folder.exists()
         if not packed:
             return _from_torchvision(name, root, download=False)
         with tempfile.TemporaryDirectory() as temporary:
