@@ -133,7 +133,7 @@ class _Job:
                 budget = spent(record, kind)
                 of = f"{self.experiment.label}: the run whose energy is its budget"
                 if budget.unit == "s" and record.epoch_cost.filter(like="measured_j").notna().any(axis=None):
-                    log.warning("%s has not all joules measured: its budget is that run's seconds", of)
+                    log.warning("%s: not all joules were measured: its budget is that run's seconds", of)
                 if record.contended and kind == "energy":
                     log.warning("%s shared its machine: the budget is too large", of)
             data = loaded(self.experiment.data, self.experiment.seed)
