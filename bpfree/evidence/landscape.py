@@ -86,8 +86,9 @@ def per_run(evidence: pd.DataFrame) -> pd.DataFrame:
     """One row per run of `evidence`: what its pictures show, as numbers.
 
     Columns: those that say which run it is; loss (nats) and accuracy (%) on validation images; rise: what a
-    step to either end of the slices adds to that loss, mean over directions; eigenvalue: on training images;
-    loss_gap (nats) and error_gap (percentage points): validation minus training.
+    step to either end of the slices adds to that loss, mean over directions; eigenvalue, eigenvalue_val: on
+    training and on validation images; loss_gap (nats), error_gap (percentage points): validation minus
+    training.
     """
     rows = []
     runs = evidence[evidence["kind"] != "line"].groupby(list(FIELDS), dropna=False, sort=False)
@@ -97,7 +98,7 @@ def per_run(evidence: pd.DataFrame) -> pd.DataFrame:
         mean = by_split["slice"].groupby("x")["loss"].mean()
         ends = mean[mean.index.map(abs) == mean.index.map(abs).max()]
         found = {"loss": val["loss"], "accuracy": val["accuracy"], "rise": ends.mean() - mean[0.0]}
-        found["eigenvalue"] = by_split["sharpness"].loc["train", "eigenvalue"]
+        found["eigenvalue"], found["eigenvalue_val"] = by_split["sharpness"]["eigenvalue"][["train", "val"]]
         found["loss_gap"] = val["loss"] - train["loss"]
         found["error_gap"] = train["accuracy"] - val["accuracy"]
         rows.append(dict(zip(FIELDS, which, strict=True)) | found)
