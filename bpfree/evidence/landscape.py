@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..experiments.store import Record
 
 COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *around.VALUES)
+#: Of `per_run`, the smaller the more favourable.
+MEASURES = ("loss", "rise", "eigenvalue", "eigenvalue_val", "loss_gap", "error_gap")
 
 
 @pinned()
@@ -103,3 +105,18 @@ def per_run(evidence: pd.DataFrame) -> pd.DataFrame:
         found["error_gap"] = train["accuracy"] - val["accuracy"]
         rows.append(dict(zip(FIELDS, which, strict=True)) | found)
     return pd.DataFrame(rows)
+
+
+def favourable(runs: pd.DataFrame) -> pd.DataFrame:
+    """By which of `MEASURES` MF's minimum is more favourable than BP's, and by which it is less: smaller is.
+
+    runs: as `per_run` gives it, of one network. Columns: bp, mf (means over the seeds that both have), n, and
+    favourable ("more", "less" or "as much").
+    """
+    rows = {}
+    for measure in MEASURES:
+        by_seed = runs.pivot(index="seed", columns="algorithm", values=measure)[["bp", "mf"]].dropna()
+        bp, mf = by_seed.mean()
+        word = "more" if mf < bp else "less" if mf > bp else "as much"
+        rows[measure] = {"bp": bp, "mf": mf, "n": len(by_seed), "favourable": word}
+    return pd.DataFrame.from_dict(rows, orient="index")

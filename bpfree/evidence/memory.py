@@ -35,8 +35,8 @@ def beside_time(table: pd.DataFrame, costs: pd.DataFrame, runs: pd.DataFrame) ->
     Args:
         table: as `tests/benchmarks/memory.py` writes it.
         costs: as `tests/benchmarks/pass_cost.py` writes it: a pass, measured once.
-        runs: as `bpfree.records` gives it: the passes under protocol "convergence", paired by seed; those of
-            the preset that has most pairs.
+        runs: as `bpfree.records` gives it: the passes under protocol "convergence", paired by seed, of the
+            preset that has most pairs. Raises InvalidInput where a seed ran twice on a device.
 
     Columns beside those of `against_bp`: pass; passes, low, high: geometric mean of the pairs and its
     interval; pairs: how many; time_low, time_high: that interval times pass, an estimate of the whole.
@@ -60,12 +60,11 @@ def beside_time(table: pd.DataFrame, costs: pd.DataFrame, runs: pd.DataFrame) ->
 
 def _pairs(samples: pd.DataFrame, name: str) -> pd.Series:
     """Logarithms of the ratios of passes by seed, of one preset; a seed on several devices counts once."""
-    found = [
-        stats.paired(
-            *(np.log(rows[rows["algorithm"] == a].groupby("seed")["value"].mean()) for a in (name, "bp"))
-        )
-        for _, rows in samples.groupby("preset", dropna=False)
-    ]
+    found = []
+    for _, rows in samples.groupby("preset", dropna=False):
+        arms = [rows[rows["algorithm"] == arm].set_index(["seed", "device"])["value"] for arm in (name, "bp")]
+        effects = stats.paired(*map(np.log, arms))
+        found.append(effects.groupby("seed").mean())
     return max(found, key=len, default=pd.Series(dtype=float))
 
 
@@ -74,17 +73,20 @@ def memory_or_time(beside: pd.DataFrame, device: str) -> str:
 
     device: the column that is what the process held.
     """
-    said = []
+    said, both = [], []
     for (data, network, name, way), row in beside.iterrows():
+        arm = f"{label(name)} on {dataset(data)} {network}, prefix {way}"
         less = row[device] < 1
-        time = "takes less time" if row["time_high"] < 1 else "takes longer"
-        time = time if row["time_high"] < 1 or row["time_low"] > 1 else "may take less time or more"
+        both += [arm] if less and row["time_high"] < 1 else []
+        time = "takes less time" if row["time_high"] < 1 else "takes longer" if row["time_low"] > 1 else ""
+        interval = f"[{row['low']:.2f}, {row['high']:.2f}] " if row["low"] > 0 else ""
+        whole = f"×{row['time_low']:.2f} to ×{row['time_high']:.2f}" if interval else "no interval"
         said.append(
-            f"- **{label(name)} on {dataset(data)} {network}, prefix {way}**: its process holds "
-            f"{'less' if less else 'more'}, ×{row[device]:.2f} (account ×{row['account']:.2f}, with the "
-            f"prefix ×{row['with_prefix']:.2f}; n = {row['n']:.0f} processes), and it {time}: a pass is "
-            f"×{row['pass']:.2f} (n = 1), times the passes, ×{row['passes']:.2f} "
-            f"[{row['low']:.2f}, {row['high']:.2f}] (n = {row['pairs']:.0f}), gives "
-            f"×{row['time_low']:.2f} to ×{row['time_high']:.2f} (estimated)."
+            f"- **{arm}**: its process holds {'less' if less else 'more'}, ×{row[device]:.2f} (account "
+            f"×{row['account']:.2f}, with the prefix ×{row['with_prefix']:.2f}; n = {row['n']:.0f}), and it "
+            f"{time or 'may take less time or more'}: a pass, ×{row['pass']:.2f} (n = 1), times the passes, "
+            f"×{row['passes']:.2f} {interval}(n = {row['pairs']:.0f}), gives {whole} (estimated)."
         )
-    return "\n".join(said)
+    return "\n".join(
+        [*said, "", f"Less memory and less time at once: **{'; '.join(both) or 'none of these'}**."]
+    )

@@ -98,10 +98,10 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         ax.set_ylabel("test accuracy (%)")
         alone = part[part["key"].isin(table.index.get_level_values("key"))]
         counts = [
-            style.counted(rows, part[part["architecture"] == network], width=125 // columns)
+            style.counted(rows, part[part["architecture"] == network], width=105 // columns)
             for network, rows in alone.groupby("architecture", sort=False)
         ]
-        style.name_panel(ax, textwrap.fill(title, 100 // columns), "\n".join(counts))
+        style.name_panel(ax, textwrap.fill(title, 84 // columns), "\n".join(counts))
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     open_mark = {"color": "#555555", "ls": "none", "marker": "o", "ms": 6}

@@ -48,7 +48,7 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
                 style.loss_scale(ax, part[metric])
             if part[metric].isna().all():
                 style.say(ax, "not recorded")
-        style.name_panel(panels[0], title, style.counted(part, recorded, epochs["algorithm"]))
+        style.name_panel(panels[0], title, style.counted(part, recorded, epochs["algorithm"], width=125))
     style.legend(figure, ordered(epochs["algorithm"]))
     own = "training loss: each algorithm's own, Forward-Forward's summed over its layers: not one scale"
     style.caption(

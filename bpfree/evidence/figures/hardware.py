@@ -72,14 +72,15 @@ def memory_lines(table: pd.DataFrame) -> Figure:
     """
     style.require(table, "bytes")
     ratios = against_bp(table)
-    networks = [part for _, part in table.groupby(["data", "architecture"], sort=False)]
+    rows = arranged(table, "data", "architecture", "algorithm", "prefix")  # "kept" before "recomputed"
+    networks = [part for _, part in rows.groupby(["data", "architecture"], sort=False)]
     heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 0.9 for part in networks]
     figure, axes = style.new_figure(
         rows=len(networks), height=0.9 + 0.29 * sum(heights), height_ratios=heights, sharex=True
     )
     held = [quantity for quantity in HELD if quantity in set(table["quantity"])]
     for ax, part in zip(axes[:, 0], networks, strict=True):
-        arms = list(arranged(part, "algorithm", "prefix").groupby(ARM, sort=False))
+        arms = list(part.groupby(ARM, sort=False))
         for place, (arm, rows) in enumerate(arms):
             for offset, quantity in zip(np.linspace(-0.2, 0.2, len(held)), held, strict=True):
                 _, colour, marker = HELD[quantity]

@@ -125,13 +125,16 @@ def after_another(traces: pd.DataFrame) -> list[str]:
     return said
 
 
-def _warmed(gpu: pd.DataFrame) -> pd.DataFrame:
-    """The samples of a GPU from when on each run kept it busy for two samples in a row."""
-    busy = gpu[gpu["quantity"] == "utilisation"].sort_values("time_s")
-    works = busy.assign(works=busy["value"] > 0).groupby("algorithm")["works"]
-    twice = busy[works.transform(lambda w: w & w.shift(-1, fill_value=False)).astype(bool)]
-    begins = gpu["algorithm"].map(twice.groupby("algorithm")["time_s"].min()).fillna(0.0)
-    return gpu[gpu["time_s"] >= begins]
+def warmed(traces: pd.DataFrame) -> pd.DataFrame:
+    """Without each run's samples from before its GPU was busy at two samples in a row; others as they are."""
+    run = [c for c in ("algorithm", "data", "architecture", "protocol", "seed", "machine") if c in traces]
+    on_gpu = traces["channel"].str.startswith("gpu")
+    busy = traces[on_gpu & (traces["quantity"] == "utilisation")].sort_values("time_s")
+    works = busy.assign(works=(busy["value"] > 0).astype(int))
+    twice = works["works"] + works.groupby(run, dropna=False)["works"].shift(-1) == 2
+    begins = busy[twice].groupby(run, dropna=False)["time_s"].min().rename("begins")
+    since = traces[run].merge(begins.reset_index(), on=run, how="left")["begins"].fillna(0.0)
+    return traces[(traces["time_s"].to_numpy() >= since.to_numpy()) | ~on_gpu.to_numpy()]
 
 
 # The panels of the paper's figures.
@@ -146,7 +149,7 @@ def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
     gpu = on_gpu & part["channel"].str.startswith("gpu")
     what = ""
     if (gpu & (part["quantity"] == quantity)).any():
-        rows = _warmed(part[gpu])
+        rows = warmed(part[gpu])
         rows, where = rows[rows["quantity"] == quantity].dropna(subset="value"), "GPU"
     else:
         (quantity, what), where = STAND_INS[quantity], "process"
