@@ -5,6 +5,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ...algorithms.arms import look
 from ..order import arranged
@@ -58,6 +59,7 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
     ax.axvline(0.0, color="black", lw=0.8)
     reach = BEYOND * max(margin, part["difference"].abs().max())
     ax.set_xlim(-reach, reach)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
     for place, row in enumerate(part.itertuples()):
         name = row.algorithm
         if np.isfinite(row.low) and np.isfinite(row.high):
@@ -78,7 +80,7 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
     first = part.iloc[0]
     title = f"{style.dataset(first['data'])} {first['architecture']}, {first['protocol']}"
     preset = first.get("preset")
-    style.name_panel(ax, title if pd.isna(preset) else f"{title}, {preset}")
+    style.name_panel(ax, textwrap.fill(title if pd.isna(preset) else f"{title}, {preset}", 36))
 
 
 def _said(row) -> str:
