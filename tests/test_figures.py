@@ -728,6 +728,8 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
     assert "holds more, ×5.00" in more
     assert "takes less time" in more
     assert "holds less, ×0.50" in less
+    overlapping = held().replace({"value": {20 * 2**20: 35 * 2**20}})  # the second process of BP held 30
+    assert "holds about as much" in memory_or_time(beside_time(overlapping, costs, runs), "rss")
     assert "may take less time or more" in less
     assert "none of these" in both
     cheap = memory_or_time(found.assign(time_high=0.9), "rss").splitlines()

@@ -29,7 +29,9 @@ def against_bp(table: pd.DataFrame) -> pd.DataFrame:
     return ratios.assign(n=table.groupby(ARM)["repeat"].nunique())
 
 
-def beside_time(table: pd.DataFrame, costs: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def beside_time(
+    table: pd.DataFrame, costs: pd.DataFrame, runs: pd.DataFrame, device: str = "rss"
+) -> pd.DataFrame:
     """`against_bp` and, as ratios to backpropagation, the time of a pass, of the passes and of both.
 
     Args:
@@ -37,9 +39,12 @@ def beside_time(table: pd.DataFrame, costs: pd.DataFrame, runs: pd.DataFrame) ->
         costs: as `tests/benchmarks/pass_cost.py` writes it: a pass, measured once.
         runs: as `bpfree.records` gives it: the passes under protocol "convergence", paired by seed, of the
             preset that has most pairs. Raises InvalidInput where a seed ran twice on a device.
+        device: the quantity that is what the process held.
 
     Columns beside those of `against_bp`: pass; passes, low, high: geometric mean of the pairs and its
-    interval; pairs: how many; time_low, time_high: that interval times pass, an estimate of the whole.
+    interval; pairs: how many; time_low, time_high: that interval times pass, an estimate of the whole;
+    held_low, held_high: what its process with least held over backpropagation's with most, and the other way
+    round.
     """
     found = against_bp(table).drop("bp", level="algorithm")
     of_pass = costs[costs["metric"] == "train"].set_index(ARM)["value"]
@@ -55,6 +60,11 @@ def beside_time(table: pd.DataFrame, costs: pd.DataFrame, runs: pd.DataFrame) ->
         rows.append(row)
     time = pd.DataFrame(rows, index=found.index)
     time["time_low"], time["time_high"] = time["pass"] * time["low"], time["pass"] * time["high"]
+    measured = table[table["quantity"] == device].groupby(ARM, sort=False)["value"].agg(["min", "max"])
+    bp = measured.xs(("bp", "kept"), level=["algorithm", "prefix"])
+    of_bp = bp.reindex(found.index.droplevel(["algorithm", "prefix"]))
+    time["held_low"] = measured["min"].reindex(found.index) / of_bp["max"].to_numpy()
+    time["held_high"] = measured["max"].reindex(found.index) / of_bp["min"].to_numpy()
     return found.join(time).dropna(subset=["pass", "passes"])
 
 
@@ -75,14 +85,15 @@ def memory_or_time(beside: pd.DataFrame, device: str) -> str:
     """
     said, both = [], []
     for (data, network, name, way), row in beside.iterrows():
-        arm = f"{label(name)} on {dataset(data)} {network}, prefix {way}"
-        less = row[device] < 1
-        both += [arm] if less and row["time_high"] < 1 else []
+        served = f", prefix {way}" if len(beside.xs((data, network, name))) > 1 else ""
+        arm = f"{label(name)} on {dataset(data)} {network}{served}"
+        held = "less" if row["held_high"] < 1 else "more" if row["held_low"] > 1 else "about as much"
+        both += [arm] if held == "less" and row["time_high"] < 1 else []
         time = "takes less time" if row["time_high"] < 1 else "takes longer" if row["time_low"] > 1 else ""
         interval = f"[{row['low']:.2f}, {row['high']:.2f}] " if row["low"] > 0 else ""
         whole = f"×{row['time_low']:.2f} to ×{row['time_high']:.2f}" if interval else "no interval"
         said.append(
-            f"- **{arm}**: its process holds {'less' if less else 'more'}, ×{row[device]:.2f} (account "
+            f"- **{arm}**: its process holds {held}, ×{row[device]:.2f} (account "
             f"×{row['account']:.2f}, with the prefix ×{row['with_prefix']:.2f}; n = {row['n']:.0f}), and it "
             f"{time or 'may take less time or more'}: a pass, ×{row['pass']:.2f} (n = 1), times the passes, "
             f"×{row['passes']:.2f} {interval}(n = {row['pairs']:.0f}), gives {whole} (estimated)."

@@ -233,7 +233,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         )
     heights = [len(table) + 0.6 for *_, table in parts]
     figure, axes = style.new_figure(
-        rows=len(parts), height=0.7 + 0.36 * sum(heights), sharex=True, height_ratios=heights
+        rows=len(parts), height=1.1 + 0.36 * sum(heights), sharex=True, height_ratios=heights
     )
     notes = []
     for ax, (title, part, table) in zip(axes[:, 0], parts, strict=True):
