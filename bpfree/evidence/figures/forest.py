@@ -51,6 +51,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
         "each panel has an axis of its own",
         "the words are those of the tables, from the same tests",
     )
+    style.settle(figure)
     return figure
 
 

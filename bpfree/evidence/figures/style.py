@@ -85,6 +85,18 @@ def new_figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) 
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def settle(figure: Figure) -> None:
+    """Lays a figure out now and rounds where its axes are.
+
+    The solver's last bits depend on where its variables lie in memory; of a figure of many unlike axes the
+    same table would give other bytes.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        ax.set_position([round(x, 6) for x in ax.get_position().bounds])
+
+
 def require(frame: pd.DataFrame, what: str) -> None:
     """Raises InvalidInput if there is nothing to draw."""
     if frame.empty:
