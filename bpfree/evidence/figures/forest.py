@@ -81,7 +81,7 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
     first = part.iloc[0]
     title = f"{style.dataset(first['data'])} {first['architecture']}, {first['protocol']}"
     preset = first.get("preset")
-    style.name_panel(ax, textwrap.fill(title if pd.isna(preset) else f"{title}, {preset}", 36))
+    style.name_panel(ax, textwrap.fill(title if pd.isna(preset) else f"{title}, {preset}", 30))
 
 
 def _said(row) -> str:
