@@ -119,6 +119,7 @@ GALLERY: dict[str, Exhibit] = {
     "forest_protocols": Exhibit(_forest_of_mf, "runs", _all_protocols),
     "decomposition": Exhibit(_comparison.decomposition, "runs", _everything),
     # of other measurements
+    "memory": Exhibit(figures.hardware.memory_lines, "memory"),
     "scaling": Exhibit(figures.hardware.scaling, "scaling"),
     "sensors": Exhibit(figures.hardware.sensors, "sensors"),
     "pass_cost": Exhibit(figures.hardware.pass_cost, "pass_cost"),
