@@ -226,6 +226,7 @@ def _train(
         trace=history.staged(
             meter.trace.assign(time_s=lambda t: t["time_s"] + checkpoint.begun_s),
             meter.reading.seconds + checkpoint.begun_s,
+            checkpoint.begun_s,
         ),
         stages=[
             {"name": s.name, "prefix": s.prefix, "ended": s.ended, "restored": s.restored}

@@ -56,16 +56,18 @@ class History:
         rows = [row for stage in self.stages for row in stage.rows]
         return pd.DataFrame(rows, columns=[*OUTCOME, *COST]).astype({c: float for c in COST})
 
-    def staged(self, trace, seconds: float):
-        """A trace of the whole run (`time_s` from its beginning) with the stage to which each sample belongs.
+    def staged(self, trace, seconds: float, begun: float = 0.0):
+        """A trace of the run since `begun` (`time_s` from its beginning) with the stage of each sample.
 
-        A stage has its share of the run's `seconds`, which leaves out what the loop does between stages.
+        A stage has its share of the run's `seconds` since then, which leaves out what the loop does between
+        stages.
         """
         import numpy as np
 
         names = [f"{region}_s" for region in REGIONS]
         spent = [sum(row.get(n, 0.0) for row in stage.rows for n in names) for stage in self.stages]
-        ends = np.cumsum(spent) * (seconds / sum(spent))
+        left = np.maximum(np.cumsum(spent) - begun, 0.0)
+        ends = begun + left * ((seconds - begun) / (left[-1] or 1.0))
         place = np.searchsorted(ends, trace["time_s"]).clip(max=len(ends) - 1)
         return trace.assign(stage=np.array([stage.name for stage in self.stages])[place])
 

@@ -7,6 +7,7 @@ import os
 import random
 
 import pytest
+import torch  # noqa: F401  before a fixture puts a stand-in in its place
 
 from bpfree.energy import EnergyMeter, FileSource, Reading, check
 from conftest import HandMeter
