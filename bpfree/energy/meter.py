@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SOURCES = (nvml.COUNTER, nvml.POWER, rapl.SOURCE, estimate.SOURCE)
 MAX_HZ = 100.0
 FIRST_VISIT_S = 0.02  # the sampler's first visit waits until start() is long over
+SETTLE_S = 0.3  # how long the end of a meter waits for the sensors' next update
 
 
 class Snapshot(NamedTuple):
@@ -36,6 +37,11 @@ class Snapshot(NamedTuple):
     marks: tuple[Mark, ...]
     contention: tuple
     overhead_ns: int
+
+
+def settled(*edges: Snapshot) -> bool:
+    """Have all sensors been read after these edges until they had shown an update?"""
+    return all(mark.settled for edge in edges for mark in edge.marks)
 
 
 class Window:
@@ -57,13 +63,27 @@ class Window:
 
     @property
     def reading(self) -> Reading:
-        """The window's energy: final once closed; while open, so far and without waiting for CUDA."""
+        """The window's energy: final once ``settled``; while open, so far and without waiting for CUDA."""
         start = self._entered()
-        if self._stop is None:
-            return self._meter._read(self.name, start, self._meter._snapshot(synchronise=False))
-        if self._reading is None:
-            self._reading = self._meter._read(self.name, start, self._stop)
-        return self._reading
+        if self._reading is not None:
+            return self._reading
+        final = self.settled
+        stop = self._stop or self._meter._snapshot(synchronise=False)
+        reading = self._meter._read(self.name, start, stop)
+        if final:
+            self._reading = reading
+        return reading
+
+    @property
+    def settled(self) -> bool:
+        """Is the window closed, and did every sensor show an update after it? Then its reading is final."""
+        return self._stop is not None and (self._meter._ended or settled(self._entered(), self._stop))
+
+    def settle(self) -> Reading:
+        """The closed window's final reading: waits for the sensors' next update, ``SETTLE_S`` at most."""
+        if self._stop is not None:
+            self._meter._settle(self._entered(), self._stop)
+        return self.reading
 
     @property
     def trace(self) -> pandas.DataFrame:
@@ -94,7 +114,8 @@ class EnergyMeter:
         idle_w: idle baseline for net energy: watts of the measured total, watts per channel, or a Reading
             taken while idle (see :func:`measure_idle`).
         watts_per_core: for ``estimate``: one number or (low, central, high); None for the documented default.
-        hz: samples per second, 0 for none (then sampled power is known at window edges only).
+        hz: samples per second, 0 for none (then sampled power is known at window edges only). Sensors that
+            update no more than ten times a second are read twice an update in any case.
         trace: record power, utilisation, clock, temperature and memory at every sample.
         name: of the meter's own window.
         powercap: root of the powercap file system.
@@ -116,6 +137,7 @@ class EnergyMeter:
         name: str = "",
         powercap: str | Path = rapl.ROOT,
         _clock: Callable[[], int] = time.perf_counter_ns,
+        _sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         if not 0 <= hz <= MAX_HZ:
             raise ValueError(f"hz={hz!r}: give samples per second from 0 (none) to {MAX_HZ:g}")
@@ -127,7 +149,7 @@ class EnergyMeter:
         self.country = country
         self.hz = hz
         own, known = _known(sources)
-        self._clock = _clock
+        self._clock, self._sleep = _clock, _sleep
         self._idle = _baseline(idle_w)
         self._lock = threading.Lock()
         self._overhead_ns = 0
@@ -150,7 +172,10 @@ class EnergyMeter:
         self._use = GpuUse(session, devices, gpus is not None)
         self._watch = Watch(self._times, session, self._use, self._channels, trace)
         self._own = Window(self, name)
+        self._polled = [c for c in self._channels if c.poll_hz > hz]
+        self._poll_hz = max([hz, *(c.poll_hz for c in self._polled)])
         self._final: Snapshot | None = None
+        self._ended = False
         self._end = threading.Event()
         self._sampler_died_ns: int | None = None
         self._thread: threading.Thread | None = None
@@ -192,6 +217,8 @@ class EnergyMeter:
             if self._own._stop is None:
                 self._own.__exit__(RuntimeError)
             self._final = self._own._stop
+            self._settle(self._own._start, self._final)
+            self._ended = True
             self._end.set()
             if self._thread is not None:
                 self._thread.join()
@@ -243,32 +270,57 @@ class EnergyMeter:
                 cuda.synchronise()
             begun = self._clock()
         with self._lock:
-            marks = tuple(channel.accumulator.advance(self._clock()) for channel in self._channels)
+            self._advance(self._channels)
             contention = self._watch.contention.mark()
             with suppress(Exception):  # torch's or NVML's; what it would have shown is then not known
                 self._use.look()
             ended = self._clock()
             self._overhead_ns += ended - begun
+            marks = tuple(channel.accumulator.mark(ended) for channel in self._channels)
             return Snapshot(begun, ended, marks, contention, self._overhead_ns)
+
+    def _advance(self, channels: Sequence, tick: bool = False) -> None:
+        for channel in channels:
+            now = self._clock()
+            channel.accumulator.advance(now, self._clock)
+            if tick:
+                channel.accumulator.tick(now)
+
+    def _poll(self) -> None:
+        """Reads the sensors that must be read more often than the sampler visits."""
+        began = time.thread_time_ns()
+        with self._lock:
+            self._advance(self._polled)
+            self._overhead_ns += time.thread_time_ns() - began
 
     def _sample(self) -> None:
         """One visit of the sampler."""
         began = time.thread_time_ns()
         with self._lock:
-            for channel in self._channels:
-                now = self._clock()
-                channel.accumulator.advance(now)
-                channel.accumulator.tick(now)
+            self._advance(self._channels, tick=True)
         self._watch.visit(self._clock())
         with self._lock:
             self._overhead_ns += time.thread_time_ns() - began
 
+    def _settle(self, *edges: Snapshot) -> None:
+        """Read on until every sensor has shown an update after these edges, or ``SETTLE_S`` has passed."""
+        until, pause_s = self._clock() + SETTLE_S * NS, 1e-3
+        while not settled(*edges) and self._clock() < until and not self._ended:
+            self._sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.016)
+            with self._lock:
+                self._advance(self._channels)
+
     def _run(self) -> None:
-        period = 1 / self.hz
-        due = time.monotonic() + min(period, FIRST_VISIT_S)
+        period = 1 / self._poll_hz
+        visit = due = time.monotonic() + min(1 / self.hz, FIRST_VISIT_S)
         while not self._end.wait(due - time.monotonic()):
             try:
-                self._sample()
+                if time.monotonic() >= visit:
+                    self._sample()
+                    visit = max(visit + 1 / self.hz, time.monotonic())
+                else:
+                    self._poll()
             except Exception:  # the run being metered goes on; its readings say that sampling ended
                 self._sampler_died_ns = self._clock()
                 return
@@ -277,13 +329,12 @@ class EnergyMeter:
     def _read(self, name: str, a: Snapshot, b: Snapshot) -> Reading:
         elapsed_ns = b.in_ns - a.out_ns
         seconds = max(elapsed_ns, 0) / NS
-        late_s = (a.out_ns - a.in_ns + b.out_ns - b.in_ns) / NS
         values = list(self._missing)
         for index, channel in enumerate(self._channels):
             companions = None
             if channel.companion is not None:
                 companions = a.marks[channel.companion], b.marks[channel.companion]
-            value = channel.value(a.marks[index], b.marks[index], seconds, companions, late_s)
+            value = channel.value(a.marks[index], b.marks[index], a.out_ns, b.in_ns, companions)
             flags = list(value.flags)
             if channel.kind.startswith("gpu:") and not channel.own:
                 excluded = self._use.exclusion(channel.kind)

@@ -25,11 +25,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import cuda
-from .accumulator import Counter, Trapezoid
+from .accumulator import NS, Counter, Trapezoid
 from .channel import Found, SensorChannel, gap_ns, power_at
 
 COUNTER, POWER = "nvml-counter", "nvml-power"
 UPDATE_PERIOD_S = 0.1
+POLL_HZ = 2 / UPDATE_PERIOD_S
 AVERAGING_S = 1.0
 TOLERANCE_W = 5.0
 MOST_W = 3000.0
@@ -169,15 +170,16 @@ class Nvml:
 
         int(read())
         # 64 bits of millijoules never wrap: a backwards step can only be a reset.
-        counter = Counter(read, 1e-3, max_power_w=self._max_power_w(device))
+        counter = Counter(read, 1e-3, None, self._max_power_w(device), int(UPDATE_PERIOD_S * NS))
         return _channel(COUNTER, device, counter, UPDATE_PERIOD_S, "energy counter")
 
     def power(self, device: Device, hz: float) -> SensorChannel:
         """The sampled power's channel. Raises whatever NVML does where there is none."""
         read, method, period_s = self._power_reader(device)
         int(read())
-        trapezoid = Trapezoid(read, gap_ns(hz), self._max_power_w(device))
-        period_s = max(period_s, 1 / hz if hz else 0.0)
+        trapezoid = Trapezoid(
+            read, gap_ns(UPDATE_PERIOD_S), self._max_power_w(device), int(UPDATE_PERIOD_S * NS)
+        )
         return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz)}", TOLERANCE_W)
 
     def _max_power_w(self, device: Device) -> float:
@@ -246,6 +248,7 @@ def _channel(
     flags = ("mig-shared",) if device.shared else ()
     basis = f"{basis}, {device.name} {device.uuid}"
     name = device.channel
+    flags += () if source == COUNTER else ("sampled-power",)
     return SensorChannel(source, name, accumulator, period_s, basis, tolerance_w, flags, kind=name)
 
 
@@ -279,11 +282,12 @@ def discover(
             found.lack(source, f"gpu:{index}", why)
         if not devices:
             found.lack(source, "gpu", reason)
+    rate = hz and max(hz, POLL_HZ)
     for device in devices:
         made: dict[str, SensorChannel] = {}
         for source in sources:
             try:
-                made[source] = session.counter(device) if source == COUNTER else session.power(device, hz)
+                made[source] = session.counter(device) if source == COUNTER else session.power(device, rate)
             except Exception as error:
                 lacks = "has no energy counter" if source == COUNTER else "does not report its power"
                 volta = "; it needs Volta or newer" if source == COUNTER else ""
