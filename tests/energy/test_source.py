@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import time
 
 import pytest
 
@@ -358,6 +359,29 @@ def test_a_file_that_is_gone_empty_or_no_longer_written_is_lost(tmp_path, clock)
     [value] = run(clock, FileSource(path)).reading.values
     assert "was last written" in value.reason
     assert run(clock, FileSource(path, stale_s=math.inf)).reading.measured_j == pytest.approx(1000.0)
+
+
+class Tenths:
+    """A counter of 75 W that moves every tenth of a second."""
+
+    name, unit, channel, period_s = "tenths", "J", "machine", 0.1
+
+    def read(self):
+        return 75 * math.floor(time.perf_counter() / 0.1) * 0.1
+
+
+def test_validations_of_milliseconds_have_their_share_of_the_joules():
+    import bpfree
+
+    algorithm = bpfree.Backprop(bpfree.MLP([64, 8], classes=10))
+    with EnergyMeter(sources=[Tenths()]) as meter:
+        history = bpfree.train(algorithm, bpfree.load("digits"), max_epochs=8, meter=meter, progress=False)
+    frame = history.frame()
+    assert frame["val_s"].max() < 0.1  # else they show nothing here
+    assert (frame["val_measured_j"] > 0).all()
+    assert (frame["train_measured_j"] > 0).all()
+    assert history.provenance == "measured: tenths (machine)"
+    assert history.total("measured_j") == pytest.approx(75 * history.total("s"), rel=0.2, abs=7.5)
 
 
 def test_training_is_billed_by_it(tmp_path):

@@ -36,7 +36,10 @@ def test_the_truth_lies_inside_the_interval_whatever_power_does(shape, calls, ph
         few_ms = [0.002, 0.01]
         options = {"call": slow} if calls == "slow" else {}
         found += windows(shape, seed, lengths(random.Random(seed)) + few_ms, **options)[0]
-    assert all(one.value.status == "measured" for one in found)
+    lost = [one.value for one in found if one.value.status != "measured"]
+    found = [one for one in found if one.value.status == "measured"]
+    assert len(lost) <= (0.001 * len(found) if calls == "slow" else 0)
+    assert all("was not read after them" in value.reason for value in lost)
     for source in ("nvml-counter", "nvml-power"):
         ours = [one for one in found if one.source == source]
         assert sum(not one.covered for one in ours) <= max(0.01 * len(ours), 3)
