@@ -101,7 +101,8 @@ class Checkpoint:
         first: Callable[[], None] = lambda: None,
     ) -> None:
         """Writes the file if it is due, or `now`: at the end of an epoch with the state of its stage, at the
-        end of a stage without; calls `first` before it does. Raises StorageFailed; the file is then what it was."""
+        end of a stage without; calls `first` before it does. Raises StorageFailed; the file is then what it
+        was."""
         begun = time.monotonic()
         pause = max(0.0 if optimiser is None else self.every_s, self._took / self.share)
         if self.path is None or (begun - self._last < pause and not now):
