@@ -21,6 +21,7 @@ Nothing else of bpfree is needed: this folder, psutil, nvidia-ml-py, tabulate, a
 
 from .carbon import Footprint
 from .check import Check, check
+from .compare import Comparison, compare
 from .measure import measure, measure_idle
 from .meter import SOURCES, EnergyMeter, Window
 from .reading import EnergyValue, Reading
@@ -29,6 +30,7 @@ from .source import FileSource, Source
 __all__ = [
     "SOURCES",
     "Check",
+    "Comparison",
     "EnergyMeter",
     "EnergyValue",
     "FileSource",
@@ -37,6 +39,7 @@ __all__ = [
     "Source",
     "Window",
     "check",
+    "compare",
     "measure",
     "measure_idle",
 ]

@@ -124,6 +124,8 @@ class Accumulator:
         self._begun_ns = self._ended_ns = 0  # of the last read that succeeded
         self._blind = False  # the last read failed
         self._open: list[Mark] = []
+        self.reads = self.changes = 0
+        self._first_change_ns = self._changed_ns = 0
 
     def advance(self, now_ns: int, clock: Callable[[], int] | None = None) -> None:
         """Read at ``now_ns``; ``clock`` tells when the read ended, for it may take long."""
@@ -140,6 +142,11 @@ class Accumulator:
         self._blind = False
         if self._first_ns is None:
             self._first_ns = ended_ns
+        self.reads += 1
+        if self._last is not None and value != self._last:
+            self.changes += 1
+            self._changed_ns = ended_ns
+            self._first_change_ns = self._first_change_ns or ended_ns
         self._take(value, now_ns, ended_ns)
         self._last, self._begun_ns, self._ended_ns = value, now_ns, ended_ns
 
@@ -156,6 +163,13 @@ class Accumulator:
     def _blame(self, fault: str) -> None:
         self.faults += 1
         self.fault = fault
+
+    @property
+    def period_s(self) -> float | None:
+        """The mean time between two updates seen so far; None if there were few, or fewer reads than those."""
+        if self.changes < 3 or self.reads < 1.5 * self.changes:
+            return None
+        return (self._changed_ns - self._first_change_ns) / (self.changes - 1) / NS
 
     @property
     def age_s(self) -> float:
@@ -272,7 +286,7 @@ class Counter(Accumulator):
             edge_ns=edge_ns,
             shown=self._shown,
             points=[point for point in (self._previous, self._point) if point],
-            hold_ns=self.hold_ns,
+            hold_ns=self._longest_ns,  # as measured, where that is longer than what was assumed
             full=self._full,
         )
         if not mark.settled:

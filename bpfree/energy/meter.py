@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from . import carbon, cuda, estimate, nvml, rapl
 from .accumulator import NS, Mark
@@ -110,7 +110,8 @@ class EnergyMeter:
         country: ISO 3166-1 alpha-3 code of the grid, for gCO2e; None for no carbon.
         sources: which of ``SOURCES`` to use, and sources of your own (see :class:`Source`); None for all of
             ``SOURCES``. One that is missing is reported as unavailable.
-        gpus: NVML indices (nvidia-smi's) or UUIDs; None for the visible GPUs that this process uses.
+        gpus: NVML indices (nvidia-smi's) or UUIDs; None for the visible GPUs that this process uses, and
+            "visible" for all of them, used or not.
         idle_w: idle baseline for net energy: watts of the measured total, watts per channel, or a Reading
             taken while idle (see :func:`measure_idle`).
         watts_per_core: for ``estimate``: one number or (low, central, high); None for the documented default.
@@ -129,7 +130,7 @@ class EnergyMeter:
         *,
         country: str | None = None,
         sources: Sequence[str | Source] | None = None,
-        gpus: Sequence[int | str] | None = None,
+        gpus: Sequence[int | str] | Literal["visible"] | None = None,
         idle_w: float | Mapping[str, float] | Reading | None = None,
         watts_per_core: float | Sequence[float] | None = None,
         hz: float = 5.0,
@@ -252,6 +253,42 @@ class EnergyMeter:
         """The samples of the whole run, tidy: time_s, channel, quantity, value, unit."""
         return self._own.trace
 
+    def gauges(self) -> dict[str, tuple[float, float]]:
+        """Temperature (°C) and SM clock (MHz) now of every GPU that is measured; NaN where unsupported."""
+        found = {}
+        for device in self._use.devices:
+            if self._use.exclusion(device.channel) is None:
+                _, clock, celsius, _ = self._watch.gauges(device)
+                found[device.channel] = celsius, clock
+        return found
+
+    @property
+    def selftest(self) -> dict[str, dict]:
+        """What the sensors did so far, by source and channel: "nvml-counter gpu:0".
+
+        ``assumed_s`` between two updates and ``period_s`` as seen, None where reads were too few to tell;
+        ``watts`` on average; ``faults``; ``agreement``: a counter's joules over those of the same device's
+        power, where there is one. JSON-serialisable.
+        """
+        tests, joules = {}, {}
+        for index, channel in enumerate(self._channels):
+            sensor = channel.accumulator
+            if channel.source == estimate.SOURCE:
+                continue
+            joules[index] = sensor.count * sensor.unit_j
+            period_s = sensor.period_s
+            tests[f"{channel.source} {channel.name}"] = {
+                "assumed_s": channel.period_s,
+                "period_s": period_s and round(period_s, 6),
+                "watts": round(joules[index] / sensor.age_s, 3) if sensor.age_s else None,
+                "faults": sensor.faults,
+            }
+        for index, channel in enumerate(self._channels):
+            if channel.companion is not None and joules.get(channel.companion):
+                ratio = joules[index] / joules[channel.companion]
+                tests[f"{channel.source} {channel.name}"]["agreement"] = round(ratio, 4)
+        return tests
+
     def _trace(self, start_ns: int, stop_ns: int | None) -> pandas.DataFrame:
         if not self._watch.tracing:
             raise RuntimeError("Nothing was traced: make the meter with EnergyMeter(trace=True)")
@@ -310,6 +347,14 @@ class EnergyMeter:
             pause_s = min(2 * pause_s, 0.016)
             with self._lock:
                 self._advance(self._channels)
+
+    def _follow(self, seconds: float) -> None:
+        """For so long, read all sensors a thousand times a second."""
+        until = self._clock() + seconds * NS
+        while self._clock() < until:
+            with self._lock:
+                self._advance(self._channels)
+            self._sleep(1e-3)
 
     def _run(self) -> None:
         period = 1 / self._poll_hz

@@ -34,6 +34,7 @@ POLL_HZ = 2 / UPDATE_PERIOD_S
 AVERAGING_S = 1.0
 TOLERANCE_W = 5.0
 MOST_W = 3000.0
+VISIBLE = "visible"
 GPU_QUANTITIES = (("utilisation", "%"), ("sm_clock", "MHz"), ("temperature", "°C"), ("memory", "B"))
 
 
@@ -257,8 +258,9 @@ def discover(
 ) -> tuple[Nvml | None, list[Device]]:
     """Open NVML for these sources of it, add their channels to ``found``, and say why others are missing.
 
-    ``gpus`` are NVML's indices or UUIDs; None for the visible ones. Raises ValueError if these cannot be had.
+    ``gpus`` are NVML's indices or UUIDs; None or ``VISIBLE`` for the visible ones. Raises ValueError if these cannot be had.
     """
+    gpus = None if gpus == VISIBLE else gpus
     try:
         session = Nvml()
     except NvmlUnavailable as error:

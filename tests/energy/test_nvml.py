@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import random
 import sys
 import types
+from contextlib import contextmanager
 
 import pytest
 from scipy.integrate import quad
 
-from bpfree.energy import EnergyMeter, cuda, nvml
+from bpfree.energy import EnergyMeter, check, cuda, nvml
 from conftest import LOST, NO_COUNTER, NO_GAUGES, NO_INSTANT, NO_POWER, HandMeter
 
 
@@ -521,6 +523,31 @@ def test_idle_baseline_gives_gross_and_net(stub, metered):
         assert reading.measured_j == pytest.approx(3000.0, rel=5e-3)
         assert reading.net_measured_j == pytest.approx(2400.0, rel=6e-3)
     assert metered(30, 40).reading.net_measured_j is None
+
+
+def test_check_measures_how_often_the_sensors_move_and_whether_they_agree(stub, monkeypatch):
+    """Those of the stub: a counter and power that move every 50 ms, not 100, and draw 120 W, then 360 W."""
+    stub.sensor(0, update=0.05)
+    stub.script(0, "spike", 120.0, 240.0, 100.0, 12.2)
+
+    @contextmanager
+    def working():
+        stub.at(12.5)
+        yield
+
+    monkeypatch.setattr(sys.modules["bpfree.energy.check"], "working", working)
+    options = {"sources": ["nvml-counter", "nvml-power"], "gpus": [0]}
+    table = check(2.0, load_s=3.0, _clock=stub.clock, _sleep=stub.sleep, **options)
+    for row in table:
+        assert row.seen["assumed_s"] == 0.1
+        assert row.seen["idle_w"] == pytest.approx(120.0, rel=0.03)
+        assert row.seen["load_w"] == pytest.approx(360.0, rel=0.03)
+        assert row.seen["faults"] == 0
+    counter = table[0].seen
+    assert counter["period_s"] == pytest.approx(0.05, rel=0.2)
+    assert counter["agreement"] == pytest.approx(1.0, abs=0.01)
+    assert "moves every" in str(table)
+    json.dumps([row._asdict() for row in table])
 
 
 # -------------------------------------------------------------------- the real loader

@@ -81,6 +81,8 @@ class Gpu:
     call: Callable[[random.Random], float] = lambda rng: 30e-6
     still: tuple[float, float] = (math.inf, math.inf)  # when the counter stands still
     back: tuple[float, float] = (math.inf, 0.0)  # when it steps back, and by how many joules
+    celsius: Callable[[], float] = lambda: 50.0
+    mhz: Callable[[], float] = lambda: 1500.0
     now: float = 0.0
     updates: list[float] = field(default_factory=lambda: [-1.0])
 
@@ -128,6 +130,10 @@ class Gpu:
             nvmlDeviceGetFieldValues=self.power,
             nvmlDeviceGetPowerManagementLimitConstraints=lambda handle: (100_000, 700_000),
             nvmlDeviceGetComputeRunningProcesses=lambda handle: [types.SimpleNamespace(pid=os.getpid())],
+            nvmlDeviceGetTemperature=lambda handle, sensor: self.celsius(),
+            nvmlDeviceGetClockInfo=lambda handle, kind: self.mhz(),
+            NVML_CLOCK_SM=1,
+            NVML_TEMPERATURE_GPU=0,
             NVML_FI_DEV_POWER_INSTANT=186,
             NVML_SUCCESS=0,
         )
