@@ -22,7 +22,7 @@ Nothing else of bpfree is needed: this folder, psutil, nvidia-ml-py, tabulate, a
 from .carbon import Footprint
 from .check import Check, check
 from .compare import Comparison, compare
-from .measure import measure, measure_idle
+from .measure import idle_watts, measure, measure_idle
 from .meter import SOURCES, EnergyMeter, Window
 from .reading import EnergyValue, Reading
 from .source import FileSource, Source
@@ -40,6 +40,7 @@ __all__ = [
     "Window",
     "check",
     "compare",
+    "idle_watts",
     "measure",
     "measure_idle",
 ]

@@ -166,7 +166,7 @@ class Accumulator:
 
     @property
     def period_s(self) -> float | None:
-        """The mean time between two updates seen so far; None if there were few, or fewer reads than those."""
+        """The mean time between two updates so far; None if there were few, or too few reads to see all."""
         if self.changes < 3 or self.reads < 1.5 * self.changes:
             return None
         return (self._changed_ns - self._first_change_ns) / (self.changes - 1) / NS

@@ -134,8 +134,8 @@ def compare(
     """
     if not bound > 0 or not window_s > 0 or not most_rounds >= LEAST_ROUNDS:
         raise ValueError(
-            f"bound={bound!r}, window_s={window_s!r}, most_rounds={most_rounds!r}: give positive numbers, and "
-            f"{LEAST_ROUNDS} rounds or more"
+            f"bound={bound!r}, window_s={window_s!r}, most_rounds={most_rounds!r}: give positive numbers, "
+            f"and {LEAST_ROUNDS} rounds or more"
         )
     with EnergyMeter(**options) as meter:
         bench = _Bench(meter, window_s, {names[0]: a, names[1]: b})

@@ -258,7 +258,8 @@ def discover(
 ) -> tuple[Nvml | None, list[Device]]:
     """Open NVML for these sources of it, add their channels to ``found``, and say why others are missing.
 
-    ``gpus`` are NVML's indices or UUIDs; None or ``VISIBLE`` for the visible ones. Raises ValueError if these cannot be had.
+    ``gpus`` are NVML's indices or UUIDs; None or ``VISIBLE`` for the visible ones. Raises ValueError
+    if these cannot be had.
     """
     gpus = None if gpus == VISIBLE else gpus
     try:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 from scipy.integrate import quad
 
-from bpfree.energy import EnergyMeter, check, cuda, nvml
+from bpfree.energy import EnergyMeter, check, cuda, idle_watts, nvml
 from conftest import LOST, NO_COUNTER, NO_GAUGES, NO_INSTANT, NO_POWER, HandMeter
 
 
@@ -512,6 +512,18 @@ def test_unsupported_gauges_are_nan_in_the_trace(stub):
         meter._sample()
     frame = meter.trace
     assert frame[frame.quantity.isin(["sm_clock", "temperature", "memory"])].value.isna().all()
+
+
+def test_idle_watts_are_those_of_every_visible_gpu_used_or_not(stub, monkeypatch):
+    stub.reset(2)
+    stub.script(1, "constant", 60.0)
+    fake_torch(monkeypatch, [], initialised=False)
+    sensors = {"sources": ["nvml-counter"], "_clock": stub.clock, "_sleep": stub.sleep}
+    idle = idle_watts(5.0, **sensors)
+    assert idle == {"gpu:0": pytest.approx(100.0, rel=0.02), "gpu:1": pytest.approx(60.0, rel=0.02)}
+    before = stub.seconds
+    assert idle_watts(5.0, **{**sensors, "sources": ["estimate"], "gpus": None}) == {}
+    assert stub.seconds == before  # nothing to wait for
 
 
 def test_idle_baseline_gives_gross_and_net(stub, metered):
