@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from . import carbon, cuda, estimate, nvml, rapl
 from .accumulator import NS, Mark
 from .channel import Found
+from .crosscheck import Crosscheck, Tracker
 from .reading import Reading, settle, unavailable
 from .source import Source, open_source
 from .watch import GpuUse, Watch, contended
@@ -117,6 +118,7 @@ class EnergyMeter:
         watts_per_core: for ``estimate``: one number or (low, central, high); None for the documented default.
         hz: samples per second, 0 for none (then sampled power is known at window edges only). Sensors that
             update no more than ten times a second are read twice an update in any case.
+        crosscheck: "codecarbon" runs its offline tracker over the same window (see ``crosscheck``).
         trace: record power, utilisation, clock, temperature and memory at every sample.
         name: of the meter's own window.
         powercap: root of the powercap file system.
@@ -135,6 +137,7 @@ class EnergyMeter:
         watts_per_core: float | Sequence[float] | None = None,
         hz: float = 5.0,
         trace: bool = False,
+        crosscheck: str | None = None,
         name: str = "",
         powercap: str | Path = rapl.ROOT,
         _clock: Callable[[], int] = time.perf_counter_ns,
@@ -146,6 +149,7 @@ class EnergyMeter:
             raise ValueError("trace=True with hz=0: a trace needs samples, give hz above 0")
         if country is not None:
             carbon.grid(country)  # a typo should fail before the run, not after it
+        self._tracker = None if crosscheck is None else Tracker(crosscheck, country)
         self.name = name
         self.country = country
         self.hz = hz
@@ -190,6 +194,8 @@ class EnergyMeter:
             raise RuntimeError(
                 "This meter was already started: make a new EnergyMeter for another measurement"
             )
+        if self._tracker is not None:
+            self._tracker.start()
         self._times.refresh()
         self._own.__enter__()
         if self.hz:
@@ -220,6 +226,8 @@ class EnergyMeter:
             self._final = self._own._stop
             self._settle(self._own._start, self._final)
             self._ended = True
+            if self._tracker is not None:
+                self._tracker.stop()
             self._end.set()
             if self._thread is not None:
                 self._thread.join()
@@ -252,6 +260,19 @@ class EnergyMeter:
     def trace(self) -> pandas.DataFrame:
         """The samples of the whole run, tidy: time_s, channel, quantity, value, unit."""
         return self._own.trace
+
+    @property
+    def crosscheck(self) -> Crosscheck | None:
+        """Another tracker's bill of the whole run beside this one's; None until the meter has stopped.
+
+        Raises RuntimeError if the meter was made without ``crosscheck=``, or if the tracker failed.
+        """
+        if self._tracker is None:
+            raise RuntimeError("Nothing was cross-checked: make the meter with crosscheck='codecarbon'")
+        found = self._tracker.against(self.reading)
+        if self._tracker.failure:
+            raise RuntimeError(f"The cross-check failed: {self._tracker.failure}")
+        return found
 
     def gauges(self) -> dict[str, tuple[float, float]]:
         """Temperature (°C) and SM clock (MHz) now of every GPU that is measured; NaN where unsupported."""
