@@ -11,7 +11,8 @@
 
 Sources: ``nvml-counter``, ``nvml-power``, ``rapl``, ``estimate``, and your own (:class:`Source`). One that
 cannot be read is "unavailable" with its reason, and its joules are None, never 0; so is a total to which a
-sensor belongs that was lost in the middle. A window shorter than its sensor's update has a share of it by time.
+sensor belongs that was lost in the middle. A window shorter than its sensor's update has its share of that by
+time.
 
 ``python -m bpfree.energy --check`` lists the sources, and measures how often they move and what idling draws.
 :func:`compare` measures two pieces of work against each other, ``EnergyMeter(crosscheck="codecarbon")`` runs
@@ -20,8 +21,8 @@ CodeCarbon's tracker beside. Joules are gross unless ``idle_w`` is given: then t
 Logic verified; sensors unverified on hardware so far: every rule here is tested against a stub of NVML and
 imitated powercap trees, and no reading has yet been compared with a wattmeter.
 
-Nothing else of bpfree is needed: this folder, psutil, nvidia-ml-py, tabulate, CodeCarbon for carbon, and scipy
-for :func:`compare`.
+Nothing else of bpfree is needed: this folder, psutil, nvidia-ml-py, tabulate, CodeCarbon for carbon, and
+scipy for :func:`compare`.
 """
 
 from .carbon import Footprint

@@ -70,9 +70,9 @@ class CounterMark(Mark):
     """``edge_ns`` is when the work of the window begins, which is when all sensors have been read.
 
     ``shown`` is what the read before this one showed, and when it ended; ``points`` are the updates around
-    the mark. Energy never falls, so at the edge it was not
-    less than what a read before it showed (``least``), and not more than what the next update showed after
-    it (``ceiling``), nor than what the device can draw in one update period and a half (``most``).
+    the mark. Energy never falls, so at the edge it was not less than what a read before it showed
+    (``least``), and not more than what the next update showed after it (``ceiling``), nor than what the
+    device can draw in one update period and a half (``most``).
     """
 
     edge_ns: int = 0

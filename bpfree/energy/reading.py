@@ -29,12 +29,12 @@ class EnergyValue:
 
     ``joules`` lies in [``low``, ``high``]: of a counter what its updates around the window's edges leave
     open, of sampled power what its samples do, plus the sensor's tolerance where its maker documents one.
-    A window inside one update has its share of it by time, and is flagged "attributed". All three are None, never 0, when
-    ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the value belongs to the
-    totals of its reading. A second look at a channel that another source already measures does not, nor does
-    a part of what is measured as a whole: they are shown and not added. Neither does a sensor that could not
-    be read from the start. One that was lost in the middle does, and then there is no total. ``net_joules``
-    is ``joules`` less the idle baseline, if one was given.
+    A window inside one update has its share of it by time, and is flagged "attributed". All three are None,
+    never 0, when ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the value
+    belongs to the totals of its reading. A second look at a channel that another source already measures
+    does not, nor does a part of what is measured as a whole: they are shown and not added. Neither does a
+    sensor that could not be read from the start. One that was lost in the middle does, and then there is no
+    total. ``net_joules`` is ``joules`` less the idle baseline, if one was given.
     """
 
     source: str
