@@ -37,8 +37,8 @@ class SensorChannel:
 
     @property
     def poll_hz(self) -> float:
-        """How often it must be read to see every update; 0 where that is more than a sampler can do."""
-        return 2 / self.period_s if self.period_s >= FOLLOWED_S else 0.0
+        """How often it must be read to see every update; 0: only at the sampler's visits."""
+        return followed_hz(self.period_s)
 
     def value(
         self,
@@ -137,6 +137,12 @@ def gap_ns(period_s: float) -> int:
     return int(2.5 * period_s * NS)
 
 
-def power_at(hz: float) -> str:
+def followed_hz(period_s: float) -> float:
+    """Twice an update; 0 for a sensor that updates faster than a sampler can follow."""
+    return 2 / period_s if period_s >= FOLLOWED_S else 0.0
+
+
+def power_at(hz: float, period_s: float) -> str:
     """On what sampled power is based."""
+    hz = hz and max(hz, followed_hz(period_s))
     return f"power at {f'{hz:g} Hz' if hz else 'window edges only'}"

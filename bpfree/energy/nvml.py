@@ -31,7 +31,6 @@ from .channel import Found, SensorChannel, gap_ns, power_at
 
 COUNTER, POWER = "nvml-counter", "nvml-power"
 UPDATE_PERIOD_S = 0.1
-POLL_HZ = 2 / UPDATE_PERIOD_S
 AVERAGING_S = 1.0
 TOLERANCE_W = 5.0
 MOST_W = 3000.0
@@ -182,7 +181,7 @@ class Nvml:
         trapezoid = Trapezoid(
             read, gap_ns(UPDATE_PERIOD_S), self._max_power_w(device), int(UPDATE_PERIOD_S * NS)
         )
-        return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz)}", TOLERANCE_W)
+        return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz, period_s)}", TOLERANCE_W)
 
     def _max_power_w(self, device: Device) -> float:
         """More than the device can draw."""
@@ -286,12 +285,11 @@ def discover(
             found.lack(source, f"gpu:{index}", why)
         if not devices:
             found.lack(source, "gpu", reason)
-    rate = hz and max(hz, POLL_HZ)
     for device in devices:
         made: dict[str, SensorChannel] = {}
         for source in sources:
             try:
-                made[source] = session.counter(device) if source == COUNTER else session.power(device, rate)
+                made[source] = session.counter(device) if source == COUNTER else session.power(device, hz)
             except Exception as error:
                 lacks = "has no energy counter" if source == COUNTER else "does not report its power"
                 volta = "; it needs Volta or newer" if source == COUNTER else ""

@@ -138,3 +138,11 @@ def test_a_late_sample_is_a_gap():
     trapezoid = Trapezoid(Tape([1000] * 3), gap_ns=SECOND)
     marks = [advanced(trapezoid, t) for t in (0, SECOND, 2 * SECOND + 1)]
     assert [m.late_ns for m in marks] == [0, 0, SECOND + 1]
+
+
+def test_across_a_gap_power_may_have_been_the_least_or_the_most_ever_seen():
+    """100, 500, 100, 100 W: the last after a gap of 3 s, in which there may have been 400 W more."""
+    trapezoid = Trapezoid(Tape([100_000, 500_000, 100_000, 100_000]), gap_ns=SECOND)
+    marks = [advanced(trapezoid, t * SECOND) for t in (0, 1, 2, 5)]
+    assert (marks[2].spread - marks[0].spread) * Trapezoid.unit_j == pytest.approx(400.0)
+    assert (marks[3].spread - marks[2].spread) * Trapezoid.unit_j == pytest.approx(400 * 3 / 2)

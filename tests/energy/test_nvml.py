@@ -146,7 +146,7 @@ def test_one_second_averaging_is_recorded_and_covered(stub, metered):
     script = (80.0, 300.0, 7.0, 0.0)
     stub.script(0, "square", *script)
     value = by_source(metered(10.3, 22.3).reading)["nvml-power"]
-    assert "1 s average" in value.basis
+    assert value.basis.startswith("1 s average power at 5 Hz")
     assert value.low <= truth("square", script, 10.3, 22.3) <= value.high
     # The averaged power lags: this is the integral of the moving average, not of the power.
     lagged = quad(lambda t: truth("square", script, t - 1, t), 10.3, 22.3, limit=400)[0]

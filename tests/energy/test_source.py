@@ -87,7 +87,7 @@ def test_power_is_flagged_as_sampled_and_a_counter_is_not(clock):
     )
     sampled, counted = values(meter.reading)["a"], values(meter.reading)["b"]
     assert "sampled-power" in sampled.flags
-    assert "power at 5 Hz" in sampled.basis
+    assert "power at 20 Hz" in sampled.basis
     assert counted.flags == ("unsettled",)  # the clock of this test stops with the meter
     assert counted.joules == pytest.approx(600.0, rel=0.01)
     options = {"hz": 1.0, "seconds": 5.0, "sample": False}
