@@ -37,8 +37,8 @@ def test_a_region_adds_its_seconds_and_joules_to_the_row(hand):
 class Late:
     """A window whose joules are known from `settle()` on, or from when `settled` is set."""
 
-    def __init__(self, joules: float):
-        self.joules, self.settled = joules, False
+    def __init__(self, joules: float, before=()):
+        self.joules, self.settled, self.before = joules, False, before
 
     @property
     def reading(self):
@@ -46,6 +46,9 @@ class Late:
         return SimpleNamespace(measured_j=known, estimated_j=1.0, provenance="late" if known else "lacking")
 
     def settle(self):
+        """With it, as a meter does, all that came before."""
+        for window in self.before:
+            window.settled = True
         self.settled = True
 
 
@@ -79,7 +82,7 @@ def test_the_last_rows_of_training_are_settled(monkeypatch):
     made = []
 
     def window(name):
-        made.append(Late(0.5))
+        made.append(Late(0.5, list(made)))
         return nullcontext(made[-1])
 
     history = train(arm("bp"), toy(), max_epochs=3, meter=SimpleNamespace(window=window), progress=False)

@@ -181,6 +181,7 @@ class EnergyMeter:
         self._poll_hz = max([hz, *(c.poll_hz for c in self._polled)])
         self._final: Snapshot | None = None
         self._ended = False
+        self._stuck: dict[int, int] = {}  # by channel: how often it had moved when it was waited for in vain
         self._end = threading.Event()
         self._sampler_died_ns: int | None = None
         self._thread: threading.Thread | None = None
@@ -361,9 +362,21 @@ class EnergyMeter:
             self._overhead_ns += time.thread_time_ns() - began
 
     def _settle(self, *edges: Snapshot) -> None:
-        """Read on until every sensor has shown an update after these edges, or ``SETTLE_S`` has passed."""
+        """Read on until every sensor has shown an update after these edges, or ``SETTLE_S`` has passed.
+
+        A sensor that was waited for in vain is not waited for again before it has moved.
+        """
         until, pause_s = self._clock() + SETTLE_S * NS, 1e-3
-        while not settled(*edges) and self._clock() < until and not self._ended:
+
+        def awaited() -> list[int]:
+            sensors = [channel.accumulator for channel in self._channels]
+            moving = [i for i, sensor in enumerate(sensors) if self._stuck.get(i) != sensor.changes]
+            return [i for i in moving if not all(edge.marks[i].settled for edge in edges)]
+
+        while awaited() and not self._ended:
+            if self._clock() >= until:
+                self._stuck |= {i: self._channels[i].accumulator.changes for i in awaited()}
+                return
             self._sleep(pause_s)
             pause_s = min(2 * pause_s, 0.016)
             with self._lock:

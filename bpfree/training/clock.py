@@ -11,6 +11,9 @@ import torch
 from .history import COST
 
 
+PENDING = 16  # rows that wait for their joules at a time; of older ones they are what is known by then
+
+
 class Meter(Protocol):
     """What measures joules, such as a `bpfree.EnergyMeter`."""
 
@@ -106,11 +109,10 @@ class Clock:
 
     def settle(self) -> None:
         """Waits until the sensors have shown what the regions so far took, which no sensor does for long."""
-        for account in self._open:
-            for *_, window in account.regions:
-                if not getattr(window, "settled", True):
-                    window.settle()
+        if not getattr(self._last, "settled", True):
+            self._last.settle()
         self._book()
+        self._open = self._open[-1:]  # what a sensor has not shown by now it never will
 
     def _book(self) -> None:
         for account in self._open:
@@ -120,7 +122,7 @@ class Clock:
                     reading = window.reading
                     self._lacking = None if reading.measured_j is not None else reading.provenance
         last = self._open[-1:]
-        self._open = [a for a in self._open[:-1] if not a.settled] + last
+        self._open = [a for a in self._open[:-1] if not a.settled][-PENDING:] + last
 
     @contextmanager
     def prefix_work(self) -> Iterator[None]:
