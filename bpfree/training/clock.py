@@ -10,7 +10,6 @@ import torch
 
 from .history import COST
 
-
 PENDING = 16  # rows that wait for their joules at a time; of older ones they are what is known by then
 
 
