@@ -32,83 +32,44 @@ def parser() -> Parser:
     p = Parser(prog="run_all.py", description=__doc__, epilog=EXAMPLES)
     p.add_argument("--profile", default="quick", help="quick (default), laptop, paper or evidence")
     p.add_argument("--only", nargs="+", metavar="CHAPTER", help="only these, by number or name: 03 01")
-    p.add_argument(
-        "--datasets", nargs="+", metavar="NAME", help="instead of the profile's: names or .npz files"
+    several, more = {"nargs": "+"}, {"nargs": "+", "action": "extend", "default": []}
+    p.add_argument("--datasets", **several, metavar="NAME", help="names or .npz files, not the profile's")
+    p.add_argument("--seeds", **several, type=seed, metavar="SEED", help="instead of the profile's: 0 1 2")
+    twice = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    text = "set another parameter, in every chapter that has it; repeatable"
+    p.add_argument("-p", dest="parameters", **twice, help=text)
+    text = (
+        "import these, of this folder or installed, first and in every process, for what they add to tables"
     )
-    p.add_argument("--seeds", nargs="+", type=seed, metavar="SEED", help="instead of the profile's: 0 1 2")
-    p.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set another parameter, in every chapter that has it; repeatable",
-    )
-    p.add_argument(
-        "--with",
-        dest="modules",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="MODULE",
-        help="import these, of this folder or installed, before anything else and in every process, for what "
-        "they add to the tables",
-    )
-    p.add_argument("--download", action="store_true", help="fetch data sets that are not there")
+    p.add_argument("--with", dest="modules", **more, metavar="MODULE", help=text)
     p.add_argument("--output", metavar="DIR", help="instead of results/; a folder per profile is made in it")
-    p.add_argument("--debug", action="store_true", help="show tracebacks")
-    p.add_argument(
-        "--update-notebooks",
-        action="store_true",
-        help="put the outputs into notebooks/, too (quick only)",
-    )
+    flag(p, "--download", "fetch data sets that are not there")
+    flag(p, "--debug", "show tracebacks")
+    flag(p, "--update-notebooks", "put the outputs into notebooks/, too (quick only)")
     instead = p.add_argument_group("instead of executing the chapters")
-    instead.add_argument(
-        "--list",
-        action="store_true",
-        help="print chapters, parameters, every run and about how long it will take",
+    flag(instead, "--list", "print chapters, parameters, every run and about how long it will take")
+    flag(instead, "--figures-only", "redraw figures/ from its records")
+    flag(
+        instead, "--collect", "take the store's runs of the profile into figures/ as its records, and redraw"
     )
-    instead.add_argument("--figures-only", action="store_true", help="redraw figures/ from its records")
-    instead.add_argument(
-        "--collect",
-        action="store_true",
-        help="take the store's runs of the profile into figures/ as its records, and redraw",
-    )
-    instead.add_argument(
-        "--add",
-        action="store_true",
-        help="with --collect: beside the runs that are there, not instead of them",
-    )
+    flag(instead, "--add", "with --collect: beside the runs that are there, not instead of them")
     executor_options(p)
     return p
 
 
+def flag(options, name: str, text: str) -> None:
+    options.add_argument(name, action="store_true", help=text)
+
+
 def executor_options(p: Parser) -> None:
     jobs = p.add_argument_group("to train every run beforehand, as jobs")
-    jobs.add_argument(
-        "--executor",
-        metavar="KIND",
-        help="slurm (a job for each), local (in processes of this machine) or inline (one after the other in "
-        "this one)",
-    )
-    jobs.add_argument(
-        "--workers",
-        type=positive,
-        metavar="N",
-        help="runs at a time (default: one for each GPU, or one; with slurm all)",
-    )
-    jobs.add_argument(
-        "--keep-going", action="store_true", help="execute the chapters although jobs have failed"
-    )
-    jobs.add_argument(
-        "--slurm",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of the jobs: partition=gpu gpus_per_node=1 cpus_per_task=4 mem_gb=16 timeout_min=120 ...",
-    )
+    text = "slurm (a job for each), local (processes of this machine) or inline (one after the other in this)"
+    jobs.add_argument("--executor", metavar="KIND", help=text)
+    text = "runs at a time (default: one for each GPU, or one; with slurm all)"
+    jobs.add_argument("--workers", type=positive, metavar="N", help=text)
+    flag(jobs, "--keep-going", "execute the chapters although jobs have failed")
+    text = "of the jobs: partition=gpu gpus_per_node=1 cpus_per_task=4 mem_gb=16 timeout_min=120 ..."
+    jobs.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
 
 
 def seed(text: str) -> int:
@@ -134,7 +95,7 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
 
 def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
     """An option that another one would make mean nothing is an error."""
-    flag = {a.dest: a.option_strings[0] for a in p._actions}
+    name = {a.dest: a.option_strings[0] for a in p._actions}
     given = {k for k, v in vars(args).items() if v != p.get_default(k)} - {"debug"}
     for mode, allowed in {
         "figures_only": {"modules"},
@@ -144,20 +105,15 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
     }.items():
         others = given - {mode} - allowed
         if mode in given and others:
-            which = " and ".join(sorted(flag[o] for o in others))
-            raise InvalidInput(f"{flag[mode]} cannot be combined with {which}: leave one out")
+            which = " and ".join(sorted(name[o] for o in others))
+            raise InvalidInput(f"{name[mode]} cannot be combined with {which}: leave one out")
     if args.add and not args.collect:
         raise InvalidInput("--add is for --collect: add that, or leave it out")
-    kinds_of = {
-        "slurm": ("slurm",),
-        "workers": ("slurm", "local"),
-        "keep_going": ("slurm", "local", "inline"),
-    }
-    for option, kinds in kinds_of.items():
-        if option in given and args.executor not in kinds:
-            raise InvalidInput(
-                f"{flag[option]} is for --executor {' or '.join(kinds)}: add that, or leave it out"
-            )
+    kinds = ("slurm", "local", "inline")
+    for option, some in {"slurm": kinds[:1], "workers": kinds[:2], "keep_going": kinds}.items():
+        if option in given and args.executor not in some:
+            which = " or ".join(some)
+            raise InvalidInput(f"{name[option]} is for --executor {which}: add that, or leave it out")
 
 
 def settle_surroundings() -> None:
@@ -219,11 +175,8 @@ def chapter_values(chapters: list, common: dict, extra: list[tuple[str, str]]) -
         if name in ("profile", "datasets", "seeds"):
             raise InvalidInput(f"-p {name} is not for this parameter: use --{name}")
         choose("parameter", name, declared)
-    for name in common.keys() - {"profile"}:
-        if name not in declared:
-            raise InvalidInput(
-                f"--{name} means nothing to {', '.join(c.name for c in chapters)}: leave it out"
-            )
+    for name in common.keys() - {"profile", *declared}:
+        raise InvalidInput(f"--{name} means nothing to {', '.join(c.name for c in chapters)}: leave it out")
     return [
         {k: v for k, v in common.items() if k in c.parameters}
         | {k: c.parse(k, text) for k, text in extra if k in c.parameters}
@@ -289,8 +242,12 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     output = disk.given_path(args.output or ROOT / "results")
     disk.settle_store("run_all.py", output / "store")
     Store()  # refuses what is no folder, now and not in a chapter
-    if args.executor:
-        check_executor(args)
+    if args.executor:  # one that cannot be had, and settings that it does not know, are refused at once
+        from bpfree.experiments import jobs
+
+        args.settings = jobs.slurm_settings(args.slurm)
+        if choose("executor", args.executor, jobs.EXECUTORS) == "slurm":
+            jobs.engine(Path(tempfile.gettempdir()), args.settings)
     check_data(chosen.datasets, present=not args.list, download=args.download)
     if args.list:
         print_list(chapters, values, runs_of(chosen, chapters))
@@ -299,10 +256,8 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     if args.executor:
         failures = hand_out(runs_of(chosen, chapters), args)
         if failures and not args.keep_going:
-            print(
-                "run_all.py: no chapter was executed: mend it and give the same command, or add --keep-going",
-                file=sys.stderr,
-            )
+            text = "no chapter was executed: mend it and give the same command, or add --keep-going"
+            print(f"run_all.py: {text}", file=sys.stderr)
             return 1
         if args.executor == "slurm":
             return max(run_on_cluster(args), min(failures, 1))
@@ -337,26 +292,12 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
     return 1 if failed or failures else 0
 
 
-def check_executor(args: argparse.Namespace) -> None:
-    """Raises InvalidInput for an executor that cannot be had, or settings that it does not know."""
-    from bpfree.experiments import jobs
-
-    settings = jobs.slurm_settings(args.slurm)
-    if choose("executor", args.executor, jobs.EXECUTORS) == "slurm":
-        jobs.engine(Path(tempfile.gettempdir()), settings)
-
-
 def hand_out(runs: list, args: argparse.Namespace) -> int:
     """Trains the runs as jobs, says which failed, and returns how many."""
     from bpfree.experiments import jobs
 
-    failures = jobs.submit(
-        runs,
-        args.executor,
-        workers=args.workers,
-        slurm=jobs.slurm_settings(args.slurm),
-        progress=sys.stderr.isatty(),
-    )
+    how = {"workers": args.workers, "slurm": args.settings, "progress": sys.stderr.isatty()}
+    failures = jobs.submit(runs, args.executor, **how)
     for failure in failures:
         print(f"run_all.py: {failure}", file=sys.stderr)
     print(f"{args.executor}: {len(runs) - len(failures)} of {len(runs)} runs are in the store", flush=True)
@@ -372,7 +313,7 @@ def run_on_cluster(args: argparse.Namespace) -> int:
     executor_options(options)
     _, rest = options.parse_known_args(args.argv)
     command = [sys.executable, str(ROOT / "run_all.py"), *rest]
-    status, out, err = jobs.run_on_cluster(command, Store(), jobs.slurm_settings(args.slurm))
+    status, out, err = jobs.run_on_cluster(command, Store(), args.settings)
     print(out, end="")
     print(err, end="", file=sys.stderr)
     return status

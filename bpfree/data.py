@@ -17,10 +17,12 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,11 +39,8 @@ ELSEWHERE = "set BPFREE_DATA or root= to a folder elsewhere"
 
 @dataclass(frozen=True)
 class _Published:
-    """What is known of a published data set, so that a mislabelled file is recognised.
-
-    label: what tables and figures call it.
-    torchvision, folder, archive: its class there, and where below a root its files lie, unpacked and not.
-    """
+    """What is known of a published data set, so that a mislabelled file is recognised: what tables call it,
+    its class of torchvision's, where below a root its files lie, unpacked and not, and what they hold."""
 
     label: str
     torchvision: str
@@ -61,30 +60,22 @@ class _Published:
 # Mean and standard deviation over all training pixels, as torchvision's examples print them.
 # Departure: the paper's code divides CIFAR-10 by (0.2023, 0.1994, 0.2010), a widely copied slip
 # (the mean of the single images' deviations); the deviation of the pixels is the one here.
-_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-_CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+_CIFAR = {"image": (32, 32, 3), "augment": Augmentation()}
+_CIFAR10 = {**_CIFAR, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+_CIFAR100 = {**_CIFAR, "mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)}
 #: Divided by 16, not normalised.
 _DIGITS = _Published("digits", "", "", None, (8, 8), (0.0,), (1.0,), train=1437, test=360, scale=16)
+_MNIST = {"archive": None, "image": (28, 28), "train": 60_000}
 PUBLISHED = {
     "mnist": _Published(
-        *("MNIST", "MNIST", "MNIST/raw", None, (28, 28), (0.1307,), (0.3081,)),
-        train=60_000,
-        validation=10_000,
+        "MNIST", "MNIST", "MNIST/raw", mean=(0.1307,), std=(0.3081,), validation=10_000, **_MNIST
     ),
     "fashion_mnist": _Published(
-        *("Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", None, (28, 28), (0.2860,), (0.3530,)),
-        train=60_000,
+        "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", mean=(0.2860,), std=(0.3530,), **_MNIST
     ),
-    "cifar10": _Published(
-        "CIFAR-10",
-        *("CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz", (32, 32, 3), *_CIFAR10),
-        augment=Augmentation(),
-    ),
+    "cifar10": _Published("CIFAR-10", "CIFAR10", "cifar-10-batches-py", "cifar-10-python.tar.gz", **_CIFAR10),
     "cifar100": _Published(
-        "CIFAR-100",
-        *("CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz", (32, 32, 3), *_CIFAR100),
-        classes=100,
-        augment=Augmentation(),
+        "CIFAR-100", "CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz", **_CIFAR100, classes=100
     ),
 }
 NAMES = ("digits", *PUBLISHED)
@@ -95,9 +86,8 @@ ADDED: "dict[str, Data | Callable[..., Data]]" = {}
 
 
 def add(name: str, source: "Data | Callable[..., Data]") -> None:
-    """Make data of your own known by a name, in this process.
+    """Make a `Data`, or a function that gives one, known by a name, in this process; see `load`.
 
-    source: a `Data`, or a function that gives one, of seed=... if it takes that.
     Raises InvalidInput if the name means other data already.
     """
     if name in NAMES or ADDED.setdefault(name, source) is not source:
@@ -126,73 +116,46 @@ def rank(name: str) -> tuple[int, str]:
     return NAMES.index(name) if name in NAMES else len(NAMES), name
 
 
-@dataclass(frozen=True)
-class Raw:
-    """A data set as its files have it: checked, but neither split nor normalised.
+class Source(NamedTuple):
+    """What `load` makes data of: which data these are, without holding their arrays; and the data by seed."""
 
-    name: of the data set, or of the user's file; known: what is known of it if it is one of `NAMES`.
-    sha256: identifies the arrays, whichever file they came from.
-    arrays: `KEYS`, as `checked` gives them. Two are equal by all the rest.
-    """
-
-    name: str
-    known: _Published | None
-    sha256: str
-    arrays: Mapping[str, np.ndarray] = field(compare=False, repr=False)
-
-    @property
-    def identity(self) -> "Raw":
-        """Which data these are, without holding their arrays."""
-        return replace(self, arrays={})
-
-    @pinned()
-    def data(self, seed: int) -> Data:
-        """Split, scaled and normalised; what is not known of a user's own data is measured."""
-        names = ("mean", "std", "augment", "classes", "scale", "validation") if self.known else ()
-        known = {name: getattr(self.known, name) for name in names}
-        return assembled(self.name, self.sha256, self.arrays, seed, **known)
+    identity: tuple
+    data: Callable[[int], Data]
 
 
-@dataclass(frozen=True)
-class Own:
-    """A data set that somebody's own module has: a `Data`, or a function that gives one."""
+def _checked(name: str, found: Mapping[str, np.ndarray], where: object, known: _Published | None) -> Source:
+    """Arrays as files have them, which are split, scaled and normalised; what is not known is measured."""
+    arrays = checked(found, where, known.classes) if known else checked(found, where)
+    names = ("mean", "std", "augment", "classes", "scale", "validation") if known else ()
+    sha256, how = content_hash(arrays), {name: getattr(known, name) for name in names}
+    return Source((name, known, sha256), partial(assembled, name, sha256, arrays, **how))
 
-    name: str
-    source: "Data | Callable[..., Data]"
 
-    @classmethod
-    def of(cls, name: str) -> "Own":
-        """Raises UnknownName or InvalidInput if there is nothing of that name, or something else."""
-        found = ADDED[name] if name in ADDED else named(name, "data set")
-        if not isinstance(found, Data) and not callable(found):
-            raise InvalidInput(f"data set {name!r}: it names neither a bpfree.Data nor a function")
-        return cls(name, found)
+def _own(name: str) -> Source:
+    """A `Data` that somebody's own module has, or a function that gives one, of the seed if it takes that; a
+    version, if there is one, is part of its hash. Raises UnknownName or InvalidInput for anything else."""
+    found = ADDED[name] if name in ADDED else named(name, "data set")
+    if not isinstance(found, Data) and not callable(found):
+        raise InvalidInput(f"data set {name!r}: it names neither a bpfree.Data nor a function")
+    version = getattr(found, "version", None)
 
-    @property
-    def identity(self) -> tuple:
-        """Which data these are."""
-        return self.name, self.source, self.version
-
-    @property
-    def version(self) -> object:
-        return getattr(self.source, "version", None)
-
-    def data(self, seed: int) -> Data:
-        """The data, of this seed if they depend on one; a version, if there is one, is part of their hash."""
-        data = self.source
+    def data(seed: int) -> Data:
+        data = found
         if not isinstance(data, Data):
             data = data(seed=seed) if "seed" in inspect.signature(data).parameters else data()
         if not isinstance(data, Data) or not data.sha256:
-            raise InvalidInput(f"data set {self.name!r} gives {data!r}: make it by bpfree.Data.from_arrays")
-        if self.version is None:
+            raise InvalidInput(f"data set {name!r} gives {data!r}: make it by bpfree.Data.from_arrays")
+        if version is None:
             return data
-        return replace(data, sha256=content_hash({}, content=data.sha256, version=self.version))
+        return replace(data, sha256=content_hash({}, content=data.sha256, version=version))
+
+    return Source((name, found, version), data)
 
 
 def check_name(name: str) -> None:
     """Raises UnknownName or InvalidInput unless it may name data; of files nothing is looked at."""
     if is_own(name):
-        Own.of(name)
+        _own(name)
     elif not str(name).endswith(".npz"):
         choose("data set (or path of an .npz file)", name, [*NAMES, *ADDED])
 
@@ -216,14 +179,13 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
 
 
 @pinned()
-def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Raw | Own:
+def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Source:
     """What `load` makes data of; the arguments and what it raises are those."""
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
         path = Path(os.path.expanduser(name))  # as the user wrote it, in messages, too
-        arrays = checked(_read_npz(path), path)
-        return Raw(path.name, None, content_hash(arrays), arrays)
+        return _checked(path.name, _read_npz(path), path, None)
     if is_own(name):
-        return Own.of(name)
+        return _own(name)
     check_name(name)
     if name == "digits":
         return _digits()
@@ -234,8 +196,7 @@ def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) 
         if (x.dtype, x.shape) != (np.uint8, shape):
             what = f"x_{split} has dtype {x.dtype} and shape {x.shape}"
             raise InvalidInput(f"{source}: {what}; {name} has uint8 pixels and {shape}")
-    arrays = checked(found, source, known.classes)
-    return Raw(name, known, content_hash(arrays), arrays)
+    return _checked(name, found, source, known)
 
 
 def data_root(root: StrPath | None = None) -> Path:
@@ -248,15 +209,14 @@ def data_root(root: StrPath | None = None) -> Path:
 
 
 @functools.cache  # they come with scikit-learn and are always the same
-def _digits() -> Raw:
+def _digits() -> Source:
     """scikit-learn's 1,797 digits of 8x8 pixels, 0..16; the last 360 are the test set."""
     from sklearn.datasets import load_digits  # here, because importing it takes a second
 
     x, y = load_digits(return_X_y=True)
     x = x.reshape(-1, 8, 8)
     split = {"x_train": x[:-360], "y_train": y[:-360], "x_test": x[-360:], "y_test": y[-360:]}
-    arrays = checked(split, "digits")
-    return Raw("digits", _DIGITS, content_hash(arrays), arrays)
+    return _checked("digits", split, "digits", _DIGITS)
 
 
 def _find(name: str, root: Path, download: bool) -> tuple[dict[str, np.ndarray], str | Path]:
@@ -290,7 +250,8 @@ def _fetched(name: str, path: Path) -> dict[str, np.ndarray]:
     """Downloads a published set and keeps it as `path`.
 
     Downloaded beside the target and renamed: an interrupted download leaves no half file. Whoever downloads
-    has a lock in the folder, so that what killed ones left can be told, and is removed.
+    has a lock in the folder, so that what killed ones left can be told, and is removed. A connection that is
+    silent for `SILENCE_S` raises TimeoutError; torchvision has no limit.
     """
     from filelock import FileLock, Timeout
 
@@ -299,24 +260,18 @@ def _fetched(name: str, path: Path) -> dict[str, np.ndarray]:
             with FileLock(lock, timeout=0):
                 pass
             shutil.rmtree(lock.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as temporary:
-        folder = Path(temporary)
-        with FileLock(folder / "lock"), _no_silence():
-            arrays = _from_torchvision(name, folder, download=True)
-            np.savez(folder / path.name, **arrays)
-            os.replace(folder / path.name, path)
-    return arrays
-
-
-@contextmanager
-def _no_silence() -> Iterator[None]:
-    """Inside, a connection that is silent for `SILENCE_S` raises TimeoutError; torchvision has no limit."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(before or SILENCE_S)
+    limit = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(limit or SILENCE_S)
     try:
-        yield
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as temporary:
+            folder = Path(temporary)
+            with FileLock(folder / "lock"):
+                arrays = _from_torchvision(name, folder, download=True)
+                np.savez(folder / path.name, **arrays)
+                os.replace(folder / path.name, path)
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(limit)
+    return arrays
 
 
 def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
@@ -326,20 +281,18 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
     """
     known = PUBLISHED[name]
     folder, archive = root / known.folder, root / (known.archive or "no archive")
-    if known.archive is None and (arrays := _read_idx(name, folder)):
-        return arrays
+    if known.archive is None:
+        return _read_idx(name, folder, root)
+    packed = False
     try:
-        if archive.is_file() and not folder.exists():
-            with tempfile.TemporaryDirectory() as temporary:
-                with tarfile.open(archive) as packed:
-                    for member in packed:
-                        if member.isfile() and Path(member.name).parent == Path(known.folder):
-                            target = Path(temporary, member.name)
-                            target.parent.mkdir(exist_ok=True)
-                            with open(target, "wb") as file:
-                                shutil.copyfileobj(packed.extractfile(member), file)
-                return _from_torchvision(name, temporary, download=False)
-        return _from_torchvision(name, root, download=False)
+        packed = archive.is_file() and not folder.exists()
+        if not packed:
+            return _from_torchvision(name, root, download=False)
+        with tempfile.TemporaryDirectory() as temporary:
+            with tarfile.open(archive) as members:
+                own = [m for m in members if m.isfile() and Path(m.name).parent == Path(known.folder)]
+                members.extractall(temporary, own, filter="data")
+            return _from_torchvision(name, temporary, download=False)
     except Exception as error:
         if getattr(error, "errno", None) in FULL:  # where the archive is unpacked
             with refusals(Path(tempfile.gettempdir()), "set TMPDIR to a folder elsewhere"):
@@ -349,34 +302,36 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
                 raise
         if "not found" not in str(error):  # torchvision's words for files that are missing or damaged
             raise InvalidInput(f"torchvision's {name} under {root} cannot be read ({error!r})") from error
-        damaged = archive if archive.is_file() and not folder.exists() else _damaged(known, folder)
+        damaged = archive if packed else _damaged(known, folder)
         if damaged is None:
             raise MissingData(f"no {name} in {root}") from error
         how = "is damaged" if damaged.exists() else "is missing"
         raise InvalidInput(f"{damaged} of torchvision's {name} {how}") from error
 
 
-def _read_idx(name: str, folder: Path) -> dict[str, np.ndarray]:
-    """MNIST's four files, packed or not; nothing if there are none. Raises InvalidInput for damaged ones."""
+def _read_idx(name: str, folder: Path, root: Path) -> dict[str, np.ndarray]:
+    """MNIST's four files, packed or not; raises as `_unfetched`."""
     arrays, failures, seen = {}, [], False
-    for split, stem in (("train", "train"), ("test", "t10k")):
-        for key, kind in ((f"x_{split}", "images-idx3"), (f"y_{split}", "labels-idx1")):
-            plain = folder / f"{stem}-{kind}-ubyte"
-            failure = f"{plain} of torchvision's {name} is missing"
-            for path in (plain, plain.with_name(f"{plain.name}.gz")):
-                with refusals(path, ELSEWHERE, doing="read"):
-                    content = path.read_bytes() if path.is_file() else None
-                if content is None:
-                    continue
-                seen = True
-                try:
-                    arrays[key] = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
-                    break
-                except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-                    failure = f"{path} of torchvision's {name} is damaged ({error})"
-            else:
-                failures.append(failure)
-    if seen and failures:
+    kinds = [(split, kind) for split in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
+    for split, kind in kinds:
+        plain = folder / f"{'train' if split == 'train' else 't10k'}-{kind}-ubyte"
+        failures.append(f"{plain} of torchvision's {name} is missing")
+        for path in (plain, plain.with_name(f"{plain.name}.gz")):
+            with refusals(path, ELSEWHERE, doing="read"):
+                content = path.read_bytes() if path.is_file() else None
+            if content is None:
+                continue
+            seen = True
+            try:
+                numbers = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
+                arrays[f"{'x' if kind == 'images-idx3' else 'y'}_{split}"] = numbers
+                failures.pop()
+                break
+            except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+                failures[-1] = f"{path} of torchvision's {name} is damaged ({error})"
+    if not seen:
+        raise MissingData(f"no {name} in {root}")
+    if failures:
         raise InvalidInput(failures[0])
     return arrays
 
@@ -447,26 +402,15 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 @pinned()
 def stand_in(name: str, *, augmented: bool = True) -> Data:
-    """Data of the published set's sizes that need no download and no memory: every image is black.
+    """Data of a published set's sizes that need no download and no memory: every image is black.
 
-    For exact costs, which depend on shapes only; nothing can be learned from them.
-
-    Args:
-        name: mnist, fashion_mnist, cifar10 or cifar100.
-        augmented: whether CIFAR is augmented, as in the papers; its prefixes cannot be cached then.
-
-    Raises:
-        UnknownName: another name.
+    For exact costs, which depend on shapes only. augmented: whether CIFAR is, as in the papers; its prefixes
+    cannot be cached then. Raises UnknownName for a set that is not in `PUBLISHED`.
     """
     known = PUBLISHED[choose("published data set", name, PUBLISHED)]
     height, width, *channels = known.image
     image = torch.zeros(1, *(channels or [1]), height, width)
-    parts = {}
     validation = known.validation or known.train // 10
-    for split, n in (("train", known.train - validation), ("val", validation), ("test", known.test)):
-        parts[f"x_{split}"] = image.expand(n, *image.shape[1:])
-        parts[f"y_{split}"] = torch.arange(n) % known.classes
-    data = Data(
-        name, known.classes, **parts, mean=known.mean, std=known.std, sha256="", augment=known.augment
-    )
-    return data if augmented else replace(data, augment=None)
+    sizes = known.train - validation, validation, known.test
+    parts = [x for n in sizes for x in (image.expand(n, -1, -1, -1), torch.arange(n) % known.classes)]
+    return Data(name, known.classes, *parts, known.mean, known.std, "", known.augment if augmented else None)

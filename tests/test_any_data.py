@@ -62,7 +62,7 @@ def test_every_chapter_runs_on_own_data(tmp_path, shape, labels, noise):
 def test_every_chapter_runs_on_one_thread_of_a_machine_that_others_keep_busy(tmp_path):
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
     try:
-        assert not execute("--output", tmp_path, "--seeds", 11, "-p", "traced_epochs", 1)
+        assert not execute("--output", tmp_path, "--seeds", 11)
     finally:
         for other in others:
             other.kill()

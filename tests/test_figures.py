@@ -7,12 +7,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 import bpfree
 from bpfree.algorithms.arms import look
 from bpfree.errors import InvalidInput
-from bpfree.evidence import figures, stats
+from bpfree.evidence import figures
+from bpfree.evidence.memory import beside_time, memory_or_time
 from bpfree.experiments import store
 
 
@@ -210,7 +212,6 @@ def test_seconds_of_seeds_of_different_speed_are_interpolated_where_both_train()
 
 def test_one_seed_has_no_band():
     figure = figures.curves.mean_loss(pd.DataFrame(curve("bp", 0, {"network": [2.0, 1.0]})))
-    assert "no band" in texts(figure)
     assert not figure.axes[0].collections[0].get_paths()
 
 
@@ -235,6 +236,33 @@ def test_a_gpu_that_ran_it_is_shown_and_one_that_did_not_is_not():
     assert used.axes[0].get_ylabel().startswith("GPU")
     assert "no GPU" not in texts(used)
     assert "no GPU" in texts(figures.resources.memory_steps(pd.concat(parts)))
+
+
+def test_memory_that_begins_where_another_run_ended_is_said_and_warming_up_is_left_out():
+    """MF ran after BP in one process: its first value is BP's last. Of a third run nothing is said."""
+    on = {"device": "cuda", "channel": "gpu:0"}
+    runs = {
+        "bp": ([6, 7, 7, 8, 9], [0, 20, 0, 30, 30]),
+        "mf": ([9, 9, 9, 9], [5, 5, 5, 5]),
+        "ff": ([7, 8, 8, 8], [0, 5, 5, 5]),
+    }
+    parts = [
+        samples(
+            name, quantity=quantity, values=[2**20 * v if quantity == "memory" else v for v in values], **on
+        )
+        for name, both in runs.items()
+        for quantity, values in zip(("memory", "utilisation"), both, strict=True)
+    ]
+    trace = pd.concat(parts)
+    assert figures.resources.inherited(trace).to_numpy().tolist() == [["mnist", "mf", "bp", 9 * 2**20]]
+    figure = figures.resources.memory_steps(trace)
+    said = texts(figure).replace("\n", " ")
+    assert "MF's memory begins where BP's ends (9 MiB on MNIST): it ran after it in the same process" in said
+    assert "FF (AdamW)'s memory" not in said
+    (line,) = lines_of(figure.axes[0], "ff")
+    assert line.get_xdata().tolist() == [1, 2, 3]  # the first sample is of warming up
+    (line,) = lines_of(figure.axes[0], "bp")
+    assert line.get_xdata().tolist() == [3, 4]  # and one busy moment is not yet training
 
 
 def test_memory_is_marked_where_stages_begin():
@@ -297,8 +325,10 @@ def test_rungs_lead_from_one_to_the_next_and_the_corner_stands_beside():
     energy = figure.axes[1]
     bars = [(p.get_x(), p.get_x() + p.get_width()) for p in energy.patches]
     assert bars == [(0, 10), (10, 15), (15, 20), (20, 50), (20, 5)]  # interleaved from joint, not the corner
-    assert [bool(p.get_hatch()) for p in energy.patches] == [False, False, False, True, False]
-    assert [t.get_text() for t in energy.texts] == ["×1.50", "×1.33", "×2.50", "×0.25"]
+    assert [p.get_facecolor()[:3] == (1, 1, 1) for p in energy.patches] == [False, False, False, True, False]
+    ratios = ["×1.50\nn = 1", "×1.33\nn = 1", "×2.50\nn = 1", "×0.25\nn = 1"]
+    assert [t.get_text() for t in energy.texts] == ["n = 2", *ratios]
+    assert "BP (n = 2)" in figure.axes[0].get_yticklabels()[0].get_text()
     seeds = [n for n in figure.axes[0].get_lines() if n.get_marker() == look("bp").marker]
     assert seeds[0].get_xdata().tolist() == [90.0, 91.0]
     assert energy.get_xlabel() == "energy (J, estimated)"
@@ -314,19 +344,59 @@ def test_a_shared_out_budget_borrows_the_run_that_set_it():
 
 
 def test_lengths_add_up_where_factors_multiply():
-    cost = {"seed": 0, "val_estimated_j": 99, "total_estimated_j": 1}
+    cost = {"val_estimated_j": 99, "total_estimated_j": 1}
     runs = tidy(
-        {"algorithm": "bp", "samples": 100, "train_estimated_j": 10, **cost},
-        {"algorithm": "mf", "samples": 300, "train_estimated_j": 8, "prefix_estimated_j": 1, **cost},
+        {"algorithm": "bp", "seed": 0, "samples": 100, "train_estimated_j": 10, **cost},
+        {
+            "algorithm": "mf",
+            "seed": 0,
+            "samples": 300,
+            "train_estimated_j": 8,
+            "prefix_estimated_j": 1,
+            **cost,
+        },
+        {"algorithm": "bp", "seed": 1, "samples": 900, "train_estimated_j": 90},  # shared its machine
+        {
+            "algorithm": "mf",
+            "seed": 1,
+            "samples": 100,
+            "train_estimated_j": 70,
+            **cost,
+        },  # has no partner then
     )
     table = figures.comparison.factors(runs)
-    assert table.loc["mf"].to_dict() == pytest.approx({"passes": 3.0, "per_pass": 0.3, "energy": 0.9})
+    row = table.loc["mf"].to_dict()
+    assert [row[c] for c in ("passes", "per_pass", "energy", "n")] == pytest.approx([3.0, 0.3, 0.9, 1])
+    assert np.isnan([row["low"], row["high"]]).all()
     ax = figures.comparison.decomposition(runs).axes[0]
     first, second = ax.patches
-    assert (first.get_x(), first.get_x() + first.get_width()) == (1, 3)
+    assert (first.get_x(), first.get_x() + first.get_width()) == pytest.approx((1, 3))
     assert (second.get_x(), second.get_x() + second.get_width()) == pytest.approx((3, 0.9))
     assert ax.get_xscale() == "log"
-    assert "3.00 × 0.300 = 0.900" in texts(ax.figure)
+    assert "3.00 × 0.300 = 0.900, n = 1" in texts(ax.figure)
+
+
+def test_the_energy_of_a_decomposition_is_that_of_its_own_pairs():
+    joules = {"bp": (10.0, 12.0, 8.0), "mf": (5.0, 9.0, 9.0)}
+    samples = {"bp": (100, 150, 80), "mf": (300, 200, 320)}
+    runs = tidy(
+        *(
+            {
+                "algorithm": name,
+                "seed": seed,
+                "samples": samples[name][seed],
+                "train_estimated_j": joules[name][seed],
+                "total_estimated_j": 1,
+            }
+            for name in joules
+            for seed in range(3)
+        )
+    )
+    row = figures.comparison.factors(runs).loc["mf"]
+    direct = scipy.stats.gmean(np.divide(joules["mf"], joules["bp"]))
+    assert row["passes"] * row["per_pass"] == pytest.approx(row["energy"]) == pytest.approx(direct)
+    assert row["n"] == 3
+    assert row["low"] < direct < row["high"]
 
 
 def test_runs_without_seconds_and_joules_count_for_accuracy_and_for_nothing_else():
@@ -341,15 +411,18 @@ def test_runs_without_seconds_and_joules_count_for_accuracy_and_for_nothing_else
     runs["machine"] = "m"
     ax = figures.comparison.accuracy_against_energy(runs).axes[0]
     points = {(n.get_xdata()[0], n.get_ydata()[0]) for n in ax.get_lines() if len(n.get_xdata()) == 1}
-    # The mean accuracy of both seeds, the energy of one on the scale of both seeds' passes: 600 / 300.
-    assert {(10.0, 90.0), (20.0, 93.0)} <= points
-    assert not any(y == 94.0 for _, y in points)
-    table = figures.comparison.factors(runs)
-    assert table.loc["mf"].to_dict() == pytest.approx({"passes": 3.0, "per_pass": 1 / 3, "energy": 1.0})
+    # Accuracy and energy are of the same runs, and the panel says of how many.
+    assert {(10.0, 90.0), (10.0, 92.0)} <= points
+    assert not any(y > 92.0 for _, y in points)
+    said = "BP: n = 1; MF interleaved: n = 0 of 1; MF: n = 1 of 2"
+    assert said in texts(ax.figure).replace("\n", " ")
+    row = figures.comparison.factors(runs).loc["mf"]
+    assert [row[c] for c in ("passes", "per_pass", "energy", "n")] == pytest.approx([3.0, 1 / 3, 1.0, 1])
     unpaired = runs.assign(seed=runs["seed"].where(runs["algorithm"] == "bp", runs["seed"] + 5))
     assert figures.comparison.factors(unpaired).empty  # no seed in common
     energy = figures.comparison.ladder(runs).axes[1]
     assert [p.get_width() for p in energy.patches] == [10, 0]  # and no bar for interleaved MF
+    assert [t.get_text() for t in energy.texts] == ["n = 1", "×1.00\nn = 1"]
     costless = runs[runs["metric"].isin(["test_accuracy", "samples"])]
     assert "cost of its own" in figures.comparison.ladder(costless).axes[2].texts[0].get_text()
     unknown = figures.comparison.accuracy_against_energy(runs[runs["key"] == runs["key"].iloc[-1]])
@@ -372,27 +445,56 @@ def test_curves_of_runs_without_seconds_are_left_out_or_against_passes():
     assert "no run was alone" in right.texts[0].get_text()
 
 
-def test_the_forest_shows_differences_intervals_margin_and_verdicts():
-    rng = np.random.default_rng(0)
-    runs = [
-        {"algorithm": name, "seed": seed, "test_accuracy": 90 + shift + 0.01 * rng.standard_normal()}
-        for name, shift in (("bp", 0), ("mf", 0.02), ("ff", -5))
-        for seed in range(5)
+def contrast(name: str, difference: float, half: float, verdict: str, n: int, **more) -> dict:
+    """A row as `stats.contrasts` gives it."""
+    row = {"data": "mnist", "architecture": "2x8", "protocol": "convergence", "algorithm": name}
+    row |= {"baseline": "bp", "difference": difference, "low": difference - half, "high": difference + half}
+    return row | {"verdict": verdict, "n": n, **more}
+
+
+def test_the_forest_shows_differences_intervals_margin_words_and_n_on_a_linear_axis():
+    rows = [
+        contrast("mf", 0.02, 0.1, "equivalent", 5),
+        contrast("ff", -5.0, 90.0, "undecided (n = 2)", 2, at_cap="2 of 4"),
+        contrast("bp_ds", -19.6, math.nan, "one seed", 1),
     ]
-    table = stats.contrasts(tidy(*runs))
-    figure = figures.forest.forest(table, margin=0.25)
+    figure = drawn(figures.forest.forest(pd.DataFrame(rows).assign(at_cap=["", "2 of 4", ""]), margin=0.25))
     ax = figure.axes[0]
-    for row in table.itertuples():
-        found = [n for n in ax.get_lines() if n.get_color() == look(row.algorithm).colour]
-        assert found[0].get_xdata().tolist() == [row.low, row.high]
-        assert found[1].get_xdata().tolist() == [row.difference]
-        place = found[1].get_ydata()[0]
-        assert {t.get_text() for t in ax.texts if t.xy[1] == place} == {row.verdict}
-    assert set(table["verdict"]) == {"EQUIVALENT", "DIFFERENT"}
+    assert ax.get_xscale() == "linear"
+    said = {"mf": "equivalent, n = 5", "ff": "undecided (n = 2)\nat the cap: 2 of 4", "bp_ds": "one seed"}
+    for row in rows:
+        found = [n for n in ax.get_lines() if n.get_color() == look(row["algorithm"]).colour]
+        if not math.isnan(row["low"]):
+            assert found[0].get_xdata().tolist() == [row["low"], row["high"]]
+        assert found[-1].get_xdata().tolist() == [row["difference"]]
+        place = found[-1].get_ydata()[0]
+        assert [t.get_text() for t in ax.texts if t.xy[1] == place] == [said[row["algorithm"]]]
+    # Ninety points would hide all else: where an interval leaves the panel there is an arrow.
+    assert max(map(abs, ax.get_xlim())) < 40
+    assert [n.get_marker() for n in ax.get_lines() if n.get_marker() in "<>"] == ["<", ">"]
     band = ax.patches[0]
     assert (band.get_x(), band.get_width()) == (-0.25, 0.5)
     assert "0.25 points" in texts(figure).replace("\n", " ")
-    assert "n = 5" in texts(figure)
+
+
+def test_every_series_has_the_n_of_its_own_runs_and_no_title_counts():
+    """BP has two runs with seconds, one of them ended at its cap; MF one of two; of FF there is none here."""
+    capped = {"max_epochs": 3}
+    rows = [r for s in (0, 1) for r in curve("bp", s, {"network": [2.0, 1.5, 1.0][: 3 - s]}, **capped)]
+    rows += [r for s in (0, 1) for r in curve("mf", s, {"layer 1": [2.0, 1.0]}, **capped)]
+    elsewhere = curve("ff", 0, {"all": [2.0, 1.0]}, data="fashion_mnist", **capped)
+    frame = pd.DataFrame(rows + elsewhere)
+    frame["elapsed_s"] = frame["elapsed_s"].where((frame["algorithm"] != "mf") | (frame["seed"] == 0))
+    figure = figures.curves.against_seconds(frame, ("val_loss",))
+    here = figure.axes[0]
+    said = "BP: n = 2, 1 at the cap; MF: n = 1 of 2; FF (AdamW): none"
+    assert said in [t.get_text() for t in here.texts]
+    both = figures.curves.mean_loss(frame[frame["data"] == "mnist"]).axes
+    assert ["MF: n = 2" in t.get_text() for t in both[0].texts].count(True) == 1
+    assert ["MF: n = 1 of 2" in t.get_text() for t in both[1].texts].count(True) == 1
+    labels = [t.get_text() for t in figures.learning_curves(frame).axes[0].get_legend().get_texts()]
+    assert labels == ["BP (n = 2, 1 at the cap)", "MF (n = 2)", "FF (AdamW) (n = 1)"]
+    assert "seed" not in figures.style.title_of(frame)
 
 
 @pytest.mark.parametrize(
@@ -554,8 +656,90 @@ def test_hardware_without_backpropagation_or_a_sensor_is_drawn_without_ratios():
     drawn(figures.hardware.step(steps))
 
 
+def test_a_recomputed_prefix_is_an_open_bar_and_beside_it_stands_the_ratio():
+    row = {"data": "mnist", "architecture": "2x8", "threads": 1, "machine": "m", "unit": "µs"}
+    ways = {("bp", "kept"): 10.0, ("mf", "kept"): 4.0, ("mf", "recomputed"): 5.0}
+    rows = [
+        {**row, "algorithm": a, "prefix": w, "metric": m, "value": v}
+        for (a, w), v in ways.items()
+        for m in ("train", "val")
+    ]
+    figure = drawn(figures.hardware.pass_cost(pd.DataFrame(rows)))
+    assert [p.get_facecolor()[:3] == (1, 1, 1) for p in figure.axes[0].patches] == [False, False, True]
+    assert [t.get_text() for t in figure.axes[0].texts] == ["×1.00", "×0.40", "×0.50"]
+    assert "open bars" in texts(figure)
+    assert "measured once" in texts(figure).replace("\n", " ")
+
+
+HELD = {  # algorithm, prefix -> bytes by each account, of two processes
+    ("bp", "kept"): {"account": (20, 20), "with_prefix": (20, 20), "rss": (30, 50)},
+    ("mf", "kept"): {"account": (10, 10), "with_prefix": (200, 200), "rss": (220, 180)},
+    ("mf", "recomputed"): {"account": (10, 10), "with_prefix": (10, 10), "rss": (20, 20)},
+}
+
+
+def held() -> pd.DataFrame:
+    """Bytes as tests/benchmarks/memory.py writes them."""
+    where = {"data": "mnist", "architecture": "2x8", "threads": 1, "machine": "m", "unit": "B"}
+    return pd.DataFrame(
+        {**where, "algorithm": name, "prefix": way, "quantity": quantity, "repeat": k, "value": 2**20 * value}
+        for (name, way), by in HELD.items()
+        for quantity, values in by.items()
+        for k, value in enumerate(values)
+    )
+
+
+def test_three_accounts_of_memory_stand_side_by_side_with_their_names_and_n():
+    figure = drawn(figures.hardware.memory_lines(held()))
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == [
+        "BP (n = 2)",
+        "MF, prefix kept (n = 2)",
+        "MF, prefix recomputed (n = 2)",
+    ]
+    points = [n.get_xdata().tolist() for n in ax.get_lines()]
+    assert points == [[float(v) for v in values] for by in HELD.values() for values in by.values()]
+    ratios = [t.get_text() for t in ax.texts]
+    assert ratios == ["×1.00   ×1.00   ×1.00", "×0.50   ×10.00   ×5.00", "×0.50   ×0.50   ×0.50"]
+    names = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert [name.split()[0] for name in names] == ["account", "account", "resident"]
+
+
+def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_interval():
+    cost = {"data": "mnist", "architecture": "2x8", "metric": "train"}
+    costs = [("bp", "kept", 10.0), ("mf", "kept", 4.0), ("mf", "recomputed", 6.0)]
+    costs = pd.DataFrame([{**cost, "algorithm": a, "prefix": w, "value": v} for a, w, v in costs])
+    samples_of = {"bp": (100, 100, 100), "mf": (150, 180, 140)}
+    runs = tidy(
+        *(
+            {"algorithm": name, "seed": seed, "samples": samples_of[name][seed]}
+            for name in samples_of
+            for seed in range(3)
+        )
+    )
+    found = beside_time(held(), costs, runs)
+    assert found.index.get_level_values("prefix").tolist() == ["kept", "recomputed"]
+    kept = found.iloc[0]
+    ratios = np.divide(samples_of["mf"], samples_of["bp"])
+    assert kept["passes"] == pytest.approx(scipy.stats.gmean(ratios))
+    assert (kept["pairs"], kept["n"], kept["rss"], kept["pass"]) == (3, 2, 5.0, 0.4)
+    assert kept["time_high"] == pytest.approx(0.4 * kept["high"])
+    more, less, _, both = memory_or_time(found, "rss").splitlines()
+    assert "holds more, ×5.00" in more
+    assert "takes less time" in more
+    assert "holds less, ×0.50" in less
+    overlapping = held().replace({"value": {20 * 2**20: 35 * 2**20}})  # the second process of BP held 30
+    assert "holds about as much" in memory_or_time(beside_time(overlapping, costs, runs), "rss")
+    assert "may take less time or more" in less
+    assert "none of these" in both
+    cheap = memory_or_time(found.assign(time_high=0.9), "rss").splitlines()
+    assert "at once: **MF on MNIST 2x8, prefix recomputed**" in cheap[-1]
+    with pytest.raises(InvalidInput, match="several values"):
+        beside_time(held(), costs, pd.concat([runs, runs.assign(value=1.0)]))
+
+
 @pytest.mark.parametrize(
-    "name", ["memory", "operations", "scaling", "step", "pass_cost", "subnormals", "sensors"]
+    "name", ["memory", "memory_lines", "operations", "scaling", "step", "pass_cost", "subnormals", "sensors"]
 )
 def test_no_hardware_to_draw_is_one_line(name):
     with pytest.raises(InvalidInput, match="to draw"):

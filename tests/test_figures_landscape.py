@@ -69,7 +69,7 @@ def test_line_runs_from_one_solution_to_the_other(evidence):
 def test_planes_have_one_scale_and_the_axes_the_right_way_round(evidence):
     figure = figures.landscape.plane(evidence)
     bp, mf, bar = figure.axes
-    assert [ax.get_xlabel().split(":")[0] for ax in (bp, mf)] == ["BP", "MF"]
+    assert [ax.get_xlabel().split(":")[0] for ax in (bp, mf)] == ["BP, seed 0", "MF, seed 0"]
     filled = [ax.collections[0] for ax in (bp, mf)]
     assert np.array_equal(filled[0].levels, filled[1].levels)
     rows = evidence[evidence["kind"] == "plane"]
@@ -81,15 +81,17 @@ def test_planes_have_one_scale_and_the_axes_the_right_way_round(evidence):
     assert "nats" in bar.get_ylabel()
 
 
-def test_sharpness_is_of_the_training_images_and_gaps_are_validation_minus_training(evidence):
+def test_sharpness_is_of_both_kinds_of_images_and_gaps_are_validation_minus_training(evidence):
     figure = figures.landscape.sharpness(evidence)
     drawn = [[coloured(ax, name)[0].get_ydata().tolist() for name in ("bp", "mf")] for ax in figure.axes]
     assert drawn[0] == [[5.0, 6.0], [7.0, 8.0]]
-    assert np.ravel(drawn[1]) == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    assert np.ravel(drawn[2]) == pytest.approx([3.0] * 4)
+    assert np.ravel(drawn[1]) == pytest.approx([50.0] * 4)
+    assert np.ravel(drawn[2]) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert np.ravel(drawn[3]) == pytest.approx([3.0] * 4)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["BP\nn = 2", "MF\nn = 2"]
 
 
-@pytest.mark.parametrize(("draw", "columns"), [("slices", 2), ("line", 2), ("plane", 2), ("sharpness", 3)])
+@pytest.mark.parametrize(("draw", "columns"), [("slices", 2), ("line", 2), ("plane", 2), ("sharpness", 4)])
 def test_every_data_set_has_a_row_of_its_own(evidence, draw, columns):
     both = pd.concat([evidence, evidence.assign(data="mnist", loss=evidence["loss"] + 1.0)])
     figure = getattr(figures.landscape, draw)(both)

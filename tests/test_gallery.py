@@ -12,10 +12,12 @@ from helpers import resolved
 
 import bpfree
 import run_all
+from bpfree.data import dataset
 from bpfree.errors import InvalidInput, StorageFailed, UnknownName
-from bpfree.evidence import evidence, gallery
+from bpfree.evidence import evidence, gallery, stats
 from bpfree.evidence.gallery import GALLERY, collect, draw_gallery
 from bpfree.evidence.order import arranged
+from bpfree.evidence.verdicts import verdicts
 from bpfree.experiments import store, study
 from bpfree.training.stopping import Budget
 
@@ -374,3 +376,19 @@ def test_a_damaged_table_is_one_line_that_names_it(damage, tmp_path):
         assert "\n" not in str(error.value)
         assert str(path) in str(error.value)
         assert str(error.value).endswith(": restore it")
+
+
+def test_a_contrast_has_one_word_in_every_figure_and_table():
+    """Both forests and chapter 05's verdicts, of the committed runs on real data."""
+    runs = store.tidy(r for r in gallery.records("05") if r.experiment.data != "digits")
+    table = stats.contrasts(runs, baseline_protocol="convergence")
+    for name in ("forest", "forest_protocols"):
+        drawn = gallery.against_bp(gallery.recorded(name))
+        drawn = drawn[drawn["data"] != "digits"].reset_index(drop=True)
+        mine = table[table["protocol"].isin(set(drawn["protocol"]))].reset_index(drop=True)
+        pd.testing.assert_frame_equal(drawn, mine, check_dtype=False)
+    judged = verdicts(runs, metrics=["test_accuracy"]).set_index(["claim", "network"])
+    mf = table[(table["algorithm"] == "mf") & (table["protocol"] == "convergence")]
+    for row in mf.itertuples():
+        found = judged.loc["MF, accuracy", f"{dataset(row.data)} {row.architecture}"]
+        assert (found["contrast"], found["ours"].n) == (row.verdict, row.n)

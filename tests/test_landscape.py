@@ -15,7 +15,7 @@ from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
 from bpfree.diagnostics.landscape import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.evidence.landscape import COLUMNS, per_run, sweep
+from bpfree.evidence.landscape import COLUMNS, MEASURES, favourable, per_run, sweep
 from bpfree.experiments import experiment, store
 
 DATA = toy()
@@ -333,10 +333,33 @@ def test_overview_says_what_the_evidence_says(runs):
     assert (row["loss"], row["accuracy"]) == (val["loss"], val["accuracy"])
     assert row["loss_gap"] == val["loss"] - train["loss"]
     assert row["error_gap"] == train["accuracy"] - val["accuracy"]
-    assert row["eigenvalue"] == landscape.sharpness(algorithm, data, "train", 50)["eigenvalue"][0]
+    for split, name in (("train", "eigenvalue"), ("val", "eigenvalue_val")):
+        assert row[name] == landscape.sharpness(algorithm, data, split, 50)["eigenvalue"][0]
     draws = [landscape.direction(algorithm, data, k) for k in range(2)]
     ends = [landscape.along(algorithm, data, draw, (-1.0, 1.0), samples=50)["loss"].mean() for draw in draws]
     assert row["rise"] == pytest.approx(sum(ends) / 2 - val["loss"])
+
+
+LOSSES = (("bp", 0, 2.0), ("bp", 1, 4.0), ("mf", 0, 1.0), ("mf", 1, 3.0), ("mf", 2, 99.0))
+
+
+def test_a_minimum_is_more_favourable_by_what_is_smaller_over_the_seeds_of_both():
+    runs = pd.DataFrame(
+        [
+            {
+                "algorithm": name,
+                "seed": seed,
+                **dict.fromkeys(MEASURES, 1.0),
+                "loss": loss,
+                "rise": 9.0 - loss,
+            }
+            for name, seed, loss in LOSSES
+        ]
+    )
+    found = favourable(runs)
+    assert found.loc["loss"].tolist() == [3.0, 2.0, 2, "more"]
+    assert found.loc["rise", "favourable"] == "less"
+    assert set(found.drop(["loss", "rise"])["favourable"]) == {"as much"}
 
 
 def test_no_evidence_without_records():

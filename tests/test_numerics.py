@@ -288,7 +288,7 @@ def test_pinned_is_within_pinned_and_what_was_set_between_them_too():
 def test_a_caller_who_flushes_on_one_thread_gets_the_others_back_as_they_were():
     code = """
 import torch
-from bpfree.training.subnormals import flushed
+from bpfree.training.numerics import flushed
 torch.set_num_threads(2)
 
 def left():

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import bpfree
@@ -121,7 +122,8 @@ def test_the_main_command_twice_at_once(tmp_path):
     said = [process.communicate()[0] for process in two]
     assert [process.returncode for process in two] == [0, 0], "\n".join(said)
     index = (tmp_path / "results/quick/index.html").read_text(encoding="utf-8")
-    assert "9 of 9 chapters finished" in index
+    chapters = len(list((README.parent / "notebooks").glob("*.ipynb")))
+    assert f"{chapters} of {chapters} chapters finished" in index
 
 
 @pytest.mark.parametrize("words", TUNING, ids=" ".join)
@@ -138,3 +140,65 @@ def test_the_meter_runs_these_commands(words, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "train.py").write_text("raise SystemExit(3)")
     assert energy(words) == (3 if "train.py" in words else 0)
+
+
+# ---------------------------------------------------------------- what it says of the committed data
+
+
+@pytest.fixture(scope="module")
+def runs() -> pd.DataFrame:
+    """A row per run of the study on real data, under the one stopping rule."""
+    rows = pd.read_csv(README.parent / "figures/data/runs.csv", dtype={"preset": str})
+    rows = rows[(rows["data"] != "digits") & (rows["protocol"] == "convergence")]
+    return rows[rows["chapters"].str.contains("05")]
+
+
+def ratios(runs: pd.DataFrame, column: str, algorithm: str) -> pd.Series:
+    """Of means, to BP's on the same network."""
+    means = runs.groupby(["data", "architecture", "algorithm"])[column].mean().unstack()
+    return (means[algorithm] / means["bp"]).dropna()
+
+
+@pytest.mark.parametrize("algorithm", ["mf", "cafo_rand"])
+def test_local_learning_makes_more_passes_and_each_costs_less(runs, algorithm):
+    assert (ratios(runs, "outcome epochs", algorithm) > 1).all()
+    measured = runs.assign(joules=runs["cost total_measured_j"] / runs["outcome epochs"])
+    of_a_pass = ratios(measured[measured["device"] == "cuda"], "joules", algorithm)
+    assert len(of_a_pass)
+    assert (of_a_pass < 1).all()
+
+
+def test_most_of_what_a_pass_saves_is_saved_without_keeping_anything():
+    table = pd.read_csv(README.parent / "figures/data/pass_cost.csv")
+    table = table[table["metric"] == "train"].set_index(["data", "architecture", "algorithm", "prefix"])
+    train = table["value"].unstack(["algorithm", "prefix"]).dropna(subset=[("mf", "recomputed")])
+    assert len(train) >= 2
+    saved = train["bp", "kept"] - train["mf", "kept"]
+    assert ((train["bp", "kept"] - train["mf", "recomputed"]) / saved).between(0.5, 1).all()
+
+
+def test_late_passes_with_subnormal_numbers_take_more_than_twice_as_long():
+    table = pd.read_csv(README.parent / "figures/data/subnormals.csv").query("algorithm == 'mf'")
+    late = table.groupby("subnormal")["value"].apply(lambda passes: passes.tail(5).mean())
+    assert late["kept"] > 2 * late["zero"]
+
+
+def test_what_each_power_sensor_has_of_the_energy():
+    table = pd.read_csv(README.parent / "figures/data/sensors.csv")
+    joules = table.pivot(index="phase", columns="sensor", values="joules")
+    share = joules[["instant", "average"]].div(joules["counter"], axis=0)
+    steady = share.loc[~share.index.str.contains("bursts")]
+    [bursts] = share.loc[share.index.str.contains("bursts")].to_dict("records")
+    assert steady["instant"].between(0.99, 1.01).all()
+    assert (steady["average"] < 1).all()
+    assert bursts["instant"] < 0.9
+    assert bursts["average"] > 1
+
+
+def test_what_the_first_run_shows_of_the_digits():
+    rows = pd.read_csv(README.parent / "figures/data/runs.csv", dtype={"preset": str})
+    shown = rows[
+        (rows["data"] == "digits") & rows["chapters"].str.contains("03") & (rows["protocol"] == "convergence")
+    ]
+    means = shown.groupby("algorithm")["outcome test_accuracy"].mean().round()
+    assert (means["bp"], means["mf"]) == (89, 90)

@@ -25,10 +25,9 @@ from bpfree.energy import EnergyMeter
 from bpfree.errors import InvalidInput, MissingData, StorageFailed, TrainingDiverged
 from bpfree.evidence.tables.summary import bill
 from bpfree.experiments import runner
-from bpfree.experiments.claims import RunLock
 from bpfree.experiments.experiment import Experiment
 from bpfree.experiments.runner import run, run_many
-from bpfree.experiments.store import Store
+from bpfree.experiments.store import RunLock, Store
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.training.stopping import Budget
 
@@ -72,7 +71,7 @@ def until(condition) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bpfree.experiments.claims import RunLock
+from bpfree.experiments.store import RunLock
 claim = RunLock(Path(sys.argv[1]), "key")
 print(claim.take(), flush=True)
 time.sleep(60)

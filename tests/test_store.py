@@ -14,7 +14,17 @@ import torch
 from helpers import resolved
 
 from bpfree.errors import InvalidInput, StorageFailed
-from bpfree.experiments.store import COLUMNS, FORMAT, Record, Store, epochs, records, traces, unit
+from bpfree.experiments.store import (
+    COLUMNS,
+    FORMAT,
+    Record,
+    Store,
+    epochs,
+    records,
+    stages_at_cap,
+    traces,
+    unit,
+)
 from bpfree.training.history import COST
 
 KEY, OTHER = (resolved(seed=seed).key for seed in (0, 1))
@@ -238,7 +248,8 @@ def test_records_of_two_training_versions_are_not_mixed(store):
     for said in (str(store.root), "training_version=2", "use another store"):
         assert said in str(raised.value)
     for version, accuracy in ((1, [90.0]), (2, [95.0]), (3, [])):
-        assert records(store, training_version=version)["value"].tolist() == accuracy
+        found = records(store, training_version=version)
+        assert found.loc[found["metric"] == "test_accuracy", "value"].tolist() == accuracy
 
 
 def test_how_often_a_run_was_resumed_is_kept_and_may_be_missing_in_what_was_written_before(store):
@@ -281,23 +292,45 @@ def test_what_is_not_there_is_said_to_be_missing(store):
 # ---------------------------------------------------------------- tables
 
 
+@pytest.mark.parametrize(
+    ("epochs", "cap", "stages"),
+    [
+        ({"a": 5, "b": 3}, 5, 1),
+        ({"a": 4, "b": 3}, 5, 0),  # seven epochs, none of the stages at its end
+        ({"a": 5, "b": 5}, 5, 2),
+        ({"a": 5, "b": 5}, None, 0),
+        (5, 5, 1),
+        (4, 5, 0),
+        (7, 5, None),  # of which stages, only the history knows
+    ],
+)
+def test_stages_that_ended_at_the_cap_are_counted_as_far_as_is_known(epochs, cap, stages):
+    of = epochs if isinstance(epochs, dict) else {}
+    rows = [{"stage": name, "epoch": e + 1} for name, n in of.items() for e in range(n)]
+    total = sum(of.values()) if of else epochs
+    made = record(experiment=resolved(max_epochs=cap), metrics={"epochs": total}, history=pd.DataFrame(rows))
+    assert stages_at_cap(made) == stages
+    assert stages_at_cap(replace(made, status="failed")) is None
+
+
 def test_the_table_is_tidy_with_units_and_provenance(store):
     store.write(record())
     store.write(record(OTHER, metrics={}, cost={"train_s": 1.0}, status="failed", error=ERROR))
     table = records(store)
     assert table.columns.tolist() == list(COLUMNS)
-    assert len(table) == 5 + 4 + 1 + 1
+    assert len(table) == 5 + 4 + 1 + 1 + 1
     assert not table.duplicated(["key", "metric"]).any()
     mine = table[table["key"] == KEY].set_index("metric")
-    assert mine["value"].to_dict() == {**record().metrics, **record().cost}
+    at_cap = mine.loc["stages_at_cap", "value"]
+    assert mine["value"].to_dict() == {**record().metrics, "stages_at_cap": at_cap, **record().cost}
     units = {"test_accuracy": "%", "test_accuracy[sum]": "%", "test_loss": "nats", "epochs": "epochs"}
     units |= {"samples": "samples", "train_s": "s", "train_measured_j": "J", "total_estimated_j": "J"}
-    units |= {"graph_bytes": "B"}
+    units |= {"graph_bytes": "B", "stages_at_cap": ""}
     assert mine["unit"].to_dict() == units
     assert mine.loc["train_measured_j", "provenance"] == "measured: a sensor"
     assert mine.loc["train_s", "provenance"] == "wall clock"
     assert mine.loc["graph_bytes", "provenance"] == "counted"
-    outcomes, costs = list(record().metrics), list(record().cost)
+    outcomes, costs = [*record().metrics, "stages_at_cap"], list(record().cost)
     assert mine.loc[outcomes, "provenance"].isna().all()
     assert (mine.loc[costs, "machine"] == "0123456789ab").all()
     assert mine.loc[outcomes, "machine"].isna().all()  # an outcome is not the machine's

@@ -1,14 +1,17 @@
 """Tables from hand-made records, against numbers worked out by hand or by numpy."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import resolved
 
-from bpfree.errors import UnknownName
-from bpfree.evidence import tables
+from bpfree.algorithms.arms import label
+from bpfree.errors import InvalidInput, UnknownName
+from bpfree.evidence import compare, figures, stats, tables
+from bpfree.evidence.verdicts import verdicts
 from bpfree.experiments import published
 from bpfree.experiments.store import COLUMNS
 
@@ -52,6 +55,7 @@ def record(
         "status": status,
     }
     fixed["key"] = "/".join(map(str, (*fixed.values(), machine)))
+    fixed.setdefault("settings", "defaults")
     how = {"measured_j": "measured: rapl (cpu)", "estimated_j": "estimated: a model"}
     rows = [
         {
@@ -89,10 +93,9 @@ def pair(where: dict | None = None, machine: str = "m", **metrics) -> pd.DataFra
 def test_summary_gives_mean_and_sample_sd_over_seeds():
     table = shown.summary(pd.concat([arm("mf", [90, 92, 97], [1, 2, 3]), arm("bp", [91, 93, 92], [2, 2, 5])]))
     assert table["algorithm"].tolist() == ["BP", "MF"]
-    assert table.loc[1, "test accuracy (%)"] == f"{93:.2f} ± {np.std([90, 92, 97], ddof=1):.2f}"
-    assert table.loc[0, "time (s)"] == f"3.0 ± {np.std([2, 2, 5], ddof=1):.1f}"
+    assert table.loc[1, "test accuracy (%)"] == f"{93:.2f} ± {np.std([90, 92, 97], ddof=1):.2f} (n = 3)"
+    assert table.loc[0, "time (s)"] == f"3.0 ± {np.std([2, 2, 5], ddof=1):.1f} (n = 3)"
     assert table.loc[0, "energy (J)"].startswith("6.0 ± ")
-    assert table["seeds"].tolist() == [3, 3]
 
 
 def test_summary_calls_estimates_estimated_and_measurements_measured():
@@ -101,19 +104,22 @@ def test_summary_calls_estimates_estimated_and_measurements_measured():
     table = shown.summary(pd.concat([estimated, measured])).set_index("algorithm")
     assert table.loc["BP", "energy is"] == "estimated"
     assert table.loc["MF", "energy is"] == "measured"
-    assert table.loc["MF", "energy (J)"] == "7.000"  # the sensor's, not the model's
+    assert table.loc["MF", "energy (J)"] == "7.000 (n = 1)"  # the sensor's, not the model's
 
 
-def test_summary_names_the_seeds_whose_joules_it_lacks():
+def test_summary_counts_the_seeds_whose_joules_it_has():
     lost = arm("mf", [90], [1]).query("metric != 'total_estimated_j'").assign(seed=5, key="lost")
     one = shown.summary(pd.concat([arm("mf", [90, 92], [1, 3]), lost])).iloc[0]
-    assert (one["seeds"], one["energy is"]) == (3, "estimated")
-    assert one["energy (J)"] == f"4.0 ± {np.std([2, 6], ddof=1):.1f} (2 of 3)"
+    assert (one["test accuracy (%)"][-7:], one["energy is"]) == ("(n = 3)", "estimated")
+    assert one["energy (J)"] == f"4.0 ± {np.std([2, 6], ddof=1):.1f} (n = 2)"
     partly = pd.concat(
         [arm("mf", [90], [1], total_measured_j=7.0), arm("mf", [92], [3]).assign(seed=5, key="b")]
     )
     two = shown.summary(partly).iloc[0]
-    assert (two["energy (J)"], two["energy is"]) == (f"4.0 ± {np.std([2, 6], ddof=1):.1f}", "estimated")
+    assert (two["energy (J)"], two["energy is"]) == (
+        f"4.0 ± {np.std([2, 6], ddof=1):.1f} (n = 2)",
+        "estimated",
+    )
     none = shown.summary(lost).iloc[0]
     assert (none["energy (J)"], none["energy is"]) == ("", "")
 
@@ -126,7 +132,7 @@ def test_summary_never_pools_machines_and_leaves_failures_out():
             record("mf", 0, status="failed", failed=1.0),
         ]
     )
-    assert shown.summary(rows)["time (s)"].tolist() == ["1.000", "9.000"]
+    assert shown.summary(rows)["time (s)"].tolist() == ["1.000 (n = 1)", "9.000 (n = 1)"]
 
 
 def test_readouts_are_columns():
@@ -138,7 +144,7 @@ def test_readouts_are_columns():
     )
     table = shown.readouts(rows)
     assert table.columns.tolist() == ["data", "network", "algorithm", "last", "layer 1"]
-    assert table.loc[0, "last"] == f"92.00 ± {np.std([90, 94], ddof=1):.2f}"
+    assert table.loc[0, "last"] == f"92.00 ± {np.std([90, 94], ddof=1):.2f} (n = 2)"
 
 
 def test_passes_times_cost_is_the_ratio_of_times():
@@ -149,9 +155,11 @@ def test_passes_times_cost_is_the_ratio_of_times():
         ]
     )
     [row] = tables.passes_times_cost(rows).to_dict("records")
-    assert row["passes"] == pytest.approx(3.0)
-    assert row["= seconds of training"] == pytest.approx(1.5)
-    assert row["× seconds per pass"] == pytest.approx(0.5)
+    assert float(row["passes"]) == pytest.approx(3.0)
+    assert float(row["= seconds of training"]) == pytest.approx(1.5)
+    assert float(row["× seconds per pass"]) == pytest.approx(0.5)
+    assert (str(row["passes"]), f"{row['passes']:.1f}") == ("3.00 (n = 1)", "3.0")
+    assert row["passes"].n == 1
 
 
 def row(table: pd.DataFrame, **where) -> dict:
@@ -165,25 +173,54 @@ def test_performance_has_the_printed_numbers_beside_ours():
     table = shown.mf_performance(pair())
     assert table["algorithm"].tolist() == ["BP", "MF"]
     bp, mf = table.to_dict("records")
-    assert (mf["network"], mf["accuracy (%), thesis"]) == ("MNIST 2x1000", "98.14 ± 0.02")
-    assert mf["accuracy (%), ours"] == "98.50"
-    assert bp["accuracy (%), ours"] == "98.20 ± 0.20"
-    assert (mf["− BP (pp), thesis"], mf["− BP (pp), ours"]) == ("+0.09", "+0.30 ± 0.20")
+    assert (mf["network"], mf["accuracy (%), thesis"]) == ("MNIST 2x1000", "98.14 ± 0.02 (n = 3)")
+    assert mf["accuracy (%), ours"] == "98.50 (n = 3)"
+    assert bp["accuracy (%), ours"] == "98.20 ± 0.20 (n = 3)"
+    assert (mf["− BP (pp), thesis"], mf["− BP (pp), ours"]) == ("+0.09", "+0.30 ± 0.20 (n = 3)")
     assert (bp["− BP (pp), thesis"], bp["− BP (pp), ours"]) == ("", "")
-    assert (mf["epochs, thesis"], mf["epochs, ours"]) == ("15.3 ± 0.6", "4.0")
-    assert (mf["seeds (thesis / ours)"], mf["our protocol"]) == ("3 / 3", "convergence")
+    assert (mf["epochs, thesis"], mf["epochs, ours"]) == ("15.3 ± 0.6 (n = 3)", "4.0 (n = 3)")
+    assert mf["ours under"] == "convergence, defaults"
+
+
+def test_a_difference_stands_below_the_bp_that_it_is_against():
+    by_loss = MNIST | {"protocol": "convergence_loss"}
+    other = pd.concat([arm(a, [97.0 + d], [1], where=by_loss) for a, d in (("bp", 0), ("mf", 0.25))])
+    joint = arm("mf_joint", [98.9], [1], where=MNIST)
+    table = shown.mf_performance(pd.concat([pair(), other, joint]), source="2026")
+    assert table["algorithm"].tolist() == ["BP", "MF-Joint", "BP", "MF"]
+    assert (
+        table["ours under"].str.partition(",")[0].tolist() == ["convergence"] * 2 + ["convergence_loss"] * 2
+    )
+    ours, gain = table["accuracy (%), ours"].str[:5].astype(float), table["− BP (pp), ours"].str[:5]
+    assert float(gain[1]) == pytest.approx(98.9 - 98.0)  # of seed 0, which both have
+    assert float(gain[3]) == pytest.approx(ours[3] - ours[2])
+
+
+def test_rows_say_whose_settings_and_how_many_runs_ended_at_the_cap():
+    where = MNIST | {"settings": "thesis"}
+    runs = [arm("bp", [98.0, 98.1], [4, 5], where=where, stages_at_cap=0)]
+    runs += [arm("mf", [98.0, 98.1], [4, 5], where=where | {"settings": "tuned"}, stages_at_cap=2)]
+    trials = published.searches(source="thesis", algorithm="bp", **MNIST)["trials"].iat[0]
+    for table in (shown.mf_performance(pd.concat(runs)), shown.overview(pd.concat(runs))):
+        bp, mf = (row(table, algorithm=name, network="MNIST 2x1000") for name in ("BP", "MF"))
+        where = "ours under" if "ours under" in table else "settings"
+        assert bp[where].endswith(f"thesis ({trials} trials)")
+        assert "tuned here (20 trials)" in mf[where]
+        assert (bp["at the cap"], mf["at the cap"]) == ("", "2 of 2")
+    cross = row(shown.cross_algorithm(pd.concat(runs)), algorithm="MF", numbers_of="ours, convergence, cpu")
+    assert cross["at the cap"] == "2 of 4"
 
 
 def test_the_camera_ready_is_another_source_and_matched_another_protocol():
     late = row(shown.mf_performance(pair(), source="2026"), algorithm="MF")
-    assert late["accuracy (%), 2026"] == "98.39 ± 0.19"  # 98.395, printed to five decimals
+    assert late["accuracy (%), 2026"] == "98.39 ± 0.19 (n = 20)"  # 98.395, printed to five decimals
     matched = pd.concat([pair(), arm("mf", [97, 97, 97], [1, 1, 1], where=MNIST | {"protocol": "matched"})])
     table = shown.mf_performance(matched, source="2026", protocol="matched")
-    assert row(table, algorithm="MF")["accuracy (%), 2026"] == "97.98 ± 0.22"
-    assert row(table, algorithm="MF")["accuracy (%), ours"] == "97.00"
-    assert row(table, algorithm="MF")["− BP (pp), ours"] == "-1.20 ± 0.20"
-    assert row(table, algorithm="BP")["accuracy (%), 2026"] == "98.20 ± 0.23"
-    assert row(table, algorithm="BP")["our protocol"] == "convergence"
+    assert row(table, algorithm="MF")["accuracy (%), 2026"] == "97.98 ± 0.22 (n = 20)"
+    assert row(table, algorithm="MF")["accuracy (%), ours"] == "97.00 (n = 3)"
+    assert row(table, algorithm="MF")["− BP (pp), ours"] == "-1.20 ± 0.20 (n = 3)"
+    assert row(table, algorithm="BP")["accuracy (%), 2026"] == "98.20 ± 0.23 (n = 60)"
+    assert row(table, algorithm="BP")["ours under"] == "convergence, defaults"
     with pytest.raises(UnknownName, match="did you mean 'thesis'"):
         shown.mf_performance(pair(), source="thesys")
 
@@ -195,9 +232,9 @@ def test_what_was_printed_and_not_run_says_so_and_the_other_way_round():
     assert row(table, algorithm="MF")["− BP (pp), ours"] == ""
     digits = shown.mf_performance(pair(where={"data": "digits"}))
     assert digits["accuracy (%), thesis"].tolist() == ["not published"] * 2
-    assert digits["accuracy (%), ours"].tolist() == ["98.20 ± 0.20", "98.50"]
+    assert digits["accuracy (%), ours"].tolist() == ["98.20 ± 0.20 (n = 3)", "98.50 (n = 3)"]
     costs = shown.mf_efficiency(pair(where={"data": "digits"}))
-    assert costs["numbers of"].tolist() == ["ours, convergence (not published)"] * 2
+    assert costs["numbers of"].tolist() == ["ours, convergence, cpu (not published)"] * 2
     everything = shown.cafo_efficiency(pd.DataFrame(columns=COLUMNS))
     assert len(everything) == 2 * 3 * 4  # BP and two variants on four data sets
     assert set(everything["numbers of"]) == {"thesis", "ours: not run"}
@@ -206,26 +243,27 @@ def test_what_was_printed_and_not_run_says_so_and_the_other_way_round():
 def test_efficiency_says_what_its_joules_and_bytes_are():
     table = shown.mf_efficiency(pair())
     printed = row(table, algorithm="MF", numbers_of="thesis")
-    ours = row(table, algorithm="MF", numbers_of="ours, convergence")
-    assert (printed["time (s)"], ours["time (s)"]) == ("35.0 ± 1.5", "2.50 ± 0.50")
-    assert (printed["energy (kJ)"], printed["energy is"]) == ("2.16 ± 0.11", "measured")  # 0.6 Wh
-    assert (ours["energy (kJ)"], ours["energy is"]) == ("0.0050 ± 0.0010", "estimated")
+    ours = row(table, algorithm="MF", numbers_of="ours, convergence, cpu")
+    assert (printed["time (s)"], ours["time (s)"]) == ("35.0 ± 1.5 (n = 3)", "2.50 ± 0.50 (n = 3)")
+    assert (printed["energy (kJ)"], printed["energy is"]) == ("2.16 ± 0.11 (n = 3)", "measured")  # 0.6 Wh
+    assert (ours["energy (kJ)"], ours["energy is"]) == ("0.0050 ± 0.0010 (n = 3)", "estimated")
     assert (printed["memory (MiB)"], ours["memory (MiB)"]) == ("934.0 (NVML)", "80.00 (account)")
-    assert (printed["power (W)"], ours["power (W)"]) == ("61.66", "2.000")  # 2160 J / 35.03 s
-    assert printed["CO2e (g)"] == "1.150 ± 0.080"
-    assert (printed["one sample (MFLOP)"], ours["one sample (MFLOP)"]) == ("3.590", "3.588")
+    assert (printed["power (W)"], ours["power (W)"]) == ("61.66", "2.000 (n = 3)")  # 2160 J / 35.03 s
+    assert printed["CO2e (g)"] == "1.150 ± 0.080 (n = 3)"
+    operations = "one sample by the papers' convention (MFLOP)"
+    assert (printed[operations], ours[operations]) == ("3.590", "3.588")
     measured = shown.mf_efficiency(pair(total_measured_j=7000.0))
-    ours = row(measured, algorithm="MF", numbers_of="ours, convergence")
-    assert (ours["energy (kJ)"], ours["energy is"]) == ("7.000", "measured")
+    ours = row(measured, algorithm="MF", numbers_of="ours, convergence, cpu")
+    assert (ours["energy (kJ)"], ours["energy is"]) == ("7.000 (n = 3)", "measured")
 
 
 def test_efficiency_of_two_machines_has_a_row_for_each():
     both = pd.concat([pair(machine="here"), pair(machine="there", total_measured_j=9.0)])
     table = shown.mf_efficiency(both)
-    here = row(table, algorithm="MF", numbers_of="ours, convergence [here]")
-    there = row(table, algorithm="MF", numbers_of="ours, convergence [there]")
+    here = row(table, algorithm="MF", numbers_of="ours, convergence, cpu here")
+    there = row(table, algorithm="MF", numbers_of="ours, convergence, cpu there")
     assert (here["energy is"], there["energy is"]) == ("estimated", "measured")
-    assert (shown.mf_performance(both)["seeds (thesis / ours)"] == "3 / 3").all()
+    assert shown.mf_performance(both)["accuracy (%), ours"].str.endswith("(n = 3)").all()
 
 
 def test_the_cross_algorithm_summary_is_relative_to_bp():
@@ -233,13 +271,13 @@ def test_the_cross_algorithm_summary_is_relative_to_bp():
     assert set(table["network"]) == {"MNIST 2x1000", "MNIST 3x1000", "MNIST 4x2000", "MNIST cnn"}
     assert "BP" not in set(table["algorithm"])
     printed = row(table, algorithm="MF", numbers_of="thesis")
-    ours = row(table, algorithm="MF", numbers_of="ours, convergence")
-    assert (printed["accuracy (pp)"], ours["accuracy (pp)"]) == ("+0.09", "+0.30 ± 0.20")
-    assert (printed["time (%)"], ours["time (%)"]) == (f"{100 * (35.03 / 39.84 - 1):+.1f}", "-50.0")
-    assert (printed["energy (%)"], ours["energy (%)"]) == (f"{100 * (0.6 / 0.69 - 1):+.1f}", "-50.0")
+    ours = row(table, algorithm="MF", numbers_of="ours, convergence, cpu")
+    assert (printed["accuracy (pp)"], ours["accuracy (pp)"]) == ("+0.09", "+0.30 ± 0.20 (n = 3)")
+    assert (printed["time (%)"], ours["time (%)"]) == (f"{100 * (35.03 / 39.84 - 1):+.1f}", "-50.0 (n = 3)")
+    assert (printed["energy (%)"], ours["energy (%)"]) == (f"{100 * (0.6 / 0.69 - 1):+.1f}", "-50.0 (n = 3)")
     assert (printed["energy is"], ours["energy is"]) == ("measured", "estimated")
-    assert (printed["memory (%)"], ours["memory (%)"]) == ("+0.9 (NVML)", "-20.0 (account)")
-    assert (printed["epochs (×)"], ours["epochs (×)"]) == ("0.96", "1.00")
+    assert (printed["memory (%)"], ours["memory (%)"]) == ("+0.9 (NVML)", "-20.0 (account) (n = 3)")
+    assert (printed["epochs (×)"], ours["epochs (×)"]) == ("0.96", "1.00 (n = 3)")
 
 
 def test_hyperparameters_as_printed_tuned_and_used():
@@ -306,6 +344,7 @@ def test_the_papers_tables_are_narrow_and_label_their_joules(records):
 )
 def test_quantities_have_sensible_figures(arguments, text):
     quantity = tables.Quantity(*arguments)
+    assert str(replace(quantity, n=3)) == (f"{text} (n = 3)" if text else "")
     assert str(quantity) == text
     assert bool(quantity) == bool(text)
     assert float(quantity) == pytest.approx(arguments[0], nan_ok=True)
@@ -324,118 +363,204 @@ def test_tables_as_markdown_and_latex():
     assert r"a\_b \& 1 \%" in tables.latex(pd.DataFrame({"x": ["a_b & 1 %"]}))
 
 
-def test_agreement_names_what_differs_and_is_not_explained():
+def test_agreement_marks_what_differs_and_says_how_long_each_was_trained():
     cifar = {"data": "cifar10", "architecture": "3x2000"}
     rows = pd.concat([pair(), arm("mf", [66.0, 66.0, 66.0], [1, 1, 1], where=cifar)])
-    printed = published.results(
-        source="thesis", protocol="published", metric="test_accuracy", variant="", baseline="", **cifar
-    ).set_index("algorithm")["mean"]
+    where = {"source": "thesis", "protocol": "published", "variant": "", "baseline": "", **cifar}
+    accuracy, epochs = (
+        published.results(metric=metric, **where).set_index("algorithm")["mean"]
+        for metric in ("test_accuracy", "epochs")
+    )
     table = shown.agreement(rows)
-    where = {"network": "CIFAR-10 3x2000", "algorithm": "MF", "source": "thesis"}
-    found = row(table, **where)
-    assert found["ours − printed (pp)"] == f"{66 - printed['mf']:+.2f}"
-    assert (found["why"], found["seeds"]) == ("open", 3)
-    assert tables.agreement(rows)["ours − printed (pp)"].astype(float).abs().max() == pytest.approx(
-        66 - printed["mf"]
-    )
-    assert row(table, network="MNIST 2x1000", algorithm="MF", source="thesis")["why"] == ""
-    reasons = {("thesis", "CIFAR-10 3x2000", "MF"): "stopped earlier", ("thesis", "MNIST 2x1000", "MF"): "-"}
-    table = shown.agreement(rows, reasons)
-    assert row(table, **where)["why"] == "stopped earlier"
-    assert row(table, network="MNIST 2x1000", algorithm="MF", source="thesis")["why"] == ""  # none needed
+    found = row(table, network="CIFAR-10 3x2000", algorithm="MF", source="thesis")
+    assert found["ours − printed (pp)"] == f"{66 - accuracy['mf']:+.2f}"
+    assert (found["noticeable"], found["ours (%)"]) == ("yes", "66.00 (n = 3)")
+    assert found["epochs (× printed)"] == f"{4 / epochs['mf']:.1f}"
+    assert row(table, network="MNIST 2x1000", algorithm="MF", source="thesis")["noticeable"] == ""
 
 
-def test_a_campaign_counts_all_seconds_and_averages_those_of_runs_that_were_alone():
-    of = {"chapters": "05 07", "experiment": '{"hyperparameters_from": "tuned"}'}
-    fixed = {"protocol": "convergence", "machine": "m", **of, **MNIST}
-    runs = pd.DataFrame(
-        [
-            {**fixed, "algorithm": "bp", "contended": False, "busy_s": 10.0, "cost total_measured_j": 70.0},
-            {**fixed, "algorithm": "bp", "contended": False, "busy_s": 20.0, "cost total_measured_j": 90.0},
-            {**fixed, "algorithm": "bp", "contended": True, "busy_s": 99.0},
-            {**fixed, "algorithm": "mf", "contended": True, "busy_s": 5.0},
-        ]
-    )
-    bp, mf = shown.campaign(runs).to_dict("records")
-    assert (bp["runs"], bp["busy (s)"], bp["alone"]) == (3, "129", 2)
-    assert (bp["a run alone (s)"], bp["a run alone (J)"]) == ("15.00", "80.00 measured")
-    assert bp["a run, thesis (s)"] == "39.84"  # copied from the paper's table
-    assert (mf["runs"], mf["alone"], mf["a run alone (s)"], mf["a run alone (J)"]) == (1, 0, "", "")
-    assert bp["settings"] == "tuned"
-    ladder = shown.campaign(pd.concat([runs, runs.assign(chapters="07")]))
-    assert ladder["settings"].tolist() == 2 * ["ladder", "tuned"]
-    own = shown.campaign(pd.concat([runs, runs.assign(data="own.npz")]))
-    assert own["network"].tolist() == 2 * ["MNIST 2x1000"] + 2 * ["own.npz 2x1000"]
+GPU = {**MNIST, "device": "cuda"}
+OVERVIEW = {
+    "passes": "passes (× BP)",
+    "time": "time of a pass (× BP), GPU",
+    "joules": "energy of a pass (× BP), GPU",
+    "energy": "energy (× BP), GPU",
+    "cpu": "time (× BP), CPU",
+}
 
 
-def test_a_campaign_with_a_run_that_lost_a_sensor_has_no_measured_mean():
-    of = {"chapters": "05 07", "experiment": '{"hyperparameters_from": "tuned"}', "contended": False}
-    fixed = {"protocol": "convergence", "machine": "m", "algorithm": "bp", "busy_s": 10.0, **of, **MNIST}
-    estimated = "cost total_estimated_j"
-    runs = [{**fixed, estimated: 2.0, "cost total_measured_j": 70.0}, {**fixed, estimated: 4.0}]
-    assert shown.campaign(pd.DataFrame(runs))["a run alone (J)"].tolist() == ["3.000 estimated"]
+def costs(records, algorithm: str = "MF") -> dict[str, str]:
+    found = row(shown.overview(pd.concat(records)), algorithm=algorithm)
+    return {name: found[column] for name, column in OVERVIEW.items()}
 
 
-def test_the_overview_measures_energy_or_leaves_it_out_and_shows_the_sum_of_layers():
-    estimated = pair(**{"test_accuracy[sum]": 99.0})
-    table = shown.overview(estimated)
-    mf = row(table, network="MNIST 2x1000", algorithm="MF")
-    assert (mf["passes (× BP)"], mf["time of a pass"]) == ("1.00", "0.50")
-    assert (mf["energy of a pass"], mf["energy (× BP), ours"]) == ("", "")  # estimated
-    assert mf["by all layers (%)"] == "99.00"
-    bp = row(table, network="MNIST 2x1000", algorithm="BP")
-    assert (bp["passes (× BP)"], bp["time of a pass"]) == ("", "")
-    measured = pd.concat(
-        [
-            arm("bp", [98.0, 98.2, 98.4], [4, 5, 6], where=MNIST, total_measured_j=100.0),
-            arm("mf", [98.5, 98.5, 98.5], [2, 2.5, 3], where=MNIST, total_measured_j=160.0),
-        ]
-    )
-    assert row(shown.overview(measured), algorithm="MF")["energy (× BP), ours"] == "1.60"
-
-
-def test_costs_of_a_pass_are_of_the_machine_that_measures():
-    runs = [
-        arm("bp", [98.0], [4], "a", where=MNIST),
-        arm("mf", [98.0], [1], "a", where=MNIST),
-        arm("bp", [98.0], [4], "b", where=MNIST, total_measured_j=10.0),
-        arm("mf", [98.0], [2], "b", where=MNIST, total_measured_j=30.0),
+def test_the_overview_has_measured_energy_of_a_gpu_and_the_sum_of_layers():
+    estimated = pair(where=GPU, **{"test_accuracy[sum]": 99.0})
+    found = costs([estimated])
+    assert (found["passes"], found["time"], found["cpu"]) == ("1.00 (n = 3)", "0.50 (n = 3)", "")
+    assert (found["joules"], found["energy"]) == ("", "")  # estimated
+    assert row(shown.overview(estimated), algorithm="MF")["by all layers (%)"] == "99.00 (n = 3)"
+    assert set(costs([estimated], "BP").values()) == {""}
+    measured = [
+        arm("bp", [98.0, 98.2, 98.4], [4, 5, 6], where=GPU, total_measured_j=100.0),
+        arm("mf", [98.5, 98.5, 98.5], [2, 2.5, 3], where=GPU, total_measured_j=160.0),
     ]
-    mf = row(shown.overview(pd.concat(runs)), algorithm="MF")
-    assert (mf["time of a pass"], mf["energy of a pass"]) == ("0.50", "3.00")
-    mf = row(shown.overview(pd.concat(runs[:2])), algorithm="MF")
-    assert (mf["time of a pass"], mf["energy of a pass"]) == ("0.25", "")
+    assert costs(measured)["energy"] == "1.60 (n = 3)"
 
 
-def test_the_time_on_a_processor_is_of_whole_runs_there():
-    gpu = {**MNIST, "device": "cuda"}
+def test_no_machine_of_another_kind_stands_in():
+    on_cpu = [arm("bp", [98.0], [4], "a", where=MNIST), arm("mf", [98.0], [1], "a", where=MNIST)]
+    on_gpu = [
+        arm("bp", [98.0], [4], "b", where=GPU, total_measured_j=10.0),
+        arm("mf", [98.0], [2], "b", where=GPU, total_measured_j=30.0),
+    ]
+    found = costs([*on_cpu, *on_gpu])
+    assert (found["time"], found["joules"], found["cpu"]) == ("0.50 (n = 1)", "3.00 (n = 1)", "0.25 (n = 1)")
+    found = costs(on_cpu)
+    assert (found["time"], found["joules"], found["energy"], found["cpu"]) == ("", "", "", "0.25 (n = 1)")
+    assert costs(on_gpu)["cpu"] == ""
+
+
+def test_the_time_on_a_processor_is_of_whole_runs_of_the_one_with_most_pairs():
     runs = [
         arm("bp", [98.0, 98.0], [4, 4], "a", where=MNIST),
-        arm("mf", [98.0, 98.0], [1, 3], "a", where=MNIST),
+        arm("mf", [98.0, 98.0], [1, 4], "a", where=MNIST),
         arm("bp", [98.0], [4], "b", where=MNIST),
         arm("mf", [98.0], [4], "b", where=MNIST),
-        arm("bp", [98.0], [1], "c", where=gpu, total_measured_j=1.0),
-        arm("mf", [98.0], [3], "c", where=gpu, total_measured_j=3.0),
     ]
-    table = shown.overview(pd.concat(runs))
-    assert row(table, algorithm="MF")["time (× BP), CPU"].startswith("0.50")  # of the machine with two seeds
-    assert row(table, algorithm="MF")["energy (× BP), ours"] == "3.00"
-    assert row(table, algorithm="BP")["time (× BP), CPU"] == ""
-    assert row(shown.overview(pd.concat(runs[4:])), algorithm="MF")["time (× BP), CPU"] == ""
+    assert costs(runs)["cpu"] == f"0.50 ± {np.std([0.25, 1.0], ddof=1):.2f} (n = 2)"
+    assert costs(runs, "BP")["cpu"] == ""
 
 
-def test_passes_of_all_seeds_times_the_energy_of_a_pass_of_those_that_were_alone():
+def test_passes_of_all_seeds_and_costs_of_those_that_were_alone_are_not_multiplied():
     def run(name, seed, epochs, joules=None):
         cost = {} if joules is None else {"total_s": joules / 10, "total_measured_j": joules}
-        return record(name, seed, where=MNIST, test_accuracy=98.0, epochs=epochs, memory_bytes=1, **cost)
+        return record(name, seed, where=GPU, test_accuracy=98.0, epochs=epochs, memory_bytes=1, **cost)
 
     records = [run("bp", 0, 10, 100.0), run("bp", 1, 30), run("mf", 0, 40, 200.0), run("mf", 1, 20)]
-    mf = row(shown.overview(pd.concat(records)), algorithm="MF")
-    assert mf["passes (× BP)"].startswith("1.50")  # (40 + 20) / (10 + 30)
-    assert mf["energy of a pass"] == mf["time of a pass"] == "0.50"  # (200 / 40) / (100 / 10)
-    assert mf["energy (× BP), ours"] == "0.75"
-    mf = row(shown.cross_algorithm(pd.concat(records)), algorithm="MF", numbers_of="ours, convergence")
+    found = costs(records)
+    assert found["passes"] == f"{np.sqrt(4 * 20 / 30):.2f} ± {np.std([4, 2 / 3], ddof=1):.2f} (n = 2)"
+    assert found["joules"] == found["time"] == "0.50 (n = 1)"  # (200 / 40) / (100 / 10)
+    assert found["energy"] == "2.00 (n = 1)"  # 200 / 100
+    mf = row(shown.cross_algorithm(pd.concat(records)), algorithm="MF", numbers_of="ours, convergence, cuda")
     assert mf["energy (%)"] == "+100.0 (n = 1)"
+
+
+def test_the_gap_to_the_printed_ratio_is_passes_and_cost_of_a_pass():
+    def run(name, epochs, joules, seed=0, **cost):
+        cost |= {} if joules is None else {"total_s": 1.0, "total_measured_j": joules}
+        return record(name, seed, where=GPU, test_accuracy=98.0, epochs=epochs, memory_bytes=1, **cost)
+
+    records = [run("bp", 10, 100.0), run("mf", 20, 120.0), run("bp", 10, None, 1), run("mf", 99, None, 1)]
+    [found] = tables.gap_to_printed(pd.concat(records)).to_dict("records")
+    at = {"source": "2026", "protocol": "convergence_loss", **MNIST, "baseline": "", "variant": ""}
+    theirs = {
+        metric: table["mf"] / table["bp"]
+        for metric in ("epochs_median", "total_j")
+        for table in [published.results(**at, metric=metric).set_index("algorithm")["mean"]]
+    }
+    assert float(found["energy (× BP), 2026"]) == pytest.approx(theirs["total_j"])
+    assert (str(found["passes (× BP), ours"]), str(found["energy (× BP), ours"])) == (
+        "2.00 (n = 1)",
+        "1.20 (n = 1)",
+    )
+    share = np.log(theirs["epochs_median"] / 2) / np.log(theirs["total_j"] / 1.2)
+    assert float(found["of the gap, passes are (%)"]) == pytest.approx(100 * share)
+
+
+# ---------------------------------------------------------------- nothing is pooled
+
+
+def mixed(column: str, name: str) -> pd.DataFrame:
+    """BP and another on MNIST twice, unlike in one thing, and in their seeds, which do not give it away."""
+    others = {"ff": ("ff", "3x1000"), "cafo": ("cafo_rand", "cnn")}
+    algorithm, network = others.get(name.partition("_")[0], ("mf", "2x1000"))
+    layers = {"test_accuracy[last]": 1.0, "samples": 100.0, "train_s": 1.0, "total_measured_j": 5.0}
+    values = {"protocol": ("convergence", "convergence_loss"), "preset": ("thesis", "2026")}
+    values |= {"settings": ("tuned", "given"), "max_epochs": (60, 100), "precision": ("fp32", "bf16")}
+    values |= {"device": ("cpu", "cuda"), "machine": ("here", "there")}
+    parts = []
+    for place, value in enumerate(values[column]):
+        machine = value if column == "machine" else f"m {value}" if column == "device" else "m"
+        where = {"data": "mnist", "architecture": network} | ({column: value} if column != "machine" else {})
+        for arm, accuracy in (("bp", 50.0), (algorithm, 60.0)):
+            for seed in (0, 1):
+                metrics = {"test_accuracy": accuracy + 30 * place, "epochs": 4, "total_s": 1.0 + 8 * place}
+                parts.append(record(arm, seed + 2 * place, machine, where=where, **metrics, **layers))
+    return pd.concat(parts)
+
+
+TAKES = [
+    "summary",
+    "readouts",
+    "passes_times_cost",
+    "cross_algorithm",
+    "overview",
+    "gap_to_printed",
+    "agreement",
+]
+TAKES += [f"{family}_{what}" for family in ("ff", "cafo", "mf") for what in ("performance", "efficiency")]
+
+
+def unless_refused(name: str, records: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A table as text; empty if it says in one line that it will not take such records."""
+    refused = {"readouts", "passes_times_cost"} - ({"readouts"} if column == "machine" else set())
+    # Runs of two settings that nothing else tells apart: which of them would be meant?
+    refused |= set(TAKES) - {"summary"} if column == "settings" else set()
+    if name not in refused:
+        return getattr(shown, name)(records)
+    with pytest.raises(InvalidInput, match=f"several kinds, {column} "):
+        getattr(shown, name)(records)
+    return pd.DataFrame()
+
+
+@pytest.mark.parametrize("column", ["protocol", "preset", "settings", "max_epochs", "precision"])
+@pytest.mark.parametrize("name", TAKES)
+def test_no_table_has_a_mean_over_unlike_runs(name, column):
+    """A mean of both would be of four seeds, and its accuracy between the two."""
+    table = unless_refused(name, mixed(column, name), column)
+    cells = " ".join(table.astype(str).to_numpy().ravel())
+    assert "n = 4" not in cells
+    assert not re.search(r"\b(65|75)\.0", cells)  # means of 50 and 80, 60 and 90
+
+
+@pytest.mark.parametrize("column", ["device", "machine"])
+@pytest.mark.parametrize("name", TAKES)
+def test_no_cost_is_a_mean_over_machines(name, column):
+    table = unless_refused(name, mixed(column, name), "machine")
+    for cost in table.filter(regex="time|energy|CO2e|power|memory"):
+        assert not table[cost].astype(str).str.contains("n = 4").any(), cost
+
+
+def test_figure_and_table_say_the_same_of_the_same_records():
+    """The forest's rows are `stats.contrasts`; every table of differences to BP has its mean, n and word."""
+    records = [arm("bp", [98.0, 98.3, 98.1, 98.2], [4, 5, 6, 5], where=MNIST)]
+    for name, shift in (("mf", 0.05), ("mf_joint", 1.0), ("mf_interleaved", -0.3)):
+        noise = np.random.default_rng(len(name)).normal(shift, 0.05, 4)
+        records.append(arm(name, np.array([98.0, 98.3, 98.1, 98.2]) + noise, [1, 2, 3, 4], where=MNIST))
+    records = pd.concat(records)
+    drawn = stats.contrasts(records)
+    figure = figures.forest.forest(drawn)
+    performance = tables.mf_performance(records).set_index("algorithm")
+    cross = tables.cross_algorithm(records, our_protocol="convergence")
+    for place, contrast in enumerate(drawn.to_dict("records")):
+        name = label(contrast["algorithm"])
+        [said] = [t.get_text() for t in figure.axes[0].texts if t.xy[1] == place]
+        assert said.startswith(contrast["verdict"])
+        [crossed] = cross[(cross["algorithm"] == name) & cross["numbers of"].str.startswith("ours")][
+            "accuracy (pp)"
+        ]
+        for cell in (performance.loc[name, "− BP (pp), ours"], crossed):
+            assert (cell.n, float(cell)) == (contrast["n"], pytest.approx(contrast["difference"]))
+    found = verdicts(records, metrics=["test_accuracy"])
+    [mf] = found[found["network"] == "MNIST 2x1000"].to_dict("records")
+    [contrast] = drawn[drawn["algorithm"] == "mf"].to_dict("records")
+    assert mf["contrast"] == contrast["verdict"]
+    assert (mf["ours"].n, float(mf["ours"])) == (contrast["n"], pytest.approx(contrast["difference"]))
+    assert mf["95 %"] == f"{contrast['low']:+.2f} to {contrast['high']:+.2f}"
+    printed = compare.beside(records, source="readme", metric="test_accuracy_difference", **MNIST)
+    [row] = printed[printed["algorithm"] == "mf"].to_dict("records")
+    assert (row["ours_n"], row["ours_low"]) == (contrast["n"], pytest.approx(contrast["low"]))
 
 
 # ---------------------------------------------------------------- own data, failed runs, no costs
@@ -468,7 +593,7 @@ def test_every_table_takes_own_data_failed_runs_and_no_costs(table, records):
 def test_what_no_paper_printed_is_said_of_own_data_with_costs():
     with_costs = pd.concat(arm(a, [50, 60], [1, 2], where=OWN) for a in ("bp", "mf"))
     (bp, mf) = shown.mf_efficiency(with_costs)["numbers of"]
-    assert bp == mf == "ours, convergence (not published)"
+    assert bp == mf == "ours, convergence, cpu (not published)"
     assert set(shown.mf_performance(with_costs)["accuracy (%), thesis"]) == {"not published"}
 
 

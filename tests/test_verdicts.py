@@ -5,73 +5,57 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats as reference
 
-from bpfree.evidence.runs import Number
-from bpfree.evidence.verdicts import CLAIMS, VERDICTS, Claim, effect, judge, t_interval, verdicts
+from bpfree.evidence import stats
+from bpfree.evidence.verdicts import ALGORITHMS, CLAIMS, IN_WORDS, judge, verdicts
 from bpfree.experiments import published
 from bpfree.experiments.store import COLUMNS
 
-ACCURACY = Claim("more accurate", "thesis", "mf", "test_accuracy", "difference", more=True)
-ENERGY = Claim("less energy", "thesis", "mf", "total_j", "change", more=False)
-COSTLIER = Claim("several times the energy", "2026", "mf", "total_j", "ratio", more=True)
 
-
-def number(values) -> Number:
-    values = pd.Series(values, dtype=float)
-    return Number(values.mean(), values.std(ddof=1), len(values))
+@pytest.mark.parametrize(
+    ("printed", "values", "expected"),
+    [
+        (1.2, [1.0, 1.1, 1.2], "confirmed"),
+        (1.2, [0.45, 0.5, 0.55], "weaker"),  # the printed side, less than half the size
+        (1.2, [2.9, 3.0, 3.1], "stronger"),  # more than twice
+        (-0.5, [1.0, 1.1, 1.2], "reversed"),
+        (1.2, [-1.0, -1.1, -1.2], "reversed"),
+        (0.24, [-0.5, -0.6, -0.62], "reversed"),
+        (1.2, [1.0, -1.0, 0.5], "undecided (n = 3)"),
+        (1.2, [0.02, 0.03, 0.01], "equivalent"),
+        (1.2, [1.0], "one seed"),
+        (1.2, [-19.6], "one seed"),
+    ],
+)
+def test_a_printed_difference_is_judged_by_side_and_size(printed, values, expected):
+    [found] = stats.infer([pd.Series(values)]).to_dict("records")
+    assert judge(printed, found["n"], found["difference"], found["p_holm"], found["p_tost"]) == expected
 
 
 @pytest.mark.parametrize(
-    ("claim", "printed", "values", "expected"),
+    ("printed", "values", "expected"),
     [
-        (ACCURACY, 1.2, [1.0, 1.1, 1.2], "stands"),
-        (ACCURACY, 1.2, [0.45, 0.5, 0.55], "moves"),  # the claimed side, less than half the size
-        (ACCURACY, 1.2, [2.9, 3.0, 3.1], "moves"),  # more than twice
-        (ACCURACY, math.nan, [2.9, 3.0, 3.1], "stands"),  # no size was printed: the side decides
-        (ACCURACY, -0.5, [1.0, 1.1, 1.2], "moves"),  # printed on the other side on this network
-        (ACCURACY, 1.2, [-1.0, -1.1, -1.2], "turns"),
-        (ACCURACY, 1.2, [1.0, -1.0, 0.5], "undecided"),
-        (ACCURACY, 1.2, [0.02, 0.03, 0.01], "moves"),  # a difference, but within the margin: equivalent
-        (ACCURACY, 1.2, [1.0], "undecided"),  # one seed has no interval
-        (ACCURACY, 1.2, [], "untested"),
-        (ENERGY, -41.0, [-40.0, -38.0, -42.0], "stands"),
-        (ENERGY, -41.0, [-8.0, -9.0, -10.0], "moves"),
-        (ENERGY, -41.0, [30.0, 31.0, 32.0], "turns"),
-        (COSTLIER, 4.0, [3.0, 3.1, 3.2], "stands"),
-        (COSTLIER, 4.0, [1.2, 1.25, 1.22], "moves"),
-        (COSTLIER, 4.0, [0.8, 0.85, 0.82], "turns"),
-        (COSTLIER, 4.0, [0.8, 1.25, 1.0], "undecided"),
+        (0.6, [0.62, 0.58, 0.6], "confirmed"),
+        (0.6, [0.91, 0.92, 0.9], "weaker"),
+        (0.6, [1.3, 1.31, 1.32], "reversed"),
+        (4.0, [3.0, 3.1, 3.2], "confirmed"),
+        (4.0, [1.2, 1.25, 1.22], "weaker"),
+        (1.2, [3.0, 3.1, 3.2], "stronger"),
+        (4.0, [0.8, 0.85, 0.82], "reversed"),
+        (4.0, [0.8, 1.25, 1.0], "undecided (n = 3)"),
     ],
 )
-def test_a_claim_is_judged_by_side_and_size(claim, printed, values, expected):
-    assert expected in VERDICTS
-    assert judge(claim, printed, number(values)) == expected
+def test_a_printed_ratio_is_judged_on_the_scale_of_logarithms(printed, values, expected):
+    [found] = stats.infer([np.log(pd.Series(values))], margin=None).to_dict("records")
+    assert judge(math.log(printed), found["n"], found["difference"], found["p_holm"]) == expected
 
 
-def test_an_effect_is_as_large_as_its_inverse_is_small():
-    assert effect(4.0, "ratio") == pytest.approx(2 * effect(2.0, "ratio"))
-    assert (
-        effect(-50.0, "change")
-        == pytest.approx(-effect(100.0, "change"))
-        == pytest.approx(effect(0.5, "ratio"))
-    )
-    assert effect(0.7, "difference") == 0.7
-
-
-def test_the_interval_is_students():
-    values = np.array([0.3, 0.5, 0.1, 0.9])
-    low, high = reference.t.interval(0.95, 3, values.mean(), reference.sem(values))
-    assert t_interval(number(values)) == pytest.approx((low, high))
-
-
-def test_equivalence_is_tost_at_five_percent():
-    from bpfree.evidence.stats import tost
-
-    generator = np.random.default_rng(0)
-    for _ in range(200):
-        values = generator.normal(0.1, 0.12, size=5)  # no size was printed: nothing else makes a claim move
-        assert (judge(ACCURACY, math.nan, number(values)) == "moves") == (tost(values) < 0.05)
+def test_what_was_not_run_is_untested():
+    assert judge(1.2, 0, math.nan, math.nan) == "untested"
+    table = verdicts(runs(bp={"test_accuracy": [89.0]}, mf={"test_accuracy": [90.0]}), untested=True)
+    elsewhere = table[table["network"] == "CIFAR-10 3x2000"]
+    assert set(elsewhere["verdict, thesis"]) == {"untested"}
+    assert set(elsewhere["ours"]) == {""}
 
 
 def runs(**per_arm) -> pd.DataFrame:
@@ -83,7 +67,7 @@ def runs(**per_arm) -> pd.DataFrame:
                 row = dict.fromkeys(COLUMNS)
                 row |= {"key": f"{algorithm} {seed}", "algorithm": algorithm, "data": "fashion_mnist"}
                 row |= {"architecture": "2x1000", "seed": seed, "protocol": "convergence", "max_epochs": 100}
-                row |= {"precision": "fp32", "device": "cpu", "status": "finished"}
+                row |= {"precision": "fp32", "device": "cpu", "settings": "thesis", "status": "finished"}
                 row |= {"metric": metric, "value": value, "unit": ""}
                 if metric not in ("test_accuracy", "val_loss", "epochs"):
                     row |= {"machine": "m", "provenance": "estimated: a model"}
@@ -105,28 +89,73 @@ def test_claims_are_put_beside_what_was_printed():
         },
     )
     table = verdicts(records).set_index("claim")
-    mine = table[(table["network"] == "Fashion-MNIST 2x1000")]
+    mine = table[table["network"] == "Fashion-MNIST 2x1000"]
     printed = published.results(
         source="thesis", data="fashion_mnist", architecture="2x1000", metric="test_accuracy", baseline=""
     ).set_index("algorithm")["mean"]
-    accuracy = mine.loc["MF is more accurate than BP"]
-    assert str(accuracy["printed"]) == f"{printed['mf'] - printed['bp']:+.2f} pp"
-    assert str(accuracy["ours"]) == "+1.03 ± 0.06 pp"
-    assert accuracy["seeds"] == 3
-    energy = mine.loc["MF takes less energy"]
-    assert float(energy["ours"]) == pytest.approx(-49.7, abs=0.05)
-    assert energy["ours is"] == "estimated"
-    assert mine.loc["MF takes less time", "verdict"] == "turns"
-    assert mine.loc["MF takes several times the energy", "verdict"] == "turns"
-    assert mine.loc["MF ends at a lower validation loss", "verdict"] == "untested"  # not recorded here
+    accuracy = mine.loc["MF, accuracy"]
+    assert str(accuracy["printed, thesis"]) == f"{printed['mf'] - printed['bp']:+.2f} pp"
+    assert str(accuracy["ours"]) == "+1.03 pp (n = 3)"
+    assert accuracy["contrast"] == "higher"
+    trials = {a: published.searches(source="thesis", algorithm=a, data="fashion_mnist", architecture="2x1000")
+              ["trials"].iat[0] for a in ("mf", "bp")}  # fmt: skip
+    assert accuracy["settings"] == "thesis ({mf} trials); BP: thesis ({bp} trials)".format(**trials)
+    energy = mine.loc["MF, energy"]
+    ratios = np.array([5.0, 5.6, 6.0]) / [10.0, 11.0, 12.0]
+    assert float(energy["ours"]) == pytest.approx(100 * (np.exp(np.log(ratios).mean()) - 1))
+    assert (energy["ours is"], energy["device"]) == ("estimated", "cpu")
+    # The thesis printed more energy and time on this network, whatever it concluded: ours takes less energy.
+    assert str(energy["printed, thesis"]).startswith("+")
+    assert (energy["verdict, thesis"], energy["verdict, 2026"]) == ("reversed", "reversed")
+    assert mine.loc["MF, time", "verdict, thesis"].startswith(
+        "undecided"
+    )  # three equal ratios have no spread
+    assert "MF, validation loss" not in mine.index  # not recorded here
 
 
-def test_every_claim_names_an_arm_and_a_number_that_exist():
+def test_a_device_s_memory_and_our_account_are_not_judged():
+    records = runs(bp={"test_accuracy": [89.0] * 2, "memory_bytes": [4.0] * 2},
+                   mf={"test_accuracy": [90.0] * 2, "memory_bytes": [1.0] * 2})  # fmt: skip
+    memory = verdicts(records, metrics=["memory"])
+    [ours] = memory.loc[memory["network"] == "Fashion-MNIST 2x1000"].to_dict("records")
+    assert (str(ours["ours"]), ours["ours is"]) == ("-75.0 % (n = 2)", "exact account of tensors")
+    assert ours["verdict, thesis"] == ours["verdict, 2026"] == "untested: another quantity"
+
+
+def test_a_budget_s_costs_are_not_judged_and_its_accuracies_are():
+    bp = runs(bp={"test_accuracy": [89.0, 89.1], "total_s": [4.0, 4.1]})
+    mf = runs(mf={"test_accuracy": [89.0, 89.5], "total_s": [2.0, 2.1]}).assign(protocol="matched")
+    found = verdicts(pd.concat([bp, mf]), ["matched"])
+    assert found["claim"].tolist() == ["MF, accuracy"]
+
+
+def test_a_claim_in_words_has_a_side_and_no_size():
+    loss = {"bp": [1.0, 1.1, 0.9], "mf": [0.5, 0.61, 0.4]}
+    [lower] = verdicts(runs(**{a: {"val_loss": v, "test_accuracy": [1.0] * 3} for a, v in loss.items()}),
+                       metrics=["val_loss"]).to_dict("records")  # fmt: skip
+    assert (lower["printed, thesis"], lower["verdict, thesis"]) == ("lower, in words", "confirmed")
+    assert lower["verdict, 2026"] == ""  # it did not say so
+    turned = {"bp": loss["mf"], "mf": loss["bp"]}
+    [higher] = verdicts(runs(**{a: {"val_loss": v, "test_accuracy": [1.0] * 3} for a, v in turned.items()}),
+                        metrics=["val_loss"]).to_dict("records")  # fmt: skip
+    assert higher["verdict, thesis"] == "reversed"
+
+
+def test_every_verdict_on_what_was_printed_has_the_side_of_the_print():
+    """A run with the printed effect confirms it, and one with the opposite effect reverses it."""
+    table = verdicts(runs(bp={"test_accuracy": [1.0]}, mf={"test_accuracy": [1.0]}), untested=True)
+    said = [
+        float(v) for c in ("printed, thesis", "printed, 2026") for v in table[c] if not isinstance(v, str)
+    ]
+    assert min(said) < 0 < max(said)
+    for value in said:
+        effect = value if abs(value) < 20 else math.log(1 + value / 100)
+        assert judge(effect, 3, effect, 0.01) == "confirmed"
+        assert judge(effect, 3, -effect, 0.01) == "reversed"
+
+
+def test_claims_are_of_arms_that_exist():
     from bpfree.algorithms import ARMS
-    from bpfree.evidence.runs import COMPARISONS, COSTS, OUTCOMES
 
-    for claim in CLAIMS:
-        assert claim.algorithm in ARMS
-        assert claim.metric in {**OUTCOMES, **COSTS}
-        assert claim.how in COMPARISONS
-    assert len({claim.text for claim in CLAIMS}) == len(CLAIMS)
+    assert set(ALGORITHMS) <= set(ARMS)
+    assert set(IN_WORDS) <= set(CLAIMS)

@@ -49,7 +49,7 @@ def test_its_metadata_say_what_it_needs(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("METADATA")]
         fields = HeaderParser().parsestr(archive.read(name).decode())
-    assert fields["Requires-Python"] == ">=3.11"
+    assert fields["Requires-Python"] == ">=3.11.4"
     named = {c.rpartition(" ")[2] for c in fields.get_all("Classifier") if "Python :: 3." in c}
     assert named == {f"{major}.{minor}" for major, minor in PYTHONS}
     assert {"cluster", "test"} == set(fields.get_all("Provides-Extra"))

@@ -39,8 +39,8 @@ def build_model(architecture: str, data: Data) -> Blocks:
 
     Raises InvalidInput for no such name, and for a network whose weights the memory does not hold.
     """
-    if is_own(architecture):
-        return own_network(architecture)(data.shape, classes=data.classes)
+    if own := own_network(architecture):
+        return own(data.shape, classes=data.classes)
     family, numbers = parse_architecture(architecture)
     if family == "cnn":
         check_memory(architecture, data.shape[0], numbers, taps=9)
@@ -60,13 +60,10 @@ def check_memory(architecture: str, inputs: int, widths: list[int], taps: int = 
         )
 
 
-def is_own(architecture: str) -> bool:
-    """Whether it is a "module:Class"."""
-    return isinstance(architecture, str) and ":" in architecture
-
-
-def own_network(architecture: str) -> type[Blocks]:
-    """The network that "module:Class" names. Raises UnknownName or InvalidInput if there is none."""
+def own_network(architecture: str) -> type[Blocks] | None:
+    """The network that "module:Class" names; None for another name. Raises UnknownName or InvalidInput."""
+    if not isinstance(architecture, str) or ":" not in architecture:
+        return None
     found = named(architecture, "network")
     if not (isinstance(found, type) and issubclass(found, Blocks)):
         raise InvalidInput(f"architecture {architecture!r}: it names no subclass of bpfree.Blocks")

@@ -14,7 +14,7 @@ from .base import Algorithm
 from .bp import Backprop, DeepSupervision
 from .cafo import CascadedForward
 from .ff import ForwardForward
-from .mf import MonoForward
+from .mf import CORNERS, MonoForward
 from .networks import Blocks
 
 
@@ -39,8 +39,9 @@ RATE = Range(1e-5, 1e-1, "log")
 DECAY = Range(1e-7, 1e-2, "log")
 WEIGHT = Range(1e-2, 1e1, "log")  # λ
 LAYERS = {"lr": RATE, "weight_decay": DECAY}
-HEAD = {"head_lr": RATE, "head_weight_decay": DECAY}  # of Forward-Forward's head the rates are its own
-BLOCKS = {"block_lr": RATE, "block_weight_decay": DECAY}  # and of DFA's blocks theirs
+MIXED = {**LAYERS, "aux_weight": WEIGHT}
+HEAD = {**LAYERS, "head_lr": RATE, "head_weight_decay": DECAY}  # Forward-Forward's head has rates of its own
+BLOCKS = {**LAYERS, "block_lr": RATE, "block_weight_decay": DECAY}  # and DFA's blocks have theirs
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +55,10 @@ class Arm:
         label: what tables and figures call it; default: the last part of its name.
         family: in whose tables it stands and whose networks it trains by default: "ff", "cafo" or "mf";
             "bp" for the baselines, which stand in all of them.
+        colour, marker, line: in figures, as matplotlib takes them; None: the next that is free.
         space: parameter -> range that a search tries.
         lengths: likewise of lengths of training, which are searched only under the protocol "published":
             under any other, patience and cap are the protocol's and the same for all.
-        colour, marker, line: in figures, as matplotlib takes them; None: the next that is free.
     """
 
     name: str
@@ -65,11 +66,11 @@ class Arm:
     options: Mapping[str, object] = field(default_factory=dict)
     label: str = ""
     family: str = "mf"
-    space: Mapping[str, Range] = field(default_factory=lambda: LAYERS)
-    lengths: Mapping[str, Range] = field(default_factory=dict)
     colour: str | None = None
     marker: str | None = None
     line: object = None
+    space: Mapping[str, Range] = field(default_factory=lambda: LAYERS)
+    lengths: Mapping[str, Range] = field(default_factory=dict)
 
     def make(self, model: Blocks, **options) -> Algorithm:
         """The algorithm on this network; `options` go before the arm's own."""
@@ -79,120 +80,37 @@ class Arm:
 
 
 DASHED, DOTTED, DASH_DOTTED = (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))
-CAFO_EPOCHS = {"epochs": Range(3, 1500, "log int")}
+DOUBLE, LONG = (0, (2, 1)), (0, (4, 1, 1, 1, 1, 1))
+RANDOM, DFA, SOLVED = {"blocks": "random"}, {"blocks": "dfa"}, {"blocks": "random", "loss": "mse"}
+ADAMW, SGD = {"optimiser": "adamw"}, {"optimiser": "sgd", "lr_schedule": "cooldown"}
+MF = {name: {"schedule": schedule, "detach": detach} for (schedule, detach), name in CORNERS.items()}
+EPOCHS, CAFO_EPOCHS = {"epochs": Range(5, 30, "int")}, {"epochs": Range(3, 1500, "log int")}
+DFA_EPOCHS = {**CAFO_EPOCHS, "block_epochs": Range(3, 250, "log int")}
+RIDGE = {"ridge": Range(1e-6, 1e1, "log")}
 
 # Colours are Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which
 # white paper swallows; markers repeat the distinction in print, and dashes do within each family.
-ARMS: dict[str, Arm] = {
-    arm.name: arm
-    for arm in (
-        Arm("bp", Backprop, label="BP", family="bp", colour="#000000", marker="o", line="-"),
-        Arm(
-            "bp_ds",
-            DeepSupervision,
-            label="BP-DS",
-            family="bp",
-            space={**LAYERS, "aux_weight": WEIGHT},
-            colour="#707070",
-            marker="s",
-            line=DOTTED,
-        ),
-        Arm(
-            "mf_joint",
-            MonoForward,
-            {"schedule": "simultaneous", "detach": False},
-            label="MF-Joint",
-            space={**LAYERS, "aux_weight": WEIGHT},
-            colour="#56B4E9",
-            marker="v",
-            line=DASH_DOTTED,
-        ),
-        Arm(
-            "mf_sequential_joint",
-            MonoForward,
-            {"schedule": "sequential", "detach": False},
-            label="MF sequential, not detached",
-            colour="#CC79A7",
-            marker="X",
-            line=(0, (4, 1, 1, 1, 1, 1)),
-        ),
-        Arm(
-            "mf_interleaved",
-            MonoForward,
-            {"schedule": "simultaneous", "detach": True},
-            label="MF interleaved",
-            colour="#0072B2",
-            marker="D",
-            line=(0, (2, 1)),
-        ),
-        Arm(
-            "mf",
-            MonoForward,
-            {"schedule": "sequential", "detach": True},
-            label="MF",
-            lengths={"epochs": Range(5, 30, "int")},
-            colour="#D55E00",
-            marker="P",
-            line=DASHED,
-        ),
-        Arm(
-            "ff",
-            ForwardForward,
-            {"optimiser": "adamw"},
-            label="FF (AdamW)",
-            family="ff",
-            space={**LAYERS, **HEAD},
-            colour="#009E73",
-            marker="^",
-            line=DASHED,
-        ),
-        Arm(
-            "ff_sgd",
-            ForwardForward,
-            {"optimiser": "sgd", "lr_schedule": "cooldown"},
-            label="FF (SGD)",
-            family="ff",
-            space={**LAYERS, **HEAD},
-            colour="#66C2A5",
-            marker="<",
-            line=DOTTED,
-        ),
-        Arm(
-            "cafo_rand",
-            CascadedForward,
-            {"blocks": "random"},
-            label="CaFo-Rand",
-            family="cafo",
-            lengths=CAFO_EPOCHS,
-            colour="#E69F00",
-            marker=">",
-            line=DASHED,
-        ),
-        Arm(
-            "cafo_rand_mse",
-            CascadedForward,
-            {"blocks": "random", "loss": "mse"},
-            label="CaFo-Rand, solved",
-            family="cafo",
-            space={"ridge": Range(1e-6, 1e1, "log")},
-            colour="#7F7000",
-            marker="p",
-            line=DOTTED,
-        ),
-        Arm(
-            "cafo_dfa",
-            CascadedForward,
-            {"blocks": "dfa"},
-            label="CaFo-DFA",
-            family="cafo",
-            space={**LAYERS, **BLOCKS},
-            lengths={**CAFO_EPOCHS, "block_epochs": Range(3, 250, "log int")},
-            colour="#882255",
-            marker="*",
-            line=DASH_DOTTED,
-        ),
-    )
-}
+_ARMS = (
+    Arm("bp", Backprop, {}, "BP", "bp", "#000000", "o", "-"),
+    Arm("bp_ds", DeepSupervision, {}, "BP-DS", "bp", "#707070", "s", DOTTED, MIXED),
+    Arm("mf_joint", MonoForward, MF["mf_joint"], "MF-Joint", "mf", "#56B4E9", "v", DASH_DOTTED, MIXED),
+    Arm(
+        *("mf_sequential_joint", MonoForward, MF["mf_sequential_joint"]),
+        *("MF sequential, not detached", "mf", "#CC79A7", "X", LONG),
+    ),
+    Arm("mf_interleaved", MonoForward, MF["mf_interleaved"], "MF interleaved", "mf", "#0072B2", "D", DOUBLE),
+    Arm("mf", MonoForward, MF["mf"], "MF", "mf", "#D55E00", "P", DASHED, lengths=EPOCHS),
+    Arm("ff", ForwardForward, ADAMW, "FF (AdamW)", "ff", "#009E73", "^", DASHED, HEAD),
+    Arm("ff_sgd", ForwardForward, SGD, "FF (SGD)", "ff", "#66C2A5", "<", DOTTED, HEAD),
+    Arm(
+        "cafo_rand", CascadedForward, RANDOM, "CaFo-Rand", "cafo", "#E69F00", ">", DASHED, LAYERS, CAFO_EPOCHS
+    ),
+    Arm("cafo_rand_mse", CascadedForward, SOLVED, "CaFo-Rand, solved", "cafo", "#7F7000", "p", DOTTED, RIDGE),
+    Arm(
+        "cafo_dfa", CascadedForward, DFA, "CaFo-DFA", "cafo", "#882255", "*", DASH_DOTTED, BLOCKS, DFA_EPOCHS
+    ),
+)
+ARMS: dict[str, Arm] = {arm.name: arm for arm in _ARMS}
 
 _ELSEWHERE: dict[str, Arm] = {}  # those that "module:object" named, by that name
 

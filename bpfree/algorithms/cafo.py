@@ -115,13 +115,11 @@ class CascadedForward(Algorithm):
         check_range("ridge", ridge)
         check_range("feedback_scale", feedback_scale)
         self.ridge, self.calibrate, self.feedback_scale = ridge, calibrate, feedback_scale
-        own = {"block_lr": block_lr, "block_weight_decay": block_weight_decay, "block_epochs": block_epochs}
+        own = {"lr": block_lr, "weight_decay": block_weight_decay, "epochs": block_epochs}
         for option, value in own.items():
             if value is not None and not self.dfa:
-                raise InvalidInput(f"{option}={value}: random blocks are not trained; use blocks='dfa'")
-        self.block_lr = self.lr if block_lr is None else block_lr
-        self.block_weight_decay = self.weight_decay if block_weight_decay is None else block_weight_decay
-        self.block_epochs = self.epochs if block_epochs is None else block_epochs
+                raise InvalidInput(f"block_{option}={value}: random blocks are not trained; use blocks='dfa'")
+            setattr(self, f"block_{option}", getattr(self, option) if value is None else value)
         check_range("block_lr", self.block_lr, above=0.0)
         check_range("block_weight_decay", self.block_weight_decay)
         check_positive("block_epochs", self.block_epochs)
@@ -135,11 +133,10 @@ class CascadedForward(Algorithm):
 
     def initialise(self, seed: int) -> None:
         super().initialise(seed)
-        if self.dfa:
-            for i in range(1, self.depth):
-                b = torch.empty(self.feedback(i).shape)
-                b.normal_(generator=stream(seed, f"feedback_{i}"))
-                self.feedback(i).copy_(self.feedback_scale * b / b.norm(dim=1, keepdim=True))
+        for i in range(1, self.depth if self.dfa else 1):
+            b = torch.empty(self.feedback(i).shape)
+            b.normal_(generator=stream(seed, f"feedback_{i}"))
+            self.feedback(i).copy_(self.feedback_scale * b / b.norm(dim=1, keepdim=True))
 
     def initialise_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         super().initialise_parameter(name, value, generator)
@@ -159,12 +156,10 @@ class CascadedForward(Algorithm):
             if self.calibrate and not self.dfa and has_batch_norm(block):
                 # Layer by layer, so that the predictor's prefix extends the calibration's: the cache
                 # then has one convolution to compute for both.
-                *before, norm = block
+                *before, block = block
                 prefix = [*prefix, *before]
-                stages.append(self.calibration_stage(i, norm, prefix))
-                prefix = [*prefix, norm]
-            else:
-                prefix = [*prefix, block]
+                stages.append(self.calibration_stage(i, block, prefix))
+            prefix = [*prefix, block]
             stages.append(self.predictor_stage(i, prefix))
         return stages
 
@@ -276,9 +271,9 @@ class CascadedForward(Algorithm):
         trained = [i for i in range(1, self.depth + 1) if f"predictor {i}" in done]
         scores = {f"block {i}": self.heads[str(i)](outputs[i - 1]) for i in trained}
         head = {"head": self.heads["output"](outputs[-1])} if self.dfa else {}
+        if not scores and not head:
+            raise InvalidInput(f"{self.name} has no trained predictor yet: let bpfree.train finish")
         if not scores:
-            if not head:
-                raise InvalidInput(f"{self.name} has no trained predictor yet: let bpfree.train finish")
             return head
         all_ways = self.combine(list(scores.values()))
         return {self.predict_by: all_ways[self.predict_by], **all_ways, **scores, **head}

@@ -27,7 +27,7 @@ class ForwardForward(Algorithm):
     squared activities, shall exceed the threshold θ on positive and stay below it on negative data:
 
         x̂ = x / (√mean_j x_j² + ε),  a_i = ReLU(x̂_{i-1} W_iᵀ + b_i),  g_i = Σ_j a_ij²,  θ_i = d_i
-        L_i = ½ mean₊ log(1 + e^{θ_i − g_i}) + ½ mean₋ log(1 + e^{g_i − θ_i}) + λ mean_j (r̄_i − r_ij)²
+        L_i = ½ mean₊ log(1 + e^{θ_i − g_i}) + ½ mean₋ log(1 + e^{g_i − θ_i}) + κ mean_j (r̄_i − r_ij)²
 
     r is the running mean of the positive activities, and the last term (peer normalisation) keeps
     units from dying or from always being on. Nothing passes from layer to layer but activities.
@@ -49,7 +49,7 @@ class ForwardForward(Algorithm):
         threshold: θ of every layer; None is the layer's width for the sum and 1 for the mean.
         norm: length normalisation of every layer's input: "rms", or "l2" (‖x‖ in place of the root mean),
             under which inputs are √d_{i-1} times smaller and want a threshold of their own.
-        peer_weight, peer_momentum: λ and the momentum of r; Loewe's 0.03 and 0.9.
+        peer_weight, peer_momentum: κ and the momentum of r; Loewe's 0.03 and 0.9.
         relu_gradient: "true", or "full": pass the gradient through silent units too, as Loewe's and Spyra's
             code does. ∂g/∂a = 2a is 0 there, so it changes the peer term only.
         passes: 2: the positive and then the negative rows of a batch pass a layer; 1: both together, which

@@ -93,24 +93,15 @@ class MonoForward(Algorithm):
 
     def stages(self) -> list[Stage]:
         if self.schedule == "simultaneous":
-            return [
-                self.stage(
-                    "network",
-                    self.parameters(),
-                    self.simultaneous_losses,
-                    self.simultaneous_readout,
-                    layer=self.depth,
-                )
-            ]
+            how = self.simultaneous_losses, self.simultaneous_readout
+            return [self.stage("network", self.parameters(), *how, layer=self.depth)]
         return [self.sequential_stage(int(i)) for i in sorted(self.heads, key=int)]
 
     def sequential_stage(self, i: int) -> Stage:
         """Stage i: L_i moves M_i and W_i, or without detaching everything from W_1 up."""
         blocks, project = list(self.model.blocks), self.heads[str(i)]
-        if self.detach:
-            prefix, trained = blocks[: max(i - 1, 0)], blocks[max(i - 1, 0) : i]  # M_0 has no block
-        else:
-            prefix, trained = [], blocks[:i]
+        frozen = max(i - 1, 0) if self.detach else 0  # M_0 has no block
+        prefix, trained = blocks[:frozen], blocks[frozen:i]
 
         def readout(a: Tensor) -> Tensor:
             for block in trained:

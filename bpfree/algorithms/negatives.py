@@ -26,9 +26,7 @@ def hybrids(images: Tensor, generator: torch.Generator) -> Tensor:
     """Two images mixed by a mask of large blobs, x₁ m + x₂ (1 − m): right up close, wrong as a whole.
 
     The partner x₂ of each image is another one of the batch (Hinton, arXiv 2212.13345, section 3.2).
-
-    Args:
-        images: (B, C, H, W); flat vectors count as one row of pixels.
+    images: (B, C, H, W); flat vectors count as one row of pixels.
     """
     b, shape = len(images), images.shape
     images = images if images.ndim == 4 else images.reshape(b, 1, 1, -1)

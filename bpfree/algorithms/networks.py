@@ -55,10 +55,10 @@ class Blocks(nn.Module, metaclass=MadePinned):
         read: str | Callable[[Tensor], Tensor] = "flatten",
     ):
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.features = list(features)
-        self.inputs = inputs
-        self.classes = classes
+        if not isinstance(classes, int) or classes < 2:
+            raise InvalidInput(f"classes={classes!r}: a classifier needs an integer of at least 2")
+        self.blocks, self.features = nn.ModuleList(blocks), list(features)
+        self.inputs, self.classes = inputs, classes
         self.read = read if callable(read) else READS[choose("read", read, READS)]
 
     def initialise_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> bool:
@@ -80,12 +80,8 @@ class Blocks(nn.Module, metaclass=MadePinned):
 class MLP(Blocks):
     """Fully connected ReLU layers: a_i = ReLU(a_{i-1} W_iᵀ + b_i), a_0 the flattened input.
 
-    Args:
-        widths: d_0, d_1, ..., d_L; `MLP([784, 1000, 1000], classes=10)` is the paper's 2x1000.
-        classes: number of classes.
-
-    Raises:
-        InvalidInput: fewer than two widths, or a width or class count that is not a positive integer.
+    widths: d_0, d_1, ..., d_L; `MLP([784, 1000, 1000], classes=10)` is the paper's 2x1000.
+    Raises InvalidInput for fewer than two widths, or a width or class count that is not a positive integer.
     """
 
     def __init__(self, widths: Sequence[int], *, classes: int):
@@ -94,8 +90,6 @@ class MLP(Blocks):
                 f"widths {widths!r} do not make an MLP: give the input size and one positive integer per "
                 "hidden layer, as in MLP([784, 1000, 1000], classes=10)"
             )
-        check_classes(classes)
-        widths = list(widths)
         blocks = [
             nn.Sequential(
                 OrderedDict(
@@ -106,7 +100,7 @@ class MLP(Blocks):
             )
             for d_in, d_out in pairwise(widths)
         ]
-        super().__init__(blocks, features=widths[1:], inputs=widths[0], classes=classes)
+        super().__init__(blocks, widths[1:], widths[0], classes)
 
 
 class CaFoCNN(Blocks):
@@ -115,13 +109,8 @@ class CaFoCNN(Blocks):
     Each block halves the picture (28 -> 14 -> 7 -> 3, 32 -> 16 -> 8 -> 4). Zhao et al.,
     arXiv 2303.09728; convolutions without bias and BatchNorm with eps 1e-4.
 
-    Args:
-        shape: (channels, height, width) of one image.
-        classes: number of classes.
-        channels: output channels of each block.
-
-    Raises:
-        InvalidInput: images too small to be halved by every block, or a count that is not positive.
+    shape: (channels, height, width) of one image; channels: output channels of each block.
+    Raises InvalidInput for images too small to be halved by every block, or a count that is not positive.
     """
 
     def __init__(self, shape: Sequence[int], *, classes: int, channels: Sequence[int] = (32, 128, 512)):
@@ -133,7 +122,6 @@ class CaFoCNN(Blocks):
                 "channels=(32, 128, 512)"
             )
         c_in, height, width = shape
-        check_classes(classes)
         if min(height, width) >> len(channels) < 1:
             raise InvalidInput(
                 f"{len(channels)} blocks halve a {height}x{width} image to nothing: use images of at least "
@@ -155,14 +143,9 @@ class CaFoCNN(Blocks):
             )
             features.append(c_out * height * width)
             c_in = c_out
-        super().__init__(blocks, features=features, inputs=inputs, classes=classes)
+        super().__init__(blocks, features, inputs, classes)
 
 
 def are_positive(values: object) -> bool:
     """Whether they are a sequence of positive integers."""
     return isinstance(values, Sequence) and all(type(v) is int and v > 0 for v in values)
-
-
-def check_classes(classes: int) -> None:
-    if not isinstance(classes, int) or classes < 2:
-        raise InvalidInput(f"classes={classes!r}: a classifier needs an integer of at least 2")

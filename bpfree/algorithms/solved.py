@@ -13,11 +13,7 @@ class NormalEquations:
     """Ridge regression of one-hot labels on features: min_P ‖HP − Y‖²/N + ridge·‖P‖².
 
     The solution obeys (HᵀH + N·ridge·I) P = HᵀY. Only HᵀH (d×d) and HᵀY (d×classes) are kept, never H.
-
-    Args:
-        classes: columns of Y.
-        bias: append a constant 1 to every row of H; its weight is not penalised.
-        ridge: per sample, so that it means the same for every size of the data.
+    bias: append a constant 1 to every row of H; its weight is not penalised.
     """
 
     tile = 1024  # columns of HᵀH that are updated at a time

@@ -5,10 +5,8 @@ from torch import Tensor
 
 
 def sparsemax(scores: Tensor) -> Tensor:
-    """The Euclidean projection of every row onto the simplex: p_j = max(0, s_j − τ) with Σ_j p_j = 1.
-
-    scores: (B, classes) -> (B, classes), float32 at least.
-    """
+    """The Euclidean projection of every row of scores (B, classes) onto the simplex, in float32 at least:
+    p_j = max(0, s_j − τ) with Σ_j p_j = 1."""
     s = _shifted(scores)
     return (s - _threshold(s)[0]).clamp(min=0)
 
@@ -16,9 +14,7 @@ def sparsemax(scores: Tensor) -> Tensor:
 def sparsemax_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Mean over the batch of L = −s_y + ½ Σ_{j∈S} (s_j² − τ²) + ½, whose gradient is p − onehot(y).
 
-    L ≥ 0, and 0 where the right class leads every other by 1 or more.
-
-    scores: (B, classes); labels: (B,) -> scalar.
+    L ≥ 0, and 0 where the right class leads every other by 1 or more. scores: (B, classes); labels: (B,).
     """
     s = _shifted(scores)
     tau, support = _threshold(s)

@@ -61,8 +61,7 @@ class TrainingDiverged(BpfreeError, FloatingPointError):
 def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
     """Return `name` if it is one of `allowed`.
 
-    Raises UnknownName otherwise: it says what kind of name was meant, lists the allowed
-    ones and suggests the nearest, whatever its case.
+    Raises UnknownName otherwise, which lists the allowed ones and suggests the nearest, whatever its case.
     """
     allowed = list(allowed)
     if isinstance(name, str) and name in allowed:
@@ -95,8 +94,7 @@ def named(text: str, kind: str) -> object:
 
 
 def imported(module: str, what: str) -> ModuleType:
-    """Somebody's own module. One in the current folder is found, too, as by `python -m`, but after one that
-    is installed.
+    """Somebody's own module, installed or in the current folder, as by `python -m`.
 
     what: it is wanted for, for the error. Raises UnknownName if there is none, and InvalidInput if it cannot
     be imported.

@@ -34,8 +34,7 @@ def own_folder(kind: str) -> Path:
 
 
 def given_path(text: str | os.PathLike) -> Path:
-    """A path as a user gives it, made absolute, because who gets it may work in another folder; ~ is the home
-    folder.
+    """A path as a user gives it, made absolute; ~ is the home folder.
 
     Raises InvalidInput where there is no such home, or where the current folder was removed.
     """
@@ -102,10 +101,7 @@ def read_object(content: bytes) -> dict:
 
 
 def one_spelling(name: str) -> str:
-    """A user's own data set by its absolute path, links followed, however it was spelled; others by name.
-
-    Messages name it as the user did; what is stored names it by this.
-    """
+    """How what is stored names data: a user's own by the absolute path, links followed; others by name."""
     return os.path.realpath(os.path.expanduser(name)) if name.endswith(".npz") and "\0" not in name else name
 
 

@@ -61,11 +61,8 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 
 def stop_with_starter() -> None:
-    """From now on this process gets SIGTERM as soon as its standard input ends.
-
-    For processes that are started with a pipe there whose other end nobody but their starter holds: it ends
-    when the starter closes it, and when the starter dies, however it dies and on any system.
-    """
+    """From now on this process gets SIGTERM as soon as its standard input ends: a pipe whose other end only
+    its starter holds, so that it ends when the starter closes it or dies, however and on any system."""
 
     def wait() -> None:
         while os.read(0, 1):  # not sys.stdin, whose lock Python wants when it ends
@@ -77,15 +74,12 @@ def stop_with_starter() -> None:
 
 @contextmanager
 def helpers(grace_s: float) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Gives a function that starts processes, as `subprocess.Popen` does, which end with this one.
-
-    They call `stop_with_starter`: their standard input is a pipe from here. Each is in a session of its own,
-    because Ctrl-C on a terminal is for their starter alone. At the end the pipes are closed, and who is still
-    there `grace_s` seconds later is killed.
-    """
+    """Gives a function that starts processes, as `subprocess.Popen` does, which end with this one, since they
+    call `stop_with_starter`. Who is still there `grace_s` seconds after the end is killed."""
     started = []
 
     def start(command: Sequence[str], **how) -> subprocess.Popen:
+        # In a session of its own, because Ctrl-C on a terminal is for the starter alone.
         started.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **how))
         return started[-1]
 

@@ -28,7 +28,8 @@ SUFFIXES = ("difference_low", "difference_high", "difference", "change", "percen
 FIXED = ["source", "protocol", "data", "architecture", "algorithm", "variant", "baseline", "metric", "unit"]
 COLUMNS = [
     *FIXED,
-    *("published", "published_sd", "published_n", "ours", "ours_sd", "ours_n", "difference", "ratio"),
+    *("published", "published_sd", "published_n", "ours", "ours_sd", "ours_n", "ours_low", "ours_high"),
+    *("difference", "ratio"),
     *("our_protocol", "our_preset", "ours_is", "machine", "published_verdict", "our_verdict"),
 ]
 
@@ -56,14 +57,15 @@ def beside(
 
         published, published_sd, published_n: what was printed.
         ours, ours_sd, ours_n: mean, sample standard deviation and number of seeds; NaN where there is none.
-            Comparisons are of seeds that both arms have: a change or ratio is of the means over those.
+            Comparisons are of seeds that both arms have, seed by seed (see `runs.Ours.comparison`).
+        ours_low, ours_high: 95 % interval of `ours` (see `stats.interval`).
         difference, ratio: ours - published, and for amounts ours / published; NaN for unlike quantities.
         our_protocol, our_preset: what ours ran under.
         ours_is: how ours was obtained ("measured: ...", "estimated: ...", "exact account of tensors",
             "wall clock"), or why there is none ("not run").
         machine: of our costs, which are never pooled: a cost measured on several has a row for each.
-        published_verdict, our_verdict: ours by paired t-tests with Holm's correction over the contrasts that
-            the source printed together, and TOST.
+        published_verdict, our_verdict: ours (see `stats.infer`), the family being the contrasts that the
+            source printed together.
 
     Raises InvalidInput if an arm has two runs of one seed on one machine.
     """
@@ -88,6 +90,8 @@ def beside(
                     "ours": number.mean,
                     "ours_sd": number.sd,
                     "ours_n": number.n,
+                    "ours_low": number.low,
+                    "ours_high": number.high,
                     "difference": number.mean - row["mean"] if like else math.nan,
                     "ratio": number.mean / row["mean"] if amount and row["mean"] else math.nan,
                     "our_protocol": arm["protocol"].iat[0] if ran else "",
@@ -135,8 +139,11 @@ def _numbers(
     if how is None:
         return ours.number(metric, arm)
     if how in ("difference_low", "difference_high"):
-        outcome, end = metric.removesuffix("_" + how), how.rpartition("_")[2]
-        return [ours.interval(outcome, end, arm, partner)]
+        [number] = ours.comparison(metric.removesuffix("_" + how), "difference", arm, partner)
+        end = getattr(number, how.removeprefix("difference_"))
+        missing = number.n and math.isnan(end)
+        what = f"{number.n} pair has no interval" if missing else f"interval: {number.what}"
+        return [Number(end, n=number.n, what=what if number.n else number.what)]
     return ours.comparison(metric.removesuffix("_" + how), how, arm, partner)
 
 

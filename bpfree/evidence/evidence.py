@@ -119,18 +119,21 @@ def wide(records: Sequence[Record], **shown: Callable[[Record], str]) -> pd.Data
             "git": r.machine["git"],
             "busy_s": r.cost.get("total_s", r.cost.get("busy_s")),
             **{f"outcome {name}": value for name, value in r.metrics.items()},
+            "outcome stages_at_cap": store.stages_at_cap(r),
             **{f"cost {name}": value for name, value in undisturbed(r).cost.items()},
         }
         for r in records
     )
 
 
-def narrow(table: pd.DataFrame) -> list[Record]:
-    """The records of `wide`'s rows, as far as they are kept: without series and weights.
+def narrow(table: pd.DataFrame, epochs: pd.DataFrame | None = None) -> list[Record]:
+    """The records of `wide`'s rows, as far as they are kept: without traces and weights.
 
-    The cost of a contended run has no seconds and joules but `busy_s`.
+    epochs: of `epochs`; what it has of a run is its history. The cost of a contended run has no seconds and
+    joules but `busy_s`.
     """
     nothing = pd.DataFrame()
+    histories = {} if epochs is None else dict(iter(epochs.groupby("run", sort=False)))
     records = []
     for row in table.to_dict("records"):
         given = {name: value for name, value in row.items() if not pd.isna(value)}
@@ -140,7 +143,7 @@ def narrow(table: pd.DataFrame) -> list[Record]:
                 experiment=Resolved.named(json.loads(row["experiment"]), row["key"]),
                 status=row["status"],
                 metrics={n.removeprefix("outcome "): v for n, v in given.items() if n.startswith("outcome ")},
-                history=nothing,
+                history=histories.get(row["key"][:12], nothing),
                 cost={
                     **{n.removeprefix("cost "): v for n, v in given.items() if n.startswith("cost ")},
                     **{n: v for n, v in given.items() if n == "busy_s" and contended},
@@ -161,7 +164,7 @@ def epochs(records: Iterable[Record]) -> pd.DataFrame:
     frames = [
         store.epochs([r]).assign(run=_run(r), **({"elapsed_s": math.nan} if r.contended else {}))[EPOCHS]
         for r in {r.key: r for r in records}.values()
-        if r.status == "finished" and len(r.history)
+        if r.status == "finished" and len(r.epoch_cost)
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=EPOCHS)
 

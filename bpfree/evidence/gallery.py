@@ -61,6 +61,12 @@ def _forest(runs: pd.DataFrame) -> Figure:
     return figures.forest.forest(against_bp(runs))
 
 
+def _forest_of_mf(runs: pd.DataFrame) -> Figure:
+    """MF under every protocol, of the families of the figure of all algorithms, so that words agree."""
+    table = against_bp(runs)
+    return figures.forest.forest(table[table["algorithm"] == "mf"])
+
+
 def against_bp(runs: pd.DataFrame) -> pd.DataFrame:
     """Every algorithm against BP (see `stats.contrasts`), BP's own budget being that under convergence.
 
@@ -90,9 +96,8 @@ def _everything(profile: study.Profile) -> "list[Experiment]":
     return [e for family in study.NETWORKS for e in profile.arms(family)]
 
 
-def _other_protocols(profile: study.Profile) -> "list[Experiment]":
-    """MF and BP under every protocol; BP's runs under convergence are the partners of those with a budget."""
-    return [e for e in profile.chapter("05") if e.algorithm in ("bp", "mf")]
+def _all_protocols(profile: study.Profile) -> "list[Experiment]":
+    return profile.chapter("05")
 
 
 _curves, _resources, _comparison = figures.curves, figures.resources, figures.comparison
@@ -111,9 +116,10 @@ GALLERY: dict[str, Exhibit] = {
     "ladder": Exhibit(_comparison.ladder, "runs", _ladder()),
     "ladder_matched": Exhibit(_comparison.ladder, "runs", _ladder(protocol="matched")),
     "forest": Exhibit(_forest, "runs", _everything),
-    "forest_protocols": Exhibit(_forest, "runs", _other_protocols),
+    "forest_protocols": Exhibit(_forest_of_mf, "runs", _all_protocols),
     "decomposition": Exhibit(_comparison.decomposition, "runs", _everything),
     # of other measurements
+    "memory": Exhibit(figures.hardware.memory_lines, "memory"),
     "scaling": Exhibit(figures.hardware.scaling, "scaling"),
     "sensors": Exhibit(figures.hardware.sensors, "sensors"),
     "pass_cost": Exhibit(figures.hardware.pass_cost, "pass_cost"),
@@ -167,7 +173,7 @@ def recorded(name: str, folder: Path = FOLDER) -> pd.DataFrame:
         if exhibit.shows is not None:
             runs = _shown(runs, "figures", name)
         if exhibit.table == "runs":
-            return tidy(evidence.narrow(runs))
+            return tidy(_narrow(runs, folder))
     series = _committed(path_of(name, folder))
     with evidence.as_written(path_of(name, folder)):
         return evidence.of_runs(series, runs)
@@ -182,7 +188,13 @@ def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
     if chapter is not None:
         choose("chapter", chapter, study.CHAPTERS)
     with evidence.as_written(path_of("runs", folder)):
-        return evidence.narrow(runs if chapter is None else _shown(runs, "chapters", chapter))
+        return _narrow(runs if chapter is None else _shown(runs, "chapters", chapter), folder)
+
+
+def _narrow(runs: pd.DataFrame, folder: Path) -> list[Record]:
+    """With the epochs that are recorded of them."""
+    path = path_of("epochs", folder)
+    return evidence.narrow(runs, _committed(path) if path.exists() else None)
 
 
 def _committed(path: Path) -> pd.DataFrame:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..experiments.store import Record
 
 COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *around.VALUES)
+#: Of `per_run`, the smaller the more favourable.
+MEASURES = ("loss", "rise", "eigenvalue", "eigenvalue_val", "loss_gap", "error_gap")
 
 
 @pinned()
@@ -86,8 +88,9 @@ def per_run(evidence: pd.DataFrame) -> pd.DataFrame:
     """One row per run of `evidence`: what its pictures show, as numbers.
 
     Columns: those that say which run it is; loss (nats) and accuracy (%) on validation images; rise: what a
-    step to either end of the slices adds to that loss, mean over directions; eigenvalue: on training images;
-    loss_gap (nats) and error_gap (percentage points): validation minus training.
+    step to either end of the slices adds to that loss, mean over directions; eigenvalue, eigenvalue_val: on
+    training and on validation images; loss_gap (nats), error_gap (percentage points): validation minus
+    training.
     """
     rows = []
     runs = evidence[evidence["kind"] != "line"].groupby(list(FIELDS), dropna=False, sort=False)
@@ -97,8 +100,23 @@ def per_run(evidence: pd.DataFrame) -> pd.DataFrame:
         mean = by_split["slice"].groupby("x")["loss"].mean()
         ends = mean[mean.index.map(abs) == mean.index.map(abs).max()]
         found = {"loss": val["loss"], "accuracy": val["accuracy"], "rise": ends.mean() - mean[0.0]}
-        found["eigenvalue"] = by_split["sharpness"].loc["train", "eigenvalue"]
+        found["eigenvalue"], found["eigenvalue_val"] = by_split["sharpness"]["eigenvalue"][["train", "val"]]
         found["loss_gap"] = val["loss"] - train["loss"]
         found["error_gap"] = train["accuracy"] - val["accuracy"]
         rows.append(dict(zip(FIELDS, which, strict=True)) | found)
     return pd.DataFrame(rows)
+
+
+def favourable(runs: pd.DataFrame) -> pd.DataFrame:
+    """By which of `MEASURES` MF's minimum is more favourable than BP's, and by which it is less: smaller is.
+
+    runs: as `per_run` gives it, of one network. Columns: bp, mf (means over the seeds that both have), n, and
+    favourable ("more", "less" or "as much").
+    """
+    rows = {}
+    for measure in MEASURES:
+        by_seed = runs.pivot(index="seed", columns="algorithm", values=measure)[["bp", "mf"]].dropna()
+        bp, mf = by_seed.mean()
+        word = "more" if mf < bp else "less" if mf > bp else "as much"
+        rows[measure] = {"bp": bp, "mf": mf, "n": len(by_seed), "favourable": word}
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -7,6 +7,7 @@ runs at the same time.
 
 import base64
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ from ..errors import disk
 from .book import Chapter, content_of
 
 PATIENCE_S = 60  # with a batch that writes
+
+#: To a chapter: its notebook, its place in the index or its page.
+LINK = re.compile(rb'href="(?:index\.html#)?(\d\d_[^".#]+)(?:\.ipynb|\.html)?"')
 
 TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 
@@ -82,8 +86,25 @@ class Pages:
             self.save(chapter, notebook)
             entry.figure = next(iter(self._write_figures(chapter, notebook)), "")
             entry.machine = _last_line(notebook) if status == "ok" else ""
-            _write(self._folder / f"{chapter.name}.html", html)
+            _write(self._page(chapter), html)
+            self._link()
             self._enter(chapter, entry)
+
+    def _page(self, chapter: Chapter) -> Path:
+        return self._folder / f"{chapter.name}.html"
+
+    def _link(self) -> None:
+        """Lets links to a chapter lead to its page or, while there is none, to its entry in the index."""
+        pages = [page for page in map(self._page, self._chapters) if page.exists()]
+        goals = {c.name.encode(): f'href="index.html#{c.name}"'.encode() for c in self._chapters}
+        goals |= {page.stem.encode(): f'href="{page.name}"'.encode() for page in pages}
+
+        for page in pages:
+            with disk.refusals(page, disk.OUTPUT, doing="read"):
+                content = page.read_bytes()
+            linked = LINK.sub(lambda link: goals.get(link[1], link[0]), content)
+            if linked != content:
+                _write(page, linked)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -118,8 +139,8 @@ class Pages:
 
     def _row(self, chapter: Chapter, entry: dict | None) -> dict:
         """What the index shows of a chapter; an entry whose page was deleted counts as not run."""
-        page = f"{chapter.name}.html"
-        exists = (self._folder / page).exists()
+        page = self._page(chapter)
+        exists = page.exists()
         if not exists and entry and entry["status"] != "unfinished":
             entry = None
         return {
@@ -127,7 +148,7 @@ class Pages:
             "name": chapter.name,
             "title": chapter.title,
             "question": Markup(markdown2html(chapter.question)),
-            "page": page if exists else "",
+            "page": page.name if exists else "",
         }
 
     def _write_figures(self, chapter: Chapter, notebook) -> list[str]:

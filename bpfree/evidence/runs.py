@@ -7,7 +7,7 @@ pairs the runs of two arms by seed.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -53,18 +53,14 @@ COSTS = {
     "utilisation_max": ("utilisation_max", "sampled"),
 }
 SAMPLED = ("utilisation", "utilisation_max", "nvml_bytes", "host_bytes")
-#: how a comparison is made of the runs a and b of the same seeds; ratios are of means, as the papers' are
-COMPARISONS: dict[str, Callable] = {
-    "difference": lambda a, b: a - b,
-    "change": lambda a, b: 100 * (a / b - 1),
-    "percent": lambda a, b: 100 * a / b,
-    "ratio": lambda a, b: a / b,
-}
 
 
 @dataclass(frozen=True)
 class Number:
-    """One number of ours. `what`: how it was obtained, or why there is none; `mean` is NaN then."""
+    """One number of ours: the mean of n values, their sample standard deviation, the mean's 95 % interval.
+
+    what: how it was obtained, or why there is none; `mean` is NaN then. machine, device: of a cost.
+    """
 
     mean: float = math.nan
     sd: float = math.nan
@@ -72,6 +68,9 @@ class Number:
     what: str = NOT_RUN
     machine: str = ""
     verdict: str = ""
+    device: str = ""
+    low: float = math.nan
+    high: float = math.nan
 
 
 class Ours:
@@ -107,7 +106,7 @@ class Ours:
         on epochs, those with the highest. BP under a protocol with a budget is the run that gave the budget.
         "all" data: the papers' MLPs of the ladder. No rows if there is no such run.
 
-        Raises InvalidInput if two runs of a seed are left on one machine.
+        Raises InvalidInput if two runs of a seed are left on one machine, or runs of several settings.
         """
         runs = self._pooled.get((algorithm, variant)) if data == "all" else None
         runs = self._named.get((data, architecture, algorithm, variant), runs)
@@ -128,6 +127,7 @@ class Ours:
                 f"two runs of {algorithm} on {twice['data']} {twice['architecture']}, {twice['protocol']}, "
                 f"seed {twice['seed']}: pass one of them only, or name the other in a column 'variant'"
             )
+        stats.one_kind(runs)
         return runs
 
     def pair(
@@ -146,48 +146,40 @@ class Ours:
 
     def number(self, metric: str, runs: pd.DataFrame) -> list[Number]:
         """A metric's mean over seeds: one number, or for costs one for each machine."""
-        found = []
-        for machine, parts in _by_machine(metric, runs):
-            values, what = _values(metric, *parts)
-            if not values:
-                found.append(Number(what=what, machine=machine))
-                continue
-            mean = values[0].median() if metric == "epochs_median" else values[0].mean()
-            found.append(Number(mean, values[0].std(ddof=1), len(values[0]), what, machine))
-        return found or [Number()]
+        return self._numbers(metric, lambda values: values, lambda effect: effect, runs)
 
     def comparison(self, metric: str, how: str, runs: pd.DataFrame, partners: pd.DataFrame) -> list[Number]:
-        """`how` (of `COMPARISONS`) a metric of the runs compares to that of the partners with their seeds.
+        """How (see `stats.EFFECTS`) a metric of the runs compares to that of the partners with their seeds.
 
-        Ratios are of the means, as the papers' are; their sd is that of the ratios seed by seed.
+        Ratios are seed by seed: their mean is the geometric one, and so the same whichever is the baseline.
         """
+        paired = functools.partial(stats.paired, how=how)
+        found = self._numbers(metric, paired, stats.SHOWN[how], runs, partners)
+        absent = runs.empty or partners.empty
+        return [
+            replace(n, what="no seed in common") if n.what == NOT_RUN and not absent else n for n in found
+        ]
+
+    def _numbers(self, metric: str, effects: Callable, shown: Callable, *arms: pd.DataFrame) -> list[Number]:
+        """effects: of the arms' values by seed; shown: an effect as it is displayed."""
         found = []
-        for machine, parts in _by_machine(metric, runs, partners):
+        for machine, parts in _by_machine(metric, *arms):
             values, what = _values(metric, *parts)
+            place = {"what": what, "machine": machine, "device": parts[0]["device"].iat[0] if machine else ""}
+            each = effects(*values) if values else ()
             if not values:
-                found.append(Number(what=what, machine=machine))
-                continue
-            a, b = values[0].align(values[1], join="inner")
-            if len(a):
-                each, mean = COMPARISONS[how](a, b), float(COMPARISONS[how](a.mean(), b.mean()))
-                found.append(Number(mean, each.std(ddof=1), len(a), what, machine))
-        return found or [Number(what=NOT_RUN if runs.empty or partners.empty else "no seed in common")]
+                found.append(Number(**place))
+            elif len(each):
+                one = stats.describe(each)
+                mean = each.median() if metric == "epochs_median" else one.mean
+                mean, low, high = (float(shown(end)) for end in (mean, one.low, one.high))
+                found.append(Number(mean, shown(each).std(ddof=1), one.n, **place, low=low, high=high))
+        return found or [Number()]
 
     def differences(self, metric: str, runs: pd.DataFrame, partners: pd.DataFrame) -> pd.Series:
         """An outcome's differences by seed."""
         [a, b], _ = _values(metric, runs, partners)
         return stats.paired(a, b)
-
-    def interval(self, metric: str, end: str, runs: pd.DataFrame, partners: pd.DataFrame) -> Number:
-        """The "low" or "high" end of the bootstrap interval (95 %) of the mean difference of an outcome."""
-        if runs.empty or partners.empty:
-            return Number()
-        differences = self.differences(metric, runs, partners)
-        if len(differences) < 3:
-            return Number(what=f"{len(differences)} pairs have no interval")
-        return Number(
-            getattr(stats.describe(differences), end), n=len(differences), what="bootstrap over seeds"
-        )
 
     def pooled_sd(self, protocols: Sequence[str]) -> Number:
         """Standard deviation of the test accuracy over seeds, pooled over all arms of a protocol."""
@@ -202,14 +194,10 @@ class Ours:
 
 
 def judged(family: Sequence[pd.Series]) -> list[Number]:
-    """What each of a family of differences shows: paired t, corrected for their number (Holm), and TOST."""
-    p = stats.holm([stats.ttest(d) if len(d) else math.nan for d in family])
-    return [
-        Number(n=len(d), what="paired t and TOST", verdict=stats.verdict(q, stats.tost(d)))
-        if len(d)
-        else Number()
-        for d, q in zip(family, p, strict=True)
-    ]
+    """What each of a family of differences shows; see `stats.infer`."""
+    found = stats.infer([d for d in family if len(d)])[["n", "verdict"]].itertuples(index=False)
+    what = "paired t and TOST"
+    return [Number(what=what, **next(found)._asdict()) if len(d) else Number() for d in family]
 
 
 @functools.cache
@@ -235,11 +223,11 @@ def paper_flop(algorithm: str, data: str, architecture: str) -> float:
 def _wide(records: pd.DataFrame, traces: pd.DataFrame | None) -> pd.DataFrame:
     """A row per finished run, with a column per metric; NaN where it has none."""
     finished = records[records["status"] == "finished"]
-    if "variant" not in finished:
-        finished = finished.assign(variant="")
-    fixed = ["algorithm", "data", "architecture", "seed", "protocol", "preset", "max_epochs", "precision"]
-    runs = finished.drop_duplicates("key").set_index("key")[[*fixed, "device", "variant"]]
-    runs["preset"], runs["variant"] = _named(runs["preset"]), _named(runs["variant"])
+    fixed = ["algorithm", "data", "architecture", "seed", "protocol", "max_epochs", "precision"]
+    names = ["preset", "settings", "device", "variant"]
+    finished = finished.reindex(columns=[*finished, *{"settings", "variant"} - set(finished)])
+    runs = finished.drop_duplicates("key").set_index("key")[[*fixed, *names]]
+    runs[names] = runs[names].apply(_named)
     runs["max_epochs"] = pd.to_numeric(runs["max_epochs"]).fillna(math.inf)
     costs = finished.dropna(subset="machine").drop_duplicates("key").set_index("key")
     joules = finished[finished["metric"].str.endswith("_j")].drop_duplicates("key").set_index("key")
@@ -249,7 +237,15 @@ def _wide(records: pd.DataFrame, traces: pd.DataFrame | None) -> pd.DataFrame:
     runs = runs.join(metrics).join(_stages(metrics, runs["algorithm"]))
     if traces is not None:
         runs = _traced(runs, traces)
-    wanted = ["test_accuracy", "test_accuracy[sum]", "val_loss", "epochs", "total_s", "memory_bytes"]
+    wanted = [
+        "test_accuracy",
+        "test_accuracy[sum]",
+        "val_loss",
+        "epochs",
+        "stages_at_cap",
+        "total_s",
+        "memory_bytes",
+    ]
     wanted += ["nvml_bytes", "host_bytes", "utilisation", "utilisation_max"]
     wanted += [f"total_{kind}_j" for kind in KINDS]
     return runs.reindex(columns=[*runs.columns, *(c for c in wanted if c not in runs)]).reset_index()

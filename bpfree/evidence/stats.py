@@ -3,6 +3,15 @@
 Not finding a difference is not finding equivalence. Equivalence has a test of its own: two one-sided
 t-tests (TOST; Schuirmann 1987), each against one end of a margin that was stated beforehand. Runs are
 paired by seed, because the same seed means the same split, the same start and the same batches.
+
+Every table and figure takes its n, interval and word from `infer`; a contrast's word is one of
+
+    higher, lower                   by a t-test of the paired differences, corrected (Holm) over its family,
+                                    which is all that is compared with the same baseline under one protocol
+    equivalent                      by TOST: the difference lies within the margin
+    higher, within the margin       the same, and its own t-test, uncorrected, says on which side of 0 it lies
+    undecided (n = 3)               neither, with so many pairs
+    one seed                        a single pair decides nothing
 """
 
 import math
@@ -21,31 +30,33 @@ from .order import arranged
 MARGIN = 0.25  # percentage points of accuracy: the camera-ready's margin
 ALPHA = 0.05
 LEVEL = 0.95
+ENOUGH = 10  # values from which on a bootstrap interval holds what it promises
 RESAMPLES = 9999
 SEED = 0  # of the bootstrap: the same values have the same interval
 
-EQUIVALENT, DIFFERENT, INCONCLUSIVE = "EQUIVALENT", "DIFFERENT", "INCONCLUSIVE"
-COLUMNS = [
-    "data",
-    "architecture",
-    "protocol",
-    "algorithm",
-    "baseline",
-    "n",
-    "difference",
-    "sd",
-    "low",
-    "high",
-]
-COLUMNS += ["p", "p_holm", "p_tost", "verdict"]
+HIGHER, LOWER, EQUIVALENT, ONE_SEED = "higher", "lower", "equivalent", "one seed"
+#: What sets runs of one algorithm on one network apart, so that they have no mean in common.
+KINDS = ("protocol", "preset", "settings", "max_epochs", "precision")
+#: How two arms compare: the effect of values a and b, which is 0 if they are alike, and how it is displayed.
+#: Ratios are tested as logarithms: a / b and b / a say the same.
+EFFECTS = {"difference": lambda a, b: a - b}
+EFFECTS |= dict.fromkeys(("ratio", "change", "percent"), lambda a, b: np.log(a / b))
+SHOWN = {
+    "difference": lambda e: e,
+    "ratio": np.exp,
+    "change": lambda e: 100 * np.expm1(e),
+    "percent": lambda e: 100 * np.exp(e),
+}
+COLUMNS = ["data", "architecture", *KINDS, "machine", "algorithm", "baseline", "baseline_settings", "at_cap"]
+COLUMNS += ["n", "difference", "sd", "low", "high", "p", "p_holm", "p_tost", "verdict"]
 
 
 @dataclass(frozen=True)
 class Description:
     """What n values say of their mean.
 
-    n: how many; mean; sd: sample standard deviation (n - 1), NaN for one value; low, high: 95 % bootstrap
-    interval of the mean, NaN where `interval` has none.
+    n: how many; mean; sd: sample standard deviation (n - 1), NaN for one value; low, high: 95 % interval of
+    the mean, NaN where `interval` has none.
     """
 
     n: int
@@ -56,30 +67,34 @@ class Description:
 
 
 def describe(values: Iterable[float]) -> Description:
-    """Mean, sample standard deviation and bootstrap interval. Raises InvalidInput for none or for a NaN."""
+    """Mean, sample standard deviation and interval. Raises InvalidInput for none or for a NaN."""
     values = _values(values)
     return Description(len(values), float(values.mean()), _sd(values), *interval(values))
 
 
 def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, float]:
-    """Bootstrap interval of the mean: bias-corrected and accelerated (Efron 1987), seeded.
+    """Interval of the mean: Student's, and of ten values or more the bootstrap's.
 
-    It does not depend on the order of the values. With fewer than three there is none: (NaN, NaN). Values
-    that are all the same have that value at both ends. Where the correction is undefined, the percentile
-    interval. With a handful of values a bootstrap interval is too narrow: of three normal values it holds
-    the mean about three times in four, not nineteen times in twenty; judge by `verdict`, which uses t.
+    The bootstrap is bias-corrected and accelerated (Efron 1987), seeded, and does not depend on the order of
+    the values; of a handful of values it would be too narrow (of three it holds the mean three times in four,
+    not nineteen times in twenty), and Student's is not. A single value has none: (NaN, NaN). Values that are
+    all the same have that value at both ends. Where the correction is undefined, the percentile interval.
     """
-    from scipy.stats import bootstrap
+    from scipy import stats
 
     values = np.sort(_values(values))
-    if len(values) < 3:
+    mean = float(values.mean())
+    if len(values) < 2:
         return math.nan, math.nan
     if _constant(values):
-        return float(values.mean()), float(values.mean())
+        return mean, mean
+    if len(values) < ENOUGH:
+        half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
+        return float(mean - half), float(mean + half)
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # BCa says that it is degenerate by a warning and by NaN
-            found = bootstrap(
+            found = stats.bootstrap(
                 (values,),
                 np.mean,
                 confidence_level=level,
@@ -121,8 +136,8 @@ def learned(accuracies: pd.Series, labels: Iterable[int], errors: float = 3.0) -
     return f"not surely above chance on these data: {', '.join(not_above)}"
 
 
-def paired(a: pd.Series, b: pd.Series) -> pd.Series:
-    """The differences a - b of the seeds that both have; a and b are indexed by seed.
+def paired(a: pd.Series, b: pd.Series, how: str = "difference") -> pd.Series:
+    """The effects of the seeds that both have, such as a - b (see `EFFECTS`); a and b are indexed by seed.
 
     Raises InvalidInput if a seed occurs twice: which run would be its partner?
     """
@@ -130,7 +145,13 @@ def paired(a: pd.Series, b: pd.Series) -> pd.Series:
         if values.index.has_duplicates:
             twice = sorted(set(values.index[values.index.duplicated()]))
             raise InvalidInput(f"several values of seed {twice[0]}: pairing by seed needs one value per seed")
-    return (a - b).dropna().sort_index()
+    a, b = a.align(b, join="inner", axis=0)
+    return EFFECTS[how](a, b).dropna().sort_index()
+
+
+def compared(how: str, a: float, b: float) -> float:
+    """How a compares to b, as it is displayed; `how` is a key of `EFFECTS`."""
+    return float(SHOWN[how](EFFECTS[how](a, b)))
 
 
 def ttest(differences: Iterable[float]) -> float:
@@ -168,77 +189,152 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def verdict(p: float, p_tost: float, alpha: float = ALPHA) -> str:
-    """ "EQUIVALENT" if p_tost < alpha; else "DIFFERENT" if p < alpha; else "INCONCLUSIVE".
+def verdict(n: int, difference: float, p: float, p_holm: float, p_tost: float, alpha: float = ALPHA) -> str:
+    """The word for a contrast of n pairs, from its mean and its tests; see above. NaN proves nothing.
 
-    Both can hold: many seeds show a difference that is real and too small to matter. That is called
-    equivalent, because the margin says what matters. The camera-ready (CP025) has no such contrast among
-    its twenty, so either order gives all of its verdicts. NaN proves nothing.
+    Within the margin the side needs no correction: that the two are equivalent is what is claimed. The
+    camera-ready (CP025) has no contrast of both kinds among its twenty.
     Raises InvalidInput for an alpha that is no probability.
     """
     if not 0 < alpha < 1:
         raise InvalidInput(f"alpha={alpha!r}: use a probability between 0 and 1, such as {ALPHA}")
+    if n == 1:
+        return ONE_SEED
+    side = HIGHER if difference > 0 else LOWER
     if p_tost < alpha:
-        return EQUIVALENT
-    return DIFFERENT if p < alpha else INCONCLUSIVE
+        return f"{side}, within the margin" if p < alpha else EQUIVALENT
+    return side if p_holm < alpha else f"undecided (n = {n})"
+
+
+def infer(family: Sequence[pd.Series], margin: float | None = MARGIN, alpha: float = ALPHA) -> pd.DataFrame:
+    """What each of a family of paired effects shows: a row for each, all of them with a value or more.
+
+    p is corrected over the family (Holm); p_tost is not, because every row states its own equivalence, and is
+    NaN without a margin. Columns: n, difference, sd, low, high, p, p_holm, p_tost, verdict.
+    """
+    columns = ["n", "mean", "sd", "low", "high"]
+    rows = pd.DataFrame([vars(describe(effects)) for effects in family], columns=columns)
+    rows = rows.rename(columns={"mean": "difference"})
+    rows["p"] = [ttest(effects) for effects in family]
+    rows["p_holm"] = holm(rows["p"])
+    rows["p_tost"] = [math.nan if margin is None else tost(effects, margin) for effects in family]
+    tests = rows[["n", "difference", "p", "p_holm", "p_tost"]].itertuples(index=False)
+    return rows.assign(verdict=[verdict(*row, alpha) for row in tests])
 
 
 def contrasts(
     records: pd.DataFrame,
     baseline: str = "bp",
     metric: str = "test_accuracy",
-    margin: float = MARGIN,
+    how: str = "difference",
+    margin: float | None = None,
     alpha: float = ALPHA,
     baseline_protocol: str | None = None,
 ) -> pd.DataFrame:
     """Every algorithm against the baseline, paired by seed on the same data, network and protocol.
 
+    All rows of one protocol are a family; see `infer`. The runs of a row, and those of its partner, agree in
+    all of `KINDS`; the partner has the row's preset, cap and settings where the baseline has such runs.
+
     Args:
-        records: as `bpfree.records` gives it; failed runs are left out, and a seed that ran on several
-            devices counts once, by its mean.
-        margin: differences up to this count as none, in the metric's unit.
-        alpha: level of the verdict. p is corrected over all rows of the result (Holm); p_tost is not,
-            because every row states its own equivalence.
+        records: as `bpfree.records` gives it; failed runs are left out. Of a metric that is an outcome, a
+            seed that ran on several devices counts once, by its mean; a cost is of one machine, and one that
+            was measured on several has a row for each.
+        how: a key of `EFFECTS`.
+        margin: differences up to this count as none, in the metric's unit; None: `MARGIN` for accuracies, and
+            no test of equivalence for other metrics.
+        alpha: level of the verdict.
         baseline_protocol: whose baseline runs are the partners of runs with a budget, "matched" and
             "equal_energy": the protocol under which BP spent it.
 
-    Returns: a row per arm that has a partner. n: pairs; difference, sd, low, high: mean difference, its
-    sample standard deviation and bootstrap interval; p, p_holm: paired t-test; p_tost; verdict. Where
-    one pair, or no spread, allows no test there are NaN and "INCONCLUSIVE".
+    Returns: a row per arm that has a partner: what it is of (machine: of a cost); the settings of the
+        baseline; at_cap: how many of the runs of both ended at the cap (see `at_cap`); n: pairs; difference,
+        sd: the mean effect and its sample standard deviation, a ratio's as logarithms; low, high: its
+        interval; p, p_holm: t-test of the pairs; p_tost; verdict.
 
     Raises InvalidInput: no run of the baseline has the metric, or two runs of an arm have the same seed.
     """
     choose("algorithm", baseline, [*ARMS, *records["algorithm"].unique()])
     rows = records[(records["status"] == "finished") & (records["metric"] == metric)]
+    rows = rows.reindex(columns=[*records, *(k for k in KINDS if k not in records)])
     if not (rows["algorithm"] == baseline).any():
         raise InvalidInput(
             f"no finished run of {baseline!r} has the metric {metric!r}: run the baseline, too"
         )
-    keys = ["data", "architecture", "protocol", "algorithm"]
-    arms = {arm: _by_seed(part) for arm, part in rows.groupby(keys, sort=False)}
-    table = []
-    for (data, architecture, protocol, algorithm), values in arms.items():
-        partner = arms.get((data, architecture, protocol, baseline))
-        if partner is None and protocol in BUDGETS:
-            partner = arms.get((data, architecture, baseline_protocol, baseline))
-        if algorithm == baseline or partner is None:
+    keys = ["data", "architecture", *KINDS, "machine", "algorithm"]
+    arms = rows.groupby(keys, sort=False, dropna=False)
+    of_baseline = rows[rows["algorithm"] == baseline]
+    capped = records[records["metric"] == "stages_at_cap"].set_index("key")["value"]
+    table, effects = [], []
+    for place, runs in arms:
+        if place[-1] == baseline:
             continue
+        what = dict(zip(keys, place, strict=True))
         try:
-            differences = paired(values, partner)
+            partners = _partners(of_baseline, what, baseline_protocol)
+            each = paired(_by_seed(runs), _by_seed(partners), how)
         except InvalidInput as error:
             raise InvalidInput(
-                f"{algorithm} against {baseline} on {data} {architecture}, {protocol}: {error}"
+                f"{what['algorithm']} against {baseline} on {what['data']} {what['architecture']}, "
+                f"{what['protocol']}: {error}"
             ) from None
-        if len(differences):
-            found = describe(differences)
-            p, p_tost = ttest(differences), tost(differences, margin)
-            what = (data, architecture, protocol, algorithm, baseline)
-            how_much = (found.n, found.mean, found.sd, found.low, found.high)
-            table.append((*what, *how_much, p, math.nan, p_tost, ""))
-    table = pd.DataFrame(table, columns=COLUMNS)
-    table["p_holm"] = holm(table["p"])
-    table["verdict"] = [verdict(p, q, alpha) for p, q in zip(table["p_holm"], table["p_tost"], strict=True)]
-    return arranged(table, *keys).reset_index(drop=True)
+        if len(each):
+            pairs = pd.concat([part[part["seed"].isin(each.index)] for part in (runs, partners)])
+            cap = at_cap(capped.reindex(pairs["key"]))
+            table.append((*place, baseline, partners["settings"].iat[0], cap))
+            effects.append(each)
+    if margin is None and metric.startswith("test_accuracy") and how == "difference":
+        margin = MARGIN
+    table = pd.DataFrame(table, columns=[*keys, "baseline", "baseline_settings", "at_cap"])
+    families = table.groupby("protocol", sort=False).groups.values() if len(table) else [table.index]
+    found = [infer([effects[i] for i in rows], margin, alpha).set_index(rows) for rows in families]
+    table = table.join(pd.concat(found))[COLUMNS]
+    return arranged(table, *keys[:3], "algorithm", *keys[3:-1]).reset_index(drop=True)
+
+
+def _partners(baselines: pd.DataFrame, arm: dict, baseline_protocol: str | None) -> pd.DataFrame:
+    """The baseline's runs that an arm is compared with, as much like it as there are any."""
+    for column in ("data", "architecture", "machine", "precision"):
+        baselines = baselines[_same(baselines[column], arm[column])]
+    own = baselines[baselines["protocol"] == arm["protocol"]]
+    if own.empty and arm["protocol"] in BUDGETS:
+        own = baselines[baselines["protocol"] == baseline_protocol]
+    for column in ("preset", "max_epochs", "settings"):
+        alike = _same(own[column], arm[column])
+        own = own[alike] if alike.any() else own
+    one_kind(own)
+    return own
+
+
+def _same(values: pd.Series, value: object) -> pd.Series:
+    return values.isna() if pd.isna(value) else values == value
+
+
+def at_cap(stages: pd.Series) -> str:
+    """How many runs have stages that ended at the cap on epochs, and might have gone on; "" if none has.
+
+    stages: `stages_at_cap` of each run, NaN where it is not known.
+    """
+    some, unknown = int((stages > 0).sum()), int(stages.isna().sum())
+    words = (f"{some} of {len(stages)}" if some else "", f"{unknown} not known" if unknown else "")
+    return ", ".join(filter(None, words))
+
+
+def one_kind(records: pd.DataFrame, *columns: str) -> None:
+    """Raises InvalidInput where runs of one algorithm on one network differ in what no mean may run over.
+
+    columns: in what, beside `KINDS`, of the rows that have it.
+    """
+    arm = ["data", "architecture", "algorithm"]
+    for column in (c for c in (*KINDS, *columns) if c in records):
+        rows = records.astype({column: object}).fillna({column: "none"})
+        rows = records.dropna(subset=column) if column in columns else rows
+        found = rows.groupby(arm, sort=False)[column].unique()
+        for place, several in found[found.map(len) > 1].items():
+            raise InvalidInput(
+                f"{place[2]} on {place[0]} {place[1]} has runs of several kinds, {column} "
+                f"{' and '.join(map(str, several))}, whose mean says nothing: pass those of one"
+            )
 
 
 def _by_seed(rows: pd.DataFrame) -> pd.Series:

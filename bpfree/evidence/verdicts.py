@@ -1,158 +1,202 @@
-"""What is left of each published claim: it stands, moves or turns, or nobody can tell yet.
+"""What our runs say of each published number that compares an algorithm with BP.
 
-A claim is a direction: of one number of an algorithm against that of BP on the same network. It is judged by
-our runs, seed by seed, and by the printed size where there is one.
+A claim is a printed number with its sign, of one algorithm on one network against BP there, and no more than
+its source printed (one was made in words alone). It is judged by our runs, seed by seed, with the inference
+of `stats.contrasts`:
 
-    stands      the 95 % interval of our mean lies on the claimed side, and our effect is neither less than
-                half nor more than twice the printed one
-    moves       it lies on that side, but the effect is of another size; or the two are equivalent in accuracy
-    turns       it lies on the other side
-    undecided   it lies on both sides, or there are too few seeds for an interval
-    untested    not run
+    confirmed   ours lies surely on the printed side, and is neither less than half nor more than twice as far
+                from no effect
+    weaker, stronger    it lies on that side, but nearer or further
+    equivalent  of an accuracy: ours lies surely within the margin
+    reversed    it lies surely on the other side
+    undecided (n = 3)   it lies surely on neither, with so many pairs of runs
+    one seed    a single pair decides nothing
+    untested    not run; or ours is another quantity than the printed one
 
-Every claim is judged for itself: what many of them together may owe to chance is corrected for in
-`stats.contrasts`, not here.
+"Surely" is by the paired t-test, corrected (Holm) over all contrasts of the same metric under one protocol.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from ..algorithms.arms import look
-from ..errors import choose
-from .runs import COMPARISONS, Number, Ours
-from .stats import MARGIN
-from .tables.paper import MEMORY, USUAL, Compared, arms
+from ..algorithms.arms import label
+from ..data import dataset
+from ..experiments import published
+from ..experiments.protocols import BUDGETS
+from .runs import ACCOUNT
+from .stats import ALPHA, EFFECTS, EQUIVALENT, KINDS, ONE_SEED, SHOWN, compared, contrasts
+from .tables.paper import MEMORY, PLACES, USUAL
+from .tables.summary import settings
 from .tables.text import Quantity
 
-VERDICTS = ("stands", "moves", "turns", "undecided", "untested")
-NEUTRAL = {"difference": 0.0, "change": 0.0, "percent": 100.0, "ratio": 1.0}
-UNITS = {"difference": "pp", "change": "%", "ratio": "×"}
-DIGITS = {"difference": 2, "change": 1, "ratio": 2}
 FACTOR = 2.0  # an effect of less than 1/FACTOR or more than FACTOR times the printed one is of another size
+UNTESTED = "untested"
+ANOTHER = "untested: another quantity"
+PLACE = ["data", "architecture", "algorithm"]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A published statement about one algorithm and BP.
+    """What a source may have printed of an algorithm and of BP: a quantity, and how the two compare."""
 
-    Attributes:
-        text: the statement.
-        source: "thesis" (arXiv 2509.19063) or "2026" (its authors' camera-ready).
-        algorithm: in this package's name.
-        metric, how: which number and how it is compared: "difference", "change" (%) or "ratio".
-        more: whether the claim is that the algorithm has more of it than BP, or less.
-    """
-
-    text: str
-    source: str
-    algorithm: str
-    metric: str
+    quantity: str
     how: str
-    more: bool
+    ours: tuple[str, ...]  # metrics of our runs, the first that an arm and its baseline have on a machine
 
 
-CLAIMS = (
-    Claim("MF is more accurate than BP", "thesis", "mf", "test_accuracy", "difference", more=True),
-    Claim("MF ends at a lower validation loss", "thesis", "mf", "val_loss", "difference", more=False),
-    Claim("MF takes less energy", "thesis", "mf", "total_j", "change", more=False),
-    Claim("MF takes less time", "thesis", "mf", "total_s", "change", more=False),
-    Claim("MF does not save memory", "thesis", "mf", "memory", "change", more=True),
-    Claim("MF takes several times the energy", "2026", "mf", "total_j", "ratio", more=True),
-    Claim("FF takes more energy", "thesis", "ff", "total_j", "ratio", more=True),
-    Claim("FF is less accurate", "thesis", "ff", "test_accuracy", "difference", more=False),
-    Claim("CaFo-Rand takes more energy", "thesis", "cafo_rand", "total_j", "ratio", more=True),
-    Claim("CaFo-Rand is less accurate", "thesis", "cafo_rand", "test_accuracy", "difference", more=False),
-    Claim("CaFo-DFA takes more energy", "thesis", "cafo_dfa", "total_j", "ratio", more=True),
-)
+CLAIMS = {
+    "test_accuracy": Claim("accuracy", "difference", ("test_accuracy",)),
+    "val_loss": Claim("validation loss", "difference", ("val_loss",)),
+    "total_j": Claim("energy", "change", ("total_measured_j", "total_estimated_j")),
+    "total_s": Claim("time", "change", ("total_s",)),
+    "memory": Claim("memory", "change", ("memory_bytes",)),
+}
+#: What a source said without a number, by metric: of which algorithm, and the sign of its effect.
+IN_WORDS = {"val_loss": ("thesis", "mf", -1)}
+UNITS = {"difference": "pp", "change": "%"}
+OBTAINED = {"total_measured_j": "measured", "total_estimated_j": "estimated", "memory_bytes": ACCOUNT}
+ALGORITHMS = ("mf", "ff", "ff_sgd", "cafo_rand", "cafo_dfa")  # whose numbers the papers' conclusions are of
 
 
 def verdicts(
-    records: pd.DataFrame, protocols: Sequence[str] = ("convergence",), claims: Iterable[Claim] = CLAIMS
+    records: pd.DataFrame,
+    protocols: Sequence[str] = ("convergence",),
+    *,
+    metrics: Sequence[str] = tuple(CLAIMS),
+    untested: bool = False,
 ) -> pd.DataFrame:
-    """Every claim on every network, as printed and as found under each of our protocols.
+    """Every printed comparison with BP, and what was found under each of our protocols.
 
     Args:
         records: as `bpfree.records` gives it.
-        protocols: of ours.
+        protocols: of ours, to be shown.
+        metrics: of `CLAIMS`.
+        untested: also what no run of ours can be put beside.
 
-    Returns: a row per claim, network and protocol: claim, source, network, printed, ours ("mean ± sd"),
-        seeds, `ours is` (how it was obtained), our protocol, machine (of costs, which are apart), verdict.
+    Returns: a row per algorithm, quantity, network, protocol of ours and, of costs, machine: claim, network,
+        our protocol, settings (those of BP, too), device; what each source printed; ours (mean and n), its
+        95 % interval, `ours is` (how it was obtained), how many runs of both ended at the cap; the contrast
+        in the words of `stats.contrasts`; the verdict on each source.
     """
-    ours = Ours(records)
-    rows = []
-    for claim in claims:
-        choose("source of claims", claim.source, USUAL)
-        for protocol in protocols:
-            family = look(claim.algorithm).family
-            for arm in arms(ours, [family], claim.source, our_protocol=protocol):
-                if arm.algorithm != claim.algorithm:
-                    continue
-                printed = _printed(claim, arm)
-                for number in ours.comparison(claim.metric, claim.how, arm.runs, arm.bp):
-                    rows.append(
-                        {
-                            "claim": claim.text,
-                            "source": claim.source,
-                            "network": arm.network,
-                            "printed": _cell(printed, math.nan, claim),
-                            "ours": _cell(number.mean, number.sd, claim),
-                            "seeds": number.n,
-                            "ours is": number.what.partition(":")[0],
-                            "our protocol": protocol,
-                            "machine": number.machine,
-                            "verdict": judge(claim, printed, number),
-                        }
-                    )
-    return pd.DataFrame(rows)
+    found = {metric: _found(records, metric) for metric in metrics}
+    rows: dict[tuple, dict] = {}
+    for claim in _printed(metrics):
+        ours = found[claim["metric"]]
+        ours = ours[(ours[PLACE] == pd.Series(claim)[PLACE]).all(axis=1) & ours["protocol"].isin(protocols)]
+        for place, contrast in enumerate(ours.to_dict("records") or [{}] * untested):
+            row = rows.setdefault((*(claim[c] for c in ("metric", *PLACE)), place), _row(claim, contrast))
+            row[f"printed, {claim['source']}"] = _said(claim)
+            row[f"verdict, {claim['source']}"] = _judged(claim, contrast)
+    return pd.DataFrame(rows.values(), columns=COLUMNS, dtype=object).fillna("")
 
 
-def judge(claim: Claim, printed: float, ours: Number) -> str:
-    """The verdict; printed: NaN where no size was printed."""
-    if not ours.n:
-        return "untested"
-    if ours.n < 2:
-        return "undecided"
-    if claim.metric == "test_accuracy":  # TOST at 5 %: the 90 % interval lies within the margin
-        low, high = t_interval(ours, 0.90)
-        if low > -MARGIN and high < MARGIN:
-            return "moves"
-    neutral = NEUTRAL[claim.how]
-    low, high = t_interval(ours)
-    if low <= neutral <= high:
-        return "undecided"
-    if (ours.mean > neutral) != claim.more:
-        return "turns"
-    size = effect(ours.mean, claim.how) / effect(printed, claim.how) if not math.isnan(printed) else 1.0
-    # What was printed with the other sign has no size on this side.
-    return "stands" if 1 / FACTOR <= size <= FACTOR else "moves"
+def told(found: pd.DataFrame, claim: str) -> str:
+    """What was found of a claim of `verdicts`, in words: every network's number, interval and contrast."""
+    said = []
+    for row in found[found["claim"] == claim].to_dict("records"):
+        where = ", ".join(filter(None, [row["network"], row["device"], row["ours is"]]))
+        interval = f", {row['95 %']}" if row["95 %"] else ""
+        said.append(f"{where}: {row['ours']}{interval}, {row['contrast'].partition(' (')[0]}")
+    return "; ".join(said)
 
 
-def _printed(claim: Claim, arm: Compared) -> float:
-    """The comparison of the printed means; NaN if there are none."""
-    metric = MEMORY[claim.source][0] if claim.metric == "memory" else claim.metric
-    if metric not in arm.printed or metric not in arm.printed_bp:
-        return math.nan
-    return COMPARISONS[claim.how](arm.printed[metric].mean, arm.printed_bp[metric].mean)
+COLUMNS = ["claim", "network", "our protocol", "settings", "device", *(f"printed, {s}" for s in USUAL)]
+COLUMNS += ["ours", "95 %", "ours is", "at the cap", "contrast", *(f"verdict, {s}" for s in USUAL)]
 
 
-def _cell(mean: float, sd: float, claim: Claim) -> Quantity:
-    unit = "nats" if claim.metric == "val_loss" else UNITS[claim.how]
-    return Quantity(mean, sd, DIGITS[claim.how], sign=claim.how != "ratio", note=unit)
+def judge(printed: float, n: int, effect: float, p_holm: float, p_tost: float = math.nan) -> str:
+    """The verdict on a printed effect, from our contrast; effects are 0 where the two are alike."""
+    if n < 2:
+        return ONE_SEED if n else UNTESTED
+    if p_tost < ALPHA:
+        return EQUIVALENT
+    if not p_holm < ALPHA:
+        return f"undecided (n = {n})"
+    if (effect > 0) != (printed > 0):
+        return "reversed"
+    if abs(effect) < abs(printed) / FACTOR:
+        return "weaker"
+    return "stronger" if abs(effect) > abs(printed) * FACTOR else "confirmed"
 
 
-def effect(value: float, how: str) -> float:
-    """How far from no effect, on a scale on which twice as far is twice the effect."""
-    if how == "change":
-        value = 1 + value / 100
-    return value if how == "difference" else math.log(max(value, 1e-12))
+def _found(records: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Our contrasts of a printed quantity: costs under rules of stopping alone, since a budget sets them.
+
+    Energy is measured where a machine measured it; bytes are counted, so that every machine has the same.
+    """
+    claim, tables = CLAIMS[metric], [contrasts(records).iloc[:0]]
+    for name in claim.ours:
+        rows = records[records["metric"] == name]
+        if (rows["algorithm"] == "bp").any():
+            own = contrasts(records, metric=name, how=claim.how, baseline_protocol="convergence")
+            device = rows.dropna(subset="machine").drop_duplicates("machine").set_index("machine")["device"]
+            tables.append(own.assign(ours=name, device=own["machine"].map(device)))
+    table = pd.concat(tables, ignore_index=True)
+    if metric not in ("test_accuracy", "val_loss"):
+        table = table[~table["protocol"].isin(BUDGETS)]
+    place = [*PLACE, *KINDS, "machine"]
+    if metric == "memory":
+        table, place = table.assign(device="", verdict=""), [*PLACE, "protocol"]
+    return table.drop_duplicates(place)
 
 
-def t_interval(number: Number, level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of a mean over seeds."""
-    from scipy import stats
+def _printed(metrics: Sequence[str]) -> Iterator[dict]:
+    """What was printed of an algorithm and of BP on its network."""
+    for metric, algorithm, (source, protocol) in itertools.product(metrics, ALGORITHMS, USUAL.items()):
+        in_words = IN_WORDS.get(metric, ())[:2] == (source, algorithm)
+        name = MEMORY[source][0] if metric == "memory" else "test_accuracy" if in_words else metric
+        table = published.results(source=source, protocol=protocol, variant="", baseline="", metric=name)
+        of = {who: rows.set_index(PLACE[:2])["mean"] for who, rows in table.groupby("algorithm")}
+        for (data, network), mean in of.get(algorithm, pd.Series(dtype=float)).items():
+            place = dict(zip(PLACE, (data, network, algorithm), strict=True))
+            means = None if in_words else (mean, of["bp"][data, network])
+            yield {**place, "metric": metric, "source": source, "means": means}
 
-    half = stats.t.ppf((1 + level) / 2, number.n - 1) * number.sd / math.sqrt(number.n)
-    return number.mean - half, number.mean + half
+
+def _said(claim: dict) -> Quantity | str:
+    how = CLAIMS[claim["metric"]].how
+    if claim["means"] is None:
+        return "lower, in words" if IN_WORDS[claim["metric"]][2] < 0 else "higher, in words"
+    return Quantity(compared(how, *claim["means"]), places=PLACES[how], sign=True, note=UNITS[how])
+
+
+def _judged(claim: dict, ours: dict) -> str:
+    if not ours:
+        return UNTESTED
+    if claim["metric"] == "memory":
+        return ANOTHER
+    if claim["means"] is None:  # of whatever size
+        printed = math.copysign(ours["difference"], IN_WORDS[claim["metric"]][2])
+    else:
+        printed = float(EFFECTS[CLAIMS[claim["metric"]].how](*claim["means"]))
+    return judge(printed, ours["n"], ours["difference"], ours["p_holm"], ours["p_tost"])
+
+
+def _row(claim: dict, ours: dict) -> dict:
+    """What is the same for all sources."""
+    metric, how = claim["metric"], CLAIMS[claim["metric"]].how
+    row = {
+        "claim": f"{label(claim['algorithm'])}, {CLAIMS[metric].quantity}",
+        "network": f"{dataset(claim['data'])} {claim['architecture']}",
+    }
+    if not ours:
+        return row
+    style = {"places": PLACES[how], "sign": True}
+    mean, low, high = (float(SHOWN[how](ours[e])) for e in ("difference", "low", "high"))
+    ends = [str(Quantity(end, **style)) for end in (low, high)]
+    baseline = {"algorithm": ours["baseline"], "settings": ours["baseline_settings"]}
+    unit = "nats" if metric == "val_loss" else UNITS[how]
+    return row | {
+        "our protocol": ours["protocol"],
+        "settings": f"{settings(claim | ours)}; BP: {settings(claim | baseline)}",
+        "device": ours["device"],
+        "ours": Quantity(mean, **style, note=unit, n=ours["n"]),
+        "95 %": " to ".join(filter(None, ends)),
+        "ours is": OBTAINED.get(ours["ours"], ""),
+        "at the cap": ours["at_cap"],
+        "contrast": ours["verdict"],
+    }

@@ -8,7 +8,6 @@ from ..algorithms.architectures import (
     STAND_IN,
     build_model,
     default_architecture,
-    is_own,
     own_network,
     parse_architecture,
 )
@@ -94,7 +93,7 @@ class Experiment:
             if not isinstance(given, Mapping):
                 raise InvalidInput(f"options {given!r}: use a dictionary, such as {{'lr': 0.001}}")
         network = self.resolved_architecture
-        own = own_network(network) if is_own(network) else None
+        own = own_network(network)
         family = "" if own else parse_architecture(network)[0]
         if self.preset is not None:
             choose(f"preset of {self.algorithm}", self.preset, [*cls.presets, TUNED])
@@ -115,9 +114,8 @@ class Experiment:
     @property
     def resolved_architecture(self) -> str:
         """The architecture, the paper's if none was given."""
-        if self.architecture is not None:
-            return self.architecture
-        return default_architecture(self.algorithm, self.data)
+        own = self.architecture
+        return own if own is not None else default_architecture(self.algorithm, self.data)
 
     @property
     def label(self) -> str:
@@ -127,16 +125,10 @@ class Experiment:
     def against(self, algorithm: str = "bp") -> "Experiment":
         """Another algorithm on the same network, data, seed and protocol, with the settings both have."""
         cls = arm(algorithm).algorithm
-        known = cls.options()
-        shared = {k: v for k, v in self.hyperparameters.items() if k in known}
-        return replace(
-            self,
-            algorithm=algorithm,
-            architecture=self.resolved_architecture,
-            preset=self.preset if self.preset in (*cls.presets, TUNED) else None,
-            options={},
-            hyperparameters=shared,
-        )
+        shared = {k: v for k, v in self.hyperparameters.items() if k in cls.options()}
+        preset = self.preset if self.preset in (*cls.presets, TUNED) else None
+        own = {"architecture": self.resolved_architecture, "preset": preset, "hyperparameters": shared}
+        return replace(self, algorithm=algorithm, options={}, **own)
 
     def reference(self) -> "Experiment | None":
         """The run whose cost is this one's budget, if it has one: the same seed's BP under `convergence`."""
@@ -150,12 +142,11 @@ class Experiment:
         return replace(found, stopping=self.stopping or found.stopping)
 
     def resolved_options(self, chosen: Rule) -> dict:
-        """The algorithm's keyword options under a protocol's rule."""
+        """The algorithm's keyword options under a protocol's rule, the later source before the earlier."""
         known = arm(self.algorithm)
-        cls = known.algorithm
         return {
-            **cls.options(),
-            **(cls.presets.get(chosen.preset, {}) if chosen.preset else {}),
+            **known.algorithm.options(),
+            **known.algorithm.presets.get(chosen.preset, {}),
             **known.options,
             **chosen.hyperparameters,
             **self.options,
@@ -164,9 +155,6 @@ class Experiment:
 
     def resolve(self, data: Data, budget: Budget | None = None) -> Resolved:
         """Everything that decides the outcome: presets filled in, the data by their hash.
-
-        The order of precedence: the algorithm's defaults, the preset's contested choices, what makes the
-        arm what it is, published or tuned hyperparameters, this experiment's own.
 
         budget: what `reference()` left to spend, under a protocol that has one.
         """
@@ -179,25 +167,21 @@ class Experiment:
         network = self.resolved_architecture
         parts = {
             "algorithm": arm(self.algorithm).algorithm,
-            "network": own_network(network) if is_own(network) else None,
+            "network": own_network(network),
             "stopping": named(chosen.stopping, "stop rule") if isinstance(chosen.stopping, str) else None,
         }
         return Resolved(
-            algorithm=self.algorithm,
+            **{name: getattr(self, name) for name in ("algorithm", "seed", "protocol", "precision", "cache")},
             data=one_spelling(self.data),
             data_sha256=data.sha256,
-            seed=self.seed,
             architecture=network,
-            protocol=self.protocol,
             preset=chosen.preset,
             hyperparameters_from=chosen.source,
             options=self.resolved_options(chosen),
             stopping=chosen.stopping,
             max_epochs=min(caps, default=None),
             budget=budget,
-            precision=self.precision,
             device=pick_device(self.device).type,
-            cache=self.cache,
             training_version=TRAINING_VERSION,
             **{f"{name}_version": getattr(part, "version", None) for name, part in parts.items()},
         )
@@ -208,9 +192,7 @@ def fit(
 ) -> tuple[Algorithm, History]:
     """Train as the experiment says, on `data`, and store nothing. Test data are not read.
 
-    Raises:
-        TrainingDiverged: as from `bpfree.train`; its attribute `history` holds what was trained until then.
-        InvalidInput: the data do not fit, or the protocol needs a budget.
+    Raises as `bpfree.train` does, and InvalidInput if the protocol needs a budget.
     """
     return train_resolved(experiment.resolve(data), data, progress=progress, meter=meter, on_epoch=on_epoch)
 
@@ -218,19 +200,8 @@ def fit(
 def train_resolved(resolved: Resolved, data: Data, **how) -> tuple[Algorithm, History]:
     """`fit` of a resolved experiment; `how` are further arguments of `bpfree.train`."""
     algorithm = build(resolved, data)
-    history = train(
-        algorithm,
-        data,
-        seed=resolved.seed,
-        max_epochs=resolved.max_epochs,
-        stopping=resolved.stopping,
-        budget=resolved.budget,
-        cache=resolved.cache,
-        precision=resolved.precision,
-        device=resolved.device,
-        **how,
-    )
-    return algorithm, history
+    own = ("seed", "max_epochs", "stopping", "budget", "cache", "precision", "device")
+    return algorithm, train(algorithm, data, **{name: getattr(resolved, name) for name in own}, **how)
 
 
 def build(resolved: Resolved, data: Data) -> Algorithm:

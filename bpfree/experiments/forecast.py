@@ -18,6 +18,7 @@ from . import published
 from .experiment import Experiment, build
 
 GROUP = ["algorithm", "data", "network", "protocol"]
+TIMES = ["epoch_s", "epochs", "at_most"]
 
 
 def forecast(
@@ -28,89 +29,52 @@ def forecast(
 ) -> pd.DataFrame:
     """How long these runs will take on this machine: a row per arm and protocol.
 
-    Args:
-        experiments: published data sets need not be here: their sizes are known.
-        timed: how long an image takes; default `seconds_per_image`.
+    timed: how long an image takes, in the mean epoch of a descended stage, which bears its share of the
+    solved ones; by default from a few steps. Published data sets need not be here: their sizes are known.
 
-    Returns:
-        Columns algorithm, data, network, protocol, seeds ("0 1 2"), runs; then, of one run, epoch_s (the mean
-        epoch of its stages), epochs (those that the papers report for this arm, the cap where they report
-        none) and at_most (the cap); total_s, the seconds of all these runs at `epochs`, and most_s at the
-        cap. A run on a budget is taken to last as long as the backpropagation whose passes or energy it gets.
-        All of these are estimates; NaN for an .npz that is not here.
+    Columns algorithm, data, network, protocol, seeds ("0 1 2"), runs; then, of one run, epoch_s (the mean
+    epoch of its stages), epochs (those that the papers report for this arm, the cap where they report none)
+    and at_most (the cap); total_s, the seconds of all these runs at `epochs`, and most_s at the cap. A run on
+    a budget is taken to last as long as the backpropagation whose passes or energy it gets. All of these are
+    estimates; NaN for an .npz that is not here.
     """
     known: dict[tuple, float] = {}
     rows = []
-    for e in tqdm(
-        experiments,
-        desc="timing a few steps",
-        unit="run",
-        leave=False,
-        **({} if progress else {"disable": True}),
-    ):
+    off = {} if progress else {"disable": True}
+    for e in tqdm(experiments, desc="timing a few steps", unit="run", leave=False, **off):
+        what = (e.algorithm, e.data, e.resolved_architecture, e.protocol, e.seed)
         trained = e.reference() or e
         try:
-            data = sizes(trained)
+            # Of a published set only the sizes count: black images stand in its place.
+            data = stand_in(e.data) if e.data in PUBLISHED else load(e.data, seed=e.seed)
         except MissingData:
-            rows.append((e.algorithm, e.data, e.resolved_architecture, e.protocol, e.seed, *[math.nan] * 3))
+            rows.append((*what, *[math.nan] * 3))
             continue
         algorithm = build(trained.resolve(data), data)
-        stages = descended(algorithm)
+        stages = max(1, sum(stage.losses is not None for stage in algorithm.stages()))  # that have epochs
         # Data sets of one shape take the same time an image.
         shape = (trained.algorithm, data.shape, data.classes, data.augment, e.resolved_architecture, e.device)
-        if shape not in known:
-            known[shape] = (timed or seconds_per_image)(algorithm.to(pick_device(e.device)), data)
-        most = cap_of(trained) * stages
-        epochs = min(most, typical_epochs(trained, otherwise=most))
-        epoch = known[shape] * len(data.x_train)
-        rows.append((e.algorithm, e.data, e.resolved_architecture, e.protocol, e.seed, epoch, epochs, most))
-    frame = pd.DataFrame(rows, columns=[*GROUP, "seed", "epoch_s", "epochs", "at_most"])
-    table = frame.groupby(GROUP, sort=False).agg(
+        if shape not in known and timed:
+            known[shape] = timed(algorithm, data)
+        elif shape not in known:
+            algorithm.to(pick_device(e.device)).initialise(0)
+            known[shape] = sum(epoch_seconds(algorithm, data).values()) / stages / len(data.x_train)
+        rule = trained.rule()
+        caps = trained.max_epochs, rule.max_epochs, trained.resolved_options(rule)["epochs"]
+        most = min([cap for cap in caps if cap is not None], default=DEFAULT_CAP) * stages
+        arm = {"algorithm": trained.algorithm, "data": e.data, "architecture": e.resolved_architecture}
+        reported = published.results(**arm, metric="epochs")["mean"].mean()  # whatever their stopping rule
+        epochs = most if math.isnan(reported) else min(most, reported)
+        rows.append((*what, known[shape] * len(data.x_train), epochs, most))
+    groups = pd.DataFrame(rows, columns=[*GROUP, "seed", *TIMES]).groupby(GROUP, sort=False)
+    table = groups.agg(
         seeds=("seed", lambda seeds: " ".join(map(str, sorted(set(seeds))))),
         runs=("seed", "size"),
-        **{c: (c, "mean") for c in ("epoch_s", "epochs", "at_most")},
+        **{c: (c, "mean") for c in TIMES},
     )
     table["total_s"] = table["runs"] * table["epoch_s"] * table["epochs"]
     table["most_s"] = table["runs"] * table["epoch_s"] * table["at_most"]
     return table.reset_index()
-
-
-def seconds_per_image(algorithm: Algorithm, data: Data) -> float:
-    """Seconds per image of the mean epoch of a descended stage, which bears its share of the solved ones."""
-    algorithm.initialise(0)
-    return sum(epoch_seconds(algorithm, data).values()) / descended(algorithm) / len(data.x_train)
-
-
-def descended(algorithm: Algorithm) -> int:
-    """How many stages have epochs; one where all are solved."""
-    return max(1, sum(stage.losses is not None for stage in algorithm.stages()))
-
-
-def sizes(experiment: Experiment) -> Data:
-    """The data, or black images in their place: only the sizes count."""
-    if experiment.data in PUBLISHED:
-        return stand_in(experiment.data)
-    return load(experiment.data, seed=experiment.seed)
-
-
-def cap_of(experiment: Experiment) -> int:
-    """Epochs that each stage may take."""
-    rule = experiment.rule()
-    own = experiment.resolved_options(rule)["epochs"]
-    caps = [cap for cap in (experiment.max_epochs, rule.max_epochs, own) if cap is not None]
-    return min(caps, default=DEFAULT_CAP)
-
-
-def typical_epochs(experiment: Experiment, otherwise: float) -> float:
-    """Epochs summed over stages that the papers report for this arm, whatever their stopping rule."""
-    found = published.results(
-        algorithm=experiment.algorithm,
-        data=experiment.data,
-        architecture=experiment.resolved_architecture,
-        metric="epochs",
-    )
-    mean = found["mean"].mean()
-    return otherwise if math.isnan(mean) else mean
 
 
 def lines(table: pd.DataFrame) -> str:
@@ -124,11 +88,11 @@ def lines(table: pd.DataFrame) -> str:
         }
     )
     total, most, runs = table["total_s"].sum(), table["most_s"].sum(), table["runs"].sum()
-    summary = (
+    return (
+        f"{tabulate(shown, headers='keys', showindex=False, disable_numparse=True)}\n\n"
         f"About {clock(total)} for {runs} runs, at most {clock(most)}: estimates from a few steps of each "
         "network and the epochs that the papers report.\nWhat is in the store already is not trained again."
     )
-    return tabulate(shown, headers="keys", showindex=False, disable_numparse=True) + "\n\n" + summary
 
 
 def clock(seconds: float) -> str:

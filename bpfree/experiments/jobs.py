@@ -1,10 +1,9 @@
 """Runs as jobs: on a Slurm cluster, in processes of this machine, or one after the other in this process.
 
-Whoever trains a run puts its record into the store, where whoever needs it finds it; so jobs need no other
-tie, and may be lost, repeated or joined by other batches at any time. Processes of this machine each go
-through the whole list, as `run_many` does: each takes what no other is training. On a cluster each run is a
-job of its own, submitit's. It hands a job to its process as a pickle, which it writes beside the log in
-`<store>/jobs` and reads back itself: what is in it is ours, never data, records or weights.
+Whoever trains a run puts its record into the store, where whoever needs it finds it; so jobs may be lost,
+repeated or joined by other batches at any time. Processes of this machine each go through the whole list, as
+`run_many` does. On a cluster each run is a job of its own, submitit's, which hands it to its process as a
+pickle in `<store>/jobs`: what is in it is ours, never data, records or weights.
 """
 
 import errno
@@ -88,17 +87,15 @@ def submit(
         workers: runs at a time. Default: on a cluster all; in local processes one for each GPU, or one. The
             seconds and joules of runs that share a processor are not those of a run alone.
         slurm: settings of the jobs; see `slurm_settings`.
-        progress: show a bar over runs (off with the variable TQDM_DISABLE=1).
 
     Raises:
-        InvalidInput: submitit is not installed, there is no Slurm, or it refuses the jobs permanently; this
-            is raised after the jobs that it accepted before have ended.
+        InvalidInput: submitit is not installed, there is no Slurm, or it refuses the jobs permanently, which
+            is raised after those that it accepted have ended.
         StorageFailed: the files that tell the jobs what to do cannot be written.
         KeyboardInterrupt: its note says what is finished; what was queued is cancelled, what ran is stopped.
     """
     choose("executor", kind, EXECUTORS)
-    store = store if isinstance(store, Store) else Store(store)
-    batch = Batch(experiments, store.root.absolute())
+    batch = Batch(experiments, Store(store).root.absolute())
     total, off = len(batch.runs), {} if progress else {"disable": True}
     try:
         with tqdm(total=total, desc=f"{kind} jobs", unit="run", **off) as bar:
@@ -122,10 +119,7 @@ def submit(
 class Batch:
     """The outcome of each run so far, noted in files that every process sees which trains them.
 
-    Attributes:
-        runs: each once, the references of budgets first.
-        root: of the store.
-        folder: of the notes, a file for each run, and of the logs.
+    runs: each once, the references of budgets first; root: of the store; folder: of the notes and the logs.
     """
 
     def __init__(self, experiments: Iterable[Experiment], root: Path, folder: Path | None = None):
@@ -339,9 +333,8 @@ class Command:
         self.words, self.folder = list(words), Path.cwd()
 
     def __call__(self) -> tuple[int, str, str]:
-        done = subprocess.run(
-            self.words, cwd=self.folder, capture_output=True, encoding="utf-8", errors="replace"
-        )
+        how = {"cwd": self.folder, "encoding": "utf-8", "errors": "replace"}
+        done = subprocess.run(self.words, capture_output=True, **how)
         return done.returncode, done.stdout, done.stderr
 
 
@@ -381,9 +374,7 @@ def engine(logs: Path, slurm: Mapping[str, object]):
             "executor 'slurm' finds no sbatch and srun here: use a machine that submits jobs, or 'local'"
         )
     made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=REQUEUES)
-    made.update_parameters(
-        **{"name": "bpfree", "stderr_to_stdout": True, "timeout_min": TIMEOUT_MIN, **slurm}
-    )
+    made.update_parameters(name="bpfree", stderr_to_stdout=True, **{"timeout_min": TIMEOUT_MIN, **slurm})
     return made
 
 
@@ -399,10 +390,8 @@ def new_folder(root: Path) -> Path:
 
 
 def with_retries(submit_jobs: Callable, logs: Path):
-    """What `submit_jobs()` returns; a temporary refusal is tried again after each of `RETRY_AFTER_S`.
-
-    Raises InvalidInput, which says what helps, for a permanent refusal or when the last try was refused.
-    """
+    """What `submit_jobs()` returns; a temporary refusal is tried again after each of `RETRY_AFTER_S`. Raises
+    InvalidInput, which says what helps, for a permanent refusal or when the last try was refused."""
     for pause in (*RETRY_AFTER_S, None):
         try:
             with disk.refusals(logs), redirect_stderr(io.StringIO()):  # where submitit repeats what it raises
@@ -413,22 +402,17 @@ def with_retries(submit_jobs: Callable, logs: Path):
                 raise
         except RuntimeError as error:  # submitit's, with what sbatch has said
             cause = error
+            if TOO_MANY.search(str(error)):
+                remedy = "give a smaller --workers, so that fewer are handed in at a time"
+            else:
+                remedy = "change --slurm" + ", or give a smaller --workers" * ("submit limit" in str(error))
             if not TEMPORARY.search(str(error)) or TOO_MANY.search(str(error)):
-                raise InvalidInput(
-                    f"Slurm refuses the jobs ({refusal_of(error)}): {remedy(str(error))}"
-                ) from error
+                raise InvalidInput(f"Slurm refuses the jobs ({refusal_of(error)}): {remedy}") from error
+        why = f"no jobs are taken at present ({refusal_of(cause)})"
         if pause is None:
-            raise InvalidInput(
-                f"no jobs are taken at present ({refusal_of(cause)}): try again later"
-            ) from cause
-        log.warning("no jobs are taken at present (%s): trying again in %g s", refusal_of(cause), pause)
+            raise InvalidInput(f"{why}: try again later") from cause
+        log.warning("%s: trying again in %g s", why, pause)
         time.sleep(pause)
-
-
-def remedy(refusal: str) -> str:
-    if TOO_MANY.search(refusal):
-        return "give a smaller --workers, so that fewer are handed in at a time"
-    return "change --slurm, or give a smaller --workers" if "submit limit" in refusal else "change --slurm"
 
 
 def refusal_of(error: Exception) -> str:

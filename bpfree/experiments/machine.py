@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -19,14 +20,9 @@ def git_revision() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=root,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=10,
-        )
+        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+        how = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 10}
+        described = subprocess.run(command, cwd=root, **how)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return described.stdout.strip() or None
@@ -35,10 +31,9 @@ def git_revision() -> str | None:
 def cpu_name() -> str:
     """The processor's marketing name, as far as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    if found := re.search(r"^model name[^:]*:(.*)", text, re.MULTILINE):
+        return found[1].strip()
     return platform.processor() or platform.machine()
 
 

@@ -21,10 +21,12 @@ from ..algorithms import arms
 from ..errors import InvalidInput, choose, named
 from ..training.stopping import Stopping
 from . import published, tuned
+from .resolved import Resolved
 
 REFERENCE = "bp"  # whose cost is the budget of the protocols that have one
 CONVERGENCE_CAP = 100
 LENGTHS = ("epochs", "block_epochs")  # settings that are the protocol's to give
+HYPERPARAMETERS = ("lr", "weight_decay", "head_lr", "head_weight_decay", "block_lr", "block_weight_decay")
 TUNED = "tuned"  # the preset that takes hyperparameters from `bpfree.experiments.tuned`
 
 
@@ -36,9 +38,8 @@ class Rule:
         stopping: the stop rule of every stage: a `Stopping`, or the "module:object" of one of your own.
         max_epochs: cap of every stage; None: the algorithm's own.
         preset: whose contested choices to take; None, and for "tuned", this package's.
-        hyperparameters: published settings that are options of the algorithm.
-        source: where these come from: "thesis" (also where "2026" has none), "2026", "tuned", or "defaults"
-            where there are none.
+        hyperparameters: published or tuned settings that are options of the algorithm.
+        source: where these come from: "thesis" (also where "2026" has none), "2026", "tuned" or "defaults".
         budget: what of the reference run is shared out, "passes" or "energy"; None: nothing.
     """
 
@@ -66,10 +67,7 @@ class Protocol:
     budget: str | None = None
 
     def rule(self, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
-        """What it says of one arm: stopping, cap and budget are its own, settings the preset's source's.
-
-        Raises InvalidInput for the preset "tuned" if the arm was not tuned.
-        """
+        """What it says of one arm: stopping, cap and budget are its own, settings the preset's source's."""
         preset = preset or self.preset
         settings, source = settings_of(preset, algorithm, data, architecture)
         options = {k: v for k, v in settings.items() if not k.startswith("stopping.") and k not in LENGTHS}
@@ -138,10 +136,8 @@ def add(name: str, own: Protocol) -> Protocol:
 def rule(name: str, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
     """The protocol's rule for one arm.
 
-    Raises:
-        UnknownName: no such protocol.
-        InvalidInput: "published" for an arm that was not published, "tuned" for one that was not tuned, or a
-            protocol of the user's own that gives no rule.
+    Raises UnknownName for no such protocol; InvalidInput for "published" or "tuned" where an arm was neither,
+    and for a protocol of the user's own that gives no rule.
     """
     found = protocol(name).rule(algorithm, data, architecture, preset)
     if not isinstance(found, Rule):
@@ -173,6 +169,18 @@ def settings_of(preset: str | None, algorithm: str, data: str, architecture: str
     return _settings(source, **arm), source
 
 
+def origin(experiment: Resolved) -> str:
+    """Where a run's settings come from: as `Rule.source` says, or "given" where it had its own."""
+    source, name = experiment.hyperparameters_from, experiment.algorithm
+    if source == TUNED or name not in arms.ARMS:
+        return source
+    arm = arms.arm(name)
+    usual = arm.algorithm.options() | arm.algorithm.presets.get(experiment.preset, {}) | arm.options
+    usual |= _settings(source, algorithm=name, data=experiment.data, architecture=experiment.architecture)
+    given = {k: v for k, v in experiment.options.items() if k in HYPERPARAMETERS}
+    return source if all(v == usual.get(k) for k, v in given.items()) else "given"
+
+
 @functools.cache  # a search makes thousands of experiments
 def _settings(source: str, **arm: str) -> dict:
     table = published.hyperparameters(source=source, **arm)
@@ -188,12 +196,8 @@ def is_published(algorithm: str, data: str, architecture: str, source: str = "th
 def _not_published(source: str, algorithm: str, data: str, architecture: str) -> str:
     table = published.hyperparameters(source=source, algorithm=algorithm)
     table = table[table["parameter"].str.startswith("stopping.")]
-    networks = sorted({f"{d} {a}" for d, a in table[["data", "architecture"]].values})
-    known = (
-        f"published are {', '.join(networks)}"
-        if networks
-        else "nothing of this algorithm was published there"
-    )
+    networks = ", ".join(sorted(set(table["data"] + " " + table["architecture"])))
+    known = f"published are {networks}" if networks else "nothing of this algorithm was published there"
     return (
         f"protocol 'published' has no stopping rule for {algorithm} on {data} {architecture} in source "
         f"{source!r}: {known}; use protocol='convergence'"

@@ -18,22 +18,16 @@ VERSIONS = ("algorithm_version", "network_version", "stopping_version")
 class Resolved:
     """An experiment with presets filled in and the data by their content, as `Experiment.resolve` gives it.
 
-    Two of them with the same `key` are one run, whatever their labels.
+    Two of them with the same `key` are one run, whatever their labels: data (the data set's name, or the
+    absolute path of the .npz), protocol, preset and hyperparameters_from (`Rule.source`).
 
     Attributes:
-        algorithm, architecture, seed, precision, cache: as in `Experiment`.
         options: every keyword option of the algorithm.
-        data_sha256: `Data.sha256`.
         stopping: the stop rule of every stage, or the "module:object" of the user's own.
-        max_epochs: cap on every stage; None: the algorithm's own.
         budget: what the stages may spend together, if another run sets it.
         device: its type, such as "cuda".
         training_version: that of this package when it was trained.
         algorithm_version, network_version, stopping_version: of the user's own parts; None: they have none.
-        data: a label: the data set's name, or the absolute path of the .npz.
-        protocol: a label: how long it may train.
-        preset: a label: whose contested choices were taken.
-        hyperparameters_from: a label: where settings come from, as in `Rule.source`.
     """
 
     algorithm: str

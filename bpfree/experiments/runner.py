@@ -24,11 +24,10 @@ from ..training.checkpoint import Checkpoint
 from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
 from ..training.numerics import pinned
 from ..training.stopping import Budget
-from .claims import RunLock
 from .experiment import Experiment, train_resolved
 from .machine import machine
 from .resolved import Resolved
-from .store import Record, Store
+from .store import Record, RunLock, Store
 
 IDLE_S = 1.0  # of looking at what idling draws
 POLL_S = 1.0  # between two looks at what another process is training
@@ -44,8 +43,8 @@ def run(
 ) -> Record:
     """The experiment's record: read from the store, or trained, measured and stored.
 
-    Test data are read once, after training has ended. A run that was interrupted, however, goes on from its
-    last checkpoint; one that another process is training is waited for.
+    Test data are read once, after training. A run that was interrupted goes on from its last checkpoint; one
+    that another process is training is waited for.
 
     Raises:
         TrainingDiverged: training failed (now or when it was stored); the record says so and is kept.
@@ -68,14 +67,13 @@ def run_many(
 ) -> list[Record]:
     """The records of many experiments, in their order; what is not in the store is trained.
 
-    Any number of processes may do this with one store at once: each takes what no other is training, and
-    waits in the end for what others are. A run that diverges does not end the batch: its record, with the
-    status "failed", stands in its place, or that of its `reference` if it was that which failed.
+    Any number of processes may share a store: each takes what no other is training, and waits in the end for
+    what others are. A run that diverges does not end the batch: its record, with the status "failed", stands
+    in its place, or that of its `reference` if it was that which failed.
 
-    Args:
-        attempt: how a run is tried, time after time until it gives something other than None, which then
-            stands in the run's place: `attempt(experiment, go)`, where `go()` is its record, or None as long
-            as another process trains it. By default just that; others may skip a run, or survive its errors.
+    attempt: how a run is tried, time after time until it gives something other than None, which then stands
+    in the run's place: `attempt(experiment, go)`, where `go()` is its record, or None as long as another
+    process trains it. By default just that; others may skip a run, or survive its errors.
 
     Shows a bar over runs (off with the variable TQDM_DISABLE=1). Raises as `run` does, but for divergence;
     after that, as after Ctrl-C, the same call goes on where this one stopped.
@@ -135,18 +133,13 @@ class _Job:
                     return record
                 kind = self.experiment.rule().budget
                 budget = spent(record, kind)
+                of = f"{self.experiment.label}: the run whose energy is its budget"
                 if budget.unit == "s" and record.epoch_cost.filter(like="measured_j").notna().any(axis=None):
-                    log.warning(
-                        "%s: of the run whose energy is its budget not all joules were measured: its budget "
-                        "is that run's seconds",
-                        self.experiment.label,
-                    )
+                    log.warning("%s: not all joules were measured: its budget is that run's seconds", of)
                 if record.contended and kind == "energy":
-                    log.warning(
-                        "%s: the run whose energy is its budget shared its machine: the budget is too large",
-                        self.experiment.label,
-                    )
-            self.resolved = self.experiment.resolve(self._data(), budget)
+                    log.warning("%s shared its machine: the budget is too large", of)
+            data = loaded(self.experiment.data, self.experiment.seed)
+            self.resolved = self.experiment.resolve(data, budget)
         key = self.resolved.key
         record = self.store.find(self.resolved)
         if record is not None:
@@ -165,9 +158,6 @@ class _Job:
             self.store.sweep(key)
             return record
 
-    def _data(self) -> Data:
-        return loaded(self.experiment.data, self.experiment.seed)
-
     def _wait(self, claim: RunLock) -> bool:
         """Waits until the claim is ours."""
         if claim.take():
@@ -185,7 +175,7 @@ class _Job:
         here = machine(self.resolved.device)["id"]  # elsewhere it would not be the same to the bit
         key = self.resolved.key
         checkpoint = Checkpoint(self.store.checkpoint(key), f"{key} on {here}")
-        data = self._data()
+        data = loaded(self.experiment.data, self.experiment.seed)
         if data.sha256 != self.resolved.data_sha256:
             raise InvalidInput(f"{self.experiment.data} was changed after its run had begun: run it again")
         try:
@@ -301,14 +291,12 @@ def _bill(resolved: Resolved, algorithm: Algorithm, data: Data, history: History
 def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, float]:
     """Test accuracy (%) and loss by every read-out, and how much was trained. Reads the test data."""
     metrics = {}
-    for number, (name, scores) in enumerate(algorithm.predict_all(data.x_test).items()):
+    for name, scores in algorithm.predict_all(data.x_test).items():
         labels = data.y_test.to(scores.device)
-        suffixes = ["", f"[{name}]"] if number == 0 else [f"[{name}]"]
-        for suffix in suffixes:
-            metrics[f"test_accuracy{suffix}"] = (
-                100.0 * (scores.argmax(1) == labels).sum().item() / len(labels)
-            )
-            metrics[f"test_loss{suffix}"] = nn.functional.cross_entropy(scores.float(), labels).item()
+        accuracy = 100.0 * (scores.argmax(1) == labels).sum().item() / len(labels)
+        loss = nn.functional.cross_entropy(scores.float(), labels).item()
+        for suffix in (f"[{name}]",) if metrics else ("", f"[{name}]"):
+            metrics |= {f"test_accuracy{suffix}": accuracy, f"test_loss{suffix}": loss}
     restored = [s.rows[s.restored - 1] for s in history.stages]
     validated = [row for row in restored if not math.isnan(row.get("val_accuracy", math.nan))]
     metrics |= {name: validated[-1][name] for name in ("val_accuracy", "val_loss")}
@@ -319,13 +307,9 @@ def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, flo
 
 def totals(history: History) -> dict[str, float]:
     """Seconds and joules by region and in all; only what was recorded of every epoch."""
-    amounts = {}
-    for unit in COST_UNITS:
-        for name, regions in {**{r: (r,) for r in REGIONS}, "total": REGIONS}.items():
-            amount = history.total(unit, regions)
-            if amount is not None:
-                amounts[f"{name}_{unit}"] = amount
-    return amounts
+    parts = {**{region: (region,) for region in REGIONS}, "total": REGIONS}
+    found = {f"{n}_{unit}": history.total(unit, part) for unit in COST_UNITS for n, part in parts.items()}
+    return {name: amount for name, amount in found.items() if amount is not None}
 
 
 _kept: tuple = (None, None)  # the data set that was asked for last, and by what

@@ -9,6 +9,7 @@ A run may be asked for under several sets of labels, such as two protocols that 
 trained once, and its folder has a small file, `asked-*.json`, for every further set.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,9 @@ import logging
 import os
 import re
 import shutil
+import socket
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,7 +30,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidInput, StorageFailed, TrainingDiverged, disk
 from ..training.history import REGIONS
-from .claims import RunLock
 from .resolved import LABELS, Resolved
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bpfree")
 FORMAT = 3  # of the files below; raised when a reader of the old form could not read the new one
 READ = (2, FORMAT)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 RECORD, SUMS, WEIGHTS = "record.json", "SHA256SUMS", "weights.safetensors"
 SERIES = {"history": "history.parquet", "epoch_cost": "cost.parquet", "trace": "trace.parquet"}
 #: Of a record: the columns without which a series is none of ours, and the types of its scalars.
@@ -50,16 +53,9 @@ TYPES = {
     **{"stages": list, "resumed": int, "contended": bool},
     **{"provenance": (str, NoneType), "meter": (dict, NoneType), "error": (dict, NoneType)},
 }
-UNITS = {
-    "accuracy": "%",
-    "loss": "nats",
-    "epochs": "epochs",
-    "samples": "samples",
-    "s": "s",
-    "j": "J",
-    "flop": "FLOP",
-    "bytes": "B",
-}
+#: By the last word of a metric's name.
+UNITS = {"accuracy": "%", "loss": "nats", "j": "J", "flop": "FLOP", "bytes": "B"}
+UNITS |= {name: name for name in ("epochs", "samples", "s")}
 
 
 class DamagedRecord(InvalidInput):
@@ -72,13 +68,13 @@ class Record:
 
     Attributes:
         experiment: the resolved experiment, with the labels under which it was asked for.
-        status: "finished", or "failed" with `error`.
+        status, error: "finished", or "failed" and why.
         metrics: the outcome: `test_accuracy` (%), `test_loss`, the same by every other read-out
             (`test_accuracy[sum]`), and `epochs` and `samples` trained.
         history: one row per stage and epoch: losses, accuracies, rate.
         cost: totals: `train_s`, `val_s`, `prefix_s`, `total_s`, `..._measured_j`, `..._estimated_j` and
             `..._flop`; and the most bytes that a stage holds (`memory_bytes`) and keeps for the backward pass
-            (`graph_bytes`), as `hardware.account` counts them.
+            (`graph_bytes`).
         epoch_cost: seconds and joules of every epoch.
         trace: what the machine did meanwhile: time_s, channel, quantity, value, unit, stage; of a resumed
             run what it did since.
@@ -87,7 +83,6 @@ class Record:
         provenance: how the joules were obtained.
         meter: what they may be held against, as `runner.metered` has it: the idle watts that they include,
             the joules net of these, and what the sensors did meanwhile. All joules of `cost` are gross.
-        error: why it failed; None if it did not.
         contended: whether others were at work beside it, on its processor or its GPU: its seconds and joules
             are then not its own alone, and no table of evidence has them.
         resumed: how often it was resumed from a checkpoint. Seconds and joules are then those of the
@@ -114,7 +109,6 @@ class Record:
 
     @property
     def key(self) -> str:
-        """That of its experiment."""
         return self.experiment.key
 
     def weights(self) -> "dict[str, Tensor]":
@@ -132,6 +126,78 @@ class Record:
             content = _content(path)
             _verify({WEIGHTS: content}, _sums(self.folder))
             return load(content)
+
+
+class RunLock:
+    """The lock of one run. One process has it at a time; the system frees it when that process dies.
+
+    A context manager, which releases the lock if it was taken. A note beside the lock says who has it.
+    """
+
+    def __init__(self, folder: Path, key: str):
+        from filelock import FileLock
+
+        self.folder, self.key = folder, key
+        self.lock = FileLock(folder / f"{key}.lock")
+        self.note = folder / f"{key}.json"
+
+    def take(self, wait_s: float = 0.0) -> bool:
+        """Whether the lock is ours, after waiting for at most `wait_s` seconds.
+
+        Raises StorageFailed where no file can be made or the file system has no locks.
+        """
+        from filelock import Timeout
+
+        with disk.refusals(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with warnings.catch_warnings():
+                    # In their place filelock would take a file that a killed process leaves for ever.
+                    warnings.filterwarnings("error", "flock not supported")
+                    self.lock.acquire(timeout=wait_s)
+            except Timeout:
+                return False
+            except (NotImplementedError, UserWarning, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                    raise
+                raise StorageFailed(
+                    f"the file system of {self.folder} has no locks, so that two processes could train one "
+                    f"run: {disk.ELSEWHERE}"
+                ) from error
+            note = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+            self.note.write_text(note, encoding="utf-8")
+        return True
+
+    def holder(self) -> str:
+        """Who has the lock, as far as is known."""
+        try:
+            note = disk.read_object(self.note.read_bytes())
+        except (OSError, ValueError):
+            return "another process"
+        pid, host = note.get("pid"), note.get("host")
+        known = type(pid) is int and isinstance(host, str) and host.isprintable()
+        return f"process {pid} on {host}" if known else "another process"
+
+    def forget(self) -> None:
+        """Releases a lock that is ours and whose run is stored, and removes its file, which nobody needs now.
+
+        Without a record the file must stay: who waits for it would then hold another than who comes later.
+        """
+        self._release()
+        with suppress(OSError):  # on Windows, while others have it open: then the last of them removes it
+            Path(self.lock.lock_file).unlink(missing_ok=True)
+
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self.lock.is_locked:
+            with suppress(OSError):  # a note that stays is written over by who comes next
+                self.note.unlink(missing_ok=True)
+            self.lock.release()
 
 
 class Store:
@@ -401,10 +467,8 @@ def _sums(folder: Path) -> dict[str, str] | None:
     """The checksums of a record's files by name; None for a record from before there were any."""
     if not os.path.lexists(folder / SUMS):
         return None
-    lines = re.findall(
-        r"^([0-9a-f]{64})  (.+)$", _content(folder / SUMS).decode(errors="replace"), re.MULTILINE
-    )
-    return {name: digest for digest, name in lines}
+    text = _content(folder / SUMS).decode(errors="replace")
+    return {name: digest for digest, name in re.findall("(?m)^([0-9a-f]{64})  (.+)$", text)}
 
 
 def _verify(files: Mapping[str, bytes], sums: Mapping[str, str] | None) -> None:
@@ -432,11 +496,9 @@ def _check(record: Record) -> None:
         TrainingDiverged(**record.error)  # which running it again raises
 
 
-FIELDS = (
-    *("algorithm", "data", "architecture", "seed", "protocol", "preset", "max_epochs"),
-    *("precision", "device"),
-)
-COLUMNS = ("key", *FIELDS, "status", "metric", "value", "unit", "provenance", "machine")
+FIELDS = ("algorithm", "data", "architecture", "seed", "protocol", "preset")
+FIELDS += ("max_epochs", "precision", "device")
+COLUMNS = ("key", *FIELDS, "settings", "status", "metric", "value", "unit", "provenance", "machine")
 
 
 def records(
@@ -445,8 +507,7 @@ def records(
     """All records of a store as one tidy table; see `tidy`.
 
     training_version: only records of this one. Raises InvalidInput for a record that cannot be read, and if
-    they are of several versions and none is named: a table that silently lacks rows, or silently mixes what
-    was computed differently, would be worse than none.
+    they are of several versions and none is named: they do not compute the same.
     """
     store = Store(store)
     found = list(store.records())
@@ -464,9 +525,10 @@ def tidy(records: Iterable[Record]) -> "pd.DataFrame":
 
     Columns: key (which names one set of rows: where the same run comes again with other labels, a number
     stands before it, as in "2:"), algorithm, data, architecture, seed, protocol, preset, max_epochs (the cap
-    on every stage), precision, device, status, then metric, value, unit, provenance (of energies: how they
-    were obtained) and machine (its id; costs of different machines must not be pooled). Failed runs have a
-    row with the metric "failed".
+    on every stage), precision, device, settings (where they come from; see `protocols.origin`), status, then
+    metric, value, unit, provenance (of energies: how they were obtained) and machine (its id; costs of
+    different machines must not be pooled). `stages_at_cap` counts the stages that ended at the cap, as far as
+    is known. Failed runs have a row with the metric "failed".
     """
     import pandas as pd
 
@@ -525,15 +587,34 @@ def _named(frame: "pd.DataFrame", record: Record) -> "pd.DataFrame":
 
 
 def _rows(record: Record, key: str) -> Iterator[dict]:
+    from .protocols import origin  # here, because its settings come from a store
+
     what = {name: getattr(record.experiment, name) for name in FIELDS}
-    fixed = {"key": key, **what, "status": record.status}
-    failed = {"failed": 1.0} if record.status == "failed" else {}
-    for metric, value in {**record.metrics, **failed}.items():
+    fixed = {"key": key, **what, "settings": origin(record.experiment), "status": record.status}
+    at_cap = stages_at_cap(record)
+    more = {} if at_cap is None else {"stages_at_cap": at_cap}
+    more |= {"failed": 1.0} if record.status == "failed" else {}
+    for metric, value in {**record.metrics, **more}.items():
         yield {**fixed, "metric": metric, "value": value, "unit": unit(metric)}
     for metric, value in record.cost.items():
         provenance = {"J": record.provenance, "s": "wall clock"}.get(unit(metric), "counted")
         whose = {"provenance": provenance, "machine": record.machine["id"]}
         yield {**fixed, "metric": metric, "value": value, "unit": unit(metric), **whose}
+
+
+def stages_at_cap(record: Record) -> int | None:
+    """How many stages of a run trained as long as they may, so that they might have gone on.
+
+    From its epochs, or else from their number; None where that leaves it open, or the run did not finish.
+    """
+    cap, epochs = record.experiment.max_epochs, record.metrics.get("epochs")
+    if record.status != "finished" or cap is None:
+        return 0 if record.status == "finished" else None
+    if len(record.history):
+        return int((record.history.groupby("stage")["epoch"].max() >= cap).sum())
+    if "stages_at_cap" in record.metrics or epochs is None:
+        return record.metrics.get("stages_at_cap")
+    return int(epochs == cap) if epochs <= cap else None
 
 
 def unit(metric: str) -> str:

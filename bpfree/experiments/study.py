@@ -44,8 +44,7 @@ class Profile:
 
     Attributes:
         datasets, seeds: what every chapter runs over.
-        max_epochs: cap on the epochs of every stage; None: the protocol's.
-        caps: of families that have another.
+        max_epochs: cap on the epochs of every stage, None: the protocol's; caps: of families with another.
         hyperparameters: for data without published ones.
         budgets: the local algorithms that also run under `matched` and `equal_energy`.
         compared: of the ladder, what chapter 05 compares, each rung by its own settings.
@@ -66,11 +65,9 @@ class Profile:
     def arms(self, family: str, *algorithms: str, **settings) -> "list[Experiment]":
         """One experiment for each network, algorithm and seed of a family, in this order.
 
-        Args:
-            family: "ff", "cafo" or "mf".
-            algorithms: of the family's; if none is named, all of the papers' and those that were added to the
-                table. One that is not the papers' trains the networks of its family.
-            settings: further fields of each experiment; `hyperparameters` join the profile's.
+        algorithms: if none is named, all of the papers' and those that were added to the table. One that is
+            not the papers' trains the networks of its family.
+        settings: further fields of each experiment; `hyperparameters` join the profile's.
         """
         from ..algorithms.architectures import default_architecture  # here, because torch comes with it
         from ..algorithms.arms import arm
@@ -113,11 +110,7 @@ class Profile:
                 networks = {network: OTHERWISE[family]} if network else {}
             found += [
                 Experiment(
-                    algorithm,
-                    data,
-                    seed=seed,
-                    architecture=network,
-                    **{**own, "preset": preset(algorithm, data, network)},
+                    algorithm, data, seed, network, **{**own, "preset": preset(algorithm, data, network)}
                 )
                 for network, known in networks.items()
                 for algorithm in (*comparable(data, network, known), *others)
@@ -206,9 +199,7 @@ PROFILES = {
 def profile(name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = ()) -> Profile:
     """The profile of that name, with other data sets or seeds where any are given.
 
-    Raises:
-        UnknownName: no such profile.
-        InvalidInput: seeds that are not integers of 0 or more.
+    Raises UnknownName for no such profile, and InvalidInput for seeds that are not integers of 0 or more.
     """
     chosen = PROFILES[choose("profile", name, PROFILES)]
     for seed in seeds:
@@ -230,7 +221,7 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
     Convolutions want images that every block can halve: smaller ones, and vectors, have `otherwise`. And
     Forward-Forward writes the label over as many inputs as there are classes: vectors may have fewer.
     """
-    from ..algorithms.architectures import is_own, parse_architecture
+    from ..algorithms.architectures import own_network, parse_architecture
     from ..algorithms.arms import arm
     from ..data import NAMES
     from .runner import loaded
@@ -241,7 +232,7 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
         own = loaded(data, seed)
     except MissingData:  # which is for whoever trains on them to say
         return network
-    if is_own(network):
+    if own_network(network):
         return network
     if arm(algorithm).family == "ff" and own.features < own.classes:
         return ""
@@ -251,9 +242,6 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
 
 
 def plan(chosen: Profile, chapters: Sequence[str] = ()) -> "list[Experiment]":
-    """Every run that these chapters of a profile need, the reference runs of budgets included; nothing twice.
-
-    chapters: numbers; all of them if none is given.
-    """
+    """Every run that these chapters (default: all) need, reference runs included; nothing twice."""
     runs = [run for number in chapters or CHAPTERS for run in chosen.chapter(number)]
     return list(dict.fromkeys(e for run in runs for e in (run.reference(), run) if e is not None))

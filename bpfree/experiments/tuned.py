@@ -64,7 +64,7 @@ def write(
     """Puts the settings of an arm into `path` (default: the store's file), in place of any it had there.
 
     provenance: the columns in `PROVENANCE`; those left out stay empty. Two processes may write at once.
-    Returns the path. Raises InvalidInput for a file that is damaged, StorageFailed if it cannot be written.
+    Raises InvalidInput for a file that is damaged, StorageFailed if it cannot be written.
     """
     from filelock import FileLock
 

@@ -4,15 +4,14 @@ stage        what a stage is: groups of parameters, losses, read-out, prefix; an
 batches      data on the device, and the one way to draw shuffled, augmented batches
 loop         `train`: for each stage freeze, compute the prefix, take the rows of its epochs, restore
 stopping     when a stage ends and which epoch's weights it keeps; budgets
-snapshot     the best weights so far
 prefix       what a frozen prefix puts out, computed once, in memory or on disk
 limits       how much memory that may take
-checkpoint   how far a run has come, in a file
+checkpoint   the best weights so far; how far a run has come, in a file
 clock        seconds and joules of each region of an epoch
 history      the rows of all epochs, and their sums
 progress     bars
 divergence   what is no longer finite
-numerics     how torch computes meanwhile, whatever the process has set; subnormals: those count as zero
+numerics     how torch computes meanwhile, whatever the process has set
 """
 
 import lazy_loader

@@ -24,9 +24,8 @@ MAX_CLASSES = 65_536  # larger labels are surely not class numbers, and a head f
 class Augmentation:
     """Random crop of the reflect-padded image, then a horizontal flip with probability one half.
 
-    An image of H by W pixels has only (2·pad + 1)² crops, twice that with flips. These views are
-    numbered, and a table of pixel indices, made once, says where each takes its pixels from:
-    to augment is to look up, and neither data set nor batch is ever padded.
+    An image of H by W pixels has only (2·pad + 1)² crops, twice that with flips. These views are numbered,
+    and a table of pixel indices says where each takes its pixels from: to augment is to look up.
 
     pad: pixels added on every side; must be smaller than the image's sides.
     flip: whether half of the images are mirrored.
@@ -72,38 +71,24 @@ def _reflect(i: Tensor, n: int) -> Tensor:
     return (n - 1) - ((n - 1) - i.abs()).abs()
 
 
-def permutation(n: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
-    """A random order of n rows, (n,) int64. Drawn on the CPU, so the order is the same on every device."""
-    return torch.randperm(n, generator=generator).to(device, non_blocking=True)
-
-
-def gather(
-    x: Tensor, index: Tensor, augment: Augmentation | None = None, generator: torch.Generator | None = None
-) -> Tensor:
-    """The batch x[index], augmented on request.
-
-    x: (N, ...), images (N, C, H, W) if augmented; index: (B,) int64 on x's device;
-    generator: a CPU generator, from which the augmentation draws one view per image.
-    """
-    batch = x.index_select(0, index)
-    if augment is None:
-        return batch
-    return augment.apply(batch, augment.draw(len(index), generator, x.device))
-
-
 def batches(
     x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator, augment: Augmentation | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of shuffled batches, x (B, ...) and y (B,).
+    """One epoch of shuffled batches of x (N, ...), images (N, C, H, W) if augmented, and y (N,).
 
-    The generator, of the CPU, gives the order first, then each batch's views. A short last
-    batch is left out, as in the papers' code, unless it is the only one.
+    The generator, of the CPU, so that every device has the same, gives the order first, then each batch's
+    views. A short last batch is left out, as in the papers' code, unless it is the only one.
     """
+
+    def view(rows: Tensor) -> Tensor:
+        images = x.index_select(0, rows)
+        return augment.apply(images, augment.draw(len(rows), generator, x.device)) if augment else images
+
     if batch_size < 1:
         raise InvalidInput(f"batch_size={batch_size} is not allowed: choose 1 or more")
-    order = permutation(len(x), generator, x.device)
+    order = torch.randperm(len(x), generator=generator).to(x.device, non_blocking=True)
     order = order[: max(1, len(x) // batch_size) * batch_size]
-    return ((gather(x, i, augment, generator), y.index_select(0, i)) for i in order.split(batch_size))
+    return ((view(rows), y.index_select(0, rows)) for rows in order.split(batch_size))
 
 
 class MapStyle(Protocol):
@@ -179,11 +164,8 @@ class Data:
             raise InvalidInput(f"{source}: augment={augment!r}: use a bpfree.training.Augmentation, or None")
         if augment:
             _pixel_table(augment, height, width, torch.device("cpu"))  # refuses a padding that is too large
-        how = {
-            "mean": _per_channel("mean", mean, channels),
-            "std": _per_channel("std", std, channels),
-            "augment": augment,
-        }
+        how = {n: _per_channel(n, value, channels) for n, value in (("mean", mean), ("std", std))}
+        how["augment"] = augment
         return assembled(name, content_hash(arrays, **how), arrays, seed, **how)
 
     @classmethod
@@ -350,6 +332,7 @@ def checked(
     return out
 
 
+@pinned()
 def assembled(
     name: str,
     sha256: str,

@@ -1,8 +1,7 @@
 """A file from which a run that was killed resumes, with the same bits as if it had not been.
 
-Every epoch draws its order and its chance from (seed, stage, epoch), so at the end of an epoch no generator
-has a state to keep. Weights, buffers, the optimiser's state, the best epoch's weights and the history are
-everything: a stop rule reads the history's rows. A cached prefix is not kept but computed again.
+No generator has a state to keep: every epoch draws its chance from (seed, stage, epoch). Weights, buffers,
+the optimiser's state, the best weights and the history are everything; a cached prefix is computed again.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,32 +17,63 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import disk
+from ..errors import InvalidInput, disk
 from .history import History, StageHistory
-from .snapshot import BestWeights
+from .stage import Stage
 from .stopping import Stopping, StopRule
 
 log = logging.getLogger("bpfree")
 CHECKPOINT_FORMAT = 3  # of the file; raised whenever its form changes
 
 
+class BestWeights:
+    """The parameters of a stage and the algorithm's buffers after the epoch that the stop rule calls best:
+    `epoch` (0 before the first), `live` the tensors as they are now, `kept` their copies."""
+
+    def __init__(self, algorithm: nn.Module, stage: Stage):
+        self.live = [p for group in stage.groups for p in group.parameters] + list(algorithm.buffers())
+        self.kept: list[Tensor] = []
+        self.epoch = 0
+
+    def offer(self, best: int, last: int) -> None:
+        """After epoch `last`: keeps the weights if that one is the best.
+
+        Raises InvalidInput if the best is neither that one nor the one whose weights are kept.
+        """
+        if best == last:
+            self.keep(last, self.live)
+        elif best != self.epoch:
+            raise InvalidInput(
+                f"after epoch {last} the stop rule calls {best!r} the best, whose weights are gone: let "
+                f"best(rows) name the last epoch, {last}, or the one that it named before, {self.epoch}"
+            )
+
+    @torch.no_grad()
+    def keep(self, epoch: int, tensors: Sequence[Tensor]) -> None:
+        """Keeps copies of the tensors, which are those of that epoch."""
+        self.kept = self.kept or [torch.empty_like(tensor) for tensor in self.live]
+        torch._foreach_copy_(self.kept, list(tensors))
+        self.epoch = epoch
+
+    @torch.no_grad()
+    def restore(self) -> int:
+        """Puts back what is kept; returns the epoch it comes from."""
+        torch._foreach_copy_(self.live, self.kept)
+        return self.epoch
+
+
 class Checkpoint:
     """The file of one run, for `bpfree.train(..., checkpoint=...)`: read at its beginning, written meanwhile.
 
-    A file that cannot be read, that is of another run, or that is not as it was written is passed over with
-    a line in the log, and the run begins anew. It is safetensors; the scalars are JSON in its header, beside
-    a checksum of everything, so that one renaming replaces all.
+    A file that is damaged or of another run is passed over with a line in the log, and the run begins anew.
+    It is safetensors; the scalars are JSON in its header, beside a checksum of everything.
 
-    Written is at the end of an epoch, `every_s` seconds after the last time, and at the end of a stage; but
-    only so often that writing takes no more than `share` of the time.
+    It is written at the end of an epoch, `every_s` seconds after the last time, and at the end of a stage;
+    but only so often that writing takes no more than `share` of the time.
 
-    Args:
-        path: of the file; it and its folder are made when first needed. None: nothing is read or written.
-        run: names the run and what else must be equal to resume it, such as the machine.
-
-    Attributes:
-        resumed: how often the run was resumed.
-        begun_s: seconds of training that the file held when it was loaded.
+    path: of the file; it and its folder are made when first needed. None: nothing is read or written.
+    run: names the run and what else must be equal to resume it, such as the machine.
+    resumed, begun_s: how often the run was resumed, and the seconds of training that the file then held.
     """
 
     every_s = 30.0
@@ -56,10 +86,8 @@ class Checkpoint:
         self._last, self._took = time.monotonic(), 0.01
 
     def load(self, algorithm: nn.Module, history: History, stopping: StopRule | None = None) -> None:
-        """Puts back weights, buffers and history, if the file has this run's. To be called before `save`.
-
-        stopping: the run's rule, which says which weights the file must keep; default: `Stopping()`.
-        """
+        """Puts back weights, buffers and history, if the file has this run's, under the run's stop rule (by
+        default `Stopping()`). To be called before `save`."""
         self.algorithm, self.history = algorithm, history
         saved, tensors = self._read()
         if saved is None:
@@ -110,12 +138,9 @@ class Checkpoint:
         first()
         tensors = {f"algorithm.{name}": value for name, value in self.algorithm.state_dict().items()}
         if optimiser is not None:
-            tensors |= {
-                f"optimiser.{index}.{quantity}": value
-                for index, state in optimiser.state_dict()["state"].items()
-                for quantity, value in state.items()
-                if value is not None
-            }
+            states = optimiser.state_dict()["state"].items()
+            own = {f"optimiser.{i}.{quantity}": v for i, state in states for quantity, v in state.items()}
+            tensors |= {name: value for name, value in own.items() if value is not None}
             if keep.epoch < len(self.history.stages[-1].rows):  # else the weights as they are are the best
                 tensors |= {f"kept.{i}": tensor for i, tensor in enumerate(keep.kept)}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -178,11 +203,8 @@ class Checkpoint:
 
 
 def laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A tensor with a parameter's layout in memory, if it has its shape.
-
-    torch's fused optimisers go through both side by side, whatever their strides: they would pair the
-    numbers of a channels-last weight with the wrong ones of a plain tensor.
-    """
+    """A tensor with a parameter's layout in memory, if it has its shape: torch's fused optimisers go through
+    both side by side, whatever their strides."""
     return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
 
 

@@ -68,18 +68,12 @@ class Clock:
     A sensor may show only later what a short region took: the row is then corrected by the next region, or
     by `settle`.
 
-    Attributes:
-        provenance: how the joules were obtained: of the last region, or of one that lacks measured joules,
-            because then their total lacks them, too. None without a meter.
-
-    Args:
-        device: where the work runs.
-        meter: asked for the joules of every region; None: they are not recorded.
+    `provenance` says how the joules were obtained: of the last region, or of one that lacks measured joules,
+    because then their total lacks them, too; None without a meter.
     """
 
     def __init__(self, device: torch.device, meter: Meter | None = None):
-        self.device = device
-        self.meter = meter
+        self.device, self.meter = device, meter
         self._lacking: str | None = None  # the provenance of a settled region without measured joules
         self._last: Any = None  # the last window
         self._open: list[Account] = []

@@ -35,10 +35,7 @@ class StageHistory:
 class History:
     """All stages of one training run; what `bpfree.train` returns.
 
-    Attributes:
-        algorithm, seed: which run this was.
-        stages: in the order of training.
-        provenance: how the joules were obtained; None without a meter.
+    provenance: how the joules were obtained; None without a meter.
     """
 
     algorithm: str
@@ -47,7 +44,7 @@ class History:
     provenance: str | None = None
 
     def frame(self) -> "pd.DataFrame":
-        """One row per stage and epoch, as a pandas DataFrame.
+        """One row per stage and epoch.
 
         Columns: stage, epoch, lr, train_loss, val_loss (cross-entropy), val_accuracy (%), samples seen;
         then `prefix_`, `train_` and `val_` seconds (`_s`), measured (`_measured_j`) and estimated
@@ -66,10 +63,8 @@ class History:
         """
         import numpy as np
 
-        spent = [
-            sum(row.get(f"{region}_s", 0.0) for row in stage.rows for region in REGIONS)
-            for stage in self.stages
-        ]
+        names = [f"{region}_s" for region in REGIONS]
+        spent = [sum(row.get(n, 0.0) for row in stage.rows for n in names) for stage in self.stages]
         ends = np.cumsum(spent) * (seconds / sum(spent))
         place = np.searchsorted(ends, trace["time_s"]).clip(max=len(ends) - 1)
         return trace.assign(stage=np.array([stage.name for stage in self.stages])[place])

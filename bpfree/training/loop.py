@@ -2,10 +2,9 @@
 
 A stage says which parameters may move, which losses move them, which read-out validates it, and which frozen
 prefix of the network feeds it. `train` goes through the stages in order. It freezes all parameters but the
-stage's, computes the prefix, takes the rows of the stage's epochs from `Epochs`, which computes them one by
-one, and puts the best weights back. A row is all that is known of an epoch: what came of it and what it took.
-The best weights, the bars, `on_epoch`, the stop rule and the checkpoint are readers of the rows. All this is
-shared, so that no algorithm has a fast path that another could not have had.
+stage's, computes the prefix, takes the rows of its epochs from `Epochs` one by one, and puts the best weights
+back. A row is all that is known of an epoch; the best weights, the bars, `on_epoch`, the stop rule and the
+checkpoint are readers of the rows. All this is shared: no algorithm has a fast path that another has not.
 """
 
 import math
@@ -19,14 +18,13 @@ from torch import nn
 
 from ..errors import InvalidInput, TrainingDiverged, check_positive, check_seed, choose
 from .batches import Data
-from .checkpoint import Checkpoint
+from .checkpoint import BestWeights, Checkpoint
 from .clock import Clock, Meter
 from .divergence import DivergenceWatch
 from .history import History
 from .numerics import pinned
 from .prefix import BatchSource, PrefixCache
 from .progress import Progress
-from .snapshot import BestWeights
 from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, freeze_all_but, make_optimiser, step, stream
 from .stopping import Budget, Length, StopRule, stop_rule
 
@@ -53,8 +51,7 @@ def train(
 ) -> History:
     """Train `algorithm` on `data`, stage by stage, from freshly initialised parameters.
 
-    What the process has set (autocast, default dtype and device, gradient mode, TF32 and determinism flags)
-    has no say while it lasts, and is as it was afterwards; see `bpfree.training.numerics`.
+    What the process has set (autocast, dtypes, devices, flags) has no say; see `bpfree.training.numerics`.
 
     Args:
         algorithm: a `bpfree.algorithms` object; it is moved to `device` and trained in place.
@@ -62,9 +59,8 @@ def train(
         seed: every parameter starts from (seed, its name); every epoch is shuffled by
             (seed, stage, epoch). Same seed, machine, versions and threads: bit-identical results.
         max_epochs: cap on the epochs of every stage (default: the stage's own, or 100).
-        stopping: the rule for every stage: a `Stopping`, an object of one's own that has stop(rows) and
-            best(rows), as `StopRule` says, or what "module:object" names. Default: `Stopping()`, validation
-            accuracy, patience 20, best restored. Under a cooldown and with a budget no stage stops early.
+        stopping: the rule for every stage: a `Stopping`, a `StopRule` of your own, or what "module:object"
+            names. Default: `Stopping()`. Under a cooldown and with a budget no stage stops early.
         budget: what all stages may spend together. Default: none.
         cache: "auto" computes a frozen prefix once per stage and keeps its output in memory, or on
             disk beyond half of the free memory, and recomputes it for augmented inputs; True insists
@@ -75,9 +71,8 @@ def train(
         device: default the variable BPFREE_DEVICE, else CUDA, else MPS, else CPU.
         on_epoch: called as on_epoch(algorithm, stage, row) after every epoch of a descended stage, outside
             the timed regions; row is the epoch's in the history.
-        checkpoint: the file that an interrupted run resumes from, and that this one is kept in. What is
-            trained is the same to the bit. The history has what its epochs took, and every computation of a
-            cached prefix, which is computed again after a resumption; epochs that were lost are not in it.
+        checkpoint: the file that an interrupted run resumes from, to the bit, and that this one is kept in.
+            The history has what its epochs took and every computation of a cached prefix, not lost epochs.
 
     Returns:
         History: one row per stage and epoch, with losses, accuracies, seconds and joules.
@@ -171,8 +166,8 @@ def left_usable(algorithm: nn.Module, history: History, clock: Clock) -> Iterato
 class Epochs:
     """Computes the epochs of a run and the row of each: its outcome and its cost.
 
-    A row is added to the stage's `rows` before it is checked, so that the history has an epoch that diverged,
-    too. `spent` is what the stage has taken before its first epoch.
+    A row joins `rows` before it is checked: the history has an epoch that diverged, too. `spent` is what the
+    stage has taken before its first epoch. Raises TrainingDiverged.
     """
 
     algorithm: nn.Module
@@ -191,10 +186,7 @@ class Epochs:
         rows: list[dict],
         spent: dict,
     ) -> Iterator[dict]:
-        """Trains and validates the epochs of a descended stage that come after those in `rows`, one by one.
-
-        Raises TrainingDiverged.
-        """
+        """Trains and validates the epochs of a descended stage after those in `rows`, one by one."""
         cost = {} if rows else spent
         while (epoch := len(rows) + 1) <= (cap := length.cap(rows)):
             for group, settings in zip(optimiser.param_groups, stage.groups, strict=True):
@@ -211,10 +203,7 @@ class Epochs:
             cost = {}
 
     def solve(self, stage: Stage, source: BatchSource, rows: list[dict], spent: dict) -> None:
-        """Trains a stage that is solved: one pass in order, then the solution, metered like an epoch.
-
-        Raises TrainingDiverged.
-        """
+        """Trains a stage that is solved: one pass in order, then the solution, metered like an epoch."""
         self.algorithm.eval()
         row, solved = {"stage": stage.name, "epoch": 1, "samples": source.size}, False
         with self.clock.region(spent, "train"), torch.no_grad():
@@ -231,10 +220,7 @@ class Epochs:
         self.watch.check(rows[-1], solved=solved)
 
     def train(self, stage: Stage, source: BatchSource, optimiser, epoch: int, cap: int, cost: dict) -> dict:
-        """One shuffled pass over the training data; order and chance are this stage's and epoch's own.
-
-        Returns the mean loss and the number of samples; adds what it took to `cost`.
-        """
+        """The mean loss of one shuffled pass, whose order and chance are this stage's and epoch's own."""
         key = (self.seed, stage.stream or stage.name, epoch)
         order, chance = stream(*key, "order"), stream(*key, "losses", device=self.clock.device)
         self.algorithm.train()
@@ -252,10 +238,7 @@ class Epochs:
 
     @torch.no_grad()
     def validate(self, stage: Stage, source: BatchSource, cost: dict) -> dict:
-        """Cross-entropy and accuracy (%) of the stage's read-out on the validation data, if it has one.
-
-        Adds what it took to `cost`.
-        """
+        """Cross-entropy and accuracy (%) of the stage's read-out on the validation data, if it has one."""
         if stage.readout is None:
             return {}
         self.algorithm.eval()
@@ -277,10 +260,9 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
     Raises InvalidInput if it is not there.
     """
-    if device is None or (isinstance(device, str) and device == "auto"):
-        wanted = os.environ.get("BPFREE_DEVICE", "auto")
-        if wanted not in ("", "auto"):
-            return pick_device(wanted)
+    if device in (None, "auto"):
+        device = os.environ.get("BPFREE_DEVICE") or "auto"
+    if device == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
     try:
@@ -301,14 +283,10 @@ def check_fit(algorithm, data: Data) -> None:
         raise InvalidInput(f"data={data!r}: load them first, as in bpfree.load('digits')")
     if not isinstance(algorithm, nn.Module):
         raise InvalidInput(f"algorithm={algorithm!r}: make one first, as in bpfree.MonoForward(model)")
-    model = algorithm.model
-    if model.inputs != data.features:
-        raise InvalidInput(
-            f"the network takes {model.inputs} inputs but an image of {data.name!r} has {data.features} "
-            f"numbers: build it with an input of {data.features}"
-        )
+    model, n = algorithm.model, data.features
+    if model.inputs != n:
+        what = f"the network takes {model.inputs} inputs but an image of {data.name!r} has {n} numbers"
+        raise InvalidInput(f"{what}: build it with an input of {n}")
     if model.classes != data.classes:
-        raise InvalidInput(
-            f"the network has {model.classes} classes but {data.name!r} has {data.classes}: "
-            f"build it with classes={data.classes}"
-        )
+        what = f"the network has {model.classes} classes but {data.name!r} has {data.classes}"
+        raise InvalidInput(f"{what}: build it with classes={data.classes}")

@@ -5,18 +5,18 @@ experiment's key tells of them. So whatever computes an outcome does so `pinned`
 as the caller had it. What remains is the machine, the versions of its libraries, and the number of threads.
 """
 
+import ctypes
 import functools
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
 
-from .subnormals import flushed
-
-Setting = tuple[
-    Callable[[], object], Callable[[object], object], object
-]  # how to read it, to write it; value
+#: How to read it, how to write it, its value.
+Setting = tuple[Callable[[], object], Callable[[object], object], object]
 AUTOCASTS = ("cpu", "cuda", "mps")
 BACKENDS = {
     "cudnn.enabled": True,
@@ -42,11 +42,8 @@ FP32_PRECISIONS = {
 def pinned(*, flush: bool = False) -> Iterator[None]:
     """Within it torch computes as it does in a new process, cuDNN deterministically, whatever was set before.
 
-    To be had as a decorator, too. A caller's context managers do not reach into it: autocast, no_grad,
-    inference_mode, default devices and other modes of torch functions, anomaly detection, numpy's errstate.
-    Warnings are left to the caller's filters.
-
-    flush: whether subnormal numbers count as zero; training wants that.
+    To be had as a decorator, too. A caller's context managers do not reach into it; only warnings are left to
+    the caller's filters. flush: whether subnormal numbers count as zero; training wants that.
     """
     with (
         torch._C.DisableTorchFunction(),  # the default device is a mode of torch functions, like any other
@@ -88,11 +85,9 @@ def settings_of_a_new_process() -> Iterator[Setting]:
             False,
         )
     yield torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled, True
+    enabled = torch.are_deterministic_algorithms_enabled, torch.is_deterministic_algorithms_warn_only_enabled
     yield (
-        lambda: (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        ),
+        lambda: tuple(read() for read in enabled),
         lambda how: torch.use_deterministic_algorithms(how[0], warn_only=how[1]),
         (False, False),
     )
@@ -147,6 +142,52 @@ def outermost_autocast() -> Iterator[None]:
     finally:
         for _ in range(depth):
             torch.autocast_increment_nesting()
+
+
+@contextmanager
+def flushed(flush: bool = True) -> Iterator[None]:
+    """Within it, this thread and those that share torch's operations with it take subnormal numbers for zero;
+    with flush=False none of them does. Afterwards each is as it was.
+
+    Those are too small for float32's full precision (below 1.2e-38). A CPU computes with them many times more
+    slowly, and training makes more and more of them: a read-out that is sure of its answer leaves the other
+    classes probabilities of that size, the backward pass multiplies with them, and AdamW squares what comes
+    out. The weights come out the same: numbers so small move none.
+
+    torch.set_flush_denormal speaks for the calling thread. The workers of GNU OpenMP, which torch has on
+    Linux, are told here as well; those of another OpenMP stay as they were when they started.
+    """
+    before: dict[int, bool] = {}  # thread -> whether it flushed
+
+    def set_all() -> None:
+        before.setdefault(threading.get_ident(), _flushing())  # the calling thread is told twice
+        torch.set_flush_denormal(flush)
+
+    def restore() -> None:
+        torch.set_flush_denormal(before.get(threading.get_ident(), here))
+
+    here = _flushing()  # as a worker that starts within would have begun
+    _on_every_thread(set_all)
+    try:
+        yield
+    finally:
+        _on_every_thread(restore)
+
+
+def _flushing() -> bool:
+    """Whether the calling thread flushes: the processor's mode holds for Python's numbers, too."""
+    return sys.float_info.min * 0.5 == 0.0
+
+
+def _on_every_thread(tell: Callable[[], None]) -> None:
+    tell()
+    if sys.platform != "linux":
+        return
+    # void GOMP_parallel(void (*function)(void *), void *data, unsigned threads, unsigned flags)
+    run = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    if run is not None:
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: tell())
+        run(function, None, torch.get_num_threads(), 0)
 
 
 class MadePinned(type):

@@ -1,11 +1,10 @@
 """A frozen prefix needs computing only once.
 
-The stage loop reads its batches from a `BatchSource`. Where a stage is fed by frozen blocks, their output
-on the training and validation images is computed once and kept (`PrefixCache`), so that the stage's
-epochs cost its own work only; with augmented images, or on request, it is recomputed batch by batch.
-Both give the same bits, because a prefix is always applied to batches of the same size that begin at
-an aligned address: the rounding of a matrix product may depend on both. It does not depend on the order of
-the rows, unless several threads share out a few of them unevenly: those are left to one thread.
+Where a stage is fed by frozen blocks, their output on all images is computed once and kept; with augmented
+images, or on request, it is recomputed batch by batch. Both give the same bits, because a prefix is always
+applied to batches of the same size that begin at an aligned address: the rounding of a matrix product may
+depend on both. It does not depend on the order of the rows, unless several threads share out a few of them
+unevenly: those are left to one thread.
 """
 
 import errno
@@ -36,15 +35,9 @@ SHARE_OF_FREE_MEMORY = 0.5
 class PrefixCache:
     """Outputs of the frozen prefix, extended from stage to stage as the prefix grows.
 
-    Args:
-        data: images and labels, on the training device.
-        batch_size: of training.
-        mode: "auto", True or False, as in `bpfree.train`.
-        autocast: the context that forward passes run in.
-        budget: bytes that may be held in memory; default half of what is free.
-
-    Raises:
-        InvalidInput: an unknown mode, or True with augmented inputs.
+    mode: "auto", True or False, as in `bpfree.train`; autocast: the context that forward passes run in;
+    budget: bytes that may be held in memory, by default half of what is free.
+    Raises InvalidInput for an unknown mode, or True with augmented inputs.
     """
 
     def __init__(
@@ -74,34 +67,28 @@ class PrefixCache:
 
     def source(self, stage, clock: Clock) -> "BatchSource":
         """What `stage` reads its batches from; fills the cache if that is how its prefix is served."""
-        prefix = tuple(stage.prefix)
+        prefix, images = tuple(stage.prefix), (self.data.x_train, self.data.x_val)
         for module in prefix:
             module.eval()
         moving = {id(p) for group in stage.groups for p in group.parameters}
         if any(id(p) in moving for module in self.modules for p in module.parameters()):
             self._clear()  # a later stage moves what was frozen: its old output is stale
-        if prefix and self.enabled:
-            if prefix[: len(self.modules)] != self.modules:
-                self._clear()
-            self._extend(prefix)
-            return BatchSource(self, self.train, self.val, (), clock, self.kind)
-        if prefix:
+        if not prefix:
+            return BatchSource(self, *images, (), clock, "images")
+        if not self.enabled:
             note = "prefix recomputed: " + ("inputs are augmented" if self.data.augment else "cache=False")
             log.info("stage %s: %s", stage.name, note)
-            return BatchSource(self, self.data.x_train, self.data.x_val, prefix, clock, "recomputed", note)
-        return BatchSource(self, self.data.x_train, self.data.x_val, (), clock, "images")
+            return BatchSource(self, *images, prefix, clock, "recomputed", note)
+        if prefix[: len(self.modules)] != self.modules:
+            self._clear()
+        if new := prefix[len(self.modules) :]:  # since the last stage
+            self.kind = "cached in memory"  # unless a part of it exceeds the budget
+            self.train = self._fill(self.train, new, self.batch_size)
+            self.val = self._fill(self.val, new, VALIDATION_BATCH)
+            self.modules = prefix
+        return BatchSource(self, self.train, self.val, (), clock, self.kind)
 
     @torch.no_grad()
-    def _extend(self, prefix: tuple[nn.Module, ...]) -> None:
-        """Apply the modules that are new since the last stage to what is cached."""
-        new = prefix[len(self.modules) :]
-        if not new:
-            return
-        self.kind = "cached in memory"  # unless a part of it exceeds the budget
-        self.train = self._fill(self.train, new, self.batch_size)
-        self.val = self._fill(self.val, new, VALIDATION_BATCH)
-        self.modules = prefix
-
     def _fill(self, x: Tensor, modules: Sequence[nn.Module], batch_size: int) -> Tensor:
         out = None
         for rows, fresh in windows(len(x), batch_size):
@@ -129,13 +116,10 @@ class PrefixCache:
 
 
 class BatchSource:
-    """The batches of one stage: its inputs and labels, whether cached or computed as they come.
+    """The batches of one stage, whether cached or computed as they come.
 
-    Attributes:
-        size, val_size: samples to train on and to validate on.
-        batch_size, batches: of a shuffled epoch; a short last batch is left out.
-        kind: "images", "cached in memory", "cached on disk" or "recomputed".
-        note: why a prefix is recomputed, for the progress bar.
+    size, val_size: samples to train on and to validate on; batches: of a shuffled epoch, without a short last
+    one; kind: as `StageHistory.prefix`; note: why a prefix is recomputed, for the progress bar.
     """
 
     def __init__(self, cache: PrefixCache, train, val, prefix, clock: Clock, kind: str, note: str = ""):
@@ -171,11 +155,8 @@ class BatchSource:
 
 
 def windows(n: int, size: int) -> Iterator[tuple[slice, int]]:
-    """Slices of equal length that cover 0..n-1 in order, and how many rows of each came before.
-
-    The last one reaches back into its neighbour instead of being short, so that a prefix always sees
-    batches of one size.
-    """
+    """Slices of equal length that cover 0..n-1 in order, and how many rows of each came before: the last one
+    reaches back into its neighbour instead of being short."""
     size = min(size, n)
     for start in range(0, n, size):
         begin = min(start, n - size)
@@ -205,10 +186,7 @@ def one_thread() -> Iterator[None]:
 
 
 def mapped(size: int, dtype: torch.dtype) -> Tensor:
-    """A flat tensor of `size` bytes in a temporary file without a name, which the system frees with it.
-
-    Raises StorageFailed if the disk has no room for it.
-    """
+    """A flat tensor of `size` bytes in a temporary file without a name. Raises StorageFailed without room."""
     folder = Path(tempfile.gettempdir())
     elsewhere = "set TMPDIR to a folder on another disk, or use cache=False, which recomputes the prefix"
     with refusals(folder / "bpfree's prefix cache", elsewhere), tempfile.TemporaryFile(dir=folder) as file:

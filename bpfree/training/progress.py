@@ -10,10 +10,9 @@ class Progress:
         # `disable` is passed only to silence: passing False would override TQDM_DISABLE.
         self._off = {} if enabled else {"disable": True}
         self._algorithm, self._stages = algorithm, stages
-        self._outer = None
+        self._outer = self._inner = None
         if stages > 1:  # leave=None: not below another bar
             self._outer = tqdm(total=stages, desc=algorithm, unit="stage", leave=None, **self._off)
-        self._inner: tqdm | None = None
         self._name = ""
 
     def __enter__(self) -> "Progress":

@@ -35,12 +35,10 @@ class StopRule(Protocol):
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a stage ends and which epoch's weights it keeps.
-
-    Training stops `patience` epochs after the last epoch that improved `metric` by more than
-    `min_delta`; None never stops early. Kept are the weights and buffers of the earliest best
-    epoch by `restore` ("best": by `metric` itself) or those of the "last". Where a stage is not
-    validated, every epoch counts as an improvement.
+    """A stage stops `patience` epochs after the last one that improved `metric` by more than
+    `min_delta`; None never stops early. Kept are the weights and buffers of the earliest best epoch by
+    `restore` ("best": by `metric` itself) or those of the "last". Where a stage is not validated, every epoch
+    counts as an improvement.
     """
 
     metric: str = "val_accuracy"
@@ -101,16 +99,12 @@ def stop_rule(given: StopRule | str | None) -> StopRule:
 
 @dataclass(frozen=True)
 class Budget:
-    """What all stages of a run may spend together.
+    """What all stages of a run may spend together, in "passes", "s" or "measured_j".
 
-    Every descended stage has an equal share: of "passes", rounded up, after each solved stage has taken its
+    Every descended stage has an equal share: of passes, rounded up, after each solved stage has taken its
     one; of seconds or joules, those of training, validation and prefix work. Of these a stage inherits what
     the stages before it left or owes what they overdrew; it trains for one epoch at least, and ends with the
     epoch whose end lies nearest to its limit.
-
-    Attributes:
-        unit: "passes", "s" or "measured_j".
-        amount: how much of it.
     """
 
     unit: str
@@ -133,25 +127,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Length:
-    """How many epochs a stage may take.
-
-    Attributes:
-        own: the cap that holds whatever the budget.
-        unit, left: of the budget, if there is one, and what the stage may spend of it.
-    """
+    """How many epochs a stage may take: `own` is the cap that holds whatever the budget; of that, if there is
+    one, the stage may spend `left`, in `unit`."""
 
     own: float
     unit: str = "passes"
     left: float = math.inf
 
     @classmethod
-    def of(
-        cls,
-        stages: Sequence["Stage"],
-        done: Sequence[StageHistory],
-        max_epochs: int | None,
-        budget: Budget | None,
-    ) -> "Length":
+    def of(cls, stages: Sequence["Stage"], done: Sequence[StageHistory], max_epochs, budget) -> "Length":
         """The length of the next stage after those `done`: by its own cap, `max_epochs` and its share."""
         caps = [cap for cap in (stages[len(done)].epochs, max_epochs) if cap is not None]
         if budget is None:
@@ -163,18 +147,15 @@ class Length:
 
         Where seconds or joules are shared out, that changes with what an epoch turns out to take.
         """
-        return int(min(self.own, self._affordable(rows)))
-
-    def _affordable(self, rows: Sequence[dict]) -> float:
         if self.unit == "passes":
-            return self.left
-        if not rows:
-            return DEFAULT_CAP  # what an epoch takes is not known yet
-        spent = sum(cost_of(row, self.unit) for row in rows)
-        epoch = sum(cost_of(row, self.unit, ("train", "val")) for row in rows) / len(rows)
-        if not epoch:  # too short for the sensor or the clock: still not known
-            return len(rows) + DEFAULT_CAP
-        return len(rows) + max(0, round((self.left - spent) / epoch))
+            return int(min(self.own, self.left))
+        further = (
+            DEFAULT_CAP  # where what an epoch takes is not known, or too little for the sensor or the clock
+        )
+        if epochs := sum(cost_of(row, self.unit, ("train", "val")) for row in rows):
+            spent = sum(cost_of(row, self.unit) for row in rows)
+            further = max(0, round((self.left - spent) / (epochs / len(rows))))
+        return int(min(self.own, len(rows) + further))
 
     def ended_by(self, epochs: int) -> str:
         """Which limit ended a stage that took all of its epochs: "cap" or "budget"."""

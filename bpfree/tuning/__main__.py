@@ -25,12 +25,8 @@ EXAMPLES = f"""examples:
 
 def parser() -> Parser:
     p = Parser(prog=PROG, description=__doc__, epilog=EXAMPLES)
-    p.add_argument(
-        "what",
-        nargs="+",
-        metavar="WHAT",
-        help="algorithms (bp, mf, module:object, ...), or names of studies to go on with",
-    )
+    text = "algorithms (bp, mf, module:object, ...), or names of studies to go on with"
+    p.add_argument("what", nargs="+", metavar="WHAT", help=text)
     p.add_argument("--trials", type=positive, default=20, help="of each study, in all (default 20)")
     p.add_argument("--workers", type=positive, default=1, help="processes on this machine (default 1)")
     p.add_argument("--storage", help="a journal file, a .db file, or a URL (default: in the store)")
@@ -43,14 +39,8 @@ def parser() -> Parser:
     of.add_argument("--protocol", default="convergence", help="how long a trial trains (default convergence)")
     of.add_argument("--max-epochs", type=positive, help="cap on every stage of every trial")
     of.add_argument("--seed", type=int, default=0, help="of all trials (default 0)")
-    of.add_argument(
-        "--fix",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a hyperparameter that is not searched, such as batch_size 64; repeatable",
-    )
+    twice = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    of.add_argument("--fix", **twice, help="what is not searched, such as batch_size 64; repeatable")
     return p
 
 
@@ -107,18 +97,9 @@ def chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
         for what in args.what:
             choose("algorithm or study", what, [*ARMS, *known])
         return [], args.what
-    return [
-        Experiment(
-            arm(what).name,
-            args.data,
-            seed=args.seed,
-            architecture=args.architecture,
-            protocol=args.protocol,
-            hyperparameters={name: published.parse(text) for name, text in args.fix},
-            max_epochs=args.max_epochs,
-        )
-        for what in args.what
-    ], []
+    own = {name: getattr(args, name) for name in ("data", "seed", "architecture", "protocol", "max_epochs")}
+    fixed = {name: published.parse(text) for name, text in args.fix}
+    return [Experiment(arm(what).name, **own, hyperparameters=fixed) for what in args.what], []
 
 
 def so_far(names: list[str], args: argparse.Namespace) -> str:

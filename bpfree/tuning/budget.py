@@ -17,7 +17,7 @@ from ..experiments.experiment import Experiment
 from ..experiments.machine import git_revision
 from . import results
 from .results import best, best_trial
-from .search import identity_of, study_name, tune
+from .search import identity_of, tune
 from .storage import finished
 
 
@@ -34,20 +34,15 @@ def equal_budget(
 ) -> pd.DataFrame:
     """Tunes each experiment with `trials` trials, and keeps the best hyperparameters with their provenance.
 
-    They are written into `path` as soon as a study is complete, where `Experiment(..., preset="tuned")` finds
-    them; `published.hyperparameters` stay what they are. Called again, studies go on where they were.
+    They are written as soon as a study is complete, and `Experiment(..., preset="tuned")` finds them. Returns
+    the trials of all studies, as `results.trials` has them. Called again, studies go on where they were.
 
     Args:
         experiments: of different algorithms, data or networks, under one protocol.
-        trials: finished trials that each should have.
-        storage: for all of them; see `tune`.
+        trials, storage, wait, progress: of every study; see `tune`.
         max_epochs: cap on every stage of every trial, in place of the experiments' own, which must agree.
         pruner: makes the pruner of each study; None: no trial of any is cut short.
         path: of the file of tuned settings; default: `tuned.csv` in the store.
-        wait, progress: see `tune`.
-
-    Returns:
-        The trials of all studies, as `results.trials` has them.
 
     Raises:
         InvalidInput: budgets that are not equal, two experiments on one arm, contested options (tuned
@@ -59,30 +54,24 @@ def equal_budget(
     return results.trials(tune_all(experiments, trials, storage, **how))
 
 
-def tune_all(
-    experiments, trials, storage, *, pruner=None, path=None, wait=True, progress=True
-) -> list[Study]:
+def tune_all(experiments, trials, storage, *, pruner=None, path=None, **how) -> list[Study]:
     """The studies of `equal_budget`."""
     refuse_unequal(experiments)
     studies = []
     for experiment in experiments:
-        how = {"pruner": pruner() if pruner else None, "wait": wait, "progress": progress}
-        study = tune(experiment, trials, storage, name=study_name(experiment), **how)
-        studies.append(study)
-        if finished(study) >= trials:
-            keep(study, path)
+        studies.append(tune(experiment, trials, storage, pruner=pruner() if pruner else None, **how))
+        if finished(studies[-1]) >= trials:
+            keep(studies[-1], path)
     return studies
 
 
 def refuse_unequal(experiments: Sequence[Experiment]) -> None:
     if not experiments:
         raise InvalidInput("no experiments to tune: give at least one")
-    for what, values in {
-        "protocols": [e.protocol for e in experiments],
-        "caps on epochs": [e.max_epochs for e in experiments],
-    }.items():
-        if len(set(values)) > 1:
-            named = ", ".join(str(v) for v in dict.fromkeys(values))
+    for what, field in (("protocols", "protocol"), ("caps on epochs", "max_epochs")):
+        values = dict.fromkeys(getattr(e, field) for e in experiments)
+        if len(values) > 1:
+            named = ", ".join(map(str, values))
             raise InvalidInput(f"an equal budget needs equal {what}, and these have {named}: choose one")
     seen = set()
     for e in experiments:
@@ -101,17 +90,10 @@ def refuse_unequal(experiments: Sequence[Experiment]) -> None:
 def keep(study: Study, path: str | os.PathLike | None = None) -> Path:
     """Writes a study's best hyperparameters and their provenance into `path` (default: the store's file)."""
     own, winner = identity_of(study), best_trial(study)
-    arm = (own["algorithm"], own["experiment"]["data"], own["architecture"])
+    arm = own["algorithm"], own["experiment"]["data"], own["architecture"]
     return tuned.write(
-        *arm,
-        best(study),
-        path,
-        study=study.study_name,
-        trials=finished(study),
-        epochs=own["max_epochs"],
-        seed=own["seed"],
-        protocol=own["protocol"],
-        val_accuracy=winner.value,
-        revision=git_revision(),
-        machine=winner.user_attrs["cost"]["machine"],
+        *(*arm, best(study), path),
+        **{"study": study.study_name, "trials": finished(study), "epochs": own["max_epochs"]},
+        **{"seed": own["seed"], "protocol": own["protocol"], "val_accuracy": winner.value},
+        **{"revision": git_revision(), "machine": winner.user_attrs["cost"]["machine"]},
     )

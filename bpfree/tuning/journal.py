@@ -25,7 +25,6 @@ class Journal(BaseJournalBackend):
 
     Whoever fills the disk or dies while writing leaves half a line. `JournalFileBackend` writes on behind it,
     and can then never read the file again; here whoever writes first cuts what is no whole line off the end.
-
     Raises ValueError for a file that is no journal, which is left as it is.
     """
 

@@ -20,11 +20,9 @@ USUAL_ARMS = ("bp", "ff", "cafo_rand", "mf")
 
 @dataclass(frozen=True)
 class Plan:
-    """The budget of a search, the same for every algorithm.
+    """The budget of a search, the same for all: `trials` of each study, a cap on the epochs of every stage.
 
     Attributes:
-        trials: of each study.
-        max_epochs: cap on every stage of every trial; None: the protocol's.
         rates: at which the learning rate is swept.
         networks: algorithm -> architecture, "" for the others; without an entry the paper's.
         fixed: hyperparameters that are not searched.
@@ -43,23 +41,13 @@ class Plan:
         that cannot be trained on a user's own data.
         """
         data, seed = chosen.datasets[0], chosen.seeds[0]
-        usual = self.networks.get("")
-        networks = {}
-        for algorithm in algorithms or USUAL_ARMS:
+        usual, found = self.networks.get(""), []
+        own = {"hyperparameters": {"optimiser": "adamw", **self.fixed}, "max_epochs": self.max_epochs}
+        for algorithm in dict.fromkeys(algorithms or USUAL_ARMS):
             wanted = self.networks.get(algorithm, usual) or default_architecture(algorithm, data)
-            networks[algorithm] = fitting_network(algorithm, data, wanted, seed, usual or FLAT)
-        return [
-            Experiment(
-                algorithm,
-                data,
-                seed=seed,
-                architecture=network,
-                hyperparameters={"optimiser": "adamw", **self.fixed},
-                max_epochs=self.max_epochs,
-            )
-            for algorithm, network in networks.items()
-            if network
-        ]
+            if network := fitting_network(algorithm, data, wanted, seed, usual or FLAT):
+                found.append(Experiment(algorithm, data, seed, network, **own))
+        return found
 
 
 def half_decades(low: float, high: float) -> tuple[float, ...]:
@@ -79,10 +67,7 @@ PLANS = {
 
 
 def plan_of(profile: str, trials: int = 0, max_epochs: int = 0) -> Plan:
-    """The plan of a profile, with other trials or another cap where these are given.
-
-    Raises UnknownName for no such profile.
-    """
+    """The plan of a profile, with other trials or another cap. Raises UnknownName for no such profile."""
     own = PLANS[choose("profile", profile, PROFILES)]
     return replace(own, trials=trials or own.trials, max_epochs=max_epochs or own.max_epochs)
 

@@ -49,11 +49,9 @@ def _trials(study: Study) -> pd.DataFrame:
             "state": state(t),
             "value": t.value if t.state == TrialState.COMPLETE else None,
             **t.params,
-            "seconds": costs[t.number].get("seconds"),
+            **{name: costs[t.number].get(name) for name in ("seconds", "provenance", "machine")},
             "joules": costs[t.number].get(joules),
             "energy": "measured" if measured else "estimated",
-            "provenance": costs[t.number].get("provenance"),
-            "machine": costs[t.number].get("machine"),
         }
         for t in recorded
     ]
@@ -83,14 +81,13 @@ def cost(studies: Study | Iterable[Study]) -> pd.DataFrame:
     """
     frame = trials(studies)
     rows = []
-    for key, part in frame.groupby(["study", "algorithm", "data", "architecture"], sort=False):
-        count = part["state"].value_counts()
-        ended = {name: int(count.get(name, 0)) for name in ("complete", "pruned", "diverged", "lost")}
+    for key, part in frame.groupby(RUN[:4], sort=False):
+        ended = {name: int((part["state"] == name).sum()) for name in ("diverged", "pruned", "lost")}
         rows.append(
             {
-                **dict(zip(("study", "algorithm", "data", "architecture"), key, strict=True)),
-                "trials": ended["complete"] + ended["pruned"] + ended["diverged"],
-                **{name: ended[name] for name in ("diverged", "pruned", "lost")},
+                **dict(zip(RUN[:4], key, strict=True)),
+                "trials": int((part["state"] == "complete").sum()) + ended["pruned"] + ended["diverged"],
+                **ended,
                 "best": part["value"].max(),
                 "seconds": part["seconds"].sum(),
                 "joules": part["total_joules"].iloc[-1] if part["seconds"].notna().any() else math.nan,
@@ -104,9 +101,9 @@ def cost(studies: Study | Iterable[Study]) -> pd.DataFrame:
 def importances(studies: Study | Iterable[Study]) -> pd.DataFrame:
     """How much of the spread of accuracy over the space each parameter accounts for.
 
-    A row per study and parameter: study, algorithm, parameter, importance; those of a study add up to 1.
-    Optuna's fANOVA (Hutter et al., 2014): the variance that a forest fitted to the trials owes to the
-    parameter alone. From a dozen trials it is a hint. A study whose trials all reached the same has no rows.
+    A row per study and parameter; the importances of a study add up to 1. Optuna's fANOVA (Hutter et al.,
+    2014): the variance that a forest fitted to the trials owes to the parameter alone. From a dozen trials it
+    is a hint. A study whose trials all reached the same has no rows.
     """
     # Here, because scikit-learn's forests take a second to import.
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances

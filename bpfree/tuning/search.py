@@ -47,6 +47,7 @@ POLL_S = 1.0  # between two looks at what other workers have finished
 IDENTITY = "bpfree"  # the user attribute of a study that says what it is of
 #: Of what it holds, what two calls that share a study are first compared by.
 FIRST = ("algorithm", "data_sha256", "architecture", "protocol", "seed", "space")
+LEFT_OUT = ("device", "cache", "data", "budget", "hyperparameters_from")
 
 
 def tune(
@@ -62,13 +63,10 @@ def tune(
 ) -> Study:
     """Searches the hyperparameters of an experiment by Optuna's TPE until its study has `trials` trials.
 
-    A study goes on where it was: called again it runs only what is missing, and any number of processes
-    may call this at once on one storage. Trials train on the experiment's seed and split. What is maximised
-    is the validation accuracy of the epoch that the protocol keeps, of the last stage that is validated; test
-    data are taken away before the first trial.
-
-    A trial whose loss diverges is a failed one and one of the `trials`. One whose worker was killed is lost
-    and another takes its place (see `Slots`).
+    A study goes on where it was, and any number of processes may call this at once on one storage. Trials
+    train on the experiment's seed and split. What is maximised is the validation accuracy of the epoch that
+    the protocol keeps, of the last stage that is validated; test data are taken away before the first trial.
+    A trial whose loss diverges is a failed one and counts; one whose worker was killed is made up for.
 
     Args:
         experiment: what is trained; its `max_epochs` caps every stage of every trial, and what it fixes in
@@ -87,9 +85,8 @@ def tune(
         InvalidInput: a space that cannot be searched, a storage that cannot be opened, a study of this name
             of something else, a protocol that trains on another run's budget.
     """
-    ranges = search_space(experiment, space)
     how = {"pruner": pruner, "wait": wait, "progress": progress}
-    return search(experiment, ranges, trials, storage, name or study_name(experiment), **how)
+    return search(experiment, search_space(experiment, space), trials, storage, name, **how)
 
 
 def sweep(
@@ -104,10 +101,8 @@ def sweep(
 ) -> Study:
     """Trains an experiment at each of these values of one hyperparameter, all else as it says.
 
-    A study like those of `tune`: it goes on where it was, and takes in further values between the smallest
-    and the largest. Its default name is the experiment's with the parameter behind it.
-
-    Raises as `tune` does.
+    A study like those of `tune`, which takes in further values between the smallest and the largest. Its
+    default name is the experiment's with the parameter behind it. Raises as `tune` does.
     """
     values = sorted(set(values))
     ends = (*values[:1], *values[-1:])
@@ -122,14 +117,21 @@ def search(
 ) -> Study:
     """What `tune` and `sweep` share."""
     check_positive("trials", trials)
-    refuse_unsearchable(experiment)
-    data = without_test(load(experiment.data, seed=experiment.seed))
+    if experiment.preset == "tuned":
+        raise InvalidInput("preset 'tuned' is what tuning makes: leave it out of an experiment to be tuned")
+    if experiment.rule().budget:
+        raise InvalidInput(
+            f"protocol {experiment.protocol!r} trains on the budget of another run: tune under "
+            "'convergence', and run with preset='tuned'"
+        )
+    data = load(experiment.data, seed=experiment.seed)
+    data = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])  # a search cannot look at them
+    name = name or study_name(experiment)
     place = open_storage(storage, name)
     study = open_study(place, name, identity(experiment, ranges, data, pruner), pruner)
     slots = Slots(study, trials, place, listed)
     objective = partial(train_trial, experiment=experiment, data=data, place=place)
-    bar = tqdm(total=trials, desc=name, unit="trial", **({} if progress else {"disable": True}))
-    with bar:
+    with tqdm(total=trials, desc=name, unit="trial", **({} if progress else {"disable": True})) as bar:
         while show(bar, study, place) < trials:
             if not slots.run_next(partial(draw, ranges=ranges), objective):
                 if not wait:
@@ -158,8 +160,7 @@ def resume(
 ) -> Study:
     """`tune` for a study that exists: everything but the number of trials is taken from it.
 
-    Raises InvalidInput if there is none of this name, or if it has a pruner, whose settings a study does not
-    hold.
+    Raises InvalidInput if there is none, or if it has a pruner, whose settings a study does not hold.
     """
     own = identity_of(load_study(name, storage))
     if own["pruner"]:
@@ -187,21 +188,6 @@ def study_name(experiment: Experiment) -> str:
     return "-".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts if part)
 
 
-def refuse_unsearchable(experiment: Experiment) -> None:
-    if experiment.preset == "tuned":
-        raise InvalidInput("preset 'tuned' is what tuning makes: leave it out of an experiment to be tuned")
-    if experiment.rule().budget:
-        raise InvalidInput(
-            f"protocol {experiment.protocol!r} trains on the budget of another run: tune under "
-            "'convergence', and run with preset='tuned'"
-        )
-
-
-def without_test(data: Data) -> Data:
-    """The same data without test images, so that a search cannot look at them."""
-    return replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])
-
-
 # ---------------------------------------------------------------- the study and what it is of
 
 
@@ -211,29 +197,18 @@ def identity(experiment: Experiment, ranges: Mapping, data: Data, pruner: BasePr
     `experiment` is there to make the study's experiment again, `fixed` are the settings that differ from the
     algorithm's defaults and were not searched: with the best trial's they are the whole recipe.
     """
-    resolved = experiment.resolve(data)
-    changed = _changed(experiment, resolved.options)
+    resolved, known = experiment.resolve(data), arm(experiment.algorithm)
+    defaults, presets = known.algorithm.options(), known.algorithm.presets
+    chosen = {*known.options, *experiment.options, *presets.get(resolved.preset, {}), *ranges, *LENGTHS}
     own = {
         "experiment": {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(experiment).items()},
-        **{
-            k: v
-            for k, v in resolved.plain().items()
-            if k not in ("device", "cache", "data", "budget", "hyperparameters_from")
-        },
+        **{k: v for k, v in resolved.plain().items() if k not in LEFT_OUT},
         "options": {k: v for k, v in resolved.options.items() if k not in ranges},
-        "fixed": {k: v for k, v in changed.items() if k not in ranges and k not in LENGTHS},
+        "fixed": {k: v for k, v in resolved.options.items() if k not in chosen and v != defaults[k]},
         "space": {parameter: list(r) for parameter, r in ranges.items()},
         "pruner": type(pruner).__name__ if pruner is not None else None,
     }
     return json.loads(json.dumps(own))  # as it comes out of a storage
-
-
-def _changed(experiment: Experiment, options: Mapping) -> dict:
-    """Hyperparameters that differ from the algorithm's defaults."""
-    known = arm(experiment.algorithm)
-    cls = known.algorithm
-    chosen = {*known.options, *experiment.options, *cls.presets.get(experiment.rule().preset, {})}
-    return {k: v for k, v in options.items() if k not in chosen and v != cls.options()[k]}
 
 
 def open_study(place: Place, name: str, own: dict, pruner: BasePruner | None) -> Study:
@@ -355,13 +330,8 @@ def trial_cost(meter: EnergyMeter, experiment: Experiment, epochs: int) -> dict:
 
 #: Written out, because versions of Optuna differ in their defaults. (Under Optuna 4 the same seed proposes
 #: other trials all the same: its estimator has other bandwidths. So 5 is the oldest that is taken.)
-TPE = {
-    "n_startup_trials": 10,
-    "n_ei_candidates": 24,
-    "multivariate": True,
-    "group": False,
-    "constant_liar": True,
-}
+TPE = {"n_startup_trials": 10, "n_ei_candidates": 24}
+TPE |= {"multivariate": True, "group": False, "constant_liar": True}
 
 
 class TrialSeeded(BaseSampler):

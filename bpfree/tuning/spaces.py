@@ -31,17 +31,15 @@ DESCRIPTIONS = {
 def space(experiment: Experiment, own: Mapping[str, Sequence] | None = None) -> dict[str, Range]:
     """What a study of this experiment searches: {parameter: range}.
 
-    Without `own`, the arm's ranges, less what does nothing under the experiment's options
-    (Forward-Forward's head exists only if it is used) and less what its hyperparameters fix.
+    Without `own`, the arm's ranges, less what does nothing under the experiment's options and less what its
+    hyperparameters fix.
 
-    Args:
-        own: ranges in place of the arm's: {parameter: (low, high, scale)}, scale one of `SCALES`
-            (default "linear").
+    own: ranges in place of the arm's: {parameter: (low, high, scale)}, scale one of `SCALES` (default
+        "linear").
 
-    Raises:
-        UnknownName: a parameter that the algorithm does not have, or another scale.
-        InvalidInput: a range that is empty or goes beyond what the algorithm takes; a parameter that is fixed
-            or does nothing; nothing left to search.
+    Raises UnknownName for a parameter that the algorithm does not have, or another scale; InvalidInput for a
+    range that is empty or beyond what the algorithm takes, for a parameter that is fixed or does nothing, and
+    where nothing is left to search.
     """
     algorithm, known = experiment.algorithm, arm(experiment.algorithm)
     options = experiment.resolved_options(experiment.rule())
@@ -115,18 +113,10 @@ def search_spaces(*experiments: Experiment) -> pd.DataFrame:
 
     Columns: algorithm, parameter, what it is, low and high (as text), scale and decades (log10).
     """
+    searched = [(look(e.algorithm).label, name, r) for e in experiments for name, r in space(e).items()]
     rows = [
-        (
-            look(e.algorithm).label,
-            name,
-            DESCRIPTIONS.get(name, name),
-            f"{r.low:g}",
-            f"{r.high:g}",
-            r.scale,
-            r.decades,
-        )
-        for e in experiments
-        for name, r in space(e).items()
+        (label, name, DESCRIPTIONS.get(name, name), f"{r.low:g}", f"{r.high:g}", r.scale, r.decades)
+        for label, name, r in searched
     ]
     columns = ["algorithm", "parameter", "what it is", "low", "high", "scale", "decades"]
     return pd.DataFrame(rows, columns=columns)

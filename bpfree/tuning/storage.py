@@ -38,25 +38,18 @@ class Place(NamedTuple):
     path: Path | None
 
 
-def default_path(name: str) -> Path:
-    """The journal of the study of this name in the default store."""
-    return Store().root / "studies" / f"{name}.log"
-
-
 def open_storage(storage: StrPath | BaseStorage | None, study: str) -> Place:
     """The storage of a study of this name; made if it is not there.
 
-    Args:
-        storage: None for `default_path`; a path ending in .db, .sqlite or .sqlite3 (SQLite) or in anything
-            else (a journal file); an RDB URL; or an Optuna storage, which is taken as it is.
-
+    storage: None for a journal in the default store; a path ending in .db, .sqlite or .sqlite3 (SQLite) or in
+        anything else (a journal file); an RDB URL; or an Optuna storage, which is taken as it is.
     Raises InvalidInput if it cannot be opened.
     """
     if not re.fullmatch(r"[\w.+-]+", study):
         raise InvalidInput(f"study name {study!r}: use letters, digits and .+-_ only")
     if isinstance(storage, BaseStorage):
         return Place(storage, type(storage).__name__, None)
-    text = str(storage if storage is not None else default_path(study))
+    text = str(storage if storage is not None else Store().root / "studies" / f"{study}.log")
     with opening(without_password(text)):
         return _open_url(text) if "://" in text else _open_file(Path(text).expanduser().resolve())
 
@@ -206,21 +199,17 @@ def finished(study: Study) -> int:
 class Slots:
     """The trials that a study still lacks, run one at a time by any number of workers.
 
-    A storage in a file (a journal, SQLite) has locks beside it, in the folder `<file>.claims`. Under the
-    study's, a worker counts the trials that are finished or run, and takes the next number if one is missing.
-    While it runs a trial it holds that trial's lock, which the system frees when the worker dies: the next
-    worker finds a trial that is running and free, fails it, and a new one takes its place. The file system
-    must have working locks, as local ones and NFS 4 have.
+    A storage in a file has locks beside it, in the folder `<file>.claims`. Under the study's, a worker counts
+    the trials that are finished or run, and takes the next number if one is missing. While it runs a trial it
+    holds that trial's lock, which the system frees when the worker dies: the next worker finds a trial that
+    is running and free, fails it, and a new one takes its place. The file system must have working locks.
 
-    In a database that is reached by its URL there are no such files, and its workers may share none. There a
-    running trial has Optuna's heartbeat, and counts as lost when it stops. Numbers are given by the database,
-    one by one; whoever gets one that as many earlier trials precede as the study should have gives it back.
+    In a database that is reached by its URL there are no such files. There a running trial has Optuna's
+    heartbeat, and counts as lost when it stops. Numbers are given by the database; whoever gets one that as
+    many earlier trials precede as the study should have gives it back.
 
-    Args:
-        study: as `optimize` goes on with it.
-        total: how many finished trials it should have.
-        place: where it lies.
-        listed: (parameter, values): what is tried in place of what the sampler draws.
+    total: how many finished trials the study should have.
+    listed: (parameter, values): what is tried in place of what the sampler draws.
     """
 
     def __init__(self, study: Study, total: int, place: Place, listed: tuple[str, Sequence] | None = None):
@@ -229,10 +218,8 @@ class Slots:
     def run_next(self, begin: Callable[[Trial], object], objective: Callable[[Trial], float]) -> bool:
         """Runs one more trial, unless all are finished or run by others. Returns whether it did.
 
-        Args:
-            begin: draws the trial's parameters, while no other worker draws.
-            objective: gives the trial's value. NaN makes it a failed trial, and so does an error, which is
-                raised again.
+        begin: draws the trial's parameters, while no other worker draws.
+        objective: gives the trial's value; NaN makes it a failed trial, and an error, which is raised again.
         """
         place, study, errors = self.place, self.study, []
         with quiet(), using(place), ExitStack() as claim, study_lock(place, study.study_name) as lock:

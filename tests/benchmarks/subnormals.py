@@ -22,7 +22,7 @@ import torch
 import bpfree
 from bpfree.experiments.experiment import build
 from bpfree.experiments.machine import machine
-from bpfree.training import subnormals
+from bpfree.training import numerics
 from bpfree.training.stopping import Stopping
 
 EPOCHS = 30
@@ -47,7 +47,7 @@ def main() -> None:
     for name in ("bp", "mf"):
         weights = {}
         for way in ("zero", "kept"):
-            with patch.object(subnormals, "flushed", nullcontext) if way == "kept" else nullcontext():
+            with patch.object(numerics, "flushed", nullcontext) if way == "kept" else nullcontext():
                 weights[way], passes = train(name, data, 2 if args.quick else EPOCHS)
             tables.append(passes.assign(algorithm=name, subnormal=way))
         zero, kept = weights.values()

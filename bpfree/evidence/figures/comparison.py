@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 
 from ...algorithms.arms import ARMS, look, ordered
 from ...experiments.protocols import BUDGETS
+from .. import stats
 from . import style
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
@@ -65,8 +66,8 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
 
     Args:
         records: as `bpfree.records` gives it. A filled mark is an arm's mean over seeds, its bars the sample
-            standard deviations. Where only some seeds have an energy it is theirs per pass, times the mean
-            passes of all. A panel holds all networks of its data set; BP's marks say which is which.
+            standard deviations; both are of the runs that have an energy of their own. A panel holds all
+            networks of its data set; BP's marks say which is which.
         published: as `experiments.published.results` gives it: open marks, a filling per source and protocol.
             Those joules are of the authors' machines.
     """
@@ -82,24 +83,25 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     for ax, (title, part) in zip(axes.flat, panels, strict=False):
         kind, obtained = style.joules(part)
         notes.append(obtained)
-        table = per_run(part[part["metric"].isin(["test_accuracy", "samples", f"total_{kind}_j"])])
+        energy = f"total_{kind}_j"
+        table = per_run(part[part["metric"].isin(["test_accuracy", energy])]).dropna(subset=energy)
         for (name, network), arm in table.groupby(level=["algorithm", "architecture"], sort=False):
-            spent = energies(arm, kind)
-            if spent.empty:
-                continue
-            point = _mark(ax, name, spent, arm["test_accuracy"])
+            point = _mark(ax, name, arm[energy], arm["test_accuracy"])
             if name == "bp" and part["architecture"].nunique() > 1:
                 style.annotate(ax, point, network, (6, -3), va="top")
         if published is not None:
             here = published["architecture"].isin(set(part["architecture"]))
             _draw_published(ax, published[here & (published["data"] == part["data"].iloc[0])], sources)
         ax.set_xscale("log")
-        low, high = ax.get_xlim()
-        if high < 100 * low:  # powers of ten alone would be two labels or none
-            style.label_125(ax.xaxis)
+        style.plain_log(ax.xaxis, *ax.get_xlim())
         ax.set_xlabel(f"energy of training (J, {kind})")
         ax.set_ylabel("test accuracy (%)")
-        ax.set_title(textwrap.fill(title, 100 // columns), loc="left", fontsize=8)
+        alone = part[part["key"].isin(table.index.get_level_values("key"))]
+        counts = [
+            style.counted(rows, part[part["architecture"] == network], width=105 // columns)
+            for network, rows in alone.groupby("architecture", sort=False)
+        ]
+        style.name_panel(ax, textwrap.fill(title, 84 // columns), "\n".join(counts))
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     open_mark = {"color": "#555555", "ls": "none", "marker": "o", "ms": 6}
@@ -108,7 +110,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     style.caption(
         figure,
         f"{'filled marks: ' if sources else ''}energy {' and '.join(dict.fromkeys(notes))}",
-        "means and sample standard deviations over seeds",
+        "means and sample standard deviations over the n runs that had their machine to themselves",
         "printed numbers: of the authors' machines, as they measured" if sources else "",
     )
     return figure
@@ -140,9 +142,9 @@ def ladder(records: pd.DataFrame) -> Figure:
     """From BP to Mono-Forward, one change a rung: accuracy, and what each change costs or saves.
 
     records: as `bpfree.records` gives it, of the algorithms in `RUNGS`. Left: a point per seed, a line at
-        their mean. Right: a bar from the cost of the rung before to this rung's (means over seeds), with the
-        factor; points are seeds. MF sequential without detaching stands beside the ladder (hatched), and both
-        it and MF interleaved start from MF-Joint.
+        their mean. Right: a bar from the cost of the rung before to this rung's (means over runs), with the
+        factor and how many runs the bar is of; points are runs. MF sequential without detaching stands beside
+        the ladder (an open bar), and both it and MF interleaved start from MF-Joint.
     """
     runs = with_baseline(finished(records[records["algorithm"].isin(RUNGS)]))
     parts = [(t, p) for t, p in style.facets(runs) if p["algorithm"].nunique() > 1]
@@ -162,16 +164,20 @@ def ladder(records: pd.DataFrame) -> Figure:
         line[0].set_xlabel("test accuracy (%)")
         line[1].set_xlabel(f"energy (J, {kind})" if obtained else "energy (J)")
         line[2].set_xlabel("time (s)")
-        labels = [f"{look(name).label}\n{RUNGS[name]}" for name in rungs]
+        runs_of, capped = style.runs_of(part), style.capped_runs(part)
+        labels = [
+            f"{look(name).label} ({style.n_of(runs_of[name], capped=capped.get(name, 0))})\n{RUNGS[name]}"
+            for name in rungs
+        ]
         line[0].set_yticks(range(len(rungs)), labels, fontsize=style.SMALL)
         line[0].invert_yaxis()
-        line[0].set_title(title, loc="left", fontsize=9, x=-0.9)
+        style.name_panel(line[0], title, x=-0.9)
         for ax in line:
             ax.grid(visible=False, axis="y")
     style.caption(
         figure,
-        "a point is a seed, bars lead from rung to rung by means over seeds, with their ratio",
-        f"hatched: {look(CORNER).label}, beside the ladder" if CORNER in set(runs["algorithm"]) else "",
+        "a point is a run, bars lead from rung to rung by the means of n runs, with their ratio",
+        f"open bar: {look(CORNER).label}, beside the ladder" if CORNER in set(runs["algorithm"]) else "",
         *dict.fromkeys(notes),
         "training, validation and prefix work; wall clock",
     )
@@ -197,26 +203,26 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
         if name not in means:
             continue
         start = means[before] if before else 0.0
-        how = {"color": look(name).colour, "ec": look(name).colour, "alpha": 0.45, "lw": 0.8}
-        hatch = "////" if name == CORNER else None
-        ax.barh(place, means[name] - start, left=start, height=0.55, hatch=hatch, **how)
+        ax.barh(place, means[name] - start, left=start, height=0.55, **style.bar(name, filled=name != CORNER))
         style.marks(ax, name, values[name], [place] * len(values[name]), ms=3.5, alpha=0.8)
         if before:
             ax.plot([start] * 2, [rungs.index(before) + 0.3, place + 0.3], color="#888888", lw=0.6, ls=":")
-            right = max(means[name], start, values[name].max())
-            style.annotate(ax, (right, place), f"×{means[name] / start:.2f}", (5, 0), va="center")
+        right, n = max(means[name], start, values[name].max()), style.n_of(len(values[name]))
+        text = f"×{means[name] / start:.2f}\n{n}" if before else n
+        style.annotate(ax, (right, place), text, (5, 0), va="center", linespacing=0.95)
         before = before if name == CORNER and before else name
     if means:
-        ax.set_xlim(0, 1.25 * max(values.max(), *means.values()))
+        ax.set_xlim(0, 1.35 * max(values.max(), *means.values()))
 
 
 @style.styled
 def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     """Energy as passes over the data × joules of a pass, as ratios to the baseline's, on a logarithmic axis.
 
-    records: as `bpfree.records` gives it. Means over seeds (see `factors`); without validation.
-        On this axis lengths add up: the upper bar is the ratio of passes, the lower one goes on from its end
-        by the ratio of joules per pass, and where that ends, at the mark, is the ratio of energies.
+    records: as `bpfree.records` gives it. All three are of the same pairs of runs (see `factors`), so that
+        their product is the energy that was found; without validation. On this axis lengths add up: the upper
+        bar is the ratio of passes, the lower one goes on from its end by the ratio of joules per pass, and
+        where that ends, at the mark, is the ratio of energies, with its interval.
     """
     runs = with_baseline(finished(records), baseline)
     parts = [(t, p, factors(p, baseline)) for t, p in style.facets(runs) if baseline in set(p["algorithm"])]
@@ -227,7 +233,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         )
     heights = [len(table) + 0.6 for *_, table in parts]
     figure, axes = style.new_figure(
-        rows=len(parts), height=0.7 + 0.36 * sum(heights), sharex=True, height_ratios=heights
+        rows=len(parts), height=1.1 + 0.36 * sum(heights), sharex=True, height_ratios=heights
     )
     notes = []
     for ax, (title, part, table) in zip(axes[:, 0], parts, strict=True):
@@ -236,15 +242,16 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
             how = {"height": 0.3, "ec": "black", "lw": 0.5}
             passes, energy = row["passes"], row["energy"]
             ax.barh(place - 0.17, passes - 1, left=1, color=style.BLUE, **how)
-            ax.barh(place + 0.17, energy - passes, left=passes, color=style.ORANGE, hatch="////", **how)
+            ax.barh(place + 0.17, energy - passes, left=passes, color=style.ORANGE, **how)
+            ax.plot([row["low"], row["high"]], [place] * 2, color=look(name).colour, lw=1.5, zorder=2.5)
             style.marks(ax, name, [energy], [place], ms=7, mec="white", mew=0.5, zorder=3)
-            text = f"{_three(passes)} × {_three(row['per_pass'])} = {_three(energy)}"
+            text = f"{_three(passes)} × {_three(row['per_pass'])} = {_three(energy)}, n = {row['n']:.0f}"
             ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
         ax.set_yticks(range(len(table)), [look(name).label for name in table.index], fontsize=8)
         ax.set_ylim(len(table) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
         ax.axvline(1.0, color="black", lw=0.8)
-        ax.set_title(title, loc="left", fontsize=9)
+        style.name_panel(ax, title)
         ax.set_xscale("log")
         style.label_125(ax.xaxis)
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
@@ -253,12 +260,18 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     bar = functools.partial(Rectangle, (0, 0), 1, 1, ec="black", lw=0.5)
     handles = [
         bar(fc=style.BLUE, label="passes over the data"),
-        bar(fc=style.ORANGE, hatch="////", label="joules of a pass"),
+        bar(fc=style.ORANGE, label="joules of a pass"),
         Line2D([], [], color="black", marker="o", ls="none", ms=6, label="energy: their product"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
-    what = "means over seeds; training and prefix work, without validation"
-    style.caption(figure, what, *dict.fromkeys(notes))
+    style.caption(
+        figure,
+        f"geometric means over n pairs of runs of one seed that had their machine to themselves, "
+        f"against {look(baseline).label}",
+        "line: 95 % interval of the energy (Student's), none of one pair",
+        "training and prefix work, without validation",
+        *dict.fromkeys(notes),
+    )
     return figure
 
 
@@ -268,36 +281,26 @@ def _three(ratio: float) -> str:
 
 
 def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
-    """By algorithm: passes, per_pass and energy as ratios to the baseline's means, of one facet.
+    """By algorithm: passes, per_pass and energy as ratios to the baseline's, of one facet.
 
-    Passes are of the seeds that both have; arms without one are left out. The joules of a pass are of the
-    runs whose joules are known, and the energy is the product.
+    Geometric means over the n seeds of which both have a run with joules of its own, so that the first two
+    multiply to the third; low, high: the interval of the energy. Arms without such a pair are left out.
     """
     kind, _ = style.joules(runs)
-    table = per_run(runs)
-    alone = table.dropna(subset=f"total_{kind}_j").groupby(level="algorithm").mean()
-    if baseline not in alone.index:
-        return pd.DataFrame()
-    spent = alone.reindex(columns=[f"train_{kind}_j", f"prefix_{kind}_j"]).fillna(0.0).sum(axis=1)
-    per_pass = spent / alone["samples"]
-    samples = table["samples"].groupby(level=["algorithm", "seed"]).mean()
+    table = per_run(runs).reindex(
+        columns=["samples", f"train_{kind}_j", f"prefix_{kind}_j", f"total_{kind}_j"]
+    )
+    table = table.dropna(subset=f"total_{kind}_j").droplevel(["architecture", "key"])
+    energy = table[[f"train_{kind}_j", f"prefix_{kind}_j"]].fillna(0.0).sum(axis=1)
+    logs = np.log(pd.DataFrame({"passes": table["samples"], "energy": energy}))
+    present = set(logs.index.get_level_values("algorithm"))
     rows = {}
-    for name in ordered(alone.index.drop(baseline)):
-        both = samples[name].index.intersection(samples[baseline].index)
-        if len(both):
-            passes = samples[name][both].mean() / samples[baseline][both].mean()
-            ratio = per_pass[name] / per_pass[baseline]
-            rows[name] = {"passes": passes, "per_pass": ratio, "energy": passes * ratio}
+    for name in ordered(present - {baseline}) if baseline in present else ():
+        pairs = {c: stats.paired(logs.loc[name, c], logs.loc[baseline, c]) for c in logs}
+        if not len(pairs["energy"]):
+            continue
+        passes, found = np.exp(pairs["passes"].mean()), stats.describe(pairs["energy"])
+        mean, low, high = np.exp([found.mean, found.low, found.high])
+        rows[name] = {"passes": passes, "per_pass": mean / passes, "energy": mean}
+        rows[name] |= {"low": low, "high": high, "n": found.n}
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def energies(arm: pd.DataFrame, kind: str) -> pd.Series:
-    """Joules of the runs of an arm that have them, on the scale of the mean passes of all its seeds.
-
-    How long a run trains varies more from seed to seed than what a pass costs, so the few runs that had their
-    machine to themselves are not taken for typical in their length.
-    """
-    spent = arm[f"total_{kind}_j"].dropna()
-    if "samples" not in arm or arm["samples"].isna().any():
-        return spent
-    return spent * (arm["samples"].mean() / arm.loc[spent.index, "samples"].mean())

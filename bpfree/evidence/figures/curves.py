@@ -17,6 +17,7 @@ METRICS = {
 }
 CLOCKS = {"pass": "passes over the data", "elapsed_s": "seconds"}
 POINTS = 100  # of the common grid of seconds
+SHARED = "; a run that shared its machine has none and is not drawn against them"
 
 
 @style.styled
@@ -32,7 +33,7 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
     figure, axes = style.new_figure(columns=len(metrics), rows=len(rows), height=0.75 + 2.1 * len(rows))
     for panels, (title, part) in zip(axes, rows, strict=True):
         clock = "elapsed_s" if part["elapsed_s"].notna().any() else "pass"
-        part = part.dropna(subset=clock)
+        recorded, part = part, part.dropna(subset=clock)
         for ax, metric in zip(panels, metrics, strict=True):
             for name in ordered(part["algorithm"]):
                 runs = part[part["algorithm"] == name].dropna(subset=metric)
@@ -47,13 +48,13 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
                 style.loss_scale(ax, part[metric])
             if part[metric].isna().all():
                 style.say(ax, "not recorded")
-        panels[0].set_title(title, loc="left", fontsize=9)
+        style.name_panel(panels[0], title, style.counted(part, recorded, epochs["algorithm"], width=125))
     style.legend(figure, ordered(epochs["algorithm"]))
     own = "training loss: each algorithm's own, Forward-Forward's summed over its layers: not one scale"
     style.caption(
         figure,
         "a line per seed and stage, a marker where a stage's weights were kept",
-        "seconds of training, validation and prefix work",
+        f"seconds of training, validation and prefix work{SHARED}",
         own if "train_loss" in metrics and len(ordered(epochs["algorithm"])) > 1 else "",
         _clock(epochs),
     )
@@ -85,14 +86,16 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
             if metric.endswith("loss"):
                 style.loss_scale(ax, part[metric])
         panels[0].set_ylabel(METRICS[metric])
-        panels[0].set_title(title, loc="left", fontsize=9)
+        style.name_panel(panels[0], title, style.counted(part, arms=epochs["algorithm"], width=60))
+        alone = part.dropna(subset="elapsed_s")
+        style.name_panel(panels[1], "", style.counted(alone, part, width=60))
     style.legend(figure, ordered(epochs["algorithm"]))
     style.caption(
         figure,
         "thick: mean over seeds as far as all of them train, each stage from the mean of its starts",
-        "band: ± sample standard deviation" if epochs["seed"].nunique() > 1 else "one seed: no band",
+        "band: ± sample standard deviation; n = 1 has none",
         "thin: the runs",
-        "dotted: a stage begins",
+        f"dotted: a stage begins{SHARED}",
         _clock(epochs),
     )
     return figure

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from scipy.optimize import nnls
 
 from ...algorithms.arms import look, ordered
+from ..memory import ARM, against_bp
 from ..order import arranged
 from ..runs import MIB
 from . import style
@@ -30,6 +31,14 @@ METRICS = {
 SWEEPS = {"depth": "hidden layers", "width": "units a layer", "batch": "batch size"}
 #: The powers of x in each sweep's law: a layer more costs a layer's work; weights grow as width squared.
 LAWS = {"depth": (0, 1), "width": (0, 1, 2), "batch": (0, 1)}
+HELD = {  # in memory, by account -> its label, colour and marker
+    "account": ("account of a step's tensors", style.BLUE, "o"),
+    "with_prefix": ("account with the kept prefix", style.ORANGE, "s"),
+    "rss": ("resident memory of the process above its start", "black", "D"),
+    "allocated": ("PyTorch's tensors on the GPU", style.GREEN, "^"),
+    "reserved": ("PyTorch's allocator on the GPU", "black", "D"),
+    "nvml": ("in use on the GPU (NVML) above its start", style.GREY, "v"),
+}
 SENSORS = {  # in the order of the bars
     "counter": ("energy counter", style.BLUE),
     "instant": ("instantaneous power, integrated", style.ORANGE),
@@ -51,6 +60,55 @@ def memory(accounts: pd.DataFrame) -> Figure:
     ax.plot(rows["peak"] / MIB, range(len(rows)), "|", color="black", ms=14, mew=2, label="peak")
     ax.set_xlabel("MiB")
     _legend_above(ax)
+    return figure
+
+
+@style.styled
+def memory_lines(table: pd.DataFrame) -> Figure:
+    """What training holds by several accounts, side by side: a panel per network, a line per arm.
+
+    table: as `tests/benchmarks/memory.py` writes it. A mark is a process of its own; beside the marks are the
+        means' ratios to backpropagation's, in the legend's order.
+    """
+    style.require(table, "bytes")
+    ratios = against_bp(table)
+    rows = arranged(table, "data", "architecture", "algorithm", "prefix")  # "kept" before "recomputed"
+    networks = [part for _, part in rows.groupby(["data", "architecture"], sort=False)]
+    heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 0.9 for part in networks]
+    figure, axes = style.new_figure(
+        rows=len(networks), height=0.9 + 0.29 * sum(heights), height_ratios=heights, sharex=True
+    )
+    held = [quantity for quantity in HELD if quantity in set(table["quantity"])]
+    for ax, part in zip(axes[:, 0], networks, strict=True):
+        arms = list(part.groupby(ARM, sort=False))
+        for place, (arm, rows) in enumerate(arms):
+            for offset, quantity in zip(np.linspace(-0.2, 0.2, len(held)), held, strict=True):
+                _, colour, marker = HELD[quantity]
+                values = rows.loc[rows["quantity"] == quantity, "value"] / MIB
+                ax.plot(values, [place + offset] * len(values), marker, color=colour, ms=4, mfc="none")
+            text = "   ".join(f"×{style.ratio(ratios.loc[arm, quantity])}" for quantity in held)
+            ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+        both = set(part.loc[part["prefix"] == "recomputed", "algorithm"])
+        names = [
+            f"{look(name).label}{f', prefix {way}' if name in both else ''} "
+            f"({style.n_of(int(ratios.loc[(*network, name, way), 'n']))})"
+            for (*network, name, way), _ in arms
+        ]
+        style.bars_named(ax, names, fontsize=8)
+        ax.grid(visible=True, axis="x")
+        style.name_panel(ax, f"{style.dataset(part['data'].iloc[0])}, {part['architecture'].iloc[0]}")
+        ax.set_xscale("log")
+    style.plain_log(axes[0, 0].xaxis, table["value"].min(), table["value"].max())
+    axes[-1, 0].set_xlabel("MiB (logarithmic)")
+    open_mark = {"mfc": "none", "ls": "none", "ms": 5}
+    marks = [Line2D([], [], color=c, marker=m, label=t, **open_mark) for t, c, m in map(HELD.get, held)]
+    figure.legend(handles=marks, loc="outside upper center", ncols=min(3, len(held)), fontsize=8)
+    style.caption(
+        figure,
+        "n: processes, each of one run, in random order, measured from after its data were loaded",
+        "right: means as ratios to backpropagation's, in the legend's order",
+        f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}",
+    )
     return figure
 
 
@@ -216,8 +274,11 @@ def pass_cost(table: pd.DataFrame) -> Figure:
         style.bars_named(panels[0], ways, fontsize=8)
         data, network = part[["data", "architecture"]].iloc[0]
         panels[0].set_title(f"images as of {style.dataset(data)}, {network}", loc="left", fontsize=9)
-    hatched = "hatched: the frozen layers below are computed again for every batch; elsewhere they are kept"
-    style.caption(figure, hatched, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
+    style.caption(
+        figure,
+        "open bars: the frozen layers below are computed again for every batch; elsewhere they are kept",
+        f"each measured once on {table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}",
+    )
     return figure
 
 
@@ -239,7 +300,8 @@ def subnormals(table: pd.DataFrame) -> Figure:
     figure.legend(title="subnormal numbers", loc="outside upper center", ncols=4, **small)
     data, network = table[["data", "architecture"]].iloc[0]
     ax.set_title(f"{style.dataset(data)}, {network}", loc="left", fontsize=9)
-    style.caption(figure, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
+    once = "one run of each"
+    style.caption(figure, once, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
     return figure
 
 
@@ -271,16 +333,15 @@ def sensors(table: pd.DataFrame) -> Figure:
     card, driver = table[["card", "driver"]].iloc[0]
     period = table.loc[table["sensor"] == "counter", "update_ms"].median()
     fresh = f"the counter has a new value every {period:.0f} ms" if np.isfinite(period) else ""
-    style.caption(figure, f"{card}, driver {driver}", fresh)
+    once = f"one window of {seconds.min():.0f} to {seconds.max():.0f} s of each kind of work, none repeated"
+    style.caption(figure, once, f"{card}, driver {driver}", fresh)
     return figure
 
 
 def _ratio_bars(ax: Axes, values: pd.Series, base: float | None) -> None:
     for place, ((name, way), value) in enumerate(values.items()):
-        how = {"color": look(name).colour, "ec": look(name).colour, "alpha": 0.55}
-        ax.barh(place, value, height=0.6, hatch="////" if way == "recomputed" else None, **how)
+        ax.barh(place, value, height=0.6, **style.bar(name, filled=way != "recomputed"))
         if base is not None:
-            text = f"×{value / base:.2f}" if value / base >= 0.1 else f"×{value / base:.2g}"
-            style.annotate(ax, (value, place), text, va="center")
+            style.annotate(ax, (value, place), f"×{style.ratio(value / base)}", va="center")
     ax.set_xlim(0, 1.18 * values.max())
     ax.grid(visible=False, axis="y")

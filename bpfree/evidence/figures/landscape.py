@@ -23,7 +23,7 @@ STEP = "step (1: as long as the weights)"
 def slices(evidence: pd.DataFrame) -> Figure:
     """Validation loss along random directions, and how far it rises above the trained weights' loss.
 
-    A thin line per seed and direction; a thick one for their mean.
+    A thin line per seed and direction; a thick one for their mean. What the steps add to the loss is 0 at 0.
     """
     rows = evidence[evidence["kind"] == "slice"]
     style.require(rows, "slices")
@@ -35,10 +35,11 @@ def slices(evidence: pd.DataFrame) -> Figure:
             )
             for ax, values in zip(axes, (mine, mine - mine.loc[0.0]), strict=True):
                 ax.plot(mine.index, values, color=look(name).colour, lw=0.6, alpha=0.3)
-                style.curve(ax, name, mine.index, values.mean(axis=1), ls="-", lw=1.8, label=look(name).label)
+                label = f"{look(name).label} ({_lines(mine)})"
+                style.curve(ax, name, mine.index, values.mean(axis=1), ls="-", lw=1.8, label=label)
         axes[0].set(xlabel=STEP, ylabel=LOSS)
         axes[1].set(xlabel=STEP, ylabel="its rise above step 0 (nats)")
-    figure.axes[0].legend()
+        axes[0].legend(fontsize=8)
     return figure
 
 
@@ -52,15 +53,16 @@ def line(evidence: pd.DataFrame) -> Figure:
     figure, panels = _rows_of_panels(rows, 2)
     metrics = {"loss": LOSS, "accuracy": "validation accuracy (%)"}
     for axes, arm in panels:
-        for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
+        for ax, (metric, quantity) in zip(axes, metrics.items(), strict=True):
             for _, run in arm.groupby("seed"):
                 ax.plot(run["x"], run[metric], color="#888888", lw=1)
             for x, name in ends.items():
                 found = arm.loc[arm["x"] == x, metric]
-                style.marks(ax, name, [x] * len(found), found, label=look(name).label)
+                label = f"{look(name).label} ({style.n_of(len(found))})"
+                style.marks(ax, name, [x] * len(found), found, label=label)
             way = f"from {look(ends[0.0]).label} (0) to {look(ends[1.0]).label} (1)"
-            ax.set(ylabel=label, xlabel=f"weights: {way}")
-    figure.axes[0].legend()
+            ax.set(ylabel=quantity, xlabel=f"weights: {way}")
+        axes[0].legend(fontsize=8)
     return figure
 
 
@@ -86,7 +88,8 @@ def plane(evidence: pd.DataFrame) -> Figure:
             )
             ax.contour(grid.columns, grid.index, grid, levels=levels, colors="white", linewidths=0.4)
             style.marks(ax, name, 0, 0, mec="white", ms=7)
-            ax.set(xlabel=f"{look(name).label}: {STEP}", aspect="equal")
+            seeds = " and ".join(f"{seed:g}" for seed in mine["seed"].unique())
+            ax.set(xlabel=f"{look(name).label}, seed {seeds}: {STEP}", aspect="equal")
             ax.grid(visible=False)
         axes[0].set_ylabel(STEP)
         bar = figure.colorbar(filled, ax=list(axes), ticks=levels[::3], format="%.2g", shrink=0.8)
@@ -97,16 +100,17 @@ def plane(evidence: pd.DataFrame) -> Figure:
 
 @style.styled
 def sharpness(evidence: pd.DataFrame) -> Figure:
-    """The Hessian's largest eigenvalue, and validation minus training loss and error; a point per run.
+    """The Hessian's largest eigenvalues, and validation minus training loss and error; a point per run.
 
     A grey line joins the runs of one seed.
     """
     runs = per_run(evidence)
     style.require(runs, "runs")
     columns = {
-        "eigenvalue": "largest Hessian eigenvalue",
-        "loss_gap": "validation − training loss (nats)",
-        "error_gap": "validation − training error (pp)",
+        "eigenvalue": "largest Hessian eigenvalue,\ntraining images",
+        "eigenvalue_val": "largest Hessian eigenvalue,\nvalidation images",
+        "loss_gap": "validation − training\nloss (nats)",
+        "error_gap": "validation − training\nerror (points)",
     }
     figure, panels = _rows_of_panels(runs, len(columns), height=2.6)
     for axes, arm in panels:
@@ -116,13 +120,20 @@ def sharpness(evidence: pd.DataFrame) -> Figure:
             ax.plot(range(len(names)), wide.T, color="#BBBBBB", lw=0.8, zorder=1)
             for position, name in enumerate(names):
                 style.marks(ax, name, [position] * len(wide), wide[name], ms=6)
-            ax.set_xticks(range(len(names)), [look(name).label for name in names])
+            counts = [f"{look(name).label}\n{style.n_of(wide[name].notna().sum())}" for name in names]
+            ax.set_xticks(range(len(names)), counts, fontsize=8)
             ax.set_xlim(-0.5, len(names) - 0.5)
             ax.margins(y=0.1)
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
             ax.set_ylabel(label)
             ax.grid(visible=False, axis="x")
     return figure
+
+
+def _lines(slices: pd.DataFrame) -> str:
+    """Of how many seeds and directions a mean of slices is; a column is one of each."""
+    seeds, directions = (slices.columns.get_level_values(level).nunique() for level in ("seed", "direction"))
+    return f"{style.n_of(seeds)}; {directions} direction{'s' if directions > 1 else ''} each"
 
 
 def _rows_of_panels(
@@ -132,5 +143,5 @@ def _rows_of_panels(
     arms = [arm for _, arm in rows.groupby(["data", "architecture", "protocol"], sort=False)]
     figure, grid = style.new_figure(columns=columns, rows=len(arms), height=height * len(arms), **options)
     for axes, arm in zip(grid, arms, strict=True):
-        axes[0].set_title(style.title_of(arm), fontsize=9, loc="left")
+        style.name_panel(axes[0], style.title_of(arm))
     return figure, zip(grid, arms, strict=True)

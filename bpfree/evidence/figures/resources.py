@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import permutations
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -42,7 +43,9 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         stages: mark where the stages of a sequential algorithm begin.
 
     A run that was over before the sampler came a second time has a mark and no line, or nothing at all of a
-    quantity that is a share of the time between two samples; the caption names it.
+    quantity that is a share of the time between two samples; the caption names it. Samples of a GPU from
+    before it worked without a pause are of warming up and are left out. The caption also names runs whose
+    memory begins where another's ends (`inherited`).
     """
     style.require(traces, "traces")
     arms = traces.groupby(["algorithm", "data", "architecture", "protocol"])
@@ -76,9 +79,8 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
             if label.endswith("(%)"):
                 ax.set_ylim(bottom=0)
             ax.margins(y=0.2 if stages else 0.05)  # room for the stages' names
-        axes[i][0].set_title(
-            title.replace("; 1 seed", f"; seed {part['seed'].iloc[0]}"), loc="left", fontsize=9
-        )
+        seeds = " and ".join(f"{seed:g}" for seed in part["seed"].unique())
+        style.name_panel(axes[i][0], f"{title}; one run each, seed {seeds}")
     style.legend(figure, ordered(traces["algorithm"]), marker=False)
     names = dict.fromkeys(parts[i][1]["data"].iloc[0] for i in sorted(without))
     where = f" for {', '.join(style.dataset(n) for n in names)}" if len(names) < len(parts) else ""
@@ -89,8 +91,50 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         if short
         else "",
         "dotted: a stage begins" if stages else "",
+        "the GPU's warm-up is left out" if (traces["device"] == "cuda").any() else "",
+        *(after_another(traces) if "memory" in quantities else ()),
     )
     return figure
+
+
+def inherited(traces: pd.DataFrame) -> pd.DataFrame:
+    """Runs whose memory on the GPU begins at exactly what another run's ended at, on the same network.
+
+    They ran in one process, one after the other: the later one has what the earlier one's allocator had
+    taken, so that the two lines cannot be compared. Columns: data, algorithm, after, memory (bytes).
+    """
+    memory = traces[(traces["device"] == "cuda") & (traces["quantity"] == "memory")].dropna(subset="value")
+    rows = []
+    for data, part in memory.sort_values("time_s").groupby("data", sort=False):
+        ends = part.groupby("algorithm", sort=False)["value"].agg(["first", "last"])
+        for name, after in permutations(ends.index, 2):
+            if ends.loc[name, "first"] == ends.loc[after, "last"] > ends.loc[after, "first"]:
+                rows.append((data, name, after, ends.loc[name, "first"]))
+    return pd.DataFrame(rows, columns=["data", "algorithm", "after", "memory"])
+
+
+def after_another(traces: pd.DataFrame) -> list[str]:
+    """A sentence for each pair of algorithms in `inherited`."""
+    said = []
+    for (name, after), pairs in inherited(traces).groupby(["algorithm", "after"], sort=False):
+        where = [f"{row.memory / MIB:.0f} MiB on {style.dataset(row.data)}" for row in pairs.itertuples()]
+        said.append(
+            f"{look(name).label}'s memory begins where {look(after).label}'s ends ({', '.join(where)}): it "
+            "ran after it in the same process, so that the lines do not compare the two"
+        )
+    return said
+
+
+def warmed(traces: pd.DataFrame) -> pd.DataFrame:
+    """Without each run's samples from before its GPU was busy at two samples in a row; others as they are."""
+    run = [c for c in ("algorithm", "data", "architecture", "protocol", "seed", "machine") if c in traces]
+    on_gpu = traces["channel"].str.startswith("gpu")
+    busy = traces[on_gpu & (traces["quantity"] == "utilisation")].sort_values("time_s")
+    works = busy.assign(works=(busy["value"] > 0).astype(int))
+    twice = works["works"] + works.groupby(run, dropna=False)["works"].shift(-1) == 2
+    begins = busy[twice].groupby(run, dropna=False)["time_s"].min().rename("begins")
+    since = traces[run].merge(begins.reset_index(), on=run, how="left")["begins"].fillna(0.0)
+    return traces[(traces["time_s"].to_numpy() >= since.to_numpy()) | ~on_gpu.to_numpy()]
 
 
 # The panels of the paper's figures.
@@ -102,12 +146,13 @@ memory_steps = partial(over_time, quantities=("memory",), stages=True)
 def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
     """(rows of the quantity or of its stand-in, in the axis's unit; the axis's label; what to say of it)."""
     on_gpu = part["device"] == "cuda"  # a run on the processor says nothing about a GPU beside it
-    gpu = on_gpu & part["channel"].str.startswith("gpu") & (part["quantity"] == quantity)
+    gpu = on_gpu & part["channel"].str.startswith("gpu")
     what = ""
-    if gpu.any():
-        rows = part[gpu].dropna(subset="value")
+    if (gpu & (part["quantity"] == quantity)).any():
+        rows = warmed(part[gpu])
+        rows, where = rows[rows["quantity"] == quantity].dropna(subset="value"), "GPU"
     else:
-        quantity, what = STAND_INS[quantity]
+        (quantity, what), where = STAND_INS[quantity], "process"
         if quantity is None:
             return part.iloc[:0], "", what
         rows = part[(part["channel"] == PROCESS) & (part["quantity"] == quantity)].dropna(subset="value")
@@ -115,7 +160,6 @@ def _series(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, str]:
             runs = rows.groupby("algorithm")["value"]
             rows = rows[(runs.cumcount() > 0) | (runs.transform("size") == 1)]
     label, factor = QUANTITIES[quantity]
-    where = "GPU" if gpu.any() else "process"
     return rows.assign(value=factor * rows["value"]), f"{where}:\n{label}", what
 
 

@@ -67,13 +67,15 @@ def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     style.require(epochs, "epochs")
     figure, (axes,) = style.new_figure(columns=2, sharey=True)
     title = {"val_loss": "validation cross-entropy (nats)", "val_accuracy": "validation accuracy (%)"}[metric]
+    capped = style.capped_runs(epochs)
     for ax, x, label in zip(axes, ("pass", "elapsed_s"), ("passes over the data", "seconds"), strict=True):
         for name in ordered(epochs["algorithm"]):
             runs = epochs[epochs["algorithm"] == name]
             for _, part in runs.groupby(["seed", "stage"], sort=False):
                 style.curve(ax, name, part[x], part[metric], lw=1, alpha=0.6)
             kept = runs[runs["kept"]]
-            style.marks(ax, name, kept[x], kept[metric], ms=5, label=look(name).label)
+            n = style.n_of(runs["seed"].nunique(), capped=capped.get(name, 0))
+            style.marks(ax, name, kept[x], kept[metric], ms=5, label=f"{look(name).label} ({n})")
         ax.set_xlabel(label)
     axes[0].set_ylabel(title)
     axes[0].legend()
@@ -97,14 +99,16 @@ def bill(records: pd.DataFrame) -> Figure:
     figure, (axes,) = style.new_figure(columns=3, height=2.4)
     present = ordered(finished["algorithm"])
     for ax, (metric, label) in zip(axes, panels.items(), strict=True):
-        rows = finished[finished["metric"] == metric]
+        rows = finished[finished["metric"] == metric].dropna(subset="value")
+        runs = style.runs_of(rows)
         for position, name in enumerate(present):
             values = rows.loc[rows["algorithm"] == name, "value"]
             ax.bar(position, values.mean(), color=look(name).colour, alpha=0.35, width=0.6)
             style.marks(ax, name, [position] * len(values), values, ms=5)
-        if not rows["value"].notna().any():
+        if rows.empty:
             style.say(ax, "not recorded")
-        ax.set_xticks(range(len(present)), [look(name).label for name in present])
+        names = [f"{look(name).label}\n{style.n_of(runs.get(name, 0))}" for name in present]
+        ax.set_xticks(range(len(present)), names, fontsize=8)
         ax.grid(visible=False, axis="x")
         ax.set_title(label, fontsize=9)
         if metric == "test_accuracy":  # differences of a point matter, and a bar from 0 would hide them
@@ -154,7 +158,8 @@ def readouts(records: pd.DataFrame) -> Figure:
     for k, name in enumerate(present):
         part = rows[rows["algorithm"] == name]
         x = part["readout"].map(place) + 0.7 * ((k + 0.5) / len(present) - 0.5)
-        style.marks(ax, name, x, part["value"], ms=5, alpha=0.8, label=look(name).label)
+        label = f"{look(name).label} ({style.n_of(style.runs_of(part)[name])})"
+        style.marks(ax, name, x, part["value"], ms=5, alpha=0.8, label=label)
     ax.set_xticks(range(len(place)), list(place))
     ax.set_ylabel("test accuracy (%)")
     ax.legend(fontsize=8)

@@ -15,10 +15,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.text import Annotation
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ... import data as data_sets
-from ...algorithms.arms import look
+from ...algorithms.arms import look, ordered
 from ...errors import InvalidInput
 from ..order import arranged
 
@@ -84,6 +85,18 @@ def new_figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) 
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def settle(figure: Figure) -> None:
+    """Lays a figure out now and rounds where its axes are.
+
+    The solver's last bits depend on where its variables lie in memory; of a figure of many unlike axes the
+    same table would give other bytes.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        ax.set_position([round(x, 6) for x in ax.get_position().bounds])
+
+
 def require(frame: pd.DataFrame, what: str) -> None:
     """Raises InvalidInput if there is nothing to draw."""
     if frame.empty:
@@ -143,8 +156,8 @@ def facets(frame: pd.DataFrame, by: Sequence[str] = FACET) -> list[tuple[str, pd
     keys = [c for c in by if c in frame]
     parts = [part for _, part in arranged(frame, *keys).groupby(keys, sort=False, dropna=False)]
     titles = [title_of(part) for part in parts]
-    if "machine" in keys:  # the last resort to tell two panels apart, however many seeds each has
-        arms = [title.rpartition(";")[0] for title in titles]
+    if "machine" in keys:  # the last resort to tell two panels apart
+        arms = list(titles)
         where = [(arm, part["device"].iloc[0]) for arm, part in zip(arms, parts, strict=True)]
         for i, (arm, device) in enumerate(where):
             if arms.count(arm) > 1:
@@ -154,7 +167,10 @@ def facets(frame: pd.DataFrame, by: Sequence[str] = FACET) -> list[tuple[str, pd
 
 
 def title_of(frame: pd.DataFrame) -> str:
-    """Data, networks, protocol and seeds; preset and precision where they are not the usual ones."""
+    """Data, networks and protocol; preset and precision where they are not the usual ones.
+
+    It counts nothing: each series of a panel has an n of its own (`counted`).
+    """
     names = []
     for (data, protocol), arms in frame.groupby(["data", "protocol"], sort=False):
         networks = ", ".join(arms["architecture"].drop_duplicates())
@@ -163,8 +179,58 @@ def title_of(frame: pd.DataFrame) -> str:
     for column, usual in (("preset", None), ("precision", "fp32")):
         found = sorted(set(frame[column].dropna().astype(str)) - {usual}) if column in frame else []
         title += f", {column} {' and '.join(found)}" if found else ""
-    seeds = frame["seed"].nunique()
-    return f"{title}; {seeds} seed{'s' if seeds > 1 else ''}"
+    return title
+
+
+def n_of(n: int, of: int | None = None, capped: int = 0) -> str:
+    """How many runs a line, a bar or a point is of: "n = 2 of 3, 1 at the cap"."""
+    text = f"n = {n}" if of in (None, n) else f"n = {n} of {of}"
+    return f"{text}, {capped} at the cap" if capped else text
+
+
+def runs_of(frame: pd.DataFrame) -> dict[str, int]:
+    """algorithm -> how many runs of it there are, in the order of tables."""
+    key = "key" if "key" in frame else "seed"
+    return {
+        name: frame.loc[frame["algorithm"] == name, key].nunique() for name in ordered(frame["algorithm"])
+    }
+
+
+def capped_runs(frame: pd.DataFrame) -> dict[str, int]:
+    """algorithm -> how many of its runs have a stage that ended at the cap on epochs, and might have gone on.
+
+    frame: epochs, or records, where the metric `stages_at_cap` says it.
+    """
+    if {"stage", "epoch", "max_epochs"} <= set(frame):
+        return runs_of(frame[frame["epoch"] >= pd.to_numeric(frame["max_epochs"])])
+    if "metric" in frame:
+        return runs_of(frame[(frame["metric"] == "stages_at_cap") & (frame["value"] > 0)])
+    return {}
+
+
+def counted(
+    shown: pd.DataFrame, recorded: pd.DataFrame | None = None, arms: Iterable[str] = (), width: int = 110
+) -> str:
+    """The n of every series of a panel, a line or two to stand below its title.
+
+    shown: the rows that are drawn; recorded: all there are, of which some may have nothing to be drawn.
+    arms: algorithms that the reader looks for here; of those without a run it says so.
+    """
+    own, every = runs_of(shown), runs_of(shown if recorded is None else recorded)
+    capped = capped_runs(shown)
+    n = {name: n_of(own.get(name, 0), every[name], capped.get(name, 0)) for name in every}
+    said = [f"{look(name).label}: {n.get(name, 'none')}" for name in ordered([*every, *arms])]
+    return textwrap.fill("; ".join(said), width)
+
+
+def name_panel(ax: Axes, title: str, counts: str = "", **how) -> None:
+    """A panel's title, and below it in small print the n of each of its series."""
+    lines = counts.count("\n") + 1 if counts else 0
+    ax.set_title(title, loc="left", fontsize=9, pad=4 + 9 * lines, **how)
+    if counts:
+        at = {"xycoords": ("axes fraction", "axes fraction"), "color": "#444444", "va": "bottom"}
+        words = annotate(ax, (how.get("x", 0.0), 1.0), counts, (0, 3), linespacing=1.1, **at)
+        words.set_in_layout(False)  # a line longer than its panel goes on over the next one's blank
 
 
 def dataset(name: str) -> str:
@@ -182,6 +248,19 @@ def loss_scale(ax: Axes, losses: pd.Series) -> None:
         ax.set_yscale("symlog", linthresh=positive.min())
     elif len(positive):
         ax.set_yscale("log")
+        plain_log(ax.yaxis, positive.min(), positive.max())
+
+
+def plain_log(axis, low: float, high: float) -> None:
+    """Labels of a logarithmic axis from low to high as plain numbers, some of them however short it is."""
+    if high < 8 * low:
+        axis.set_major_locator(MaxNLocator(3))
+    else:
+        axis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,))
+        )
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def label_125(*axes) -> None:
@@ -205,9 +284,22 @@ def bars_named(ax: Axes, labels: Sequence[str], **font) -> None:
     ax.grid(visible=False, axis="y")
 
 
-def annotate(ax: Axes, point: tuple, text: str, offset: tuple = (4, 0), size: float = SMALL, **how) -> None:
+def ratio(value: float) -> str:
+    """A ratio with two decimals, or two figures if it is small."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def bar(name: str, *, filled: bool = True) -> dict:
+    """How an algorithm's bar looks; an open one says that something is different about it."""
+    colour = look(name).colour
+    return {"fc": (colour, 0.45) if filled else "white", "ec": colour, "lw": 0.8 if filled else 1.4}
+
+
+def annotate(
+    ax: Axes, point: tuple, text: str, offset: tuple = (4, 0), size: float = SMALL, **how
+) -> Annotation:
     """Words some points of print away from a point."""
-    ax.annotate(text, point, xytext=offset, textcoords="offset points", fontsize=size, **how)
+    return ax.annotate(text, point, xytext=offset, textcoords="offset points", fontsize=size, **how)
 
 
 def name_stage(ax: Axes, stage: str, begin: float, colour: str) -> None:

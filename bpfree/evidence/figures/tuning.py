@@ -41,8 +41,12 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
             axes[0].set_ylim(*_upper_part(part))
         else:
             style.say(axes[0], "no trial ended with a finite loss")
-        if len(parts) > 1:
-            axes[0].set_title(style.dataset(part["data"].iloc[0]), loc="left", fontsize=9)
+        searches = (
+            part.groupby("algorithm")["study"].agg(["nunique", "size"]).reindex(ordered(part["algorithm"]))
+        )
+        counts = [f"{look(s.Index).label}: {s.nunique} of {s.size} trials" for s in searches.itertuples()]
+        name = style.dataset(part["data"].iloc[0]) if len(parts) > 1 else ""
+        style.name_panel(axes[0], name, f"searches: {'; '.join(counts)}")
     style.legend(figure, names, marker=False)
     below = sum(int((part["value"] < _upper_part(part)[0]).sum()) for part in parts)
     cut = f"{below} of {len(trials)} trials lie below" if below else ""

@@ -9,21 +9,29 @@ Each takes tidy records, and then, as keywords,
 Tables are of the data sets that the records have; without records, of all that the source has. Data that were
 not published (digits) show ours alone. Costs of different machines have rows of their own. A comparison of
 the published is of its printed means, which its own percentages do not always agree with.
+
+Every number has the n of its own series behind it. An algorithm stands below the BP runs that it is compared
+with: where ours are of several protocols or settings, BP has a row for each. "ours under" says which protocol
+and whose settings, and after how many trials; "at the cap" how many runs have stages that ended at the cap on
+epochs, and might have gone on.
 """
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from ...algorithms.arms import label, look
+from ...algorithms.arms import ARMS, label, look
 from ...data import dataset
 from ...errors import choose
 from ...experiments import published
-from ..compare import PRESETS, protocols_for
+from .. import stats
+from ..compare import PRESETS, beside, protocols_for
 from ..order import arranged
-from ..runs import COMPARISONS, NOT_RUN, Number, Ours, paper_flop
+from ..runs import NOT_RUN, Number, Ours, paper_flop
+from .summary import settings
 from .text import Quantity
 
 FAMILIES = ("ff", "cafo", "mf")
@@ -53,6 +61,15 @@ class Compared:
     def our_protocol(self) -> str:
         return self.runs["protocol"].iloc[0] if len(self.runs) else ""
 
+    @property
+    def ours_under(self) -> str:
+        """Our protocol, and whose settings."""
+        return ", ".join(filter(None, [self.our_protocol, *map(settings, self.runs[:1].to_dict("records"))]))
+
+    @property
+    def at_cap(self) -> str:
+        return stats.at_cap(self.runs["stages_at_cap"])
+
     def shown(self, metric: str) -> Quantity:
         """As it was printed."""
         return _cell(self.printed.get(metric, Number()), metric)
@@ -61,26 +78,30 @@ class Compared:
         """The printed mean against the printed mean of BP."""
         if self.algorithm == "bp" or metric not in self.printed or metric not in self.printed_bp:
             return Quantity()
-        value = COMPARISONS[how](self.printed[metric].mean, self.printed_bp[metric].mean)
+        value = stats.compared(how, self.printed[metric].mean, self.printed_bp[metric].mean)
         return _cell(Number(value), how, note)
 
     def on_machines(self) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
         """(what to call our numbers, our runs, BP's) of each machine."""
         machines = list(dict.fromkeys(self.runs["machine"]))
         for machine in machines:
-            name = f"ours, {self.our_protocol}" + (f" [{machine}]" if len(machines) > 1 else "")
+            own, bp = (runs[runs["machine"] == machine] for runs in (self.runs, self.bp))
+            alike = self.runs.loc[self.runs["device"] == own["device"].iat[0], "machine"].nunique() > 1
+            where = own["device"].iat[0] + (f" {machine}" if alike else "")
+            name = f"ours, {self.our_protocol}, {where}"
             name += "" if self.printed else f" ({NOT_PUBLISHED})"
-            yield name, *(runs[runs["machine"] == machine] for runs in (self.runs, self.bp))
+            yield name, own, bp
         if not machines:
             yield f"ours: {NOT_RUN}", self.runs, self.bp
 
 
+NOTICEABLE = 0.7  # percentage points: a difference above this asks for an explanation
 PLACES = {"test_accuracy": 2, "epochs": 1, "difference": 2, "change": 1, "ratio": 2}
 
 
 def _cell(number: Number, what: str, note: str = "") -> Quantity:
     sign = what in ("difference", "change")
-    return Quantity(number.mean, number.sd, PLACES[what], sign=sign, note=note)
+    return Quantity(number.mean, number.sd, PLACES[what], sign=sign, note=note, n=number.n)
 
 
 def performance(family: str, records: pd.DataFrame, *, source: str = "thesis", **how) -> pd.DataFrame:
@@ -101,10 +122,8 @@ def performance(family: str, records: pd.DataFrame, *, source: str = "thesis", *
                 "− BP (pp), ours": Quantity() if arm.algorithm == "bp" else _cell(gain, "difference"),
                 f"epochs, {source}": arm.shown("epochs"),
                 "epochs, ours": _cell(epochs, "epochs"),
-                f"seeds ({source} / ours)": " / ".join(
-                    str(number.n or "–") for number in (arm.printed.get("test_accuracy", Number()), accuracy)
-                ),
-                "our protocol": arm.our_protocol,
+                "ours under": arm.ours_under,
+                "at the cap": arm.at_cap,
             }
         )
     return pd.DataFrame(rows)
@@ -138,7 +157,8 @@ def efficiency(family: str, records: pd.DataFrame, *, source: str = "thesis", **
     for cells, numbers, kind, memory, word in found:
         for metric, (factor, unit) in scales.items():
             number = numbers.get(metric, Number())
-            cells[f"{AMOUNTS[metric]} ({unit})"] = Quantity(number.mean * factor, number.sd * factor)
+            n = 0 if metric == "sample_flop" else number.n  # counted
+            cells[f"{AMOUNTS[metric]} ({unit})"] = Quantity(number.mean * factor, number.sd * factor, n=n)
             if metric == "total_j":
                 cells["energy is"] = kind
         cells["memory (MiB)"] = Quantity(numbers.get(memory, Number()).mean, note=f"({word})")
@@ -152,7 +172,7 @@ AMOUNTS = {
     "total_j": "energy",
     "co2e_g": "CO2e",
     "power_w": "power",
-    "sample_flop": "one sample",
+    "sample_flop": "one sample by the papers' convention",
 }
 UNITS = {
     "total_s": ((1.0, "s"),),
@@ -166,8 +186,8 @@ UNITS = {
 def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> pd.DataFrame:
     """Every algorithm against BP on the same network: accuracy, epochs, time, energy and memory.
 
-    The paper's table 7. Changes are of means; ours pair the seeds that both have, on one machine. Where fewer
-    seeds have a cost than an accuracy, n says how many.
+    The paper's table 7. Changes of what was printed are of its means; ours pair the seeds that both have, on
+    one machine.
     """
     ours = Ours(records)
     rows = []
@@ -177,6 +197,7 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
         memory, word = MEMORY[source]
         measured = "measured" if "total_j" in arm.printed else ""
         found = [(source, arm.compared, memory, word, measured)] if arm.printed else []
+        cap = stats.at_cap(pd.concat([arm.runs["stages_at_cap"], arm.bp["stages_at_cap"]]))
         for name, runs, bp in arm.on_machines():
             [energy] = ours.comparison("total_j", "change", runs, bp)
             kind = energy.what.partition(":")[0] if energy.n else ""
@@ -193,6 +214,7 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
                     "energy (%)": against("total_j", "change"),
                     "energy is": kind,
                     "memory (%)": against(memory, "change", f"({word})"),
+                    "at the cap": "" if name == source else cap,
                 }
             )
     return pd.DataFrame(rows)
@@ -201,11 +223,11 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
 def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
     """What was reached and what it cost, in one row per arm of ours, with both sources' numbers beside it.
 
-    Costs are ratios to BP on the same network. Passes are of all seeds; time and energy of a pass of the runs
-    that were alone on their machine, and of several machines of one that measured energy, which is left out
-    where none did. "energy (× BP), ours" is passes times energy of a pass; beside it what the sources printed
-    (A100). "time (× BP), CPU" is of whole runs, seed by seed, on the processor that has most of them. Arms
-    that were not run are left out.
+    Accuracy and passes are of all seeds, on whichever of the devices they ran. Costs are ratios to BP on the
+    same network and machine, seed by seed, of the runs that had it to themselves: on a GPU those of a pass,
+    and the measured energy of whole runs; on a CPU the time of whole runs. Of several machines of a kind it
+    is the one with the most pairs; an empty cell has none. No product is formed of factors of different runs.
+    Beside them what the sources printed (A100). Arms that were not run are left out.
     """
     ours = Ours(records)
     found: dict[tuple, dict[str, Compared]] = {}
@@ -216,36 +238,107 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
     rows = []
     for by_source in found.values():
         arm = next(iter(by_source.values()))
-        accuracy = ours.number("test_accuracy", arm.runs)[0]
-        compared = functools.partial(ours.comparison, how="ratio", runs=arm.runs, partners=arm.bp)
-        [passes], times, joules = (compared(m) for m in ("epochs", "s_per_epoch", "j_per_epoch"))
-        # Of one machine: of the first that measured energy, or else of the first.
-        by_machine = list(zip(times, joules, strict=True))
-        time, joules = next((n for n in by_machine if n[1].what.startswith("measured")), by_machine[0])
-        on_cpu = set(arm.runs.loc[arm.runs["device"] == "cpu", "machine"])
-        whole = [n for n in compared("total_s") if n.machine in on_cpu and n.n]
-        cpu = max(whole, key=lambda n: n.n, default=Number())
-        if arm.algorithm == "bp":
-            passes = time = joules = cpu = Number()
-        measured = joules.what.startswith("measured")
-        summed = ours.number("test_accuracy[sum]", arm.runs)[0]
-        energy = Quantity(passes.mean * joules.mean, places=PLACES["ratio"])
+
+        def ratio(metric: str, device: str = "", arm: Compared = arm) -> Quantity:
+            numbers = [] if arm.algorithm == "bp" else ours.comparison(metric, "ratio", arm.runs, arm.bp)
+            there = [n for n in numbers if n.device == device and n.n and not n.what.startswith("estimated")]
+            return _cell(max(there, key=lambda n: n.n, default=Number()), "ratio")
+
         printed = {s: by_source[s].shown("test_accuracy") for s in USUAL if s in by_source}
         spent = {s: by_source[s].compared("total_j", "ratio") for s in USUAL if s in by_source}
+        accuracies = (ours.number(metric, arm.runs)[0] for metric in ("test_accuracy", "test_accuracy[sum]"))
+        accuracy, summed = (_cell(number, "test_accuracy") for number in accuracies)
         rows.append(
             {
                 "network": arm.network,
                 "algorithm": label(arm.algorithm),
-                "seeds": accuracy.n,
-                "accuracy (%), ours": _cell(accuracy, "test_accuracy"),
-                "by all layers (%)": _cell(summed, "test_accuracy"),
-                "passes (× BP)": _cell(passes, "ratio"),
-                "time of a pass": _cell(time, "ratio"),
-                "energy of a pass": _cell(joules, "ratio") if measured else Quantity(),
-                "energy (× BP), ours": energy if measured else Quantity(),
-                "time (× BP), CPU": _cell(cpu, "ratio"),
+                "settings": ", ".join(map(settings, arm.runs[:1].to_dict("records"))),
+                "devices": ", ".join(sorted(set(arm.runs["device"]))),
+                "accuracy (%), ours": accuracy,
+                "by all layers (%)": summed,
+                "at the cap": arm.at_cap,
+                "passes (× BP)": ratio("epochs"),
+                "time of a pass (× BP), GPU": ratio("s_per_epoch", "cuda"),
+                "energy of a pass (× BP), GPU": ratio("j_per_epoch", "cuda"),
+                "energy (× BP), GPU": ratio("total_j", "cuda"),
+                "time (× BP), CPU": ratio("total_s", "cpu"),
                 **{f"accuracy (%), {source}": printed.get(source) or "–" for source in USUAL},
                 **{f"energy (× BP), {source}": spent.get(source) or "–" for source in USUAL},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str = "mf") -> pd.DataFrame:
+    """How much of what our ratio of energies differs from the printed one by is passes, not cost of a pass.
+
+    A ratio of energies is that of passes times that of a pass's energy, so the logarithms of the quotients
+    (printed / ours) of the two add up to that of the whole. Ours are of the runs whose energy was measured,
+    on one machine; printed passes are the printed epochs, means or medians.
+
+    Returns: a row per network: the three ratios, printed and ours (with n), and the share of passes (%).
+    """
+    ours = Ours(records)
+    rows = []
+    for arm in arms(ours, [look(algorithm).family], source, our_protocol="convergence"):
+        printed = [m for m in ("epochs", "epochs_median", "total_j") if arm.compared(m, "ratio")]
+        numbers = ours.comparison("total_j", "ratio", arm.runs, arm.bp)
+        measured = [n for n in numbers if n.n and n.what.startswith("measured")]
+        if arm.algorithm != algorithm or len(printed) < 2 or not measured:
+            continue
+        whole = max(measured, key=lambda n: n.n)
+        alone = [r[(r["machine"] == whole.machine) & r["total_s"].notna()] for r in (arm.runs, arm.bp)]
+        [passes] = ours.comparison("epochs", "ratio", *alone)
+        theirs, all_theirs = (arm.compared(m, "ratio") for m in (printed[0], "total_j"))
+        share = math.log(theirs.mean / passes.mean) / math.log(all_theirs.mean / whole.mean)
+        rows.append(
+            {
+                "network": arm.network,
+                f"energy (× BP), {source}": all_theirs,
+                "energy (× BP), ours": _cell(whole, "ratio"),
+                f"passes (× BP), {source}": theirs,
+                "passes (× BP), ours": _cell(passes, "ratio"),
+                f"energy of a pass, {source}": Quantity(all_theirs.mean / theirs.mean, places=2),
+                "energy of a pass, ours": Quantity(whole.mean / passes.mean, places=2, n=whole.n),
+                "of the gap, passes are (%)": Quantity(100 * share, places=0, n=whole.n),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def agreement(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
+    """Every printed accuracy that we have runs beside, with the difference and how long each was trained.
+
+    records: as `bpfree.records` gives it. "noticeable": differences above `NOTICEABLE`; "epochs (× printed)":
+    ours, by our protocol, to those of the source, by its own.
+    """
+    place = ["data", "architecture", "algorithm", "source"]
+    what = {"metric": ["test_accuracy", "epochs", "epochs_median"], "variant": "", "baseline": ""}
+    table = pd.concat(
+        beside(records, our_protocol=our_protocol, source=source, protocol=protocol, **what)
+        for source, protocol in USUAL.items()
+    )
+    table = arranged(table[table["ours"].notna()], *place)
+    longer = table[table["metric"] != "test_accuracy"].drop_duplicates(place).set_index(place)["ratio"]
+    rows = []
+    for row in table[table["metric"] == "test_accuracy"].itertuples():
+        rows.append(
+            {
+                "network": f"{dataset(row.data)} {row.architecture}",
+                "algorithm": label(row.algorithm),
+                "source": row.source,
+                "printed (%)": Quantity(
+                    row.published,
+                    row.published_sd,
+                    2,
+                    n=0 if pd.isna(row.published_n) else int(row.published_n),
+                ),
+                "ours (%)": Quantity(row.ours, row.ours_sd, 2, n=int(row.ours_n)),
+                "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
+                "noticeable": "yes" if abs(row.difference) > NOTICEABLE else "",
+                "epochs (× printed)": Quantity(
+                    longer.get(tuple(getattr(row, c) for c in place), math.nan), places=1
+                ),
             }
         )
     return pd.DataFrame(rows)
@@ -264,7 +357,9 @@ def arms(
     protocol: str | None = None,
     our_protocol: str | None = None,
 ) -> list[Compared]:
-    """The arms of the families and BP on their networks, in the order of the tables.
+    """The arms of the families in the order of the tables, each below the BP that it is compared with.
+
+    Those that neither this package nor a run of ours has are left out ("any").
 
     Raises UnknownName for a source that has no such tables.
     """
@@ -276,18 +371,31 @@ def arms(
     if len(ours.runs):
         everything = everything[everything["data"].isin(set(ours.runs["data"]))]
     presets, found = (PRESETS[source], ""), []
-    for family in families:
-        mine = everything[everything["algorithm"].map(lambda name: look(name).family) == family]
-        baselines = mine.assign(algorithm="bp").drop_duplicates()
-        for data, architecture, algorithm in pd.concat([baselines, mine]).itertuples(index=False):
-            bp = _printed(table, data, architecture, "bp", (protocol, usual))
-            own = _printed(table, data, architecture, algorithm, (protocol,))
-            runs, partner = ours.pair((data, architecture, algorithm), wanted, presets)
-            printed = bp if algorithm == "bp" else own
-            if printed or len(runs):
-                found.append(Compared(data, architecture, algorithm, printed, bp, runs, partner))
-    places = pd.DataFrame([(a.data, a.architecture, a.algorithm) for a in found], columns=[*everything])
-    return [found[place] for place in arranged(places, *everything).index]
+    families, bp = list(families), (protocol, usual)
+    known = everything["algorithm"].isin([*ARMS, *ours.runs["algorithm"]])
+    mine = everything[known & everything["algorithm"].map(lambda name: look(name).family).isin(families)]
+    networks = pd.concat([mine.assign(algorithm="bp"), mine]).drop_duplicates(ignore_index=True)
+    for place, group in arranged(networks, *networks).groupby(["data", "architecture"], sort=False):
+        baselines, others = {}, []
+        printed_bp = _printed(table, *place, "bp", bp)
+        for name in group["algorithm"]:
+            own = printed_bp if name == "bp" else _printed(table, *place, name, (protocol,))
+            runs, partner = ours.pair((*place, name), wanted, presets)
+            if name == "bp":
+                usual_bp = runs
+            elif own or len(runs):
+                compared_with = partner if len(runs) else usual_bp
+                of = tuple(compared_with["key"])
+                baselines.setdefault(
+                    of, Compared(*place, "bp", printed_bp, printed_bp, compared_with, compared_with)
+                )
+                others.append((of, Compared(*place, name, own, printed_bp, runs, partner)))
+        if not others:
+            baselines[()] = Compared(*place, "bp", printed_bp, printed_bp, usual_bp, usual_bp)
+        for of, baseline in baselines.items():
+            found += [baseline] if baseline.printed or len(baseline.runs) else []
+            found += [arm for other, arm in others if other == of]
+    return found
 
 
 def _printed(
@@ -308,8 +416,7 @@ def _against(
     ours: Ours, runs: pd.DataFrame, bp: pd.DataFrame, metric: str, how: str, note: str = ""
 ) -> Quantity:
     [number] = ours.comparison(metric, how, runs, bp)
-    few = f"(n = {number.n})" if number.n < runs["seed"].nunique() else ""
-    return _cell(number, how, f"{few} {note}".strip())
+    return _cell(number, how, note)
 
 
 def _scale(metric: str, rows: list[Mapping[str, Number]]) -> tuple[float, str]:

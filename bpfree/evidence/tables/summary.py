@@ -1,62 +1,76 @@
 """What runs reached and cost: tables of records alone."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from ...algorithms.arms import label
 from ...data import dataset
 from ...energy.carbon import footprint
+from ...experiments import published, tuned
 from ..order import arranged
+from ..stats import KINDS, at_cap, one_kind, paired
 from .text import Quantity
 
 if TYPE_CHECKING:
     from ...experiments.store import Record
 
-ARM = ["data", "architecture", "protocol", "algorithm"]
 UNKNOWN = "not known"
 NET = {"bare": "the idle power", "context": "the idle power with a context on the GPU"}
 
 
 def summary(records: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and bill of every arm: mean ± sample standard deviation over seeds.
+    """Accuracy and bill of every arm: mean ± sample standard deviation, each with the n of its own seeds.
 
     records: as `bpfree.records` gives it. Energy is measured where that of all seeds was measured and
     estimated otherwise; the column `energy is` says which. It is gross: what the machine draws when idle is
-    in it. Costs of different machines are never pooled: an arm that ran on several has a row for each.
+    in it. Nothing is pooled: runs that differ in their protocol, settings, cap, precision, device or machine
+    have a row each.
 
     Which joules may be quoted: those of windows of fifty updates of their sensor, which are 5 s on a GPU,
     with nobody else at work (records that had company are left out), as a mean over three seeds at least. Of
     shorter windows only sums that are as long may be, or what `bpfree.energy.compare` repeats.
     """
     finished = records[records["status"] == "finished"]
+    finished = finished.reindex(columns=[*finished, *{"settings"} - set(finished)])
     machines = finished.dropna(subset="machine").drop_duplicates("key").set_index("key")["machine"]
-    wide = finished.pivot(index=[*ARM, "seed", "key"], columns="metric", values="value").reset_index()
+    kinds = ["data", "architecture", *KINDS, "algorithm", "device"]
+    runs = finished.drop_duplicates("key").set_index("key")[["seed", *kinds]]
+    wide = runs.join(finished.pivot(index="key", columns="metric", values="value")).reset_index()
     wide["machine"] = wide["key"].map(machines).astype(object).fillna("")  # of runs without costs: unknown
-    needed = ("test_accuracy", "epochs", "total_s", "total_measured_j", "total_estimated_j")
+    needed = ("test_accuracy", "epochs", "total_s", "total_measured_j", "total_estimated_j", "stages_at_cap")
     wide = wide.reindex(columns=[*wide, *(c for c in needed if c not in wide)])
     rows = []
-    for (data, network, protocol, name, _), runs in arranged(wide, *ARM).groupby(
-        [*ARM, "machine"], sort=False
+    by = [*kinds, "machine"]
+    for place, runs in arranged(wide, "data", "architecture", "protocol", "algorithm").groupby(
+        by, sort=False, dropna=False
     ):
+        what = dict(zip(by, place, strict=True))
         kind = "measured" if runs["total_measured_j"].notna().all() else "estimated"
         joules = runs[f"total_{kind}_j"]
         rows.append(
             {
-                "data": dataset(data),
-                "network": network,
-                "protocol": protocol,
-                "algorithm": label(name),
-                "seeds": len(runs),
+                "data": dataset(what["data"]),
+                "network": what["architecture"],
+                "protocol": what["protocol"],
+                "algorithm": label(what["algorithm"]),
+                "settings": settings(what),
+                "device": what["device"],
                 "test accuracy (%)": Quantity.of(runs["test_accuracy"], 2),
                 "epochs": Quantity.of(runs["epochs"], 1),
+                "at the cap": at_cap(runs["stages_at_cap"]),
                 "time (s)": Quantity.of(runs["total_s"]),
                 "energy (J)": Quantity.of(joules),
                 "energy is": kind if joules.notna().any() else "",
             }
         )
-    columns = ["data", "network", "protocol", "algorithm", "seeds", "test accuracy (%)", "epochs", "time (s)"]
-    return pd.DataFrame(rows, columns=[*columns, "energy (J)", "energy is"])
+    return pd.DataFrame(rows, columns=SUMMARY)
+
+
+SUMMARY = ["data", "network", "protocol", "algorithm", "settings", "device", "test accuracy (%)", "epochs"]
+SUMMARY += ["at the cap", "time (s)", "energy (J)", "energy is"]
 
 
 def bill(record: "Record", country: str) -> pd.DataFrame:
@@ -85,16 +99,21 @@ def bill(record: "Record", country: str) -> pd.DataFrame:
 
 
 def readouts(records: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy (%) of every read-out: mean ± sample standard deviation over seeds.
+    """Test accuracy (%) of every read-out: mean ± sample standard deviation over seeds, with its n.
 
-    records: of one protocol. A column per read-out: "last" layer, "sum" over layers, each layer alone.
+    A column per read-out: "last" layer, "sum" over layers, each layer alone. Raises InvalidInput for records
+    of one arm that are of several protocols, settings or caps.
     """
     names = records["metric"].str.extract(r"^test_accuracy\[(.+)\]$", expand=False)
     rows = records.assign(readout=names).dropna(subset="readout")
     if rows.empty:
         return pd.DataFrame(columns=["data", "network", "algorithm"])
+    one_kind(rows)
     where = ["data", "architecture", "algorithm", "readout"]
-    cells = {key: Quantity.of(part["value"], 2) for key, part in rows.groupby(where, sort=False)}
+    cells = {
+        key: Quantity.of(part.groupby("seed")["value"].mean(), 2)
+        for key, part in rows.groupby(where, sort=False)
+    }
     table = pd.Series(cells).unstack().fillna("").rename_axis(where[:3]).reset_index()
     table = table.assign(data=table["data"].map(dataset), algorithm=table["algorithm"].map(label))
     return table.rename(columns={"architecture": "network"})
@@ -103,25 +122,42 @@ def readouts(records: pd.DataFrame) -> pd.DataFrame:
 def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     """Why an algorithm takes its time: passes over the data × seconds per pass, as ratios to a baseline.
 
-    Means over seeds, of one machine. A pass is `samples` / the samples of one epoch of the baseline; the
-    seconds are those of training and prefix work, without validation. The product is the ratio of times.
-    Networks on which the baseline did not finish are left out.
+    Seed by seed, of the runs that have both. A pass is `samples` / the samples of one epoch of the baseline;
+    the seconds are those of training and prefix work, without validation. The product is the ratio of times.
+    Networks on which the baseline did not finish are left out. Raises InvalidInput for records of one arm
+    that are of several protocols, settings, caps or machines.
     """
     where = ["data", "architecture", "algorithm"]
-    wide = records.pivot_table(index=where, columns="metric", values="value")
+    rows = records[records["metric"].isin(["samples", "train_s", "prefix_s"])]
+    one_kind(rows, "machine")
+    wide = rows.pivot_table(index=[*where, "seed"], columns="metric", values="value")
     wide = wide.reindex(columns=["samples", "train_s", "prefix_s"])
-    wide["seconds"] = wide["train_s"] + wide["prefix_s"].fillna(0.0)
-    wide = arranged(wide.dropna(how="all").reset_index(), *where)
-    base = wide[wide["algorithm"] == baseline]
-    both = wide[wide["algorithm"] != baseline].merge(base, on=where[:2], suffixes=("", "_base"))
-    passes, time = both["samples"] / both["samples_base"], both["seconds"] / both["seconds_base"]
-    return pd.DataFrame(
-        {
-            "data": both["data"].map(dataset),
-            "network": both["architecture"],
-            "algorithm": both["algorithm"].map(label),
-            "passes": passes,
-            "× seconds per pass": time / passes,
-            "= seconds of training": time,
-        }
-    ).round(2)
+    seconds = wide["train_s"] + wide["prefix_s"].fillna(0.0)
+    wide = pd.DataFrame({"passes": wide["samples"], "cost": seconds / wide["samples"], "time": seconds})
+    arms = {place: part.droplevel(where) for place, part in wide.dropna().groupby(level=where, sort=False)}
+    found = []
+    for data, network, algorithm in arms:
+        own, base = arms[data, network, algorithm], arms.get((data, network, baseline))
+        if algorithm == baseline or base is None or own.index.intersection(base.index).empty:
+            continue
+        effects = paired(own, base, "ratio")
+        shown = [(np.exp(e.mean()), np.exp(e).std(ddof=1), len(e)) for _, e in effects.items()]
+        found.append((data, network, algorithm, *(Quantity(m, sd, 2, n=n) for m, sd, n in shown)))
+    columns = [*where, "passes", "× seconds per pass", "= seconds of training"]
+    table = arranged(pd.DataFrame(found, columns=columns), *where).reset_index(drop=True)
+    table = table.assign(data=table["data"].map(dataset), algorithm=table["algorithm"].map(label))
+    return table.rename(columns={"architecture": "network"})
+
+
+def settings(arm: Mapping) -> str:
+    """Where an arm's settings come from, and after how many trials where that is known."""
+    source, place = arm["settings"], [arm[column] for column in ("data", "architecture", "algorithm")]
+    if source == "tuned":
+        rows = tuned.table()
+        word = "tuned here"
+    elif source == "thesis":
+        rows, word = published.searches(source="thesis"), "thesis"
+    else:
+        return source if isinstance(source, str) else ""
+    trials = rows.loc[(rows[["data", "architecture", "algorithm"]] == place).all(axis=1), "trials"]
+    return f"{word} ({trials.iat[0]} trials)" if len(trials) else word

@@ -10,12 +10,13 @@ import pandas as pd
 class Quantity:
     """A mean with its spread, which stays a number until it is displayed: `float(cell)` is the mean.
 
-    As text it is "mean ± sd", never in powers of ten; the mean alone if there is no spread; "" for NaN, which
-    is false.
+    As text it is "mean ± sd (n = 3)", never in powers of ten; without the sd if there is no spread; "" for
+    NaN, which is false. A format takes the mean: f"{cell:.1f}".
 
     places: digits after the point; None: to the second figure of the sd, but four of the mean at most.
     sign: with a sign even if it is positive.
     note: words behind the number, such as its unit.
+    n: of how many values it is the mean; 0: that is not known, or it is no mean.
     """
 
     mean: float = math.nan
@@ -23,13 +24,16 @@ class Quantity:
     places: int | None = None
     sign: bool = False
     note: str = ""
+    n: int = 0
 
     @classmethod
     def of(cls, values: pd.Series, places: int | None = None) -> "Quantity":
-        """The mean and sample standard deviation of values, with a note of how many are known if not all."""
+        """The mean and sample standard deviation of the values that are known."""
         known = values.dropna()
-        note = f"({len(known)} of {len(values)})" if len(known) < len(values) else ""
-        return cls(known.mean(), known.std(ddof=1), places, note=note)
+        return cls(known.mean(), known.std(ddof=1), places, n=len(known))
+
+    def __format__(self, spec: str) -> str:
+        return format(self.mean, spec) if spec else str(self)
 
     def __float__(self) -> float:
         return float(self.mean)
@@ -47,7 +51,7 @@ class Quantity:
             places = max(0, min(places, 1 - _magnitude(spread))) if spread else places
         text = f"{self.mean:{'+' if self.sign else ''}.{places}f}"
         text += f" ± {self.sd:.{places}f}" if spread else ""
-        return f"{text} {self.note}".rstrip()
+        return " ".join(filter(None, [text, self.note, f"(n = {self.n})" if self.n else ""]))
 
 
 def _magnitude(value: float) -> int:

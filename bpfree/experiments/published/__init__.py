@@ -8,10 +8,10 @@ early stopping of Fashion-MNIST's CaFo-Rand) are left out, so that the rows say 
 
 `searches.csv`, one range a row: what the thesis' tuning was told to search, from there; see `searches`.
 
-`results.csv`, one printed number a row, see `results`. In this package's names wherever it has the thing:
-data sets, networks, algorithms, protocols ("legacy" is published, "A" convergence_loss and "B" matched). One
-unit a metric: energies were printed in Wh, operations in GFLOP, Hinton's, Zhao's and others' accuracies as
-errors; the rest is as printed. Where papers contradict each other, or themselves, both numbers are here.
+`results.csv`, one printed number a row, see `results`. In this package's names wherever it has the thing;
+of the protocols, "legacy" is published, "A" convergence_loss and "B" matched. One unit a metric: energies
+were printed in Wh, operations in GFLOP, Hinton's, Zhao's and others' accuracies as errors; the rest is as
+printed. Where papers contradict each other, or themselves, both numbers are here.
 """
 
 import ast

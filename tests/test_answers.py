@@ -1,0 +1,115 @@
+"""What chapters say of the committed runs, against the tables in figures/data, read with pandas alone."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bpfree.evidence import answers, gallery
+from bpfree.experiments import published
+
+DATA = Path(__file__).parent.parent / "figures" / "data"
+LINE = re.compile(r"- (\S+) (\S+): (.+) − BP = \*\*(.\S+) points\*\* \(n = (\d+)")
+CELL = re.compile(r"([\d.]+)(?: ± ([\d.]+))? \((\d+)\)")
+NAMES = {"MNIST": "mnist", "Fashion-MNIST": "fashion_mnist", "CIFAR-10": "cifar10"}
+
+
+@pytest.fixture(scope="module")
+def runs() -> pd.DataFrame:
+    """A row per run of chapter 05 on real data, under the rule of the book."""
+    rows = pd.read_csv(DATA / "runs.csv", dtype={"preset": str})
+    rows = rows[rows["chapters"].str.contains("05") & (rows["protocol"] == "convergence")]
+    return rows[rows["data"] != "digits"]
+
+
+def by_seed(runs: pd.DataFrame, column: str, network: str, algorithm: str, device: str = "") -> pd.Series:
+    data, architecture = network.split()
+    mine = runs[(runs["data"] == NAMES[data]) & (runs["architecture"] == architecture)]
+    mine = mine[(mine["algorithm"] == algorithm) & (mine["device"].eq(device) | (device == ""))]
+    return mine.groupby("seed")[column].mean().dropna()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "lines"),
+    [("mf", 3), ("mf_interleaved", 2), ("ff", 1), ("ff_sgd", 1), ("cafo_rand", 3), ("cafo_dfa", 2)],
+)
+def test_accuracy_against_backpropagation(runs, algorithm, lines):
+    said = LINE.findall(answers.against_bp(algorithm))
+    assert len(said) == lines
+    for data, architecture, _, points, n in said:
+        of = (f"{data} {architecture}", algorithm), (f"{data} {architecture}", "bp")
+        a, b = (by_seed(runs, "outcome test_accuracy", *arm) for arm in of)
+        differences = (a - b).dropna()
+        assert (float(points), int(n)) == (pytest.approx(differences.mean(), abs=0.0051), len(differences))
+
+
+def test_the_word_and_the_interval_are_those_of_the_forest():
+    table = gallery.against_bp(gallery.recorded("forest")).query("data != 'digits' and algorithm == 'mf'")
+    for line, row in zip(answers.against_bp("mf").splitlines(), table.itertuples(), strict=True):
+        assert f"n = {row.n}, 95 % interval {row.low:+.2f} to {row.high:+.2f};" in line
+        assert line.endswith(f"): {row.verdict.partition(' (')[0].lower()}")
+
+
+def test_whose_settings_and_which_hardware(runs):
+    lines = dict(line.partition(":")[::2] for line in answers.against_bp("mf", "cafo_rand_mse").splitlines())
+    assert "; GPU; settings of the thesis)" in lines["- CIFAR-10 3x2000"]
+    assert "; CPU and GPU; settings tuned here)" in lines["- MNIST 2x1000"]
+    assert "; GPU; settings by default, BP of the thesis)" in lines["- CIFAR-10 cnn"]
+
+
+@pytest.mark.parametrize(("where", "device"), [("here, CPU", "cpu"), ("here, GPU", "cuda")])
+def test_ratios_of_whole_runs(runs, where, device):
+    rows = answers.a_pass("mf").query("`measured by` == @where")
+    assert len(rows) >= 2
+    for network, _, *cells in rows.itertuples(index=False, name=None):
+        passes, of_a_pass, whole = (CELL.fullmatch(str(cell)) for cell in cells)
+        epochs = [by_seed(runs, "outcome epochs", network, name, device) for name in ("mf", "bp")]
+        paced = runs.assign(pace=runs["cost total_s"] / runs["outcome epochs"])
+        pace, seconds = (
+            [by_seed(paced, column, network, name, device) for name in ("mf", "bp")]
+            for column in ("pace", "cost total_s")
+        )
+        for cell, (a, b) in ((passes, epochs), (of_a_pass, pace), (whole, seconds)):
+            seeds = a.index.intersection(b.index)
+            assert int(cell[3]) == len(seeds)
+            each = a[seeds] / b[seeds]  # any mean of them lies between them
+            assert each.min() - 0.0051 <= float(cell[1]) <= each.max() + 0.0051
+            assert (cell[2] is None) == (len(seeds) == 1)
+
+
+def test_printed_ratios():
+    rows = answers.a_pass("cafo_rand").query("`measured by` == 'thesis'").set_index("network")
+    table = published.results(source="thesis", data="fashion_mnist", architecture="cnn", variant="")
+    mean = table.set_index(["algorithm", "metric"])["mean"]
+    epochs, seconds = (mean["cafo_rand", m] / mean["bp", m] for m in ("epochs", "total_s"))
+    cells = [float(cell) for cell in rows.loc["Fashion-MNIST cnn"].iloc[1:]]
+    assert cells == pytest.approx([epochs, seconds / epochs, seconds])
+
+
+def test_a_run_without_seconds_of_its_own_is_no_pair(monkeypatch):
+    recorded = gallery.recorded
+    whole = answers.a_pass("mf").set_index(["network", "measured by"])
+
+    def fewer(name):
+        table = recorded(name)
+        if name != "forest":
+            return table
+        seconds = table.query("unit == 's' and device == 'cpu' and data == 'mnist'")
+        return table.drop(seconds.index[seconds["seed"] == seconds["seed"].min()])
+
+    monkeypatch.setattr(gallery, "recorded", fewer)
+    left = answers.a_pass("mf").set_index(["network", "measured by"])
+    place = ("MNIST 2x1000", "here, CPU")
+    before, after = (int(CELL.fullmatch(str(t.loc[place, "time (× BP)"]))[3]) for t in (whole, left))
+    assert after == before - 1
+    assert str(whole.loc[place, "passes (× BP)"]) == str(left.loc[place, "passes (× BP)"])
+
+
+def test_what_a_stage_saves():
+    table = pd.read_csv(DATA / "pass_cost.csv").query("metric == 'train'")
+    for row in answers.saving("mf").itertuples(index=False):
+        mine = table[(table["data"] == row.data) & (table["architecture"] == row.architecture)]
+        train = mine.set_index(["algorithm", "prefix"])["value"]
+        kept, again = (train["mf", way] / train["bp", "kept"] for way in ("kept", "recomputed"))
+        assert row[2:] == pytest.approx((again, kept, 100 * (1 - again) / (1 - kept)))
