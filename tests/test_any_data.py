@@ -40,7 +40,9 @@ def execute(*options: object) -> list[str]:
         status = run_all.main([*map(str, options)])
     failed = [line for line in err.getvalue().splitlines() if "failed in" in line]
     assert status == (1 if failed else 0), err.getvalue()
-    assert out.getvalue().count(": ok,") + len(failed) == len([*Path(run_all.__file__).with_name("notebooks").glob("*.ipynb")])
+    assert out.getvalue().count(": ok,") + len(failed) == len(
+        [*Path(run_all.__file__).with_name("notebooks").glob("*.ipynb")]
+    )
     return failed
 
 
