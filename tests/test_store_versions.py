@@ -23,7 +23,6 @@ SMALL = {"architecture": "1x4", "max_epochs": 2, "device": "cpu"}
 BP = Experiment("bp", **SMALL)
 MF = Experiment("mf", hyperparameters={"lr": 0.01}, **SMALL)
 DIVERGED = Experiment("bp", options={"optimiser": "sgd"}, hyperparameters={"lr": 1e30}, **SMALL)
-FOLDER = Path("/tmp/before")  # where the data lay
 
 
 @pytest.fixture
@@ -56,12 +55,18 @@ def before(store, **where) -> dict:
     return found
 
 
+def paths(store) -> list[str]:
+    """Where the data of the two runs lay, one file and its copy."""
+    found = sorted(one["experiment"]["data"] for one in written(store).values())
+    return [path for path in found if path.endswith(".npz")]
+
+
 def test_the_same_experiments_are_read_and_not_trained(store, own):
     folders = set(written(store))
     bp, mf, mine = run_many([BP, MF, own], store, progress=False)
     assert bp.cost == before(store, algorithm="bp", data="digits", lr=1e-3)["cost"]
     assert mf.cost == before(store, algorithm="mf")["cost"]
-    assert mine.cost in [before(store, data=str(FOLDER / name))["cost"] for name in ("own.npz", "copy.npz")]
+    assert mine.cost in [before(store, data=path)["cost"] for path in paths(store)]
     assert bp.weights()
     assert mine.experiment.data == own.data
     with pytest.raises(TrainingDiverged, match="in stage 'network', epoch 1, at learning rate 1e"):
@@ -84,8 +89,9 @@ def test_their_tables_have_all_rows(store, own):
     assert len(table.drop_duplicates("key")) == 5
     assert table["key"].str[-64:].nunique() == 4
     seconds = table[table["metric"] == "total_s"].set_index("data")["value"]
-    for name in ("own.npz", "copy.npz"):  # which were trained each
-        assert seconds[str(FOLDER / name)] == before(store, data=str(FOLDER / name))["cost"]["total_s"]
+    assert [Path(path).name for path in paths(store)] == ["copy.npz", "own.npz"]  # which were trained each
+    for path in paths(store):
+        assert seconds[path] == before(store, data=path)["cost"]["total_s"]
     run(own, store, progress=False)
     assert records(store)["key"].nunique() == 6
 
