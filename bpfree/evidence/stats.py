@@ -327,13 +327,14 @@ def one_kind(records: pd.DataFrame, *columns: str) -> None:
     """
     arm = ["data", "architecture", "algorithm"]
     for column in (c for c in (*KINDS, *columns) if c in records):
-        rows = records.astype({column: object}).fillna({column: "none"})
-        rows = records.dropna(subset=column) if column in columns else rows
-        found = rows.groupby(arm, sort=False)[column].unique()
-        for place, several in found[found.map(len) > 1].items():
+        rows = records.dropna(subset=column) if column in columns else records
+        kinds = rows.groupby(arm, sort=False)[column].nunique(dropna=False)
+        for place in kinds.index[kinds > 1]:
+            own = rows.set_index(arm).loc[[place], column]
+            several = ["none" if pd.isna(kind) else str(kind) for kind in own.unique()]
             raise InvalidInput(
                 f"{place[2]} on {place[0]} {place[1]} has runs of several kinds, {column} "
-                f"{' and '.join(map(str, several))}, whose mean says nothing: pass those of one"
+                f"{' and '.join(several)}, whose mean says nothing: pass those of one"
             )
 
 

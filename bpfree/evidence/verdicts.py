@@ -185,7 +185,7 @@ def _row(claim: dict, ours: dict) -> dict:
     }
     if not ours:
         return row
-    style = {"places": PLACES[how], "sign": True}
+    style = {"places": PLACES.get(metric, PLACES[how]), "sign": True}
     mean, low, high = (float(SHOWN[how](ours[e])) for e in ("difference", "low", "high"))
     ends = [str(Quantity(end, **style)) for end in (low, high)]
     baseline = {"algorithm": ours["baseline"], "settings": ours["baseline_settings"]}

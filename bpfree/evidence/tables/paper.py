@@ -96,7 +96,7 @@ class Compared:
 
 
 NOTICEABLE = 0.7  # percentage points: a difference above this asks for an explanation
-PLACES = {"test_accuracy": 2, "epochs": 1, "difference": 2, "change": 1, "ratio": 2}
+PLACES = {"test_accuracy": 2, "val_loss": 3, "epochs": 1, "difference": 2, "change": 1, "ratio": 2}
 
 
 def _cell(number: Number, what: str, note: str = "") -> Quantity:
