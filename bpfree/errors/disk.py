@@ -33,6 +33,22 @@ def own_folder(kind: str) -> Path:
         raise InvalidInput(f"no folder for {kind} ({error}), nor one named in BPFREE_{NAMED[kind]}") from None
 
 
+def store_folder() -> Path:
+    """Where records are kept if no store is given: `BPFREE_STORE`, else in the user's data folder.
+
+    Raises InvalidInput if a file is there.
+    """
+    return checked_store(os.environ.get("BPFREE_STORE") or own_folder("data") / "records")
+
+
+def checked_store(root: str | os.PathLike) -> Path:
+    """The folder, which need not be there yet, as `given_path` has it. Raises InvalidInput for a file."""
+    folder = given_path(root)
+    if os.path.isfile(folder):
+        raise InvalidInput(f"store {folder} is a file: name a folder (the variable BPFREE_STORE, or store=)")
+    return folder
+
+
 def given_path(text: str | os.PathLike) -> Path:
     """A path as a user gives it, made absolute; ~ is the home folder.
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidInput, StorageFailed, TrainingDiverged, disk
 from ..training.history import REGIONS
+from .protocols import origin
 from .resolved import LABELS, Resolved
 
 if TYPE_CHECKING:
@@ -205,12 +206,8 @@ class Store:
     """
 
     def __init__(self, root: "Store | str | os.PathLike | None" = None):
-        given = root.root if isinstance(root, Store) else root or os.environ.get("BPFREE_STORE")
-        self.root = disk.given_path(given or disk.own_folder("data") / "records")
-        if os.path.isfile(self.root):
-            raise InvalidInput(
-                f"store {self.root} is a file: name a folder (the variable BPFREE_STORE, or store=)"
-            )
+        given = root.root if isinstance(root, Store) else root
+        self.root = disk.checked_store(given) if given else disk.store_folder()
 
     def __contains__(self, key: str) -> bool:
         """Whether anything lies under a key; whether it is whole, `read` says."""
@@ -584,8 +581,6 @@ def _named(frame: "pd.DataFrame", record: Record) -> "pd.DataFrame":
 
 
 def _rows(record: Record, key: str) -> Iterator[dict]:
-    from .protocols import origin  # here, because its settings come from a store
-
     what = {name: getattr(record.experiment, name) for name in FIELDS}
     fixed = {"key": key, **what, "settings": origin(record.experiment), "status": record.status}
     at_cap = stages_at_cap(record)

@@ -15,7 +15,6 @@ import pandas as pd
 
 from ..errors import InvalidInput, disk
 from .published import parse
-from .store import Store
 
 ARM = ["algorithm", "data", "architecture"]
 #: The study's name and number of trials, its cap on the epochs of every stage (none: the protocol's), seed,
@@ -27,7 +26,7 @@ SHIPPED = Path(__file__).with_name("tuned.csv")
 
 def store_path() -> Path:
     """Where this machine's tuned settings lie: `tuned.csv` in the default store."""
-    return Store().root / "tuned.csv"
+    return disk.store_folder() / "tuned.csv"
 
 
 def table() -> pd.DataFrame:
