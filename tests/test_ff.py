@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import arm, central_differences, losses_of, same, toy, weights
+from helpers import arm, central_differences, chance, losses_of, same, toy, weights
 from scipy.ndimage import correlate1d
 from scipy.stats import chisquare
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
@@ -17,6 +17,7 @@ from bpfree.data import load
 from bpfree.diagnostics import saved_bytes
 from bpfree.errors import InvalidInput
 from bpfree.training import Stopping, train
+from bpfree.training.chance import Chance
 from bpfree.training.stage import make_optimiser, step, stream
 
 LAST = Stopping(patience=None, restore="last")
@@ -126,7 +127,7 @@ def test_the_neutral_label_does_not_depend_on_the_class():
 
 def test_wrong_labels_are_never_true_and_uniform_over_the_others():
     labels = torch.arange(10).repeat(9000)
-    wrong = uniform_wrong(labels, 10, torch.Generator().manual_seed(0))
+    wrong = uniform_wrong(labels, 10, chance(0))
     counts = torch.zeros(10, 10, dtype=torch.long).index_put_(
         (labels, wrong), torch.tensor(1), accumulate=True
     )
@@ -138,7 +139,7 @@ def test_wrong_labels_are_never_true_and_uniform_over_the_others():
 def test_hard_labels_are_never_true_and_follow_the_softmax_over_the_wrong_ones():
     logits = torch.tensor([[4.0, 1.0, 0.0, -1.0]], dtype=torch.float64).expand(40_000, 4)
     labels = torch.arange(4).repeat(10_000)
-    wrong = hard_wrong(labels, logits, torch.Generator().manual_seed(0))
+    wrong = hard_wrong(labels, logits, chance(0))
     for c in range(4):
         others = [k for k in range(4) if k != c]
         expected = 10_000 * logits[0, others].softmax(0)
@@ -163,14 +164,14 @@ def test_the_rows_of_a_batch_are_the_images_with_true_and_with_wrong_labels():
     positive, negative = algorithm.contrast(
         data.x_train, data.y_train, torch.Generator().manual_seed(3)
     ).chunk(2)
-    wrong = uniform_wrong(data.y_train, 3, torch.Generator().manual_seed(3))
+    wrong = uniform_wrong(data.y_train, 3, chance(3))
     assert torch.equal(positive, algorithm.embed(data.x_train, data.y_train))
     assert torch.equal(negative, algorithm.embed(data.x_train, wrong))
 
 
 def test_every_pixel_of_a_hybrid_is_one_of_two_images_pixels():
     images = torch.arange(50.0).view(50, 1, 1, 1).expand(50, 1, 28, 28)
-    mixed = hybrids(images, torch.Generator().manual_seed(0))
+    mixed = hybrids(images, chance(0))
     assert mixed.shape == images.shape
     seen = [set(image.unique().tolist()) for image in mixed]
     partners = [(values - {float(n)}).pop() for n, values in enumerate(seen)]
@@ -179,11 +180,11 @@ def test_every_pixel_of_a_hybrid_is_one_of_two_images_pixels():
     )
     assert sorted(partners) == [float(n) for n in range(50)]  # each image is the partner of one other
     flat = torch.rand(20, 30)
-    assert hybrids(flat, torch.Generator().manual_seed(0)).shape == flat.shape
+    assert hybrids(flat, chance(0)).shape == flat.shape
 
 
 def test_masks_are_bits_blurred_and_thresholded():
-    mask = masks(200, 28, 20, torch.Generator().manual_seed(0), torch.device("cpu"))
+    mask = masks(200, 28, 20, chance(0))
     blurred = torch.rand(200, 1, 28, 20, generator=torch.Generator().manual_seed(0)).round().numpy()
     for _ in range(BLURS):
         for axis in (2, 3):
@@ -426,7 +427,7 @@ def test_training_resumes_from_its_state_to_the_last_bit():
         (stage,) = algorithm.stages()
         optimiser = make_optimiser(stage)  # SGD without momentum: it has no state of its own
         for n in numbers:
-            step(stage, optimiser, data.x_train, data.y_train, stream("resume", n))
+            step(stage, optimiser, data.x_train, data.y_train, Chance(stream("resume", n)))
 
     options = {"optimiser": "sgd", "momentum": 0.0, "lr": 0.05, "peer_weight": 1.0}
     whole, part, resumed = (initialised(**options) for _ in range(3))
@@ -544,7 +545,7 @@ def test_digits_are_learned_by_both_readouts(digits, on_digits):
 
 
 def test_positive_data_are_better_than_negative_data_in_every_layer(digits, on_digits):
-    wrong = uniform_wrong(digits.y_val, 10, torch.Generator().manual_seed(0))
+    wrong = uniform_wrong(digits.y_val, 10, chance(0))
     pairs = zip(
         on_digits.goodness(digits.x_val, digits.y_val), on_digits.goodness(digits.x_val, wrong), strict=True
     )
