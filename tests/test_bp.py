@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bpfree.algorithms import Backprop, DeepSupervision
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import UnknownName
+from bpfree.training.chance import stream
 from bpfree.training.loop import train
-from bpfree.training.stage import make_optimiser, step, stream
+from bpfree.training.stage import make_optimiser, step
 
 WIDTHS = (12, 5, 4)
 

@@ -17,8 +17,8 @@ from bpfree.data import load
 from bpfree.diagnostics import saved_bytes
 from bpfree.errors import InvalidInput
 from bpfree.training import Stopping, train
-from bpfree.training.chance import Chance
-from bpfree.training.stage import make_optimiser, step, stream
+from bpfree.training.chance import Chance, stream
+from bpfree.training.stage import make_optimiser, step
 
 LAST = Stopping(patience=None, restore="last")
 WIDTHS = (12, 8, 7, 6)
@@ -152,7 +152,7 @@ def test_hard_negatives_come_from_the_networks_own_mistakes():
     data, algorithm = toy(n=3000), initialised((12, 30, 30), negatives="hard")
     with torch.no_grad():  # a head that answers 2 to everything
         algorithm.heads["softmax"].weight[2] = 50.0
-    z = algorithm.contrast(data.x_train, data.y_train, torch.Generator().manual_seed(0))
+    z = algorithm.contrast(data.x_train, data.y_train, chance(0))
     assert torch.equal(z[:3000], algorithm.embed(data.x_train, data.y_train))
     wrong = z[3000:, :3].argmax(1)
     assert (wrong[data.y_train != 2] == 2).all()
@@ -161,9 +161,7 @@ def test_hard_negatives_come_from_the_networks_own_mistakes():
 
 def test_the_rows_of_a_batch_are_the_images_with_true_and_with_wrong_labels():
     data, algorithm = toy(), initialised()
-    positive, negative = algorithm.contrast(
-        data.x_train, data.y_train, torch.Generator().manual_seed(3)
-    ).chunk(2)
+    positive, negative = algorithm.contrast(data.x_train, data.y_train, chance(3)).chunk(2)
     wrong = uniform_wrong(data.y_train, 3, chance(3))
     assert torch.equal(positive, algorithm.embed(data.x_train, data.y_train))
     assert torch.equal(negative, algorithm.embed(data.x_train, wrong))
@@ -268,7 +266,7 @@ def test_the_gradient_is_the_analytic_one(squares):
     x = data.x_train.double()
     for loss in losses_of(algorithm.stages()[0], x, data.y_train):
         loss.backward()
-    z = algorithm.contrast(x, data.y_train, torch.Generator().manual_seed(0))
+    z = algorithm.contrast(x, data.y_train, chance(0))
     t = (torch.arange(140) < 70).double()
     for i, a in enumerate(by_hand(algorithm, z), start=1):
         w, b = layer(algorithm, i).values()
@@ -284,7 +282,7 @@ def test_the_gradient_is_the_analytic_one(squares):
 def test_the_losses_are_those_of_the_definition():
     """Binary cross-entropy of g − θ over the 2B rows, and peer normalisation."""
     algorithm, data = initialised(), toy()
-    z = algorithm.contrast(data.x_train, data.y_train, torch.Generator().manual_seed(0))
+    z = algorithm.contrast(data.x_train, data.y_train, chance(0))
     t = (torch.arange(140) < 70).float()
     losses = losses_of(algorithm.stages()[0], data.x_train, data.y_train)
     for a, loss, d in zip(by_hand(algorithm, z), losses, WIDTHS[1:], strict=True):
@@ -323,7 +321,7 @@ def test_gradients_match_finite_differences_of_each_local_loss(options):
 @pytest.mark.parametrize("relu_gradient", ["true", "full"])
 def test_the_gradient_of_a_local_loss_reaches_its_own_layer_only(passes, relu_gradient):
     algorithm, data = initialised(passes=passes, predict_by="softmax", relu_gradient=relu_gradient), toy()
-    losses = algorithm.stages()[0].losses(data.x_train, data.y_train, torch.Generator())
+    losses = algorithm.stages()[0].losses(data.x_train, data.y_train, chance())
     expected = [
         {"heads.softmax.weight"},
         *(set(layer(algorithm, i)) for i in (1, 2, 3) for _ in range(passes)),
@@ -345,7 +343,7 @@ def test_what_lies_above_a_layer_does_not_move_it(k):
                 for parameter in layer(algorithm, i).values():
                     parameter.mul_(1.0) if fill is None else parameter.fill_(fill)
         (stage,) = algorithm.stages()
-        step(stage, make_optimiser(stage), data.x_train, data.y_train, torch.Generator().manual_seed(0))
+        step(stage, make_optimiser(stage), data.x_train, data.y_train, chance(0))
         moved.append({n: p for i in range(1, k + 1) for n, p in layer(algorithm, i).items()})
         assert all(p.isfinite().all() for p in moved[-1].values())
         assert not fill or not same(layer(algorithm, k + 1), layer(initialised(), k + 1))
@@ -369,7 +367,7 @@ def test_two_passes_train_as_one_does():
     for passes in (1, 2):
         algorithm = initialised(passes=passes, optimiser="sgd", lr=0.1)
         (stage,) = algorithm.stages()
-        step(stage, make_optimiser(stage), data.x_train, data.y_train, torch.Generator().manual_seed(0))
+        step(stage, make_optimiser(stage), data.x_train, data.y_train, chance(0))
         ends.append(weights(algorithm))
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-5, atol=1e-6)

@@ -13,7 +13,8 @@ from bpfree.algorithms import MonoForward
 from bpfree.algorithms.networks import MLP
 from bpfree.errors import InvalidInput, TrainingDiverged
 from bpfree.training import Stopping, train
-from bpfree.training.stage import Group, freeze_all_but, make_optimiser, step, stream
+from bpfree.training.chance import stream
+from bpfree.training.stage import Group, freeze_all_but, make_optimiser, step
 
 LAST = Stopping(patience=None, restore="last")
 WIDTHS = (12, 8, 7, 6)

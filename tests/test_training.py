@@ -24,7 +24,7 @@ from bpfree.training import Stopping, train
 from bpfree.training.batches import Augmentation
 from bpfree.training.history import COST, OUTCOME
 from bpfree.training.prefix import VALIDATION_BATCH
-from bpfree.training.stage import SCHEDULES, Group, Stage, make_optimiser, step, stream
+from bpfree.training.stage import SCHEDULES, Group, Stage, make_optimiser, step
 
 NEVER = Stopping(patience=None, restore="last")
 VALIDATION = 40

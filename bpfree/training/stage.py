@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInput, choose
-from .chance import Chance, stream  # noqa: F401
+from .chance import Chance
 
 OPTIMISERS = ("adam", "adamw", "sgd")
 
