@@ -37,7 +37,7 @@ from bpfree.training import Augmentation
 from bpfree.training.batches import Data
 from bpfree.training.loop import pick_device
 
-SECONDS, AT_ONCE, EPOCHS = 2.5, 8, 10
+SECONDS, AT_ONCE, EPOCHS = 1.5, 8, 10
 RUNS = {
     ("fashion_mnist", "2x1000"): ("bp", "mf", "mf_interleaved", "mf_joint"),
     ("mnist", "3x1000"): ("bp", "ff"),
