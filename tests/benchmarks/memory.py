@@ -2,7 +2,7 @@
 
     python tests/benchmarks/memory.py               real data (BPFREE_DATA), a quarter of an hour on two cores
     python tests/benchmarks/memory.py --out PATH    somewhere else
-    python tests/benchmarks/memory.py --black       black images, as many and as large: what is held is the same
+    python tests/benchmarks/memory.py --black       black images, as many and as large, which are held alike
     python tests/benchmarks/memory.py --beside N    N runs at a time on a GPU; without what the device reports
     python tests/benchmarks/memory.py --quick       few images, in seconds: does it run?
 
@@ -137,15 +137,14 @@ def main() -> None:
     }
     rows = []
     todo = runs()
+    of_all = {"nvml"} if args.beside > 1 else set()  # what the device reports is of all its processes
     with ThreadPoolExecutor(args.beside) as pool:
         measured = pool.map(lambda run: in_a_process(*run[1:], args.images), todo)
-        for place, ((repeat, *what), found) in enumerate(
-            zip(todo, tqdm(measured, total=len(todo)), strict=True)
-        ):
-            of_all = {"nvml"} if args.beside > 1 else set()  # what the device reports is of all its processes
+        for place, found in enumerate(tqdm(measured, total=len(todo), unit="run")):
+            repeat, *what = todo[place]
             rows += [(*what, repeat, place, q, value) for q, value in found.items() if q not in of_all]
-    table = pd.DataFrame(rows, columns=COLUMNS).assign(unit="B", **where)
-    table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")
+            table = pd.DataFrame(rows, columns=COLUMNS).assign(unit="B", **where)
+            table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")
     print(f"{args.out}: {len(table)} rows")
 
 
