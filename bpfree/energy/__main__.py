@@ -21,6 +21,7 @@ EXAMPLES = f"""examples:
   {PROGRAM} --country POL -- python train.py
   {PROGRAM} --json --sources nvml-counter,rapl -- python train.py > energy.json
 """
+LOAD_S = 5.0
 WRONG, INTERRUPTED, NO_READER = 2, 130, 141  # exit statuses, as shells have them
 
 
@@ -37,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
-        usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]   or   %(prog)s --check [--json]",
+        usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]   or   %(prog)s --check [--load] [--json]",
         description="Measure the energy of a command, or list what can be measured on this machine. "
         "The report follows the command's output; the exit status is the command's.",
         epilog=EXAMPLES,
@@ -45,7 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--check", action="store_true", help="list the energy sources found here, and why others are not"
+        "--check",
+        action="store_true",
+        help="list the energy sources found here, why others are not, and what the sensors do in a second",
+    )
+    parser.add_argument(
+        "--load",
+        action="store_true",
+        help="with --check: watch the sensors under a load of 5 s, too, on the GPU if torch has one",
     )
     parser.add_argument(
         "--json",
@@ -136,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if options.check == bool(command):
         parser.error("give either --check or a command after --")
+    if options.load and not options.check:
+        parser.error("--load goes with --check: nothing is loaded while a command is measured")
     settings = {
         "country": options.country,
         "sources": options.sources.split(",") if options.sources else None,
@@ -145,7 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     try:
         if options.check:
-            found = check(**settings)
+            if options.load:
+                with suppress(ImportError):
+                    import torch  # noqa: F401  so that the load is the GPU's
+                settings["gpus"] = settings["gpus"] or "visible"
+            found = check(load_s=LOAD_S if options.load else 0.0, **settings)
             return _print(json.dumps([row._asdict() for row in found]) if options.json else str(found))
         meter = EnergyMeter(**settings, name=" ".join(command))
     except (ValueError, ModuleNotFoundError) as error:

@@ -187,7 +187,7 @@ def _waited_ns() -> int:
 class EstimateChannel:
     """CPU seconds times watts; status "estimated" always."""
 
-    source, name, kind, companion, own = SOURCE, CHANNEL, "cpu", None, False
+    source, name, kind, companion, own, poll_hz = SOURCE, CHANNEL, "cpu", None, False, 0.0
 
     def __init__(self, power: Watts, times: ProcessTimes) -> None:
         self.watts = power
@@ -200,9 +200,7 @@ class EstimateChannel:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def value(
-        self, a: Mark, b: Mark, seconds: float, companions: object = None, late_s: float = 0.0
-    ) -> EnergyValue:
+    def value(self, a: Mark, b: Mark, start_ns: int, stop_ns: int, companions: object = None) -> EnergyValue:
         """CPU seconds between the marks, times the watts and their bounds."""
         if b.faults > a.faults:
             return unavailable(SOURCE, CHANNEL, self.accumulator.fault, ("counter-fault",))

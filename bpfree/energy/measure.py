@@ -22,6 +22,19 @@ def measure_idle(seconds: float = 10.0, **options: Any) -> Reading:
     return meter.reading
 
 
+def idle_watts(seconds: float = 1.0, **options: Any) -> dict[str, float]:
+    """Watts of every measured channel while this process does nothing, of all visible GPUs; no wait if none.
+
+    A GPU draws more once a process has a context on it: what is shown depends on whether this one has.
+    """
+    with EnergyMeter(**{"name": "idle", "gpus": "visible", **options}) as meter:
+        if meter.selftest:
+            meter._sleep(seconds)
+    reading = meter.reading
+    measured = [v for v in reading.values if v.status == "measured" and v.primary]
+    return {v.channel: v.joules / reading.seconds for v in measured if "contention" not in v.flags}
+
+
 @overload
 def measure(function: Callable[P, R], /) -> Callable[P, R]: ...
 @overload

@@ -5,7 +5,8 @@
 - ``nvml-power``: the trapezoid of sampled power; NVML_FI_DEV_POWER_INSTANT where the driver has it, otherwise
   nvmlDeviceGetPowerUsage, which averages over 1 s on Ampere and newer except GA100 (NVML reference).
 
-NVIDIA documents no update period: 0.1 s is what an H200 was seen to take (tests/benchmarks/sensors.py). Yang
+NVIDIA documents no update period: 0.1 s is what an H200 was seen to take (tests/benchmarks/sensors.py); where
+a counter is seen to take longer, that is what its intervals are made of, and ``--check`` shows it. Yang
 et al. (2024, "Accurate and Convenient Energy Measurements for GPUs", SC24) found that A100 and H100 look at
 their power for only a quarter of the time: no interval here covers that. The tolerance of sampled power,
 ±5 W, is that of the nvidia-smi manual; for the counter none is documented.
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import cuda
-from .accumulator import Counter, Trapezoid
+from .accumulator import NS, Counter, Trapezoid
 from .channel import Found, SensorChannel, gap_ns, power_at
 
 COUNTER, POWER = "nvml-counter", "nvml-power"
@@ -33,6 +34,7 @@ UPDATE_PERIOD_S = 0.1
 AVERAGING_S = 1.0
 TOLERANCE_W = 5.0
 MOST_W = 3000.0
+VISIBLE = "visible"
 GPU_QUANTITIES = (("utilisation", "%"), ("sm_clock", "MHz"), ("temperature", "°C"), ("memory", "B"))
 
 
@@ -169,16 +171,17 @@ class Nvml:
 
         int(read())
         # 64 bits of millijoules never wrap: a backwards step can only be a reset.
-        counter = Counter(read, 1e-3, max_power_w=self._max_power_w(device))
+        counter = Counter(read, 1e-3, None, self._max_power_w(device), int(UPDATE_PERIOD_S * NS))
         return _channel(COUNTER, device, counter, UPDATE_PERIOD_S, "energy counter")
 
     def power(self, device: Device, hz: float) -> SensorChannel:
         """The sampled power's channel. Raises whatever NVML does where there is none."""
         read, method, period_s = self._power_reader(device)
         int(read())
-        trapezoid = Trapezoid(read, gap_ns(hz), self._max_power_w(device))
-        period_s = max(period_s, 1 / hz if hz else 0.0)
-        return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz)}", TOLERANCE_W)
+        trapezoid = Trapezoid(
+            read, gap_ns(UPDATE_PERIOD_S), self._max_power_w(device), int(UPDATE_PERIOD_S * NS)
+        )
+        return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz, period_s)}", TOLERANCE_W)
 
     def _max_power_w(self, device: Device) -> float:
         """More than the device can draw."""
@@ -246,6 +249,7 @@ def _channel(
     flags = ("mig-shared",) if device.shared else ()
     basis = f"{basis}, {device.name} {device.uuid}"
     name = device.channel
+    flags += () if source == COUNTER else ("sampled-power",)
     return SensorChannel(source, name, accumulator, period_s, basis, tolerance_w, flags, kind=name)
 
 
@@ -254,8 +258,10 @@ def discover(
 ) -> tuple[Nvml | None, list[Device]]:
     """Open NVML for these sources of it, add their channels to ``found``, and say why others are missing.
 
-    ``gpus`` are NVML's indices or UUIDs; None for the visible ones. Raises ValueError if these cannot be had.
+    ``gpus`` are NVML's indices or UUIDs; None or ``VISIBLE`` for the visible ones. Raises ValueError
+    if these cannot be had.
     """
+    gpus = None if gpus == VISIBLE else gpus
     try:
         session = Nvml()
     except NvmlUnavailable as error:

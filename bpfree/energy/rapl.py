@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from .accumulator import Counter
+from .accumulator import NS, Counter
 from .channel import Found, SensorChannel
 
 SOURCE = "rapl"
@@ -138,7 +138,7 @@ def discover(found: Found, root: Path = ROOT) -> None:
             opened[zone.channel] = read
             failed.pop(zone.channel, None)
             name, modulus = zone.channel, zone.range_uj
-            counter = Counter(read, UNIT_J, modulus, zone.max_power_w)
+            counter = Counter(read, UNIT_J, modulus, zone.max_power_w, int(UPDATE_PERIOD_S * NS))
             basis = "energy counter" + ("" if modulus else ", range unknown: a wrap would be a fault")
             found.channels.append(SensorChannel(SOURCE, name, counter, UPDATE_PERIOD_S, basis, close=close))
     for channel, why in failed.items():

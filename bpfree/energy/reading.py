@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 
 Status = Literal["measured", "estimated", "unavailable"]
 MACHINE = "machine"  # the channel of what measures the whole machine
-DISAGREE = "sources-disagree"  # two sensors of one channel, by more than twice what their intervals allow
+DISAGREE = "sources-disagree"  # two sensors of one channel, by more than their intervals allow
 
 
 @dataclass(frozen=True)
 class EnergyValue:
     """Energy of one channel in one window.
 
-    ``joules`` lies in [``low``, ``high``]: two edges of the sensor's update period times the power there,
-    plus the sensor's tolerance where its maker documents one. All three are None, never 0, when
-    ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the value belongs to the
-    totals of its reading. A second look at a channel that another source already measures does not, nor does
-    a part of what is measured as a whole: they are shown and not added. Neither does a sensor that could not
-    be read from the start. One that was lost in the middle does, and then there is no total. ``net_joules``
-    is ``joules`` less the idle baseline, if one was given.
+    ``joules`` lies in [``low``, ``high``]: of a counter what its updates around the window's edges leave
+    open, of sampled power what its samples do, plus the sensor's tolerance where its maker documents one.
+    A window inside one update has its share of it by time, and is flagged "attributed". All three are None,
+    never 0, when ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the value
+    belongs to the totals of its reading. A second look at a channel that another source already measures
+    does not, nor does a part of what is measured as a whole: they are shown and not added. Neither does a
+    sensor that could not be read from the start. One that was lost in the middle does, and then there is no
+    total. ``net_joules`` is ``joules`` less the idle baseline, if one was given.
     """
 
     source: str
@@ -105,12 +106,12 @@ def _nested(value: EnergyValue, primaries: Sequence[EnergyValue]) -> EnergyValue
 
 
 def _contradict(values: Sequence[EnergyValue]) -> bool:
-    """Do they differ by more than twice what their intervals allow, and by a twentieth at least?
+    """Do they differ by more than their intervals allow, and by a twentieth more?
 
     The twentieth because sensors of different make are never calibrated to the last joule.
     """
     low, high = max(v.low for v in values), min(v.high for v in values)
-    return low - high > max(sum(v.high - v.low for v in values) / 2, 0.05 * low)
+    return low - high > 0.05 * low
 
 
 @dataclass(frozen=True)

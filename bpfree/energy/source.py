@@ -136,9 +136,9 @@ def open_source(source: Source, hz: float) -> SensorChannel:
         accumulator = Counter(lambda: round(1e6 * source.read()), 1e-6, None, max_power_w, held_ns)
         basis, flags = "energy counter", ()
     else:
-        accumulator = Trapezoid(lambda: round(1e3 * source.read()), gap_ns(hz), max_power_w, held_ns)
-        basis, flags = power_at(hz), ("sampled-power",)
+        basis, flags = power_at(hz, period_s), ("sampled-power",)
         period_s = max(period_s, 1 / hz if hz else 0.0)
+        accumulator = Trapezoid(lambda: round(1e3 * source.read()), gap_ns(period_s), max_power_w, held_ns)
     return SensorChannel(
         name,
         source.channel,

@@ -152,11 +152,14 @@ class Watch:
         if self.tracing:
             self._record(now_ns, own_cores)
 
+    def gauges(self, device: Device) -> Sequence[float]:
+        return self._nvml.gauges(device)
+
     def _record(self, now_ns: int, own_cores: float) -> None:
         powers = [c.accumulator.power_w for c in self._powers]
         row = [float("nan") if p is None else p for p in powers]
         for device in self.use.devices:
-            row += self._nvml.gauges(device)
+            row += self.gauges(device)
         try:
             rss = psutil.Process().memory_info().rss
         except psutil.Error:

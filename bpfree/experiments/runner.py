@@ -10,13 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
 from .. import diagnostics
 from ..algorithms import Algorithm
 from ..data import read
-from ..energy import EnergyMeter
+from ..energy import EnergyMeter, idle_watts
 from ..errors import InvalidInput, TrainingDiverged
 from ..training.batches import Data
 from ..training.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from .machine import machine
 from .resolved import Resolved
 from .store import Record, RunLock, Store
 
+IDLE_S = 1.0  # of looking at what idling draws
 POLL_S = 1.0  # between two looks at what another process is training
 log = logging.getLogger("bpfree")
 
@@ -207,6 +209,7 @@ def _train(
 ) -> tuple[Algorithm | None, Record]:
     """Train as resolved, under a tracing meter; divergence is an outcome, too."""
     algorithm = error = None
+    idle = idle_power(torch.device(resolved.device))
     with EnergyMeter(trace=True) as meter:
         try:
             algorithm, history = train_resolved(
@@ -234,10 +237,43 @@ def _train(
         ],
         machine=machine(resolved.device),
         provenance=history.provenance,
+        meter=metered(meter, idle, history),
         error=error,
         contended=any("contention" in value.flags for value in meter.reading.values),
         resumed=checkpoint.resumed,
     )
+
+
+_idle: dict[str, dict[str, float]] = {}  # watts by channel, measured once in a process
+
+
+def idle_power(device: torch.device) -> dict[str, dict[str, float]]:
+    """Watts by channel while nothing runs: "bare", if this process had no context of CUDA yet, and "context".
+
+    It takes two seconds the first time, where there is a sensor, and nothing after that.
+    """
+    if not torch.cuda.is_initialized() and "bare" not in _idle:
+        _idle["bare"] = idle_watts(IDLE_S)
+    if device.type == "cuda" and "context" not in _idle:
+        torch.zeros(1, device=device)
+        _idle["context"] = idle_watts(IDLE_S)
+    return {kind: watts for kind, watts in _idle.items() if watts}
+
+
+def metered(meter: EnergyMeter, idle: dict[str, dict[str, float]], history: History) -> dict:
+    """What a record says of its meter, as plain values.
+
+    `idle_w`: watts by channel, "bare" and with a "context"; `net_measured_j`: the run's measured joules less
+    either of them, where every channel of the sum has one; `sensors`: `EnergyMeter.selftest`.
+    """
+    channels = [v.channel for v in meter.reading.values if v.status == "measured" and v.primary]
+    gross, seconds = history.total("measured_j"), history.total("s")
+    net = {
+        kind: gross - seconds * sum(watts[channel] for channel in channels)
+        for kind, watts in idle.items()
+        if gross is not None and channels and watts.keys() >= set(channels)
+    }
+    return {"idle_w": idle, "net_measured_j": net, "sensors": meter.selftest}
 
 
 _counted: dict[tuple, diagnostics.Counts] = {}  # of the arms that this process has trained

@@ -132,12 +132,13 @@ def train(
                         log.ended = "patience"
                         break
                     history.provenance = clock.provenance
-                    checkpoint.save(optimiser, keep)
+                    checkpoint.save(optimiser, keep, first=clock.settle)
                 log.ended = log.ended or length.ended_by(len(log.rows))
                 log.restored = keep.restore()
             for parameter in algorithm.parameters():
                 parameter.grad = None  # a finished stage keeps no gradients
             algorithm.stages_finished.fill_(number)
+            clock.settle()
             history.provenance = clock.provenance
             checkpoint.save()
             bars.stage_done()
@@ -153,6 +154,8 @@ def left_usable(algorithm: nn.Module, history: History, clock: Clock) -> Iterato
         error.history = history
         raise
     finally:
+        with suppress(Exception):  # of the meter; training may just have failed
+            clock.settle()
         history.provenance = clock.provenance or history.provenance
         algorithm.eval()
         for parameter in algorithm.parameters():
@@ -191,7 +194,10 @@ class Epochs:
             row = {"stage": stage.name, "epoch": epoch, "lr": optimiser.param_groups[0]["lr"]}
             row |= self.train(stage, source, optimiser, epoch, cap, cost)
             row |= self.validate(stage, source, cost)
-            rows.append(row | cost)
+            cost |= row
+            rows.append(cost)  # the dict itself, because the clock may correct its joules
+            if length.unit == "measured_j":
+                self.clock.settle()
             self.watch.check(rows[-1], lr=max(group["lr"] for group in optimiser.param_groups))
             yield rows[-1]
             cost = {}
@@ -209,7 +215,8 @@ class Epochs:
                 solved = True
         if solved:
             row |= self.validate(stage, source, spent)
-        rows.append(row | spent)
+        spent |= row
+        rows.append(spent)
         self.watch.check(rows[-1], solved=solved)
 
     def train(self, stage: Stage, source: BatchSource, optimiser, epoch: int, cap: int, cost: dict) -> dict:
