@@ -14,6 +14,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +72,7 @@ def until(condition) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from bpfree.experiments.store import RunLock
 claim = RunLock(Path(sys.argv[1]), "key")
 print(claim.take(), flush=True)
@@ -597,17 +599,25 @@ def test_a_record_says_what_its_joules_are_gross_and_net_of(tmp_path, monkeypatc
 
     looks = []
 
-    def idle_watts(seconds):
+    def measure_idle(seconds, **_):
         looks.append(seconds)
-        return {"machine": 50.0}
+        return SimpleNamespace(watts={"machine": 50.0})
 
     monkeypatch.setattr(runner, "EnergyMeter", lambda **how: EnergyMeter(sources=[Plug()], **how))
-    monkeypatch.setattr(runner, "idle_watts", idle_watts)
+    monkeypatch.setattr(runner, "measure_idle", measure_idle)
     monkeypatch.setattr(runner, "_idle", {})
     store = Store(tmp_path)
     record = run(small(), store, progress=False)
     run(small(seed=1), store, progress=False)
     assert len(looks) == 1  # once in a process
+    monkeypatch.setattr(runner, "_idle", {})
+    assert run(small(seed=2), store, progress=False).meter["idle_w"] == record.meter["idle_w"]
+    assert len(looks) == 1  # and on a machine
+    for kept in (tmp_path / "idle").iterdir():
+        os.utime(kept, (0, 0))
+    monkeypatch.setattr(runner, "_idle", {})
+    run(small(seed=3), store, progress=False)
+    assert len(looks) == 2  # but not for ever
     again = store.find(record.experiment)
     assert again.meter == record.meter
     assert record.meter["idle_w"] == {"bare": {"machine": 50.0}}
@@ -620,7 +630,9 @@ def test_a_record_says_what_its_joules_are_gross_and_net_of(tmp_path, monkeypatc
 
 
 def test_a_channel_whose_idle_power_is_not_known_leaves_no_net(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "idle_watts", lambda seconds: {"gpu:7": 50.0})
+    monkeypatch.setattr(
+        runner, "measure_idle", lambda seconds, **_: SimpleNamespace(watts={"gpu:7": 50.0})
+    )
     monkeypatch.setattr(runner, "_idle", {})
     record = run(small(), Store(tmp_path), progress=False)
     assert record.meter["net_measured_j"] == {}

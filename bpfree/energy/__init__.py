@@ -28,7 +28,7 @@ scipy for :func:`compare`.
 from .carbon import Footprint
 from .check import Check, check
 from .compare import Comparison, compare
-from .measure import idle_watts, measure, measure_idle
+from .measure import measure, measure_idle
 from .meter import SOURCES, EnergyMeter, Window
 from .reading import EnergyValue, Reading
 from .source import FileSource, Source
@@ -46,7 +46,6 @@ __all__ = [
     "Window",
     "check",
     "compare",
-    "idle_watts",
     "measure",
     "measure_idle",
 ]

@@ -18,6 +18,14 @@ MEANING = {
     "rapl": "CPU and DRAM energy counters",
     "estimate": "CPU time x assumed watts",
 }
+SEEN = {  # of a sensor's self-test, and how the table calls it
+    "period_s": "moves every (s)",
+    "assumed_s": "assumed (s)",
+    "idle_w": "idle (W)",
+    "load_w": "load (W)",
+    "agreement": "counter / power",
+    "faults": "faults",
+}
 
 
 class Row(NamedTuple):
@@ -47,25 +55,21 @@ class Check(tuple[Row, ...]):
         measured = [row.channel for row in self if row.status == "measured"]
         if not measured:
             return f"{table}\nNo energy sensor can be read here. Joules will be estimates, and labelled so."
-        columns = ("period_s", "assumed_s", "idle_w", "load_w", "agreement", "faults")
-        seen = [[row.source, row.channel, *map(row.seen.get, columns)] for row in self if row.seen]
-        headers = ["sensor", "channel", "moves every (s)", "assumed (s)", "idle (W)", "load (W)"]
-        headers += ["counter / power", "faults"]
-        tests = tabulate(seen, headers=headers, missingval="-", floatfmt=".4g")
-        verdict = f"Energy can be measured here: {', '.join(dict.fromkeys(measured))}."
-        return f"{table}\n\n{tests}\n{verdict}"
+        seen = [[row.source, row.channel, *map(row.seen.get, SEEN)] for row in self if row.seen]
+        tests = tabulate(seen, ["sensor", "channel", *SEEN.values()], missingval="-", floatfmt=".4g")
+        return f"{table}\n\n{tests}\nEnergy can be measured here: {', '.join(dict.fromkeys(measured))}."
 
 
 @contextmanager
 def working() -> Iterator[None]:
     """A steady load meanwhile: products of matrices on the GPU if torch has one, else one busy core."""
-    end = threading.Event()
+    end, step = threading.Event(), _step()
 
-    def work(step: Callable[[], object]) -> None:
+    def work() -> None:
         while not end.is_set():
             step()
 
-    thread = threading.Thread(target=work, args=(_step(),), daemon=True)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
         yield
@@ -92,37 +96,36 @@ def _step() -> Callable[[], object]:
 def check(seconds: float = 1.0, load_s: float = 0.0, **options: Any) -> Check:
     """Try every source and watch its sensor for ``seconds``, and under a load for ``load_s``.
 
-    ``options`` go to the meter.
+    ``options`` go to the meter. Where there is no sensor there is nothing to wait for.
     """
     with EnergyMeter(**{"gpus": None, "hz": 20.0, **options}) as meter:
+        sensors = bool(meter.selftest)
         idle, load = meter.window("idle"), meter.window("load")
         with idle:
-            meter._follow(seconds)
-        if load_s:
+            meter._follow(seconds * sensors)
+        if load_s and sensors:
             with working(), load:
                 meter._follow(load_s)
     tests, rows = meter.selftest, []
-    watts = {"idle_w": _watts(idle.reading), "load_w": _watts(load.reading) if load_s else {}}
+    idle_w = _watts(idle.reading)
+    load_w = _watts(load.reading) if load_s and sensors else {}
     for value in meter.reading.values:
         detail = value.reason or value.basis
         if flags := [f for f in value.flags if f != "short-window"]:
             detail += f" [{', '.join(flags)}]"
-        meaning = MEANING.get(value.source, "a source of your own")
         place = value.source, value.channel
         seen = tests.get(" ".join(place))
         if seen is not None:
-            seen = {**seen, **{name: by_place.get(place) for name, by_place in watts.items()}}
-            power = watts["load_w"].get(("nvml-power", value.channel))
+            seen = {**seen, "idle_w": idle_w.get(place), "load_w": load_w.get(place)}
+            power = load_w.get(("nvml-power", value.channel))
             if "agreement" in seen and power and seen["load_w"]:
                 seen["agreement"] = round(seen["load_w"] / power, 4)
+        meaning = MEANING.get(value.source, "a source of your own")
         rows.append(Row(value.source, meaning, value.channel, value.status, detail, seen))
     rows += [Row("rapl", MEANING["rapl"], channel, "left out", why) for channel, why in meter.ignored]
     return Check(rows)
 
 
 def _watts(reading: Reading) -> dict[tuple[str, str], float]:
-    return {
-        (v.source, v.channel): round(v.joules / reading.seconds, 3)
-        for v in reading.values
-        if v.status == "measured" and reading.seconds
-    }
+    measured = [v for v in reading.values if v.status == "measured"]
+    return {(v.source, v.channel): round(v.joules / reading.seconds, 3) for v in measured}

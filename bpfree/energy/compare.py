@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from .meter import EnergyMeter
-from .reading import Reading, joules
+from .reading import Reading, joules_text
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 LEAST_ROUNDS = 3
 STABLE_C = 1.0  # the temperature is stable if two windows end within so many degrees
 MOST_WARMUPS = 20
@@ -42,7 +42,7 @@ class Ratio:
         logs = [math.log(ratio) for ratio in ratios]
         mean = fmean(logs)
         error = stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.nan
-        half = error * t.ppf((1 + LEVEL) / 2, len(logs) - 1)
+        half = error * t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1)
         return cls(math.exp(mean), math.exp(mean - half), math.exp(mean + half), error)
 
     def __str__(self) -> str:
@@ -50,60 +50,78 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two: ``passes`` in each of its windows, and what a pass took in the mean."""
-
-    name: str
-    passes: int
-    joules: float | None
-    seconds: float
-    readings: tuple[Reading, ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` found.
+    """What :func:`compare` found. Where there are two of something, they are of a and of b.
 
     Attributes:
-        a, b: the two sides.
-        ratio: of the joules of a to those of b; None if they were not measured.
-        time_ratio: of the seconds.
-        rounds: of A B B A.
+        names, passes: what either is called, and how many passes make one of its windows.
+        readings: of its windows, in their order; two of each make a round.
         converged: whether the bound of the standard error was met, and not the cap.
         stable: whether the temperature was stable when the first round began; None where none is shown.
         temperature_c, clock_mhz: least and most seen at the windows' ends; None where none is shown.
-        flags: those of any window: a claim should have none but "sampled-power".
-        provenance: of the joules; where a window lacks them, of that one.
     """
 
-    a: Side
-    b: Side
-    ratio: Ratio | None
-    time_ratio: Ratio
-    rounds: int
+    names: tuple[str, str]
+    passes: tuple[int, int]
+    readings: tuple[tuple[Reading, ...], tuple[Reading, ...]] = field(repr=False)
     converged: bool
     stable: bool | None
     temperature_c: tuple[float, float] | None
     clock_mhz: tuple[float, float] | None
-    flags: tuple[str, ...]
-    provenance: str
+
+    @property
+    def rounds(self) -> int:
+        """Of A B B A."""
+        return len(self.readings[0]) // 2
+
+    def _rounds(self, what: str) -> list[list[float]] | None:
+        """Of a pass, in each round's mean; None if a window lacks it."""
+        found = [[getattr(reading, what) for reading in readings] for readings in self.readings]
+        if None in found[0] + found[1]:
+            return None
+        pairs = [zip(amounts[::2], amounts[1::2], strict=True) for amounts in found]
+        return [[fmean(p) / n for p in pair] for pair, n in zip(pairs, self.passes, strict=True)]
+
+    def of_a_pass(self, what: str = "measured_j") -> tuple[float, float] | None:
+        """Mean joules or ``"seconds"`` of a pass: any joules_text that a :class:`Reading` has; None if one lacks it."""
+        rounds = self._rounds(what)
+        return rounds and (fmean(rounds[0]), fmean(rounds[1]))
+
+    def ratio(self, what: str = "measured_j") -> Ratio | None:
+        """Of ``measured_j``, ``net_measured_j`` or ``seconds``; None if a window lacks it or has none to divide."""
+        rounds = self._rounds(what)
+        if rounds is None or min(rounds[0] + rounds[1]) <= 0:
+            return None
+        return Ratio.of([a / b for a, b in zip(*rounds, strict=True)])
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Those of any window: a claim should have none but "sampled-power"."""
+        values = [v for readings in self.readings for reading in readings for v in reading.values]
+        return tuple(sorted({flag for value in values if value.primary for flag in value.flags}))
+
+    @property
+    def provenance(self) -> str:
+        """Of the joules; where a window lacks them, of that one."""
+        every = [reading for readings in self.readings for reading in readings]
+        return min(every, key=lambda reading: reading.measured_j is not None).provenance
 
     def __str__(self) -> str:
+        spent, took = self.of_a_pass() or (None, None), self.of_a_pass("seconds")
         lines = [
-            f"{side.name}: {joules(side.joules)} and {side.seconds:.4g} s a pass "
-            f"({len(side.readings)} windows of {side.passes} passes)"
-            for side in (self.a, self.b)
+            f"{name}: {joules_text(j)} and {s:.4g} s a pass ({len(self.readings[0])} windows of {n} passes)"
+            for name, n, j, s in zip(self.names, self.passes, spent, took, strict=True)
         ]
-        names = f"{self.a.name} / {self.b.name}"
-        lines.append(f"joules, {names}: {self.ratio or 'not measured'}")
-        lines.append(f"seconds, {names}: {self.time_ratio}")
+        ratios = {"joules": self.ratio() or "not measured", "joules, net": self.ratio("net_measured_j")}
+        ratios["seconds"] = self.ratio("seconds")
+        lines += [f"{what}, {' / '.join(self.names)}: {ratio}" for what, ratio in ratios.items() if ratio]
         met = "" if self.converged else "; the cap was reached before the bound"
         lines.append(f"{self.rounds} rounds of A B B A; 95 % intervals{met}; {self.provenance}")
         if self.temperature_c:
             rising = "" if self.stable else ", still rising at the beginning"
             lines.append("{:.0f} to {:.0f} °C".format(*self.temperature_c) + rising)
         if self.clock_mhz:
-            lines[-1] += ", {:.0f} to {:.0f} MHz".format(*self.clock_mhz)
+            lines.append("{:.0f} to {:.0f} MHz".format(*self.clock_mhz))
         if self.flags:
             lines.append(f"flags: {', '.join(self.flags)}")
         return "\n".join(lines)
@@ -127,7 +145,7 @@ def compare(
             or of the seconds where no joules are measured.
         window_s: seconds of a window, at least.
         most_rounds: the cap.
-        options: of the :class:`EnergyMeter`.
+        options: of the :class:`EnergyMeter`; with ``idle_w`` there are net joules, too.
 
     Raises ValueError for a bound or a window that is not positive, or fewer than three rounds. What the
     functions raise goes through.
@@ -137,101 +155,51 @@ def compare(
             f"bound={bound!r}, window_s={window_s!r}, most_rounds={most_rounds!r}: give positive numbers, "
             f"and {LEAST_ROUNDS} rounds or more"
         )
+    if names[0] == names[1]:
+        raise ValueError(f"names={names!r}: give two different names")
+    work, passes, readings, gauges = (a, b), [1, 1], ([], []), []
     with EnergyMeter(**options) as meter:
-        bench = _Bench(meter, window_s, {names[0]: a, names[1]: b})
-        stable = bench.warm_up()
-        first, second = names
-        while len(bench.readings[first]) < 2 * most_rounds:
-            for name in (first, second, second, first):
-                bench.window(name)
-            ratio, time_ratio = bench.ratio("measured_j"), bench.ratio("seconds")
-            error = (ratio or time_ratio).error
-            rounds = len(bench.readings[first]) // 2
-            converged = rounds >= LEAST_ROUNDS and error <= bound
-            if converged:
-                break
-    readings = [reading for found in bench.readings.values() for reading in found]
-    return Comparison(
-        bench.side(first),
-        bench.side(second),
-        ratio,
-        time_ratio,
-        rounds,
-        converged,
-        stable,
-        *bench.extremes(),
-        tuple(sorted({flag for r in readings for v in r.values if v.primary for flag in v.flags})),
-        min(readings, key=lambda reading: reading.measured_j is not None).provenance,
-    )
+
+        def window(side: int) -> Reading:
+            with meter.window(names[side]) as opened:
+                for _ in range(passes[side]):
+                    work[side]()
+            return opened.settle()
+
+        for side in (0, 1):
+            window(side)  # compiles, allocates
+            while (seconds := window(side).seconds) < window_s:
+                more = math.ceil(1.1 * window_s / max(seconds, 1e-6) * passes[side])
+                passes[side] = min(max(more, passes[side] + 1), 100 * passes[side])
+        stable = _warm(meter, lambda: (window(0), window(1)))
+        while True:
+            for side in (0, 1, 1, 0):
+                readings[side].append(window(side))
+                gauges += meter.gauges().values()
+            found = Comparison(
+                names, tuple(passes), tuple(map(tuple, readings)), False, stable, *_extremes(gauges)
+            )
+            error = (found.ratio() or found.ratio("seconds")).error
+            converged = found.rounds >= LEAST_ROUNDS and error <= bound
+            if converged or found.rounds == most_rounds:
+                return replace(found, converged=converged)
 
 
-class _Bench:
-    """Windows of whole passes of each function."""
-
-    def __init__(self, meter: EnergyMeter, window_s: float, work: dict[str, Callable[[], object]]) -> None:
-        if len(work) < 2:
-            raise ValueError(f"names={tuple(work) * 2}: give two different names")
-        self.meter, self.work, self.window_s = meter, work, window_s
-        self.passes = dict.fromkeys(work, 1)
-        self.readings: dict[str, list[Reading]] = {name: [] for name in work}
-        self.gauges: list[dict[str, tuple[float, float]]] = []
-
-    def window(self, name: str, keep: bool = True) -> Reading:
-        with self.meter.window(name) as window:
-            for _ in range(self.passes[name]):
-                self.work[name]()
-        reading = window.settle()
-        if keep:
-            self.readings[name].append(reading)
-            self.gauges.append(self.meter.gauges())
-        return reading
-
-    def warm_up(self) -> bool | None:
-        """Finds how many passes make a window, and runs until two windows end at one temperature."""
-        for name in self.work:
-            self.window(name, keep=False)  # compiles, allocates
-            while (seconds := self.window(name, keep=False).seconds) < self.window_s:
-                more = math.ceil(1.1 * self.window_s / max(seconds, 1e-6) * self.passes[name])
-                self.passes[name] = min(max(more, self.passes[name] + 1), 100 * self.passes[name])
-        before: dict[str, tuple[float, float]] = {}
-        for _ in range(MOST_WARMUPS):
-            now = self.meter.gauges()
-            if not any(math.isfinite(celsius) for celsius, _ in now.values()):
-                return None
-            if before and all(abs(now[c][0] - before[c][0]) <= STABLE_C for c in before if c in now):
-                return True
-            before = now
-            for name in self.work:
-                self.window(name, keep=False)
-        return False
-
-    def _mean(self, name: str, what: str) -> float | None:
-        """Of a pass."""
-        found = [getattr(reading, what) for reading in self.readings[name]]
-        return None if None in found else fmean(found) / self.passes[name]
-
-    def ratio(self, what: str) -> Ratio | None:
-        """A round's ratio is that of two windows of the first to two of the second, pass by pass."""
-        first, second = (
-            [None if (amount := getattr(r, what)) is None else amount / self.passes[name] for r in found]
-            for name, found in self.readings.items()
-        )
-        if None in first + second or not all(first + second):
+def _warm(meter: EnergyMeter, work: Callable[[], object]) -> bool | None:
+    """Works until it ends twice at one temperature: whether it did, or None where none is shown."""
+    before: dict[str, tuple[float, float]] = {}
+    for _ in range(MOST_WARMUPS):
+        now = meter.gauges()
+        if not any(math.isfinite(celsius) for celsius, _ in now.values()):
             return None
-        ratios = [sum(first[k : k + 2]) / sum(second[k : k + 2]) for k in range(0, len(first), 2)]
-        return Ratio.of(ratios)
+        if before and all(abs(now[c][0] - before[c][0]) <= STABLE_C for c in before if c in now):
+            return True
+        before = now
+        work()
+    return False
 
-    def side(self, name: str) -> Side:
-        readings = tuple(self.readings[name])
-        return Side(
-            name, self.passes[name], self._mean(name, "measured_j"), self._mean(name, "seconds"), readings
-        )
 
-    def extremes(self) -> list[tuple[float, float] | None]:
-        """Least and most temperature and clock, of all GPUs in use."""
-        found = []
-        for quantity in range(2):
-            seen = [pair[quantity] for gauges in self.gauges for pair in gauges.values()]
-            seen = [value for value in seen if math.isfinite(value)]
-            found.append((min(seen), max(seen)) if seen else None)
-        return found
+def _extremes(gauges: Sequence[tuple[float, float]]) -> list[tuple[float, float] | None]:
+    """Least and most temperature and clock, of all GPUs in use."""
+    seen = [[value for value in values if math.isfinite(value)] for values in zip(*gauges, strict=True)]
+    return [(min(values), max(values)) if values else None for values in seen or ([], [])]

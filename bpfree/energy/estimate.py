@@ -24,7 +24,7 @@ import psutil
 from .accumulator import NS, Accumulator, Mark
 from .reading import EnergyValue, unavailable
 
-SOURCE = "estimate"
+ESTIMATE = "estimate"
 CHANNEL = "cpu:process"
 
 
@@ -187,7 +187,7 @@ def _waited_ns() -> int:
 class EstimateChannel:
     """CPU seconds times watts; status "estimated" always."""
 
-    source, name, kind, companion, own, poll_hz = SOURCE, CHANNEL, "cpu", None, False, 0.0
+    source, name, kind, companion, own, poll_hz = ESTIMATE, CHANNEL, "cpu", None, False, 0.0
 
     def __init__(self, power: Watts, times: ProcessTimes) -> None:
         self.watts = power
@@ -203,9 +203,9 @@ class EstimateChannel:
     def value(self, a: Mark, b: Mark, start_ns: int, stop_ns: int, companions: object = None) -> EnergyValue:
         """CPU seconds between the marks, times the watts and their bounds."""
         if b.faults > a.faults:
-            return unavailable(SOURCE, CHANNEL, self.accumulator.fault, ("counter-fault",))
+            return unavailable(ESTIMATE, CHANNEL, self.accumulator.fault, ("counter-fault",))
         cpu_s = (b.count - a.count) / NS
         low, central, high = (cpu_s * w for w in self.watts[:3])
         return EnergyValue(
-            SOURCE, CHANNEL, "estimated", central, low, high, basis=self.basis, reason=self.detail
+            ESTIMATE, CHANNEL, "estimated", central, low, high, basis=self.basis, reason=self.detail
         )

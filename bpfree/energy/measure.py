@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -16,23 +15,15 @@ Report = Callable[[Reading], object]
 
 
 def measure_idle(seconds: float = 10.0, **options: Any) -> Reading:
-    """Measure while doing nothing: a baseline for ``EnergyMeter(idle_w=...)``, whose options it takes."""
-    with EnergyMeter(name="idle", **options) as meter:
-        time.sleep(seconds)
-    return meter.reading
+    """Measure while doing nothing: a baseline for ``EnergyMeter(idle_w=...)``, whose options it takes.
 
-
-def idle_watts(seconds: float = 1.0, **options: Any) -> dict[str, float]:
-    """Watts of every measured channel while this process does nothing, of all visible GPUs; no wait if none.
-
-    A GPU draws more once a process has a context on it: what is shown depends on whether this one has.
+    Without a sensor it does not wait. A GPU draws more once a process has a context on it, which what is
+    measured depends on; ``gpus="visible"`` has those that this process does not use, too.
     """
-    with EnergyMeter(**{"name": "idle", "gpus": "visible", **options}) as meter:
+    with EnergyMeter(**{"name": "idle", **options}) as meter:
         if meter.selftest:
             meter._sleep(seconds)
-    reading = meter.reading
-    measured = [v for v in reading.values if v.status == "measured" and v.primary]
-    return {v.channel: v.joules / reading.seconds for v in measured if "contention" not in v.flags}
+    return meter.reading
 
 
 @overload
@@ -51,8 +42,7 @@ def measure(function=None, /, *, report=print, **options):
 
     @functools.wraps(function)
     def metered(*args: object, **kwargs: object) -> object:
-        meter = EnergyMeter(**{"name": function.__qualname__, **options})
-        with meter:
+        with EnergyMeter(**{"name": function.__qualname__, **options}) as meter:
             result = function(*args, **kwargs)
         metered.reading = meter.reading
         if report is not None:

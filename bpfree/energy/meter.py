@@ -16,7 +16,7 @@ from . import carbon, cuda, estimate, nvml, rapl
 from .accumulator import NS, Mark
 from .channel import Found
 from .crosscheck import Crosscheck, Tracker
-from .reading import Reading, settle, unavailable
+from .reading import Reading, billed, unavailable
 from .source import Source, open_source
 from .watch import GpuUse, Watch, contended
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 # In order of trust: of two sources that measure one channel the first is billed, the second is a cross-check.
-SOURCES = (nvml.COUNTER, nvml.POWER, rapl.SOURCE, estimate.SOURCE)
+SOURCES = (nvml.COUNTER, nvml.POWER, rapl.RAPL, estimate.ESTIMATE)
 MAX_HZ = 100.0
 FIRST_VISIT_S = 0.02  # the sampler's first visit waits until start() is long over
 SETTLE_S = 0.3  # how long the end of a meter waits for the sensors' next update
@@ -153,7 +153,7 @@ class EnergyMeter:
         self.name = name
         self.country = country
         self.hz = hz
-        own, known = _known(sources)
+        own, known = _sorted_out(sources)
         self._clock, self._sleep = _clock, _sleep
         self._idle = _baseline(idle_w)
         self._lock = threading.Lock()
@@ -167,10 +167,10 @@ class EnergyMeter:
         if gpus is not None and not wanted:
             raise ValueError(f"gpus={gpus!r} without an NVML source: add one of {nvml.COUNTER}, {nvml.POWER}")
         self._times = estimate.ProcessTimes()
-        session, devices = nvml.discover(found, wanted, gpus, hz) if wanted else (None, [])
-        if rapl.SOURCE in known:
-            rapl.discover(found, Path(powercap))
-        if estimate.SOURCE in known:
+        session, devices = nvml.open_gpus(found, wanted, gpus, hz) if wanted else (None, [])
+        if rapl.RAPL in known:
+            rapl.open_zones(found, Path(powercap))
+        if estimate.ESTIMATE in known:
             found.channels.append(estimate.EstimateChannel(power, self._times))
         self._channels, self._missing = found.channels, found.missing
         self.ignored = found.ignored  # counters left out on purpose, and why
@@ -270,10 +270,7 @@ class EnergyMeter:
         """
         if self._tracker is None:
             raise RuntimeError("Nothing was cross-checked: make the meter with crosscheck='codecarbon'")
-        found = self._tracker.against(self.reading)
-        if self._tracker.failure:
-            raise RuntimeError(f"The cross-check failed: {self._tracker.failure}")
-        return found
+        return self._tracker.against(self.reading)
 
     def gauges(self) -> dict[str, tuple[float, float]]:
         """Temperature (°C) and SM clock (MHz) now of every GPU that is measured; NaN where unsupported."""
@@ -295,7 +292,7 @@ class EnergyMeter:
         tests, joules = {}, {}
         for index, channel in enumerate(self._channels):
             sensor = channel.accumulator
-            if channel.source == estimate.SOURCE:
+            if channel.source == estimate.ESTIMATE:
                 continue
             joules[index] = sensor.count * sensor.unit_j
             period_s = sensor.period_s
@@ -432,7 +429,7 @@ class EnergyMeter:
         return Reading(
             name,
             seconds,
-            settle(values, self.sources),
+            billed(values, self.sources),
             self.country,
             (b.overhead_ns - a.overhead_ns) / NS,
             None if isinstance(self._idle, Mapping) else self._idle,
@@ -447,7 +444,7 @@ def _close_all(channels: Sequence, session: nvml.Nvml | None) -> None:
         session.close()
 
 
-def _known(sources: Sequence[str | Source] | None) -> tuple[list[Source], tuple[str, ...]]:
+def _sorted_out(sources: Sequence[str | Source] | None) -> tuple[list[Source], tuple[str, ...]]:
     """The user's own sources, and which of ``SOURCES`` are to be used, in their order."""
     given = list(SOURCES) if sources is None else [sources] if isinstance(sources, str) else list(sources)
     if not given:
@@ -461,11 +458,8 @@ def _known(sources: Sequence[str | Source] | None) -> tuple[list[Source], tuple[
 
 
 def _baseline(idle: float | Mapping[str, float] | Reading | None) -> float | dict[str, float] | None:
-    if isinstance(idle, Reading):
-        values = [v for v in idle.values if v.status == "measured" and v.primary]
-        return {v.channel: v.joules / idle.seconds for v in values}
-    if isinstance(idle, Mapping):
-        return dict(idle)
+    if isinstance(idle, Reading | Mapping):
+        return dict(idle.watts if isinstance(idle, Reading) else idle)
     if idle is not None and not idle >= 0:
         raise ValueError(
             f"idle_w={idle!r}: give watts from 0 upwards, a mapping of channel to watts, or a Reading"

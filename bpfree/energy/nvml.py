@@ -12,7 +12,7 @@ their power for only a quarter of the time: no interval here covers that. The to
 ±5 W, is that of the nvidia-smi manual; for the counter none is documented.
 
 No GPU is believed to draw more than twice the highest power limit that it can be set to, which leaves room
-for excursions of milliseconds, or ``MOST_W`` if the driver names none: GPUs are sold for 1,400 W at most.
+for excursions of milliseconds, or ``MOST_GPU_W`` if the driver names none: GPUs are sold for 1,400 W at most.
 
 Whatever NVML and its Python module raise, errors of their own or any other, means that the sensor is
 unavailable, for that reason.
@@ -30,10 +30,10 @@ from .accumulator import NS, Counter, Trapezoid
 from .channel import Found, SensorChannel, gap_ns, power_at
 
 COUNTER, POWER = "nvml-counter", "nvml-power"
-UPDATE_PERIOD_S = 0.1
+GPU_PERIOD_S = 0.1
 AVERAGING_S = 1.0
 TOLERANCE_W = 5.0
-MOST_W = 3000.0
+MOST_GPU_W = 3000.0
 VISIBLE = "visible"
 GPU_QUANTITIES = (("utilisation", "%"), ("sm_clock", "MHz"), ("temperature", "°C"), ("memory", "B"))
 
@@ -171,22 +171,22 @@ class Nvml:
 
         int(read())
         # 64 bits of millijoules never wrap: a backwards step can only be a reset.
-        counter = Counter(read, 1e-3, None, self._max_power_w(device), int(UPDATE_PERIOD_S * NS))
-        return _channel(COUNTER, device, counter, UPDATE_PERIOD_S, "energy counter")
+        counter = Counter(read, 1e-3, None, self._max_power_w(device), int(GPU_PERIOD_S * NS))
+        return _channel(COUNTER, device, counter, GPU_PERIOD_S, "energy counter")
 
     def power(self, device: Device, hz: float) -> SensorChannel:
         """The sampled power's channel. Raises whatever NVML does where there is none."""
         read, method, period_s = self._power_reader(device)
         int(read())
         trapezoid = Trapezoid(
-            read, gap_ns(UPDATE_PERIOD_S), self._max_power_w(device), int(UPDATE_PERIOD_S * NS)
+            read, gap_ns(GPU_PERIOD_S), self._max_power_w(device), int(GPU_PERIOD_S * NS)
         )
         return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz, period_s)}", TOLERANCE_W)
 
     def _max_power_w(self, device: Device) -> float:
         """More than the device can draw."""
         nvml, handle = self._nvml, device.handle
-        return _try(lambda: 2e-3 * nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)[1]) or MOST_W
+        return _try(lambda: 2e-3 * nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)[1]) or MOST_GPU_W
 
     def _power_reader(self, device: Device) -> tuple[Callable[[], int], str, float]:
         nvml, handle = self._nvml, device.handle
@@ -201,11 +201,11 @@ class Nvml:
             return nvml.nvmlDeviceGetPowerUsage(handle)
 
         if _try(instant) is not None:
-            return instant, "instant", UPDATE_PERIOD_S
+            return instant, "instant", GPU_PERIOD_S
         ga100 = _try(lambda: tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle))) == (8, 0)
         older = _try(lambda: nvml.nvmlDeviceGetArchitecture(handle) < nvml.NVML_DEVICE_ARCH_AMPERE)
         if ga100 or older:
-            return usage, "instantaneous", UPDATE_PERIOD_S
+            return usage, "instantaneous", GPU_PERIOD_S
         return usage, "1 s average", AVERAGING_S
 
     def gauges(self, device: Device) -> Sequence[float]:
@@ -253,7 +253,7 @@ def _channel(
     return SensorChannel(source, name, accumulator, period_s, basis, tolerance_w, flags, kind=name)
 
 
-def discover(
+def open_gpus(
     found: Found, sources: Sequence[str], gpus: Sequence[int | str] | None, hz: float
 ) -> tuple[Nvml | None, list[Device]]:
     """Open NVML for these sources of it, add their channels to ``found``, and say why others are missing.
@@ -274,7 +274,7 @@ def discover(
         if gpus is None:
             devices, reason = session.visible()
         else:
-            devices, reason = [_named(session, gpu) for gpu in gpus], "gpus=() names none"
+            devices, reason = [_wanted(session, gpu) for gpu in gpus], "gpus=() names none"
     except Exception as error:
         if gpus is not None:
             session.close()
@@ -300,7 +300,7 @@ def discover(
     return session, devices
 
 
-def _named(session: Nvml, gpu: int | str) -> Device:
+def _wanted(session: Nvml, gpu: int | str) -> Device:
     device = session.resolve(gpu) if isinstance(gpu, str) else session.at(gpu)
     if device is None:
         if gpu in session.broken:

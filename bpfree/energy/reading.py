@@ -66,7 +66,7 @@ def unavailable(
     return EnergyValue(source, channel, "unavailable", flags=tuple(flags), reason=reason, primary=primary)
 
 
-def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[EnergyValue, ...]:
+def billed(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[EnergyValue, ...]:
     """Keep one primary value per channel and none inside another, and flag what contradicts itself.
 
     It is the first measured one in the order of ``preference``, or one that was lost if none is measured.
@@ -77,7 +77,7 @@ def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[En
     for value in ordered:
         if value.status == "measured":
             measured.setdefault(value.channel, []).append(value)
-    settled, taken = [], set()
+    judged, taken = [], set()
     for value in ordered:
         primary = value.status == "estimated"
         if value.primary and not primary and value.channel not in taken:
@@ -86,9 +86,9 @@ def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[En
         flags = value.flags
         if value.status == "measured" and _contradict(measured[value.channel]):
             flags = (*flags, DISAGREE)
-        settled.append(replace(value, flags=flags, primary=primary))
-    primaries = [v for v in settled if v.primary and v.status != "estimated"]
-    return tuple(_nested(v, primaries) if v in primaries else v for v in settled)
+        judged.append(replace(value, flags=flags, primary=primary))
+    primaries = [v for v in judged if v.primary and v.status != "estimated"]
+    return tuple(_nested(v, primaries) if v in primaries else v for v in judged)
 
 
 def _nested(value: EnergyValue, primaries: Sequence[EnergyValue]) -> EnergyValue:
@@ -163,16 +163,22 @@ class Reading:
         return self._total("measured", "net_joules")
 
     @property
+    def watts(self) -> dict[str, float]:
+        """Mean power by channel, of what ``measured_j`` adds up and nobody else was seen to use."""
+        own = [v for v in self.values if v.status == "measured" and v.primary and "contention" not in v.flags]
+        return {v.channel: v.joules / self.seconds for v in own}
+
+    @property
     def provenance(self) -> str:
         """A short label for captions and tables: which joules these are and where they come from."""
         sources: dict[str, list[str]] = {}
         for value in self.values:
             if value.status == "measured" and value.primary:
                 doubt = ", contradicted" if DISAGREE in value.flags else ""
-                sources.setdefault(value.source, []).append(_shown(value.channel) + doubt)
+                sources.setdefault(value.source, []).append(_label(value.channel) + doubt)
         parts = []
         if self.lacking:
-            parts.append(f"incomplete: {', '.join(map(_shown, self.lacking))} could not be read")
+            parts.append(f"incomplete: {', '.join(map(_label, self.lacking))} could not be read")
         elif sources:
             parts.append("measured: " + ", ".join(f"{s} ({', '.join(c)})" for s, c in sources.items()))
         parts += [f"estimated: {v.basis}" for v in self.values if v.status == "estimated"]
@@ -210,9 +216,9 @@ class Reading:
     def _rows(self) -> list[list[str]]:
         rows = []
         for v in self.values:
-            interval = "" if v.low is None else f"{joules(v.low)} to {joules(v.high)}"
+            interval = "" if v.low is None else f"{joules_text(v.low)} to {joules_text(v.high)}"
             notes = "; ".join(filter(None, [v.reason or v.basis, *v.flags]))
-            rows.append([v.source, v.channel, v.status, joules(v.joules), interval, v.role, notes])
+            rows.append([v.source, v.channel, v.status, joules_text(v.joules), interval, v.role, notes])
         return rows
 
     def _summary(self) -> list[str]:
@@ -222,11 +228,11 @@ class Reading:
         elif self.lacking:
             note = f" (no total without {', '.join(self.lacking)})"
         lines = [
-            f"measured:  {joules(self.measured_j)}{note}",
-            f"estimated: {joules(self.estimated_j)} (a power model, not a measurement; not added)",
+            f"measured:  {joules_text(self.measured_j)}{note}",
+            f"estimated: {joules_text(self.estimated_j)} (a power model, not a measurement; not added)",
         ]
         if self.net_measured_j is not None:
-            lines.append(f"net of the idle baseline: {joules(self.net_measured_j)} measured")
+            lines.append(f"net of the idle baseline: {joules_text(self.net_measured_j)} measured")
         if self.gco2e is not None:
             lines.append(f"carbon:    {self.gco2e}")
         return lines
@@ -253,11 +259,11 @@ class Reading:
         return f"<p>{title}</p>{table}<p>{'<br>'.join(map(escape, self._summary()))}</p>"
 
 
-def _shown(channel: str) -> str:
+def _label(channel: str) -> str:
     return channel.replace("gpu:", "GPU ")
 
 
-def joules(value: float | None) -> str:
+def joules_text(value: float | None) -> str:
     """An energy for people: four digits and the unit, or a dash where there is none."""
     if value is None:
         return "-"

@@ -33,7 +33,7 @@ from typing import Protocol
 from .accumulator import NS, Counter, Trapezoid
 from .channel import SensorChannel, gap_ns, power_at
 
-MOST_W = 20_000.0
+MOST_OWN_W = 20_000.0
 TAIL = 4096  # bytes of a file's end in which its last lines are looked for
 
 
@@ -88,7 +88,7 @@ class FileSource:
         channel: str = "machine",
         period_s: float = 1.0,
         tolerance_w: float = 0.0,
-        max_power_w: float = MOST_W,
+        max_power_w: float = MOST_OWN_W,
         scale: float = 1.0,
         stale_s: float | None = None,
     ) -> None:
@@ -116,7 +116,7 @@ def open_source(source: Source, hz: float) -> SensorChannel:
     lacking = [name for name in ("name", "unit", "channel", "period_s", "read") if not hasattr(source, name)]
     if lacking:
         raise ValueError(f"energy source {source!r} has no {', '.join(lacking)}: see bpfree.energy.Source")
-    tolerance_w, max_power_w = getattr(source, "tolerance_w", 0.0), getattr(source, "max_power_w", MOST_W)
+    tolerance_w, max_power_w = getattr(source, "tolerance_w", 0.0), getattr(source, "max_power_w", MOST_OWN_W)
     name, unit, period_s = source.name, source.unit, source.period_s
     for what, text in (("name", name), ("channel", source.channel)):
         if not (isinstance(text, str) and text):

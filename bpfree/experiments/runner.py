@@ -1,9 +1,11 @@
 """Running an experiment gives a record; running it again reads that record."""
 
+import hashlib
 import json
 import logging
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,8 +19,8 @@ from tqdm import tqdm
 from .. import diagnostics
 from ..algorithms import Algorithm
 from ..data import read
-from ..energy import EnergyMeter, idle_watts
-from ..errors import InvalidInput, TrainingDiverged
+from ..energy import EnergyMeter, measure_idle
+from ..errors import InvalidInput, StorageFailed, TrainingDiverged, disk
 from ..training.batches import Data
 from ..training.checkpoint import Checkpoint
 from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
@@ -29,7 +31,8 @@ from .machine import machine
 from .resolved import Resolved
 from .store import Record, RunLock, Store
 
-IDLE_S = 1.0  # of looking at what idling draws
+IDLE_S = 1.0  # of looking at what idling draws, which holds ...
+IDLE_AGE_S = 86_400.0  # ... for a day on one machine
 POLL_S = 1.0  # between two looks at what another process is training
 log = logging.getLogger("bpfree")
 
@@ -179,7 +182,8 @@ class _Job:
         if data.sha256 != self.resolved.data_sha256:
             raise InvalidInput(f"{self.experiment.data} was changed after its run had begun: run it again")
         try:
-            algorithm, record = _train(self.resolved, data, checkpoint, self.progress)
+            idle = idle_power(torch.device(self.resolved.device), self.store)
+            algorithm, record = _train(self.resolved, data, checkpoint, self.progress, idle)
         except KeyboardInterrupt as stop:
             kept = f"from {checkpoint.path}" if checkpoint.path.exists() else "from its beginning"
             stop.add_note(f"{self.experiment.label} is not finished; the same call goes on {kept}.")
@@ -205,11 +209,10 @@ def spent(record: Record, kind: str) -> Budget:
 
 
 def _train(
-    resolved: Resolved, data: Data, checkpoint: Checkpoint, progress: bool
+    resolved: Resolved, data: Data, checkpoint: Checkpoint, progress: bool, idle: dict[str, dict[str, float]]
 ) -> tuple[Algorithm | None, Record]:
     """Train as resolved, under a tracing meter; divergence is an outcome, too."""
     algorithm = error = None
-    idle = idle_power(torch.device(resolved.device))
     with EnergyMeter(trace=True) as meter:
         try:
             algorithm, history = train_resolved(
@@ -244,20 +247,32 @@ def _train(
     )
 
 
-_idle: dict[str, dict[str, float]] = {}  # watts by channel, measured once in a process
+_idle: dict[str, dict[str, float]] = {}  # watts by channel, as this process knows them
 
 
-def idle_power(device: torch.device) -> dict[str, dict[str, float]]:
+def idle_power(device: torch.device, store: Store) -> dict[str, dict[str, float]]:
     """Watts by channel while nothing runs: "bare", if this process had no context of CUDA yet, and "context".
 
-    It takes two seconds the first time, where there is a sensor, and nothing after that.
+    Where there is a sensor it takes a second for each, once on a machine: what was found is kept in the
+    store's folder `idle`, and read from there for a day. Without a sensor it takes nothing.
     """
+    place = [platform.node(), machine(device)["id"], os.environ.get("CUDA_VISIBLE_DEVICES")]
+    path = store.root / "idle" / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:12]}.json"
+    if not _idle:
+        with suppress(OSError, ValueError):
+            if time.time() - path.stat().st_mtime < IDLE_AGE_S:
+                _idle.update(json.loads(path.read_text(encoding="utf-8")))
+    known = len(_idle)
     if not torch.cuda.is_initialized() and "bare" not in _idle:
-        _idle["bare"] = idle_watts(IDLE_S)
+        _idle["bare"] = measure_idle(IDLE_S, gpus="visible").watts
     if device.type == "cuda" and "context" not in _idle:
         torch.zeros(1, device=device)
-        _idle["context"] = idle_watts(IDLE_S)
-    return {kind: watts for kind, watts in _idle.items() if watts}
+        _idle["context"] = measure_idle(IDLE_S, gpus="visible").watts
+    found = {kind: watts for kind, watts in _idle.items() if watts}
+    if found and len(_idle) > known:
+        with suppress(StorageFailed):  # where nobody may write the next process looks again
+            disk.replace(path, json.dumps(found).encode())
+    return found
 
 
 def metered(meter: EnergyMeter, idle: dict[str, dict[str, float]], history: History) -> dict:

@@ -76,16 +76,26 @@ def test_the_ratio_of_known_joules_lies_in_its_interval(bench):
     gpu = bench(noise=0.02)
     result = gpu.compare(gpu.function("bp", 0.31, 300.0), gpu.function("mf", 0.19, 240.0), names=("bp", "mf"))
     truth = 0.31 * 300 / (0.19 * 240)
-    assert result.ratio.low <= truth <= result.ratio.high
-    assert result.ratio.value == pytest.approx(truth, rel=0.02)
-    assert result.a.joules == pytest.approx(0.31 * 300, rel=0.03)
-    assert result.b.joules == pytest.approx(0.19 * 240, rel=0.03)
-    assert result.a.seconds == pytest.approx(0.31, rel=0.01)
-    assert result.time_ratio.value == pytest.approx(0.31 / 0.19, rel=0.01)
+    assert result.ratio().low <= truth <= result.ratio().high
+    assert result.ratio().value == pytest.approx(truth, rel=0.02)
+    assert result.of_a_pass() == (pytest.approx(0.31 * 300, rel=0.03), pytest.approx(0.19 * 240, rel=0.03))
+    assert result.of_a_pass("seconds") == pytest.approx((0.31, 0.19), rel=0.01)
+    assert result.ratio("seconds").value == pytest.approx(0.31 / 0.19, rel=0.01)
     assert result.converged
-    assert result.ratio.error <= 0.01
-    assert all(r.seconds >= 5.0 for side in (result.a, result.b) for r in side.readings)
+    assert result.ratio().error <= 0.01
+    assert all(r.seconds >= 5.0 for readings in result.readings for r in readings)
+    assert result.ratio("net_measured_j") is None  # no idle power was given
     assert "bp / mf" in str(result)
+
+
+def test_net_joules_have_a_ratio_of_their_own(bench):
+    gpu = bench(noise=0.01)
+    work = gpu.function("bp", 0.3, 300.0), gpu.function("mf", 0.2, 240.0)
+    result = gpu.compare(*work, idle_w={"gpu:0": Bench.IDLE})
+    truth = 0.3 * 220 / (0.2 * 160)
+    assert result.ratio("net_measured_j").value == pytest.approx(truth, rel=0.02)
+    assert result.ratio().value == pytest.approx(0.3 * 300 / (0.2 * 240), rel=0.02)
+    assert "joules, net, a / b" in str(result)
 
 
 def test_intervals_of_many_comparisons_hold_the_truth(bench):
@@ -94,7 +104,7 @@ def test_intervals_of_many_comparisons_hold_the_truth(bench):
         gpu = bench(seed=seed, noise=0.2)
         result = gpu.compare(gpu.function("a", 0.7, 300.0), gpu.function("b", 0.6, 200.0), bound=0.02)
         truth = 0.7 * 300 / (0.6 * 200)
-        held += result.ratio.low <= truth <= result.ratio.high
+        held += result.ratio().low <= truth <= result.ratio().high
     assert held >= 17
 
 
@@ -102,7 +112,7 @@ def test_a_drift_that_is_linear_in_time_falls_out(bench):
     gpu = bench()
     drift = 0.002  # a third more after three minutes
     a, b = gpu.function("a", 0.5, 300.0, drift), gpu.function("b", 0.5, 200.0, drift)
-    assert gpu.compare(a, b).ratio.value == pytest.approx(1.5, rel=0.01)
+    assert gpu.compare(a, b).ratio().value == pytest.approx(1.5, rel=0.01)
 
 
 def test_windows_come_as_a_b_b_a_once_it_is_warm(bench):
@@ -122,16 +132,16 @@ def test_what_does_not_settle_is_said_to_have_met_the_cap(bench):
     result = gpu.compare(a, b, bound=1e-6, most_rounds=4)
     assert (result.rounds, result.converged) == (4, False)
     assert "cap was reached" in str(result)
-    assert result.ratio.low < 1 < result.ratio.high
+    assert result.ratio().low < 1 < result.ratio().high
 
 
 def test_without_a_sensor_there_are_seconds_only():
     result = compare(
         lambda: sum(range(2000)), lambda: sum(range(1000)), window_s=0.02, bound=0.5, sources=["estimate"]
     )
-    assert result.ratio is None
-    assert result.a.joules is None
-    assert result.time_ratio.value > 1
+    assert result.ratio() is None
+    assert result.of_a_pass() is None
+    assert result.ratio("seconds").value > 1
     assert result.temperature_c is None
     assert "not measured" in str(result)
 

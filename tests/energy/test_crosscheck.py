@@ -78,7 +78,7 @@ def test_both_bills_by_component(stub, powercap, tracked):
     assert check.theirs_g == pytest.approx(1900 / KWH * factor)
     assert check.ours_g == pytest.approx(1300 / KWH * factor, rel=0.01)
     assert check.theirs_g_per_kwh == pytest.approx(factor)
-    assert "both at" in str(check)
+    assert f"at {factor:.4g} g/kWh" in str(check)
     json.dumps(check.to_dict())
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import bpfree.energy
 from bpfree.energy import EnergyMeter, EnergyValue, Reading, Window, measure, measure_idle
-from bpfree.energy.reading import joules, settle
+from bpfree.energy.reading import billed, joules_text
 from bpfree.energy.watch import contended
 from conftest import HandMeter
 
@@ -78,7 +78,7 @@ def value(source, channel, status, joules=None):
 
 
 def test_one_primary_per_channel_and_estimates_apart():
-    settled = settle(
+    settled = billed(
         [
             value("estimate", "cpu:process", "estimated", 7.0),
             value("nvml-power", "gpu:0", "measured", 99.0),
@@ -325,7 +325,7 @@ def test_nothing_unavailable_prints_as_zero():
     [(None, "-"), (0.0123, "12.3 mJ"), (5.0, "5 J"), (12_345, "12.35 kJ"), (3.6e6, "3.6 MJ")],
 )
 def test_joules_for_people(value, text):
-    assert joules(value) == text
+    assert joules_text(value) == text
 
 
 def test_measure_decorates():
@@ -352,9 +352,15 @@ def test_measure_prints_by_default(capsys):
 
 
 def test_idle_measures_nothing_to_do():
-    reading = measure_idle(0.05, sources=["estimate"])
+    class Plug:
+        name, unit, channel, period_s = "plug", "W", "machine", 0.01
+        read = staticmethod(lambda: 75.0)
+
+    reading = measure_idle(0.05, sources=[Plug()])
     assert reading.name == "idle"
+    assert reading.watts == {"machine": pytest.approx(75.0)}
     assert reading.seconds == pytest.approx(0.05, abs=0.05)
+    assert measure_idle(60.0, sources=["estimate"]).seconds < 5.0  # without a sensor there is nothing to wait for
 
 
 def test_import_is_light(python):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 from scipy.integrate import quad
 
-from bpfree.energy import EnergyMeter, check, cuda, idle_watts, nvml
+from bpfree.energy import EnergyMeter, check, cuda, measure_idle, nvml
 from conftest import LOST, NO_COUNTER, NO_GAUGES, NO_INSTANT, NO_POWER, HandMeter
 
 
@@ -519,10 +519,10 @@ def test_idle_watts_are_those_of_every_visible_gpu_used_or_not(stub, monkeypatch
     stub.script(1, "constant", 60.0)
     fake_torch(monkeypatch, [], initialised=False)
     sensors = {"sources": ["nvml-counter"], "_clock": stub.clock, "_sleep": stub.sleep}
-    idle = idle_watts(5.0, **sensors)
+    idle = measure_idle(5.0, gpus="visible", **sensors).watts
     assert idle == {"gpu:0": pytest.approx(100.0, rel=0.02), "gpu:1": pytest.approx(60.0, rel=0.02)}
     before = stub.seconds
-    assert idle_watts(5.0, **{**sensors, "sources": ["estimate"], "gpus": None}) == {}
+    assert measure_idle(5.0, **{**sensors, "sources": ["estimate"]}).watts == {}
     assert stub.seconds == before  # nothing to wait for
 
 

@@ -216,7 +216,7 @@ def test_interval_is_what_the_package_can_draw_in_an_update_and_a_half_at_each_e
         powercap.set(rapl_0=200_000_000)
         m._sample()
     [value] = window.reading.values
-    edge = 2 * 100.0 * 1.5 * rapl.UPDATE_PERIOD_S  # twice the limit
+    edge = 2 * 100.0 * 1.5 * rapl.RAPL_PERIOD_S  # twice the limit
     assert value.joules == pytest.approx(50.0)
     assert value.low == pytest.approx(50.0 - edge, abs=1e-4)
     assert value.high == pytest.approx(50.0 + edge, abs=1e-4)
