@@ -630,9 +630,7 @@ def test_a_record_says_what_its_joules_are_gross_and_net_of(tmp_path, monkeypatc
 
 
 def test_a_channel_whose_idle_power_is_not_known_leaves_no_net(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        runner, "measure_idle", lambda seconds, **_: SimpleNamespace(watts={"gpu:7": 50.0})
-    )
+    monkeypatch.setattr(runner, "measure_idle", lambda seconds, **_: SimpleNamespace(watts={"gpu:7": 50.0}))
     monkeypatch.setattr(runner, "_idle", {})
     record = run(small(), Store(tmp_path), progress=False)
     assert record.meter["net_measured_j"] == {}

@@ -16,11 +16,6 @@ from .check import check
 from .meter import EnergyMeter
 
 PROGRAM = "python -m bpfree.energy"
-EXAMPLES = f"""examples:
-  {PROGRAM} --check
-  {PROGRAM} --country POL -- python train.py
-  {PROGRAM} --json --sources nvml-counter,rapl -- python train.py > energy.json
-"""
 LOAD_S = 5.0
 WRONG, INTERRUPTED, NO_READER = 2, 130, 141  # exit statuses, as shells have them
 
@@ -41,31 +36,21 @@ def _parser() -> argparse.ArgumentParser:
         usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]   or   %(prog)s --check [--load] [--json]",
         description="Measure the energy of a command, or list what can be measured on this machine. "
         "The report follows the command's output; the exit status is the command's.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example: {PROGRAM} --country POL --json -- python train.py > energy.json",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="list the energy sources found here, why others are not, and what the sensors do in a second",
-    )
-    parser.add_argument(
-        "--load",
-        action="store_true",
-        help="with --check: watch the sensors under a load of 5 s, too, on the GPU if torch has one",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="report as one line of JSON; the command's output then goes to stderr",
-    )
+    for name, text in (
+        ("--check", "list the energy sources found here, why others are not, and what the sensors do"),
+        ("--load", "with --check: watch the sensors under a load of 5 s, too, on the GPU if torch has one"),
+        ("--json", "report as one line of JSON; the command's output then goes to stderr"),
+        ("--debug", "show tracebacks"),
+    ):
+        parser.add_argument(name, action="store_true", help=text)
     parser.add_argument("--country", help="ISO 3166-1 alpha-3 code of the grid, for gCO2e (POL, DEU, ...)")
     parser.add_argument("--sources", help="comma-separated: nvml-counter,nvml-power,rapl,estimate")
     parser.add_argument("--gpus", help="comma-separated nvidia-smi indices or UUIDs; default: those in use")
     parser.add_argument("--watts-per-core", type=float, help="watts per busy core for the estimate")
     parser.add_argument("--hz", type=float, help="samples per second (default 5)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, after --")
     return parser
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 NS = 1_000_000_000
 WRAP_SLACK_NS = NS  # late kernel updates and scheduling may squeeze up to a second of energy into one read
@@ -38,7 +38,7 @@ class Mark:
     same unit; ``faults`` counts what the window cannot account for; ``late_ns`` is the time between samples,
     or between two steps of a counter, that came late; ``power_w`` is the most power seen around the mark, or
     None if unknown. ``begun_ns`` and ``ended_ns`` enclose the read. ``settled`` says that later reads add
-    nothing to it.
+    nothing to it. ``slope`` is the sampled power, in counts a nanosecond.
     """
 
     count: int
@@ -49,19 +49,10 @@ class Mark:
     begun_ns: int = 0
     ended_ns: int = 0
     settled: bool = True
-
-    def at(self, ns: int) -> int:
-        """The count at an instant close to the mark."""
-        return self.count
-
-
-@dataclass(slots=True)
-class PowerMark(Mark):
-    """``slope`` is the power there, in counts a nanosecond."""
-
     slope: int = 0
 
     def at(self, ns: int) -> int:
+        """The count at an instant close to the mark."""
         return self.count + self.slope * (ns - (self.begun_ns + self.ended_ns) // 2)
 
 
@@ -102,6 +93,9 @@ class CounterMark(Mark):
         return a.count + (b.count - a.count) * (ns - a.ns) // max(b.ns - a.ns, 1)
 
 
+M = TypeVar("M", bound=Mark)
+
+
 class Accumulator:
     """Adds up the steps of what ``read() -> int`` gives, in units of ``unit_j`` joules.
 
@@ -139,10 +133,9 @@ class Accumulator:
             return
         ended_ns = now_ns if clock is None else clock()
         self.faults += self._blind
-        self._blind = False
+        self.reads, self._blind = self.reads + 1, False
         if self._first_ns is None:
             self._first_ns = ended_ns
-        self.reads += 1
         if self._last is not None and value != self._last:
             self.changes += 1
             self._changed_ns = ended_ns
@@ -157,8 +150,7 @@ class Accumulator:
         return int(self._read())
 
     def _take(self, value: int, begun_ns: int, ended_ns: int) -> None:
-        if self._last is not None:
-            self.count += value - self._last
+        self.count += 0 if self._last is None else value - self._last
 
     def _blame(self, fault: str) -> None:
         self.faults += 1
@@ -178,7 +170,14 @@ class Accumulator:
 
     def mark(self, edge_ns: int = 0) -> Mark:
         """The state after the last read; ``edge_ns`` is the end of the snapshot that it belongs to."""
-        return Mark(self.count, self.spread, self.faults, self.late_ns, self.power_w)
+        return self._mark(Mark)
+
+    def _mark(self, kind: type[M], **more: Any) -> M:
+        so_far = self.count, self.spread, self.faults, self.late_ns, self.power_w
+        mark = kind(*so_far, self._begun_ns, self._ended_ns, **more)
+        if not mark.settled:
+            self._open.append(mark)
+        return mark
 
 
 class Counter(Accumulator):
@@ -275,13 +274,8 @@ class Counter(Accumulator):
         self._tick = (now_ns, self.count)
 
     def mark(self, edge_ns: int = 0) -> CounterMark:
-        mark = CounterMark(
-            self.count,
-            faults=self.faults,
-            late_ns=self.late_ns,
-            power_w=self.power_w,
-            begun_ns=self._begun_ns,
-            ended_ns=self._ended_ns,
+        return self._mark(
+            CounterMark,
             settled=self._point is None or self._blind,
             edge_ns=edge_ns,
             shown=self._shown,
@@ -289,9 +283,6 @@ class Counter(Accumulator):
             hold_ns=self._longest_ns,  # as measured, where that is longer than what was assumed
             full=self._full,
         )
-        if not mark.settled:
-            self._open.append(mark)
-        return mark
 
 
 class Trapezoid(Accumulator):
@@ -347,18 +338,7 @@ class Trapezoid(Accumulator):
             range_mw = round(1e3 * (self.peak_w - self._least_w))
         self.spread += range_mw * max(elapsed_ns, int(LATE * self.hold_ns) + ended_ns - begun_ns)
 
-    def mark(self, edge_ns: int = 0) -> PowerMark:
-        mark = PowerMark(
-            self.count,
-            self.spread,
-            self.faults,
-            self.late_ns,
-            None if self.power_w is None else self._edge_w,
-            self._begun_ns,
-            self._ended_ns,
-            settled=self.power_w is None,
-            slope=2 * (self._last or 0),
-        )
-        if not mark.settled:
-            self._open.append(mark)
+    def mark(self, edge_ns: int = 0) -> Mark:
+        mark = self._mark(Mark, settled=self.power_w is None, slope=2 * (self._last or 0))
+        mark.power_w = None if self.power_w is None else self._edge_w
         return mark

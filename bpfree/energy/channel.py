@@ -40,13 +40,19 @@ class SensorChannel:
         """How often it must be read to see every update; 0: only at the sampler's visits."""
         return followed_hz(self.period_s)
 
+    def selftest(self) -> dict[str, float | None]:
+        """What the sensor did so far: as :attr:`EnergyMeter.selftest` says."""
+        sensor, period_s = self.accumulator, self.accumulator.period_s
+        watts = sensor.count * sensor.unit_j / sensor.age_s if sensor.age_s else None
+        return {
+            "assumed_s": self.period_s,
+            "period_s": period_s and round(period_s, 6),
+            "watts": None if watts is None else round(watts, 3),
+            "faults": sensor.faults,
+        }
+
     def value(
-        self,
-        a: Mark,
-        b: Mark,
-        start_ns: int,
-        stop_ns: int,
-        companions: tuple[Mark, Mark] | None = None,
+        self, a: Mark, b: Mark, start_ns: int, stop_ns: int, companions: tuple[Mark, Mark] | None = None
     ) -> EnergyValue:
         """The energy from ``start_ns``, a little after mark ``a``, to ``stop_ns``, a little before ``b``.
 

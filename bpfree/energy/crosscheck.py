@@ -26,7 +26,7 @@ SAME = 0.05  # two numbers that differ by no more are taken to agree
 
 @dataclass(frozen=True)
 class Component:
-    """Joules of one component by both, None where there are none, how each was obtained, and why they differ."""
+    """Joules of one component by both, how they were obtained, and why they differ; ours None where unknown."""
 
     name: str
     ours_j: float | None
@@ -115,7 +115,10 @@ class Tracker:
             values = [v for v in values if v.status == "measured"] or [v for v in values if v.joules]
             ours_j = sum(v.joules for v in values) if values else None
             ours_by = ", ".join(dict.fromkeys(v.basis for v in values)) or "no sensor"
-            theirs_j, theirs_by = getattr(data, f"{name}_energy") * JOULES_PER_KWH, by.get(name, "not tracked")
+            theirs_j, theirs_by = (
+                getattr(data, f"{name}_energy") * JOULES_PER_KWH,
+                by.get(name, "not tracked"),
+            )
             if not theirs_j or not ours_j:
                 why = "only CodeCarbon has any" if theirs_j else "CodeCarbon has none"
             elif abs(theirs_j / ours_j - 1) <= SAME:
@@ -151,7 +154,10 @@ def _methods(tracker: Any) -> dict[str, str]:
     methods = {"ram": "watts for each module, not measured", "gpu": "the same counter, of every GPU it sees"}
     for part in getattr(tracker, "_hardware", ()):
         if type(part).__name__ == "CPU":
-            watts, mode = f"{getattr(part, '_tdp', math.nan):g} W for the processor", getattr(part, "_mode", "")
+            watts, mode = (
+                f"{getattr(part, '_tdp', math.nan):g} W for the processor",
+                getattr(part, "_mode", ""),
+            )
             known = {"cpu_load": f"the whole machine's load x {watts}", "constant": f"half of {watts}"}
             methods["cpu"] = known.get(mode, f"{mode} of the machine")
     return methods

@@ -286,26 +286,15 @@ class EnergyMeter:
         """What the sensors did so far, by source and channel: "nvml-counter gpu:0".
 
         ``assumed_s`` between two updates and ``period_s`` as seen, None where reads were too few to tell;
-        ``watts`` on average; ``faults``; ``agreement``: a counter's joules over those of the same device's
-        power, where there is one. JSON-serialisable.
+        ``watts`` on average; ``faults``; ``agreement``: a counter's watts over those that the same device's
+        power shows, where it does. JSON-serialisable.
         """
-        tests, joules = {}, {}
-        for index, channel in enumerate(self._channels):
-            sensor = channel.accumulator
-            if channel.source == estimate.ESTIMATE:
-                continue
-            joules[index] = sensor.count * sensor.unit_j
-            period_s = sensor.period_s
-            tests[f"{channel.source} {channel.name}"] = {
-                "assumed_s": channel.period_s,
-                "period_s": period_s and round(period_s, 6),
-                "watts": round(joules[index] / sensor.age_s, 3) if sensor.age_s else None,
-                "faults": sensor.faults,
-            }
-        for index, channel in enumerate(self._channels):
-            if channel.companion is not None and joules.get(channel.companion):
-                ratio = joules[index] / joules[channel.companion]
-                tests[f"{channel.source} {channel.name}"]["agreement"] = round(ratio, 4)
+        sensors = [channel for channel in self._channels if channel.source != estimate.ESTIMATE]
+        tests = {f"{channel.source} {channel.name}": channel.selftest() for channel in sensors}
+        for channel, test in zip(sensors, tests.values(), strict=True):
+            power = None if channel.companion is None else self._channels[channel.companion].selftest()
+            if power and power["watts"] and test["watts"] is not None:
+                test["agreement"] = round(test["watts"] / power["watts"], 4)
         return tests
 
     def _trace(self, start_ns: int, stop_ns: int | None) -> pandas.DataFrame:

@@ -178,9 +178,7 @@ class Nvml:
         """The sampled power's channel. Raises whatever NVML does where there is none."""
         read, method, period_s = self._power_reader(device)
         int(read())
-        trapezoid = Trapezoid(
-            read, gap_ns(GPU_PERIOD_S), self._max_power_w(device), int(GPU_PERIOD_S * NS)
-        )
+        trapezoid = Trapezoid(read, gap_ns(GPU_PERIOD_S), self._max_power_w(device), int(GPU_PERIOD_S * NS))
         return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz, period_s)}", TOLERANCE_W)
 
     def _max_power_w(self, device: Device) -> float:

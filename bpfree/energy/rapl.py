@@ -11,8 +11,8 @@ Layout (Linux, Documentation/power/powercap): zones ``intel-rapl:0`` named "pack
 
 The counters advance about every millisecond (Khan et al. 2018, "RAPL in Action"). Intel documents no
 tolerance. No zone is believed to draw more than twice the highest limit that its constraints state
-(``constraint_*_power_limit_uw``, ``constraint_*_max_power_uw``), or ``MOST_ZONE_W`` if they state none or more:
-a package is sold for 500 W at most.
+(``constraint_*_power_limit_uw``, ``constraint_*_max_power_uw``), or ``MOST_ZONE_W`` if they state none or
+more: a package is sold for 500 W at most.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _zones(root: Path, found: Found) -> list[Zone]:
 def _unreadable(error: Exception, path: Path) -> str:
     if isinstance(error, PermissionError):
         return f"no permission to read {path}: run as root, or let an administrator make it readable"
-    return f"cannot read {path}: {error.__class__.__name__}"
+    return f"cannot read {path}: {type(error).__name__}"
 
 
 def open_zones(found: Found, root: Path = ROOT) -> None:

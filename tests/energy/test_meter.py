@@ -360,7 +360,9 @@ def test_idle_measures_nothing_to_do():
     assert reading.name == "idle"
     assert reading.watts == {"machine": pytest.approx(75.0)}
     assert reading.seconds == pytest.approx(0.05, abs=0.05)
-    assert measure_idle(60.0, sources=["estimate"]).seconds < 5.0  # without a sensor there is nothing to wait for
+    assert (
+        measure_idle(60.0, sources=["estimate"]).seconds < 5.0
+    )  # without a sensor there is nothing to wait for
 
 
 def test_import_is_light(python):

@@ -8,7 +8,7 @@ import pytest
 
 from bpfree.energy import EnergyMeter, EnergyValue, Reading, check
 from bpfree.energy.accumulator import Counter, Trapezoid
-from bpfree.energy.reading import settle
+from bpfree.energy.reading import billed
 from conftest import LOST, NO_COUNTER, NO_POWER, HandMeter, advanced
 
 SECOND = 1_000_000_000
@@ -254,7 +254,7 @@ def test_a_difference_that_the_intervals_allow_is_no_contradiction():
     def flags(power, half):
         counter = EnergyValue("nvml-counter", "gpu:0", "measured", 1000.0, 990.0, 1010.0)
         sampled = EnergyValue("nvml-power", "gpu:0", "measured", power, power - half, power + half)
-        return settle([counter, sampled], SENSORS)[0].flags
+        return billed([counter, sampled], SENSORS)[0].flags
 
     assert flags(900.0, 60.0) == ()  # 100 J apart, where 2 · (10 + 60) may be
     assert flags(800.0, 60.0) == ("sources-disagree",)
@@ -265,8 +265,8 @@ def test_a_lost_value_is_of_no_total_only_if_no_other_source_has_its_channel():
     lost = EnergyValue("nvml-counter", "gpu:0", "unavailable", reason="lost")
     power = EnergyValue("nvml-power", "gpu:0", "measured", 5.0, 4.0, 6.0)
     package = EnergyValue("rapl", "cpu:package-0", "measured", 3.0, 2.0, 4.0)
-    assert Reading("r", 1.0, settle([power, lost, package], SENSORS)).measured_j == 8.0
-    assert Reading("r", 1.0, settle([lost, package], SENSORS)).measured_j is None
+    assert Reading("r", 1.0, billed([power, lost, package], SENSORS)).measured_j == 8.0
+    assert Reading("r", 1.0, billed([lost, package], SENSORS)).measured_j is None
 
 
 # -------------------------------------------------------------------- late reads
