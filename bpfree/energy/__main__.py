@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 class _Child:
     """The command. What ends this program ends the command; then the reading is still printed.
 
-    Ctrl-C reaches the command by itself, and SIGTERM, which comes to this process alone, is passed on to it,
-    as often as it comes: what to do is the command's choice.
+    Ctrl-C reaches it by itself, and SIGTERM, which comes to this process alone, is passed on as often as it
+    comes: what to do is the command's choice.
     """
 
     def __init__(self) -> None:
@@ -131,19 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give either --check or a command after --")
     if options.load and not options.check:
         parser.error("--load goes with --check: nothing is loaded while a command is measured")
-    settings = {
-        "country": options.country,
-        "sources": options.sources.split(",") if options.sources else None,
-        "gpus": [int(g) if g.isdecimal() else g for g in options.gpus.split(",")] if options.gpus else None,
-        "watts_per_core": options.watts_per_core,
-        **({} if options.hz is None else {"hz": options.hz}),
-    }
+    settings = {name: getattr(options, name) for name in ("country", "watts_per_core")}
+    settings |= {} if options.hz is None else {"hz": options.hz}
+    gpus = [int(g) if g.isdecimal() else g for g in options.gpus.split(",")] if options.gpus else None
+    settings |= {"gpus": gpus, "sources": options.sources.split(",") if options.sources else None}
     try:
         if options.check:
             if options.load:
                 with suppress(ImportError):
                     import torch  # noqa: F401  so that the load is the GPU's
-                settings["gpus"] = settings["gpus"] or "visible"
+                settings["gpus"] = gpus or "visible"
             found = check(load_s=LOAD_S if options.load else 0.0, **settings)
             return _print(json.dumps([row._asdict() for row in found]) if options.json else str(found))
         meter = EnergyMeter(**settings, name=" ".join(command))

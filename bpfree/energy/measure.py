@@ -17,8 +17,8 @@ Report = Callable[[Reading], object]
 def measure_idle(seconds: float = 10.0, **options: Any) -> Reading:
     """Measure while doing nothing: a baseline for ``EnergyMeter(idle_w=...)``, whose options it takes.
 
-    Without a sensor it does not wait. A GPU draws more once a process has a context on it, which what is
-    measured depends on; ``gpus="visible"`` has those that this process does not use, too.
+    Without a sensor it does not wait. A GPU draws more once a process has a context on it: what is measured
+    depends on whether this one has. ``gpus="visible"`` has those that it does not use, too.
     """
     with EnergyMeter(**{"name": "idle", **options}) as meter:
         if meter.selftest:

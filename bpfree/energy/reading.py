@@ -28,12 +28,11 @@ class EnergyValue:
     """Energy of one channel in one window.
 
     ``joules`` lies in [``low``, ``high``]: of a counter what its updates around the window's edges leave
-    open, of sampled power what its samples do, plus the sensor's tolerance where its maker documents one.
-    A window inside one update has its share of it by time, and is flagged "attributed". All three are None,
-    never 0, when ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the value
-    belongs to the totals of its reading. A second look at a channel that another source already measures
-    does not, nor does a part of what is measured as a whole: they are shown and not added. Neither does a
-    sensor that could not be read from the start. One that was lost in the middle does, and then there is no
+    open, of sampled power what its samples do, plus the tolerance that the sensor's maker documents. All are
+    None, never 0, when ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the
+    value belongs to the totals of its reading. A second look at a channel that another source already
+    measures does not, nor does a part of what is measured as a whole, nor a sensor that could not be read
+    from the start: they are shown and not added. One that was lost in the middle does, and then there is no
     total. ``net_joules`` is ``joules`` less the idle baseline, if one was given.
     """
 
@@ -213,20 +212,21 @@ class Reading:
         frame["flags"] = frame["flags"].map(" ".join)
         return frame
 
-    def _rows(self) -> list[list[str]]:
+    def _table(self, **options: object) -> str:
+        from tabulate import tabulate
+
         rows = []
         for v in self.values:
             interval = "" if v.low is None else f"{joules_text(v.low)} to {joules_text(v.high)}"
             notes = "; ".join(filter(None, [v.reason or v.basis, *v.flags]))
             rows.append([v.source, v.channel, v.status, joules_text(v.joules), interval, v.role, notes])
-        return rows
+        headers = ["source", "channel", "status", "energy", "interval", "role", "notes"]
+        return tabulate(rows, headers, disable_numparse=True, **options)
 
     def _summary(self) -> list[str]:
-        note = ""
+        note = f" (no total without {', '.join(self.lacking)})" if self.lacking else ""
         if self.measured_j is not None:
             note = f" ({self.measured_j / max(self.seconds, 1e-12):.3g} W mean)"
-        elif self.lacking:
-            note = f" (no total without {', '.join(self.lacking)})"
         lines = [
             f"measured:  {joules_text(self.measured_j)}{note}",
             f"estimated: {joules_text(self.estimated_j)} (a power model, not a measurement; not added)",
@@ -237,26 +237,17 @@ class Reading:
             lines.append(f"carbon:    {self.gco2e}")
         return lines
 
-    _HEADER = ("source", "channel", "status", "energy", "interval", "role", "notes")
-
     def __str__(self) -> str:
-        from tabulate import tabulate
-
         overhead = f"meter's own overhead {self.overhead_s * 1e3:.2f} ms"
         title = f"{self.name or 'energy'}: {self.seconds:.3f} s ({overhead})"
-        table = tabulate(
-            self._rows(), headers=self._HEADER, disable_numparse=True, maxcolwidths=[None] * 6 + [52]
-        )
-        return "\n".join([title, table, *self._summary()])
+        return "\n".join([title, self._table(maxcolwidths=[None] * 6 + [52]), *self._summary()])
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        from tabulate import tabulate
-
-        table = tabulate(self._rows(), headers=self._HEADER, tablefmt="html", disable_numparse=True)
         title = escape(f"{self.name or 'energy'}: {self.seconds:.3f} s")
-        return f"<p>{title}</p>{table}<p>{'<br>'.join(map(escape, self._summary()))}</p>"
+        summary = "<br>".join(map(escape, self._summary()))
+        return f"<p>{title}</p>{self._table(tablefmt='html')}<p>{summary}</p>"
 
 
 def _label(channel: str) -> str:
