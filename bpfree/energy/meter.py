@@ -192,9 +192,7 @@ class EnergyMeter:
     def start(self) -> EnergyMeter:
         """Begin. Raises RuntimeError if the meter was started before."""
         if self._own._start is not None:
-            raise RuntimeError(
-                "This meter was already started: make a new EnergyMeter for another measurement"
-            )
+            raise RuntimeError("This meter was already started: make a new EnergyMeter for another one")
         if self._tracker is not None:
             self._tracker.start()
         self._times.refresh()
@@ -350,18 +348,20 @@ class EnergyMeter:
     def _settle(self, *edges: Snapshot) -> None:
         """Read on until every sensor has shown an update after these edges, or ``SETTLE_S`` has passed.
 
-        A sensor that was waited for in vain is not waited for again before it has moved.
+        A sensor that was waited for in vain is not waited for again before it has moved, nor is one that has
+        never moved for longer than ten of its periods.
         """
         until, pause_s = self._clock() + SETTLE_S * NS, 1e-3
 
-        def awaited() -> list[int]:
-            sensors = [channel.accumulator for channel in self._channels]
-            moving = [i for i, sensor in enumerate(sensors) if self._stuck.get(i) != sensor.changes]
-            return [i for i in moving if not all(edge.marks[i].settled for edge in edges)]
+        def awaited() -> dict[int, int]:
+            late = [i for i in range(len(self._channels)) if not all(edge.marks[i].settled for edge in edges)]
+            sensors = [(i, self._channels[i].accumulator, self._channels[i].period_s) for i in late]
+            moved = [(i, s.changes) for i, s, period_s in sensors if s.changes or s.age_s < 10 * period_s]
+            return {i: changes for i, changes in moved if self._stuck.get(i) != changes}
 
-        while awaited() and not self._ended:
+        while (late := awaited()) and not self._ended:
             if self._clock() >= until:
-                self._stuck |= {i: self._channels[i].accumulator.changes for i in awaited()}
+                self._stuck |= late
                 return
             self._sleep(pause_s)
             pause_s = min(2 * pause_s, 0.016)

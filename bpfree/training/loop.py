@@ -138,9 +138,8 @@ def train(
             for parameter in algorithm.parameters():
                 parameter.grad = None  # a finished stage keeps no gradients
             algorithm.stages_finished.fill_(number)
-            clock.settle()
             history.provenance = clock.provenance
-            checkpoint.save()
+            checkpoint.save(first=clock.settle)
             bars.stage_done()
     return history
 
