@@ -23,7 +23,6 @@ from .reading import Reading, joules_text
 CONFIDENCE = 0.95
 LEAST_ROUNDS = 3
 STABLE_C = 1.0  # the temperature is stable if two windows end within so many degrees
-MOST_WARMUPS = 20
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ def compare(
     bound: float = 0.01,
     window_s: float = 5.0,
     most_rounds: int = 20,
+    most_warmups: int = 20,
     **options: Any,
 ) -> Comparison:
     """Measure one pass of ``a`` against one of ``b``, each a function without arguments, by the protocol.
@@ -145,6 +145,7 @@ def compare(
             or of the seconds where no joules are measured.
         window_s: seconds of a window, at least.
         most_rounds: the cap.
+        most_warmups: how many windows of each may go by before the temperature is stable.
         options: of the :class:`EnergyMeter`; with ``idle_w`` there are net joules, too.
 
     Raises ValueError for a bound or a window that is not positive, or fewer than three rounds. What the
@@ -171,7 +172,7 @@ def compare(
             while (seconds := window(side).seconds) < window_s:
                 more = math.ceil(1.1 * window_s / max(seconds, 1e-6) * passes[side])
                 passes[side] = min(max(more, passes[side] + 1), 100 * passes[side])
-        stable = _warm(meter, lambda: (window(0), window(1)))
+        stable = _warm(meter, lambda: (window(0), window(1)), most_warmups)
         while True:
             for side in (0, 1, 1, 0):
                 readings[side].append(window(side))
@@ -185,10 +186,10 @@ def compare(
                 return replace(found, converged=converged)
 
 
-def _warm(meter: EnergyMeter, work: Callable[[], object]) -> bool | None:
+def _warm(meter: EnergyMeter, work: Callable[[], object], most: int) -> bool | None:
     """Works until it ends twice at one temperature: whether it did, or None where none is shown."""
     before: dict[str, tuple[float, float]] = {}
-    for _ in range(MOST_WARMUPS):
+    for _ in range(most):
         now = meter.gauges()
         if not any(math.isfinite(celsius) for celsius, _ in now.values()):
             return None
