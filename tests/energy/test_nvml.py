@@ -526,6 +526,23 @@ def test_idle_watts_are_those_of_every_visible_gpu_used_or_not(stub, monkeypatch
     assert stub.seconds == before  # nothing to wait for
 
 
+def test_a_foreign_id_on_a_named_gpu_that_torch_uses_is_our_own(stub, monkeypatch):
+    """As in a container: else idle power with a context would count as somebody else's."""
+    uuid = "00000010-1111-2222-3333-444444444444"
+    stub.identity(0, f"GPU-{uuid}")
+    for allocated in ([0], []):
+        fake_torch(monkeypatch, [uuid], allocated=allocated)
+        stub.processes(0, 999_999)
+        stub.at(10.0)
+        with HandMeter(sources=["nvml-counter"], gpus=[0], _clock=stub.clock, _sleep=stub.sleep) as meter:
+            for seconds in range(11, 20):
+                stub.at(seconds)
+                meter._sample()
+        contended = any("contention" in value.flags for value in meter.reading.values)
+        assert contended == (not allocated)
+        assert bool(meter.reading.watts) == bool(allocated)
+
+
 def test_idle_baseline_gives_gross_and_net(stub, metered):
     stub.script(0, "constant", 60.0)
     idle = metered(10, 20).reading
