@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from . import carbon, cuda, estimate, nvml, rapl
 from .accumulator import NS, Mark
 from .channel import Found
-from .crosscheck import Crosscheck, Tracker
+from .crosscheck import Tracker
 from .reading import Reading, billed, unavailable
 from .source import Source, open_source
 from .watch import GpuUse, Watch, contended
@@ -261,7 +261,7 @@ class EnergyMeter:
         return self._own.trace
 
     @property
-    def crosscheck(self) -> Crosscheck | None:
+    def crosscheck(self) -> pandas.DataFrame | None:
         """Another tracker's bill of the whole run beside this one's; None until the meter has stopped.
 
         Raises RuntimeError if the meter was made without ``crosscheck=``, or if the tracker failed.

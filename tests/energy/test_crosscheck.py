@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -67,19 +67,17 @@ def test_both_bills_by_component(stub, powercap, tracked):
         meter._sample()
         stub.at(20.0)
         powercap.set(rapl_0=300_000_000)
-    check = meter.crosscheck
-    parts = {part.name: part for part in check.components}
-    assert parts["gpu"].ours_j == pytest.approx(1000.0, rel=0.01)
-    assert parts["gpu"].theirs_j == pytest.approx(1100.0)
-    assert parts["cpu"].ours_j == pytest.approx(300.0, rel=0.01)
-    assert "load x 65 W" in parts["cpu"].why
-    assert (parts["ram"].ours_j, parts["ram"].why) == (None, "only CodeCarbon has any")
+    table = meter.crosscheck.set_index("component")
+    assert table.ours_j["gpu"] == pytest.approx(1000.0, rel=0.01)
+    assert table.theirs_j["gpu"] == pytest.approx(1100.0)
+    assert table.ours_j["cpu"] == pytest.approx(300.0, rel=0.01)
+    assert "load x 65 W" in table.why["cpu"]
+    assert math.isnan(table.ours_j["ram"])
+    assert table.why["ram"] == "only CodeCarbon has any"
     factor = carbon.grid("POL")["carbon_intensity"]
-    assert check.theirs_g == pytest.approx(1900 / KWH * factor)
-    assert check.ours_g == pytest.approx(1300 / KWH * factor, rel=0.01)
-    assert check.theirs_g_per_kwh == pytest.approx(factor)
-    assert f"at {factor:.4g} g/kWh" in str(check)
-    json.dumps(check.to_dict())
+    for theirs, parts in ((1100, "gpu"), (600, "cpu"), (200, "ram"), (1900, "all")):
+        assert table.theirs_g[parts] == pytest.approx(theirs / KWH * factor)
+    assert table.ours_g["all"] == pytest.approx(1300 / KWH * factor, rel=0.01)
 
 
 def test_an_estimate_stands_where_nothing_is_measured(tracked):
@@ -87,7 +85,7 @@ def test_an_estimate_stands_where_nothing_is_measured(tracked):
     with EnergyMeter(sources=["estimate"], country="POL", crosscheck="codecarbon") as meter:
         sum(range(1_000_000))
         assert meter.crosscheck is None  # not yet
-    cpu = next(part for part in meter.crosscheck.components if part.name == "cpu")
+    cpu = meter.crosscheck.set_index("component").loc["cpu"]
     assert cpu.ours_j == meter.reading.estimated_j
     assert "CPU seconds" in cpu.ours_by
 
@@ -121,10 +119,10 @@ def test_what_cannot_be_checked_is_refused_in_one_line(options, says):
 def test_the_real_tracker():
     with EnergyMeter(sources=["estimate"], country="POL", crosscheck="codecarbon") as meter:
         sum(range(20_000_000))
-    check = meter.crosscheck
-    assert check.theirs_s == pytest.approx(meter.reading.seconds, rel=0.5, abs=0.5)
-    assert check.theirs_g > 0
-    assert check.theirs_g_per_kwh == pytest.approx(check.g_per_kwh, rel=1e-3)
-    ram = next(part for part in check.components if part.name == "ram")
-    assert ram.theirs_j > 0
-    print(check)
+    table = meter.crosscheck.set_index("component")
+    assert float(table.theirs_by["all"].removesuffix(" s")) == pytest.approx(
+        meter.reading.seconds, rel=0.5, abs=0.5
+    )
+    factor = carbon.grid("POL")["carbon_intensity"]
+    assert table.theirs_g["all"] == pytest.approx(table.theirs_j["all"] / KWH * factor, rel=1e-3)
+    assert table.theirs_j["ram"] > 0
