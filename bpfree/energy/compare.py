@@ -82,12 +82,12 @@ class Comparison:
         return [[fmean(p) / n for p in pair] for pair, n in zip(pairs, self.passes, strict=True)]
 
     def of_a_pass(self, what: str = "measured_j") -> tuple[float, float] | None:
-        """Mean joules or ``"seconds"`` of a pass: any joules_text that a :class:`Reading` has; None if one lacks it."""
+        """The mean of a pass, of any amount that a :class:`Reading` has; None if a window lacks it."""
         rounds = self._rounds(what)
         return rounds and (fmean(rounds[0]), fmean(rounds[1]))
 
     def ratio(self, what: str = "measured_j") -> Ratio | None:
-        """Of ``measured_j``, ``net_measured_j`` or ``seconds``; None if a window lacks it or has none to divide."""
+        """Of ``measured_j``, ``net_measured_j`` or ``seconds``; None if a window lacks it, or has none."""
         rounds = self._rounds(what)
         if rounds is None or min(rounds[0] + rounds[1]) <= 0:
             return None
@@ -96,14 +96,13 @@ class Comparison:
     @property
     def flags(self) -> tuple[str, ...]:
         """Those of any window: a claim should have none but "sampled-power"."""
-        values = [v for readings in self.readings for reading in readings for v in reading.values]
+        values = [value for reading in sum(self.readings, ()) for value in reading.values]
         return tuple(sorted({flag for value in values if value.primary for flag in value.flags}))
 
     @property
     def provenance(self) -> str:
         """Of the joules; where a window lacks them, of that one."""
-        every = [reading for readings in self.readings for reading in readings]
-        return min(every, key=lambda reading: reading.measured_j is not None).provenance
+        return min(sum(self.readings, ()), key=lambda reading: reading.measured_j is not None).provenance
 
     def __str__(self) -> str:
         spent, took = self.of_a_pass() or (None, None), self.of_a_pass("seconds")

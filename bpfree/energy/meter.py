@@ -40,11 +40,6 @@ class Snapshot(NamedTuple):
     overhead_ns: int
 
 
-def settled(*edges: Snapshot) -> bool:
-    """Have all sensors been read after these edges until they had shown an update?"""
-    return all(mark.settled for edge in edges for mark in edge.marks)
-
-
 class Window:
     """A named stretch of a meter's time; a context manager. Windows may nest and overlap."""
 
@@ -78,7 +73,9 @@ class Window:
     @property
     def settled(self) -> bool:
         """Is the window closed, and did every sensor show an update after it? Then its reading is final."""
-        return self._stop is not None and (self._meter._ended or settled(self._entered(), self._stop))
+        if self._stop is None or self._meter._ended:
+            return self._stop is not None
+        return all(mark.settled for edge in (self._start, self._stop) for mark in edge.marks)
 
     def settle(self) -> Reading:
         """The closed window's final reading: waits for the sensors' next update, ``SETTLE_S`` at most."""
@@ -272,12 +269,9 @@ class EnergyMeter:
 
     def gauges(self) -> dict[str, tuple[float, float]]:
         """Temperature (°C) and SM clock (MHz) now of every GPU that is measured; NaN where unsupported."""
-        found = {}
-        for device in self._use.devices:
-            if self._use.exclusion(device.channel) is None:
-                _, clock, celsius, _ = self._watch.gauges(device)
-                found[device.channel] = celsius, clock
-        return found
+        ours = [device for device in self._use.devices if self._use.exclusion(device.channel) is None]
+        shown = {device.channel: self._watch.gauges(device) for device in ours}
+        return {channel: (celsius, clock) for channel, (_, clock, celsius, _) in shown.items()}
 
     @property
     def selftest(self) -> dict[str, dict]:
@@ -356,7 +350,7 @@ class EnergyMeter:
         def awaited() -> dict[int, int]:
             late = [i for i in range(len(self._channels)) if not all(edge.marks[i].settled for edge in edges)]
             sensors = [(i, self._channels[i].accumulator, self._channels[i].period_s) for i in late]
-            moved = [(i, s.changes) for i, s, period_s in sensors if s.changes or s.age_s < 10 * period_s]
+            moved = [(i, s.changes) for i, s, period_s in sensors if s.count or s.age_s < 10 * period_s]
             return {i: changes for i, changes in moved if self._stuck.get(i) != changes}
 
         while (late := awaited()) and not self._ended:

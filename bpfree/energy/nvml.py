@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import cuda
-from .accumulator import NS, Counter, Trapezoid
+from .accumulator import NS, Accumulator, Counter, Trapezoid
 from .channel import Found, SensorChannel, gap_ns, power_at
 
 COUNTER, POWER = "nvml-counter", "nvml-power"
@@ -55,6 +55,12 @@ class Device:
     @property
     def channel(self) -> str:
         return f"gpu:{self.index}"
+
+    def sensor(self, source: str, accumulator: Accumulator, period_s: float, basis: str) -> SensorChannel:
+        sampled = source == POWER
+        flags = ("mig-shared",) * self.shared + ("sampled-power",) * sampled
+        what = period_s, f"{basis}, {self.name} {self.uuid}", TOLERANCE_W * sampled, flags
+        return SensorChannel(source, self.channel, accumulator, *what, kind=self.channel)
 
 
 class Nvml:
@@ -172,14 +178,14 @@ class Nvml:
         int(read())
         # 64 bits of millijoules never wrap: a backwards step can only be a reset.
         counter = Counter(read, 1e-3, None, self._max_power_w(device), int(GPU_PERIOD_S * NS))
-        return _channel(COUNTER, device, counter, GPU_PERIOD_S, "energy counter")
+        return device.sensor(COUNTER, counter, GPU_PERIOD_S, "energy counter")
 
     def power(self, device: Device, hz: float) -> SensorChannel:
         """The sampled power's channel. Raises whatever NVML does where there is none."""
         read, method, period_s = self._power_reader(device)
         int(read())
         trapezoid = Trapezoid(read, gap_ns(GPU_PERIOD_S), self._max_power_w(device), int(GPU_PERIOD_S * NS))
-        return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz, period_s)}", TOLERANCE_W)
+        return device.sensor(POWER, trapezoid, period_s, f"{method} {power_at(hz, period_s)}")
 
     def _max_power_w(self, device: Device) -> float:
         """More than the device can draw."""
@@ -234,21 +240,6 @@ def _reason(error: Exception) -> str:
 
 def _unique(devices: Iterable[Device | None]) -> list[Device]:
     return list({d.uuid: d for d in devices if d is not None}.values())
-
-
-def _channel(
-    source: str,
-    device: Device,
-    accumulator: Counter | Trapezoid,
-    period_s: float,
-    basis: str,
-    tolerance_w: float = 0.0,
-) -> SensorChannel:
-    flags = ("mig-shared",) if device.shared else ()
-    basis = f"{basis}, {device.name} {device.uuid}"
-    name = device.channel
-    flags += () if source == COUNTER else ("sampled-power",)
-    return SensorChannel(source, name, accumulator, period_s, basis, tolerance_w, flags, kind=name)
 
 
 def open_gpus(

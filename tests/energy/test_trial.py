@@ -186,6 +186,17 @@ def test_a_window_is_settled_when_its_sensors_have_moved_after_it():
         assert window.reading is settled
 
 
+def test_a_counter_that_never_moved_is_not_waited_for():
+    gpu = Gpu(lambda t: 0.0, random.Random(0), now=5.0)
+    with VirtualMeter(gpu, sources=["nvml-counter"]) as meter:
+        meter.pass_time(2.0)
+        with meter.window() as window:
+            meter.pass_time(0.002)
+        before = gpu.now
+        assert window.settle().measured_j is None
+        assert gpu.now - before < 0.001
+
+
 def test_nothing_that_a_meter_waits_for_takes_for_ever(stub):
     stub.sensor(0, update=1000.0)
     begun = time.monotonic()
