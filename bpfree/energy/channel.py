@@ -18,9 +18,8 @@ class SensorChannel:
     """A sensor of energy or power.
 
     ``period_s`` is the time between two updates of the sensor (or over which it averages), ``tolerance_w``
-    its documented tolerance in watts, 0 where the maker documents none. ``companion`` is a power channel of
-    the same device: it knows the power at an edge better than the counter does. ``own`` is one that the user
-    brought along: it belongs to the total even if it never shows anything.
+    its documented tolerance in watts, 0 where the maker documents none. ``own`` is one that the user brought
+    along: it belongs to the total even if it never shows anything.
     """
 
     source: str
@@ -31,7 +30,6 @@ class SensorChannel:
     tolerance_w: float = 0.0
     flags: tuple[str, ...] = ()
     kind: str = "cpu"  # whose contention concerns it: "cpu" or the GPU's channel name
-    companion: int | None = None
     own: bool = False
     close: Callable[[], None] = field(default=lambda: None)
 
@@ -51,9 +49,7 @@ class SensorChannel:
             "faults": sensor.faults,
         }
 
-    def value(
-        self, a: Mark, b: Mark, start_ns: int, stop_ns: int, companions: tuple[Mark, Mark] | None = None
-    ) -> EnergyValue:
+    def value(self, a: Mark, b: Mark, start_ns: int, stop_ns: int) -> EnergyValue:
         """The energy from ``start_ns``, a little after mark ``a``, to ``stop_ns``, a little before ``b``.
 
         A counter's interval is that of its enclosing updates (see :class:`CounterMark`): whatever the power
@@ -90,7 +86,7 @@ class SensorChannel:
             why = f"the counter, which moves every {period_s:.3g} s, did not move in these {seconds:.3g} s"
             return lost(f"{why}, and was not read after them until it did", "short-window")
         energy = (b.at(stop_ns) - a.at(start_ns)) * unit
-        powers = [sensor.peak_w if m.power_w is None else m.power_w for m in companions or (a, b)]
+        powers = [sensor.peak_w if m.power_w is None else m.power_w for m in (a, b)]
         power = max(*powers, energy / max(seconds, period_s)) or sensor.max_power_w
         late_ns = start_ns - a.begun_ns + b.ended_ns - stop_ns
         if counts:

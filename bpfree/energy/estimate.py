@@ -187,7 +187,7 @@ def _waited_ns() -> int:
 class EstimateChannel:
     """CPU seconds times watts; status "estimated" always."""
 
-    source, name, kind, companion, own, poll_hz = ESTIMATE, CHANNEL, "cpu", None, False, 0.0
+    source, name, kind, own, poll_hz = ESTIMATE, CHANNEL, "cpu", False, 0.0
 
     def __init__(self, power: Watts, times: ProcessTimes) -> None:
         self.watts = power
@@ -200,7 +200,7 @@ class EstimateChannel:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def value(self, a: Mark, b: Mark, start_ns: int, stop_ns: int, companions: object = None) -> EnergyValue:
+    def value(self, a: Mark, b: Mark, start_ns: int, stop_ns: int) -> EnergyValue:
         """CPU seconds between the marks, times the watts and their bounds."""
         if b.faults > a.faults:
             return unavailable(ESTIMATE, CHANNEL, self.accumulator.fault, ("counter-fault",))

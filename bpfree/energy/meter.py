@@ -284,8 +284,8 @@ class EnergyMeter:
         sensors = [channel for channel in self._channels if channel.source != estimate.ESTIMATE]
         tests = {f"{channel.source} {channel.name}": channel.selftest() for channel in sensors}
         for channel, test in zip(sensors, tests.values(), strict=True):
-            power = None if channel.companion is None else self._channels[channel.companion].selftest()
-            if power and power["watts"] and test["watts"] is not None:
+            power = tests.get(f"{nvml.POWER} {channel.name}", {})
+            if channel.source == nvml.COUNTER and power.get("watts") and test["watts"] is not None:
                 test["agreement"] = round(test["watts"] / power["watts"], 4)
         return tests
 
@@ -390,10 +390,7 @@ class EnergyMeter:
         seconds = max(elapsed_ns, 0) / NS
         values = list(self._missing)
         for index, channel in enumerate(self._channels):
-            companions = None
-            if channel.companion is not None:
-                companions = a.marks[channel.companion], b.marks[channel.companion]
-            value = channel.value(a.marks[index], b.marks[index], a.out_ns, b.in_ns, companions)
+            value = channel.value(a.marks[index], b.marks[index], a.out_ns, b.in_ns)
             flags = list(value.flags)
             if channel.kind.startswith("gpu:") and not channel.own:
                 excluded = self._use.exclusion(channel.kind)

@@ -275,17 +275,14 @@ def open_gpus(
         if not devices:
             found.lack(source, "gpu", reason)
     for device in devices:
-        made: dict[str, SensorChannel] = {}
         for source in sources:
             try:
-                made[source] = session.counter(device) if source == COUNTER else session.power(device, hz)
+                made = session.counter(device) if source == COUNTER else session.power(device, hz)
+                found.channels.append(made)
             except Exception as error:
                 lacks = "has no energy counter" if source == COUNTER else "does not report its power"
                 volta = "; it needs Volta or newer" if source == COUNTER else ""
                 found.lack(source, device.channel, f"{device.name} {lacks} ({_reason(error)}){volta}")
-        found.channels += made.values()
-        if len(made) == 2:
-            made[COUNTER].companion = len(found.channels) - 1
     return session, devices
 
 
