@@ -78,6 +78,31 @@ def test_joules_that_a_sensor_shows_later_enter_the_row_they_belong_to(hand):
     assert clock.provenance == "late"
 
 
+def test_rows_wait_for_a_slow_sensor_however_many_they_are_and_are_read_once_it_moved(hand):
+    """Epochs of a millisecond, a sensor of ten updates a second: a hundred rows wait for one update."""
+    reads = []
+
+    class Counted(Late):
+        @property
+        def reading(self):
+            reads.append(self)
+            return super().reading
+
+    windows = [Counted(0.5) for _ in range(101)]
+    left = list(windows)
+    clock = Clock(CPU, SimpleNamespace(window=lambda name: nullcontext(left.pop(0))))
+    rows = [{} for _ in range(101)]
+    for row in rows[:100]:
+        with clock.region(row, "train"):
+            hand.now += 0.001
+    assert len(reads) == 100  # one that waits is not read again each time
+    for window in windows:
+        window.settled = True
+    with clock.region(rows[100], "train"):
+        hand.now += 0.001
+    assert all(row["train_measured_j"] == 0.5 for row in rows)
+
+
 def test_the_last_rows_of_training_are_settled(monkeypatch):
     made = []
 

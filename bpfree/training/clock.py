@@ -10,7 +10,7 @@ import torch
 
 from .history import COST
 
-PENDING = 16  # rows that wait for their joules at a time; of older ones they are what is known by then
+PENDING = 1000  # rows that wait for their joules at a time; of older ones they are what is known by then
 
 
 class Meter(Protocol):
@@ -104,18 +104,20 @@ class Clock:
         """Waits until the sensors have shown what the regions so far took, which no sensor does for long."""
         if not getattr(self._last, "settled", True):
             self._last.settle()
-        self._book()
-        self._open = self._open[-1:]  # what a sensor has not shown by now it never will
+        self._book(waiting=0)  # what a sensor has not shown by now it never will
 
-    def _book(self) -> None:
-        for account in self._open:
+    def _book(self, waiting: int = PENDING) -> None:
+        """Books the last row, and those before it in their order, until one must wait; so many may."""
+        last = max(len(self._open) - 1, 0)
+        done = next((i for i, account in enumerate(self._open[:last]) if not account.settled), last)
+        done = max(done, last - waiting)
+        for account in self._open[:done] + self._open[last:]:
             account.book()
             for *_, window in account.regions:
                 if window is not None and getattr(window, "settled", True) and not self._lacking:
                     reading = window.reading
                     self._lacking = None if reading.measured_j is not None else reading.provenance
-        last = self._open[-1:]
-        self._open = [a for a in self._open[:-1] if not a.settled][-PENDING:] + last
+        del self._open[:done]
 
     @contextmanager
     def prefix_work(self) -> Iterator[None]:
