@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bpfree.energy
-from bpfree.energy import EnergyMeter, EnergyValue, Reading, Window, measure, measure_idle
+from bpfree.energy import EnergyMeter, EnergyValue, Reading, Window, check, measure, measure_idle
 from bpfree.energy.reading import billed, joules_text
 from bpfree.energy.watch import contended
 from conftest import HandMeter
@@ -360,9 +360,13 @@ def test_idle_measures_nothing_to_do():
     assert reading.name == "idle"
     assert reading.watts == {"machine": pytest.approx(75.0)}
     assert reading.seconds == pytest.approx(0.05, abs=0.05)
-    assert (
-        measure_idle(60.0, sources=["estimate"]).seconds < 5.0
-    )  # without a sensor there is nothing to wait for
+
+
+def test_nothing_is_waited_for_where_there_is_no_sensor():
+    begun = time.monotonic()
+    assert measure_idle(60.0, sources=["estimate"]).watts == {}
+    assert check(60.0, load_s=60.0, sources=["estimate"])[0].seen is None
+    assert time.monotonic() - begun < 10.0
 
 
 def test_import_is_light(python):
