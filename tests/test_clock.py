@@ -1,6 +1,6 @@
 """Regions of seconds and joules add up, and prefix work goes to its own account."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +10,7 @@ from helpers import ScriptedMeter, arm, toy
 import bpfree.experiments.runner
 from bpfree.training.clock import Clock
 from bpfree.training.loop import train
+from bpfree.training.stopping import Budget
 
 CPU = torch.device("cpu")
 
@@ -31,6 +32,90 @@ def test_a_region_adds_its_seconds_and_joules_to_the_row(hand):
     assert row == {"train_s": 5.0, "train_measured_j": 7.0, "train_estimated_j": 10.0}
     assert clock.provenance == "scripted"
     assert clock.meter.names == ["train", "train"]
+
+
+class Late:
+    """A window whose joules are known from `settle()` on, or from when `settled` is set."""
+
+    def __init__(self, joules: float, before=()):
+        self.joules, self.settled, self.before = joules, False, before
+
+    @property
+    def reading(self):
+        known = self.joules if self.settled else None
+        return SimpleNamespace(measured_j=known, estimated_j=1.0, provenance="late" if known else "lacking")
+
+    def settle(self):
+        """With it, as a meter does, all that came before."""
+        for window in self.before:
+            window.settled = True
+        self.settled = True
+
+
+def test_joules_that_a_sensor_shows_later_enter_the_row_they_belong_to(hand):
+    windows = [Late(6.0), Late(0.2), Late(7.0)]
+    left = list(windows)
+    clock = Clock(CPU, SimpleNamespace(window=lambda name: nullcontext(left.pop(0))))
+    first, second = {"epoch": 1}, {}
+    for row, name in ((first, "train"), (first, "val")):
+        with clock.region(row, name):
+            hand.now += 2.0
+    assert first == {
+        "epoch": 1,
+        "train_s": 2.0,
+        "val_s": 2.0,
+        "train_estimated_j": 1.0,
+        "val_estimated_j": 1.0,
+    }
+    assert clock.provenance == "lacking"
+    windows[0].settled = windows[1].settled = True  # as by the sampler, meanwhile
+    with clock.region(second, "train"):
+        hand.now += 2.0
+    assert (first["train_measured_j"], first["val_measured_j"]) == (6.0, 0.2)
+    assert "train_measured_j" not in second
+    clock.settle()
+    assert second["train_measured_j"] == 7.0
+    assert clock.provenance == "late"
+
+
+def test_rows_wait_for_a_slow_sensor_however_many_they_are_and_are_read_once_it_moved(hand):
+    """Epochs of a millisecond, a sensor of ten updates a second: a hundred rows wait for one update."""
+    reads = []
+
+    class Counted(Late):
+        @property
+        def reading(self):
+            reads.append(self)
+            return super().reading
+
+    windows = [Counted(0.5) for _ in range(101)]
+    left = list(windows)
+    clock = Clock(CPU, SimpleNamespace(window=lambda name: nullcontext(left.pop(0))))
+    rows = [{} for _ in range(101)]
+    for row in rows[:100]:
+        with clock.region(row, "train"):
+            hand.now += 0.001
+    assert len(reads) == 100  # one that waits is not read again each time
+    for window in windows:
+        window.settled = True
+    with clock.region(rows[100], "train"):
+        hand.now += 0.001
+    assert all(row["train_measured_j"] == 0.5 for row in rows)
+
+
+def test_the_last_rows_of_training_are_settled(monkeypatch):
+    made = []
+
+    def window(name):
+        made.append(Late(0.5, list(made)))
+        return nullcontext(made[-1])
+
+    history = train(arm("bp"), toy(), max_epochs=3, meter=SimpleNamespace(window=window), progress=False)
+    assert all(one.settled for one in made)
+    assert history.total("measured_j") == pytest.approx(0.5 * len(made))
+    budget = Budget("measured_j", 2.1)  # a window for the prefix, and two for each epoch
+    history = train(arm("bp"), toy(), budget=budget, meter=SimpleNamespace(window=window), progress=False)
+    assert history.epochs == 2
 
 
 def test_the_time_that_the_meter_takes_to_look_is_not_the_regions(hand):

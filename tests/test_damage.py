@@ -121,7 +121,7 @@ def too_deep(folder, other, chance):
 
 def other_types(folder, other, chance):
     scalars = json.loads((folder / "record.json").read_text())
-    name = chance.choice(sorted(scalars.keys() - {"provenance", "resumed", "error", "contended"}))
+    name = chance.choice(sorted(scalars.keys() - {"provenance", "meter", "resumed", "error", "contended"}))
     if isinstance(scalars[name], dict) and name != "machine" and chance.random() < 0.5:
         inner = chance.choice(sorted(scalars[name]))
         scalars[name][inner] = {"not": "this"}

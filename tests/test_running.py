@@ -14,6 +14,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from helpers import same
 from tqdm import tqdm
 
 from bpfree.data import PUBLISHED
+from bpfree.energy import EnergyMeter
 from bpfree.errors import InvalidInput, MissingData, StorageFailed, TrainingDiverged
+from bpfree.evidence.tables.summary import bill
 from bpfree.experiments import runner
 from bpfree.experiments.experiment import Experiment
 from bpfree.experiments.runner import run, run_many
@@ -69,6 +72,7 @@ def until(condition) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from bpfree.experiments.store import RunLock
 claim = RunLock(Path(sys.argv[1]), "key")
 print(claim.take(), flush=True)
@@ -586,3 +590,47 @@ def test_a_budget_of_energy_from_a_run_that_lost_a_sensor_is_its_seconds_and_sai
         assert record.experiment.budget.unit == ("s" if lost else "measured_j")
         assert ("not all joules were measured" in caplog.text) == lost
         assert ("total_measured_j" in record.cost, "train_measured_j" in record.cost) == (not lost, True)
+
+
+def test_a_record_says_what_its_joules_are_gross_and_net_of(tmp_path, monkeypatch):
+    class Plug:
+        name, unit, channel, period_s = "plug", "W", "machine", 0.01
+        read = staticmethod(lambda: 75.0)
+
+    looks = []
+
+    def measure_idle(seconds, **_):
+        looks.append(seconds)
+        return SimpleNamespace(watts={"machine": 50.0})
+
+    monkeypatch.setattr(runner, "EnergyMeter", lambda **how: EnergyMeter(sources=[Plug()], **how))
+    monkeypatch.setattr(runner, "measure_idle", measure_idle)
+    monkeypatch.setattr(runner, "_idle", {})
+    store = Store(tmp_path)
+    record = run(small(), store, progress=False)
+    run(small(seed=1), store, progress=False)
+    assert len(looks) == 1  # once in a process
+    monkeypatch.setattr(runner, "_idle", {})
+    assert run(small(seed=2), store, progress=False).meter["idle_w"] == record.meter["idle_w"]
+    assert len(looks) == 1  # and on a machine
+    for kept in (tmp_path / "idle").iterdir():
+        os.utime(kept, (0, 0))
+    monkeypatch.setattr(runner, "_idle", {})
+    run(small(seed=3), store, progress=False)
+    assert len(looks) == 2  # but not for ever
+    again = store.find(record.experiment)
+    assert again.meter == record.meter
+    assert record.meter["idle_w"] == {"bare": {"machine": 50.0}}
+    gross, seconds = record.cost["total_measured_j"], record.cost["total_s"]
+    assert gross == pytest.approx(75 * seconds, rel=0.1)
+    assert record.meter["net_measured_j"]["bare"] == pytest.approx(gross - 50 * seconds)
+    assert record.meter["sensors"]["plug machine"]["watts"] == pytest.approx(75.0, rel=0.01)
+    table = bill(record, "POL").set_index("how it was obtained")
+    assert table.loc["net of the idle power", "what"] == "energy"
+
+
+def test_a_channel_whose_idle_power_is_not_known_leaves_no_net(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "measure_idle", lambda seconds, **_: SimpleNamespace(watts={"gpu:7": 50.0}))
+    monkeypatch.setattr(runner, "_idle", {})
+    record = run(small(), Store(tmp_path), progress=False)
+    assert record.meter["net_measured_j"] == {}

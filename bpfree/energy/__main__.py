@@ -16,11 +16,7 @@ from .check import check
 from .meter import EnergyMeter
 
 PROGRAM = "python -m bpfree.energy"
-EXAMPLES = f"""examples:
-  {PROGRAM} --check
-  {PROGRAM} --country POL -- python train.py
-  {PROGRAM} --json --sources nvml-counter,rapl -- python train.py > energy.json
-"""
+LOAD_S = 5.0
 WRONG, INTERRUPTED, NO_READER = 2, 130, 141  # exit statuses, as shells have them
 
 
@@ -37,27 +33,24 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
-        usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]   or   %(prog)s --check [--json]",
+        usage="%(prog)s [options] -- COMMAND [ARGUMENT ...]   or   %(prog)s --check [--load] [--json]",
         description="Measure the energy of a command, or list what can be measured on this machine. "
         "The report follows the command's output; the exit status is the command's.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example: {PROGRAM} --country POL --json -- python train.py > energy.json",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--check", action="store_true", help="list the energy sources found here, and why others are not"
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="report as one line of JSON; the command's output then goes to stderr",
-    )
+    for name, text in (
+        ("--check", "list the energy sources found here, why others are not, and what the sensors do"),
+        ("--load", "with --check: watch the sensors under a load of 5 s, too, on the GPU if torch has one"),
+        ("--json", "report as one line of JSON; the command's output then goes to stderr"),
+        ("--debug", "show tracebacks"),
+    ):
+        parser.add_argument(name, action="store_true", help=text)
     parser.add_argument("--country", help="ISO 3166-1 alpha-3 code of the grid, for gCO2e (POL, DEU, ...)")
     parser.add_argument("--sources", help="comma-separated: nvml-counter,nvml-power,rapl,estimate")
     parser.add_argument("--gpus", help="comma-separated nvidia-smi indices or UUIDs; default: those in use")
     parser.add_argument("--watts-per-core", type=float, help="watts per busy core for the estimate")
     parser.add_argument("--hz", type=float, help="samples per second (default 5)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, after --")
     return parser
 
@@ -65,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 class _Child:
     """The command. What ends this program ends the command; then the reading is still printed.
 
-    Ctrl-C reaches the command by itself, and SIGTERM, which comes to this process alone, is passed on to it,
-    as often as it comes: what to do is the command's choice.
+    Ctrl-C reaches it by itself, and SIGTERM, which comes to this process alone, is passed on as often as it
+    comes: what to do is the command's choice.
     """
 
     def __init__(self) -> None:
@@ -136,16 +129,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if options.check == bool(command):
         parser.error("give either --check or a command after --")
-    settings = {
-        "country": options.country,
-        "sources": options.sources.split(",") if options.sources else None,
-        "gpus": [int(g) if g.isdecimal() else g for g in options.gpus.split(",")] if options.gpus else None,
-        "watts_per_core": options.watts_per_core,
-        **({} if options.hz is None else {"hz": options.hz}),
-    }
+    if options.load and not options.check:
+        parser.error("--load goes with --check: nothing is loaded while a command is measured")
+    settings = {name: getattr(options, name) for name in ("country", "watts_per_core")}
+    settings |= {} if options.hz is None else {"hz": options.hz}
+    gpus = [int(g) if g.isdecimal() else g for g in options.gpus.split(",")] if options.gpus else None
+    settings |= {"gpus": gpus, "sources": options.sources.split(",") if options.sources else None}
     try:
         if options.check:
-            found = check(**settings)
+            if options.load:
+                with suppress(ImportError):
+                    import torch  # noqa: F401  so that the load is the GPU's
+                settings["gpus"] = gpus or "visible"
+            found = check(load_s=LOAD_S if options.load else 0.0, **settings)
             return _print(json.dumps([row._asdict() for row in found]) if options.json else str(found))
         meter = EnergyMeter(**settings, name=" ".join(command))
     except (ValueError, ModuleNotFoundError) as error:

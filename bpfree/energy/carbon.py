@@ -36,11 +36,8 @@ class Footprint:
         return asdict(self)
 
     def __str__(self) -> str:
-        grams = [
-            f"{value:.4g} gCO2e {status}"
-            for value, status in ((self.measured_g, "measured"), (self.estimated_g, "estimated"))
-            if value is not None
-        ]
+        both = {"measured": self.measured_g, "estimated": self.estimated_g}
+        grams = [f"{value:.4g} gCO2e {status}" for status, value in both.items() if value is not None]
         factor = f"{self.g_per_kwh:g} g/kWh, {self.country_name} {self.year}, {self.source}"
         return f"{', '.join(grams) or 'unknown: no joules'} ({factor})"
 
@@ -64,13 +61,11 @@ def grid(country: str) -> dict:
         near = [code for code, entry in grids.items() if entry["country_name"].lower() == text.lower()]
         near = near or difflib.get_close_matches(text.upper(), grids, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"Unknown country {country!r}: give a three-letter ISO 3166-1 code such as 'POL'{hint}"
-        )
+        given = f"Unknown country {country!r}"
+        raise ValueError(f"{given}: give a three-letter ISO 3166-1 code such as 'POL'{hint}")
     if not grids[country].get("carbon_intensity"):
-        raise ValueError(
-            f"CodeCarbon has no carbon intensity for {country!r}: give another country's grid or none"
-        )
+        lacking = f"CodeCarbon has no carbon intensity for {country!r}"
+        raise ValueError(f"{lacking}: give another country's grid or none")
     return grids[country]
 
 

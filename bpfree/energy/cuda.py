@@ -16,17 +16,16 @@ def cuda() -> ModuleType | None:
     return module if module is not None and module.is_initialized() else None
 
 
-def _allocated(module: ModuleType) -> list[int]:
+def _allocated() -> list[int]:
     """Devices with a live allocation. Touching any other would create a context there."""
-    return [i for i in range(module.device_count()) if module.memory_reserved(i) > 0]
+    module = cuda()
+    return [i for i in range(module.device_count()) if module.memory_reserved(i) > 0] if module else []
 
 
 def synchronise() -> None:
     """Wait for the work on the devices in use, so that queued kernels fall inside their window."""
-    module = cuda()
-    if module is not None:
-        for index in _allocated(module):
-            module.synchronize(index)
+    for index in _allocated():
+        cuda().synchronize(index)
 
 
 def nvml_uuid(uuid: object, prefix: str = "GPU-") -> str:
@@ -48,5 +47,5 @@ def visible_uuids() -> list[str] | None:
 
 def used_uuids() -> list[str]:
     """UUIDs of the devices on which torch holds memory."""
-    module, uuids = cuda(), visible_uuids()
-    return [] if module is None or uuids is None else [uuids[i] for i in _allocated(module)]
+    uuids = visible_uuids()
+    return [] if uuids is None else [uuids[i] for i in _allocated()]

@@ -24,7 +24,7 @@ import psutil
 from .accumulator import NS, Accumulator, Mark
 from .reading import EnergyValue, unavailable
 
-SOURCE = "estimate"
+ESTIMATE = "estimate"
 CHANNEL = "cpu:process"
 
 
@@ -187,7 +187,7 @@ def _waited_ns() -> int:
 class EstimateChannel:
     """CPU seconds times watts; status "estimated" always."""
 
-    source, name, kind, companion, own = SOURCE, CHANNEL, "cpu", None, False
+    source, name, kind, own, poll_hz = ESTIMATE, CHANNEL, "cpu", False, 0.0
 
     def __init__(self, power: Watts, times: ProcessTimes) -> None:
         self.watts = power
@@ -200,14 +200,12 @@ class EstimateChannel:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def value(
-        self, a: Mark, b: Mark, seconds: float, companions: object = None, late_s: float = 0.0
-    ) -> EnergyValue:
+    def value(self, a: Mark, b: Mark, start_ns: int, stop_ns: int) -> EnergyValue:
         """CPU seconds between the marks, times the watts and their bounds."""
         if b.faults > a.faults:
-            return unavailable(SOURCE, CHANNEL, self.accumulator.fault, ("counter-fault",))
+            return unavailable(ESTIMATE, CHANNEL, self.accumulator.fault, ("counter-fault",))
         cpu_s = (b.count - a.count) / NS
         low, central, high = (cpu_s * w for w in self.watts[:3])
         return EnergyValue(
-            SOURCE, CHANNEL, "estimated", central, low, high, basis=self.basis, reason=self.detail
+            ESTIMATE, CHANNEL, "estimated", central, low, high, basis=self.basis, reason=self.detail
         )

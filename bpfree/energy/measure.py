@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -16,9 +15,14 @@ Report = Callable[[Reading], object]
 
 
 def measure_idle(seconds: float = 10.0, **options: Any) -> Reading:
-    """Measure while doing nothing: a baseline for ``EnergyMeter(idle_w=...)``, whose options it takes."""
-    with EnergyMeter(name="idle", **options) as meter:
-        time.sleep(seconds)
+    """Measure while doing nothing: a baseline for ``EnergyMeter(idle_w=...)``, whose options it takes.
+
+    Without a sensor it does not wait. A GPU draws more once a process has a context on it: what is measured
+    depends on whether this one has. ``gpus="visible"`` has those that it does not use, too.
+    """
+    with EnergyMeter(**{"name": "idle", **options}) as meter:
+        if meter.selftest:
+            meter._sleep(seconds)
     return meter.reading
 
 
@@ -38,8 +42,7 @@ def measure(function=None, /, *, report=print, **options):
 
     @functools.wraps(function)
     def metered(*args: object, **kwargs: object) -> object:
-        meter = EnergyMeter(**{"name": function.__qualname__, **options})
-        with meter:
+        with EnergyMeter(**{"name": function.__qualname__, **options}) as meter:
             result = function(*args, **kwargs)
         metered.reading = meter.reading
         if report is not None:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from . import carbon, cuda, estimate, nvml, rapl
 from .accumulator import NS, Mark
 from .channel import Found
-from .reading import Reading, settle, unavailable
+from .crosscheck import Tracker
+from .reading import Reading, billed, unavailable
 from .source import Source, open_source
 from .watch import GpuUse, Watch, contended
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     import pandas
 
 # In order of trust: of two sources that measure one channel the first is billed, the second is a cross-check.
-SOURCES = (nvml.COUNTER, nvml.POWER, rapl.SOURCE, estimate.SOURCE)
+SOURCES = (nvml.COUNTER, nvml.POWER, rapl.RAPL, estimate.ESTIMATE)
 MAX_HZ = 100.0
 FIRST_VISIT_S = 0.02  # the sampler's first visit waits until start() is long over
+SETTLE_S = 0.3  # how long the end of a meter waits for the sensors' next update
 
 
 class Snapshot(NamedTuple):
@@ -57,13 +59,29 @@ class Window:
 
     @property
     def reading(self) -> Reading:
-        """The window's energy: final once closed; while open, so far and without waiting for CUDA."""
+        """The window's energy: final once ``settled``; while open, so far and without waiting for CUDA."""
         start = self._entered()
-        if self._stop is None:
-            return self._meter._read(self.name, start, self._meter._snapshot(synchronise=False))
-        if self._reading is None:
-            self._reading = self._meter._read(self.name, start, self._stop)
-        return self._reading
+        if self._reading is not None:
+            return self._reading
+        final = self.settled
+        stop = self._stop or self._meter._snapshot(synchronise=False)
+        reading = self._meter._read(self.name, start, stop)
+        if final:
+            self._reading = reading
+        return reading
+
+    @property
+    def settled(self) -> bool:
+        """Is the window closed, and did every sensor show an update after it? Then its reading is final."""
+        if self._stop is None or self._meter._ended:
+            return self._stop is not None
+        return all(mark.settled for edge in (self._start, self._stop) for mark in edge.marks)
+
+    def settle(self) -> Reading:
+        """The closed window's final reading: waits for the sensors' next update, ``SETTLE_S`` at most."""
+        if self._stop is not None:
+            self._meter._settle(self._entered(), self._stop)
+        return self.reading
 
     @property
     def trace(self) -> pandas.DataFrame:
@@ -90,11 +108,14 @@ class EnergyMeter:
         country: ISO 3166-1 alpha-3 code of the grid, for gCO2e; None for no carbon.
         sources: which of ``SOURCES`` to use, and sources of your own (see :class:`Source`); None for all of
             ``SOURCES``. One that is missing is reported as unavailable.
-        gpus: NVML indices (nvidia-smi's) or UUIDs; None for the visible GPUs that this process uses.
+        gpus: NVML indices (nvidia-smi's) or UUIDs; None for the visible GPUs that this process uses, and
+            "visible" for all of them, used or not.
         idle_w: idle baseline for net energy: watts of the measured total, watts per channel, or a Reading
             taken while idle (see :func:`measure_idle`).
         watts_per_core: for ``estimate``: one number or (low, central, high); None for the documented default.
-        hz: samples per second, 0 for none (then sampled power is known at window edges only).
+        hz: samples per second, 0 for none (then sampled power is known at window edges only). Sensors that
+            update no more than ten times a second are read twice an update in any case.
+        crosscheck: "codecarbon" runs its offline tracker over the same window (see ``crosscheck``).
         trace: record power, utilisation, clock, temperature and memory at every sample.
         name: of the meter's own window.
         powercap: root of the powercap file system.
@@ -108,14 +129,16 @@ class EnergyMeter:
         *,
         country: str | None = None,
         sources: Sequence[str | Source] | None = None,
-        gpus: Sequence[int | str] | None = None,
+        gpus: Sequence[int | str] | Literal["visible"] | None = None,
         idle_w: float | Mapping[str, float] | Reading | None = None,
         watts_per_core: float | Sequence[float] | None = None,
         hz: float = 5.0,
         trace: bool = False,
+        crosscheck: str | None = None,
         name: str = "",
         powercap: str | Path = rapl.ROOT,
         _clock: Callable[[], int] = time.perf_counter_ns,
+        _sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         if not 0 <= hz <= MAX_HZ:
             raise ValueError(f"hz={hz!r}: give samples per second from 0 (none) to {MAX_HZ:g}")
@@ -123,11 +146,12 @@ class EnergyMeter:
             raise ValueError("trace=True with hz=0: a trace needs samples, give hz above 0")
         if country is not None:
             carbon.grid(country)  # a typo should fail before the run, not after it
+        self._tracker = None if crosscheck is None else Tracker(crosscheck, country)
         self.name = name
         self.country = country
         self.hz = hz
-        own, known = _known(sources)
-        self._clock = _clock
+        own, known = _sorted_out(sources)
+        self._clock, self._sleep = _clock, _sleep
         self._idle = _baseline(idle_w)
         self._lock = threading.Lock()
         self._overhead_ns = 0
@@ -140,17 +164,21 @@ class EnergyMeter:
         if gpus is not None and not wanted:
             raise ValueError(f"gpus={gpus!r} without an NVML source: add one of {nvml.COUNTER}, {nvml.POWER}")
         self._times = estimate.ProcessTimes()
-        session, devices = nvml.discover(found, wanted, gpus, hz) if wanted else (None, [])
-        if rapl.SOURCE in known:
-            rapl.discover(found, Path(powercap))
-        if estimate.SOURCE in known:
+        session, devices = nvml.open_gpus(found, wanted, gpus, hz) if wanted else (None, [])
+        if rapl.RAPL in known:
+            rapl.open_zones(found, Path(powercap))
+        if estimate.ESTIMATE in known:
             found.channels.append(estimate.EstimateChannel(power, self._times))
         self._channels, self._missing = found.channels, found.missing
         self.ignored = found.ignored  # counters left out on purpose, and why
         self._use = GpuUse(session, devices, gpus is not None)
         self._watch = Watch(self._times, session, self._use, self._channels, trace)
         self._own = Window(self, name)
+        self._polled = [c for c in self._channels if c.poll_hz > hz]
+        self._poll_hz = max([hz, *(c.poll_hz for c in self._polled)])
         self._final: Snapshot | None = None
+        self._ended = False
+        self._stuck: dict[int, int] = {}  # by channel: how often it had moved when it was waited for in vain
         self._end = threading.Event()
         self._sampler_died_ns: int | None = None
         self._thread: threading.Thread | None = None
@@ -161,9 +189,9 @@ class EnergyMeter:
     def start(self) -> EnergyMeter:
         """Begin. Raises RuntimeError if the meter was started before."""
         if self._own._start is not None:
-            raise RuntimeError(
-                "This meter was already started: make a new EnergyMeter for another measurement"
-            )
+            raise RuntimeError("This meter was already started: make a new EnergyMeter for another one")
+        if self._tracker is not None:
+            self._tracker.start()
         self._times.refresh()
         self._own.__enter__()
         if self.hz:
@@ -192,6 +220,10 @@ class EnergyMeter:
             if self._own._stop is None:
                 self._own.__exit__(RuntimeError)
             self._final = self._own._stop
+            self._settle(self._own._start, self._final)
+            self._ended = True
+            if self._tracker is not None:
+                self._tracker.stop()
             self._end.set()
             if self._thread is not None:
                 self._thread.join()
@@ -225,6 +257,38 @@ class EnergyMeter:
         """The samples of the whole run, tidy: time_s, channel, quantity, value, unit."""
         return self._own.trace
 
+    @property
+    def crosscheck(self) -> pandas.DataFrame | None:
+        """Another tracker's bill of the whole run beside this one's; None until the meter has stopped.
+
+        Raises RuntimeError if the meter was made without ``crosscheck=``, or if the tracker failed.
+        """
+        if self._tracker is None:
+            raise RuntimeError("Nothing was cross-checked: make the meter with crosscheck='codecarbon'")
+        return self._tracker.against(self.reading)
+
+    def gauges(self) -> dict[str, tuple[float, float]]:
+        """Temperature (°C) and SM clock (MHz) now of every GPU that is measured; NaN where unsupported."""
+        ours = [device for device in self._use.devices if self._use.exclusion(device.channel) is None]
+        shown = {device.channel: self._watch.gauges(device) for device in ours}
+        return {channel: (celsius, clock) for channel, (_, clock, celsius, _) in shown.items()}
+
+    @property
+    def selftest(self) -> dict[str, dict]:
+        """What the sensors did so far, by source and channel: "nvml-counter gpu:0".
+
+        ``assumed_s`` between two updates and ``period_s`` as seen, None where reads were too few to tell;
+        ``watts`` on average; ``faults``; ``agreement``: a counter's watts over those that the same device's
+        power shows, where it does. JSON-serialisable.
+        """
+        sensors = [channel for channel in self._channels if channel.source != estimate.ESTIMATE]
+        tests = {f"{channel.source} {channel.name}": channel.selftest() for channel in sensors}
+        for channel, test in zip(sensors, tests.values(), strict=True):
+            power = tests.get(f"{nvml.POWER} {channel.name}", {})
+            if channel.source == nvml.COUNTER and power.get("watts") and test["watts"] is not None:
+                test["agreement"] = round(test["watts"] / power["watts"], 4)
+        return tests
+
     def _trace(self, start_ns: int, stop_ns: int | None) -> pandas.DataFrame:
         if not self._watch.tracing:
             raise RuntimeError("Nothing was traced: make the meter with EnergyMeter(trace=True)")
@@ -243,32 +307,79 @@ class EnergyMeter:
                 cuda.synchronise()
             begun = self._clock()
         with self._lock:
-            marks = tuple(channel.accumulator.advance(self._clock()) for channel in self._channels)
+            self._advance(self._channels)
             contention = self._watch.contention.mark()
             with suppress(Exception):  # torch's or NVML's; what it would have shown is then not known
                 self._use.look()
             ended = self._clock()
             self._overhead_ns += ended - begun
+            marks = tuple(channel.accumulator.mark(ended) for channel in self._channels)
             return Snapshot(begun, ended, marks, contention, self._overhead_ns)
+
+    def _advance(self, channels: Sequence, tick: bool = False) -> None:
+        for channel in channels:
+            now = self._clock()
+            channel.accumulator.advance(now, self._clock)
+            if tick:
+                channel.accumulator.tick(now)
+
+    def _poll(self) -> None:
+        """Reads the sensors that must be read more often than the sampler visits."""
+        began = time.thread_time_ns()
+        with self._lock:
+            self._advance(self._polled)
+            self._overhead_ns += time.thread_time_ns() - began
 
     def _sample(self) -> None:
         """One visit of the sampler."""
         began = time.thread_time_ns()
         with self._lock:
-            for channel in self._channels:
-                now = self._clock()
-                channel.accumulator.advance(now)
-                channel.accumulator.tick(now)
+            self._advance(self._channels, tick=True)
         self._watch.visit(self._clock())
         with self._lock:
             self._overhead_ns += time.thread_time_ns() - began
 
+    def _settle(self, *edges: Snapshot) -> None:
+        """Read on until every sensor has shown an update after these edges, or ``SETTLE_S`` has passed.
+
+        A sensor that was waited for in vain is not waited for again before it has moved, nor is one that has
+        never moved for longer than ten of its periods.
+        """
+        until, pause_s = self._clock() + SETTLE_S * NS, 1e-3
+
+        def awaited() -> dict[int, int]:
+            late = [i for i in range(len(self._channels)) if not all(edge.marks[i].settled for edge in edges)]
+            sensors = [(i, self._channels[i].accumulator, self._channels[i].period_s) for i in late]
+            moved = [(i, s.changes) for i, s, period_s in sensors if s.count or s.age_s < 10 * period_s]
+            return {i: changes for i, changes in moved if self._stuck.get(i) != changes}
+
+        while (late := awaited()) and not self._ended:
+            if self._clock() >= until:
+                self._stuck |= late
+                return
+            self._sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.016)
+            with self._lock:
+                self._advance(self._channels)
+
+    def _follow(self, seconds: float) -> None:
+        """For so long, read all sensors a thousand times a second."""
+        until = self._clock() + seconds * NS
+        while self._clock() < until:
+            with self._lock:
+                self._advance(self._channels)
+            self._sleep(1e-3)
+
     def _run(self) -> None:
-        period = 1 / self.hz
-        due = time.monotonic() + min(period, FIRST_VISIT_S)
+        period = 1 / self._poll_hz
+        visit = due = time.monotonic() + min(1 / self.hz, FIRST_VISIT_S)
         while not self._end.wait(due - time.monotonic()):
             try:
-                self._sample()
+                if time.monotonic() >= visit:
+                    self._sample()
+                    visit = max(visit + 1 / self.hz, time.monotonic())
+                else:
+                    self._poll()
             except Exception:  # the run being metered goes on; its readings say that sampling ended
                 self._sampler_died_ns = self._clock()
                 return
@@ -277,13 +388,9 @@ class EnergyMeter:
     def _read(self, name: str, a: Snapshot, b: Snapshot) -> Reading:
         elapsed_ns = b.in_ns - a.out_ns
         seconds = max(elapsed_ns, 0) / NS
-        late_s = (a.out_ns - a.in_ns + b.out_ns - b.in_ns) / NS
         values = list(self._missing)
         for index, channel in enumerate(self._channels):
-            companions = None
-            if channel.companion is not None:
-                companions = a.marks[channel.companion], b.marks[channel.companion]
-            value = channel.value(a.marks[index], b.marks[index], seconds, companions, late_s)
+            value = channel.value(a.marks[index], b.marks[index], a.out_ns, b.in_ns)
             flags = list(value.flags)
             if channel.kind.startswith("gpu:") and not channel.own:
                 excluded = self._use.exclusion(channel.kind)
@@ -302,7 +409,7 @@ class EnergyMeter:
         return Reading(
             name,
             seconds,
-            settle(values, self.sources),
+            billed(values, self.sources),
             self.country,
             (b.overhead_ns - a.overhead_ns) / NS,
             None if isinstance(self._idle, Mapping) else self._idle,
@@ -317,7 +424,7 @@ def _close_all(channels: Sequence, session: nvml.Nvml | None) -> None:
         session.close()
 
 
-def _known(sources: Sequence[str | Source] | None) -> tuple[list[Source], tuple[str, ...]]:
+def _sorted_out(sources: Sequence[str | Source] | None) -> tuple[list[Source], tuple[str, ...]]:
     """The user's own sources, and which of ``SOURCES`` are to be used, in their order."""
     given = list(SOURCES) if sources is None else [sources] if isinstance(sources, str) else list(sources)
     if not given:
@@ -331,11 +438,8 @@ def _known(sources: Sequence[str | Source] | None) -> tuple[list[Source], tuple[
 
 
 def _baseline(idle: float | Mapping[str, float] | Reading | None) -> float | dict[str, float] | None:
-    if isinstance(idle, Reading):
-        values = [v for v in idle.values if v.status == "measured" and v.primary]
-        return {v.channel: v.joules / idle.seconds for v in values}
-    if isinstance(idle, Mapping):
-        return dict(idle)
+    if isinstance(idle, Reading | Mapping):
+        return dict(idle.watts if isinstance(idle, Reading) else idle)
     if idle is not None and not idle >= 0:
         raise ValueError(
             f"idle_w={idle!r}: give watts from 0 upwards, a mapping of channel to watts, or a Reading"

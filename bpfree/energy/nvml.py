@@ -5,13 +5,14 @@
 - ``nvml-power``: the trapezoid of sampled power; NVML_FI_DEV_POWER_INSTANT where the driver has it, otherwise
   nvmlDeviceGetPowerUsage, which averages over 1 s on Ampere and newer except GA100 (NVML reference).
 
-NVIDIA documents no update period: 0.1 s is what an H200 was seen to take (tests/benchmarks/sensors.py). Yang
+NVIDIA documents no update period: 0.1 s is what an H200 was seen to take (tests/benchmarks/sensors.py); where
+a counter is seen to take longer, that is what its intervals are made of, and ``--check`` shows it. Yang
 et al. (2024, "Accurate and Convenient Energy Measurements for GPUs", SC24) found that A100 and H100 look at
 their power for only a quarter of the time: no interval here covers that. The tolerance of sampled power,
 ±5 W, is that of the nvidia-smi manual; for the counter none is documented.
 
 No GPU is believed to draw more than twice the highest power limit that it can be set to, which leaves room
-for excursions of milliseconds, or ``MOST_W`` if the driver names none: GPUs are sold for 1,400 W at most.
+for excursions of milliseconds, or ``MOST_GPU_W`` if the driver names none: GPUs are sold for 1,400 W at most.
 
 Whatever NVML and its Python module raise, errors of their own or any other, means that the sensor is
 unavailable, for that reason.
@@ -25,14 +26,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import cuda
-from .accumulator import Counter, Trapezoid
+from .accumulator import NS, Accumulator, Counter, Trapezoid
 from .channel import Found, SensorChannel, gap_ns, power_at
 
 COUNTER, POWER = "nvml-counter", "nvml-power"
-UPDATE_PERIOD_S = 0.1
+GPU_PERIOD_S = 0.1
 AVERAGING_S = 1.0
 TOLERANCE_W = 5.0
-MOST_W = 3000.0
+MOST_GPU_W = 3000.0
+VISIBLE = "visible"
 GPU_QUANTITIES = (("utilisation", "%"), ("sm_clock", "MHz"), ("temperature", "°C"), ("memory", "B"))
 
 
@@ -53,6 +55,12 @@ class Device:
     @property
     def channel(self) -> str:
         return f"gpu:{self.index}"
+
+    def sensor(self, source: str, accumulator: Accumulator, period_s: float, basis: str) -> SensorChannel:
+        sampled = source == POWER
+        flags = ("mig-shared",) * self.shared + ("sampled-power",) * sampled
+        what = period_s, f"{basis}, {self.name} {self.uuid}", TOLERANCE_W * sampled, flags
+        return SensorChannel(source, self.channel, accumulator, *what, kind=self.channel)
 
 
 class Nvml:
@@ -169,21 +177,20 @@ class Nvml:
 
         int(read())
         # 64 bits of millijoules never wrap: a backwards step can only be a reset.
-        counter = Counter(read, 1e-3, max_power_w=self._max_power_w(device))
-        return _channel(COUNTER, device, counter, UPDATE_PERIOD_S, "energy counter")
+        counter = Counter(read, 1e-3, None, self._max_power_w(device), int(GPU_PERIOD_S * NS))
+        return device.sensor(COUNTER, counter, GPU_PERIOD_S, "energy counter")
 
     def power(self, device: Device, hz: float) -> SensorChannel:
         """The sampled power's channel. Raises whatever NVML does where there is none."""
         read, method, period_s = self._power_reader(device)
         int(read())
-        trapezoid = Trapezoid(read, gap_ns(hz), self._max_power_w(device))
-        period_s = max(period_s, 1 / hz if hz else 0.0)
-        return _channel(POWER, device, trapezoid, period_s, f"{method} {power_at(hz)}", TOLERANCE_W)
+        trapezoid = Trapezoid(read, gap_ns(GPU_PERIOD_S), self._max_power_w(device), int(GPU_PERIOD_S * NS))
+        return device.sensor(POWER, trapezoid, period_s, f"{method} {power_at(hz, period_s)}")
 
     def _max_power_w(self, device: Device) -> float:
         """More than the device can draw."""
         nvml, handle = self._nvml, device.handle
-        return _try(lambda: 2e-3 * nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)[1]) or MOST_W
+        return _try(lambda: 2e-3 * nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)[1]) or MOST_GPU_W
 
     def _power_reader(self, device: Device) -> tuple[Callable[[], int], str, float]:
         nvml, handle = self._nvml, device.handle
@@ -198,11 +205,11 @@ class Nvml:
             return nvml.nvmlDeviceGetPowerUsage(handle)
 
         if _try(instant) is not None:
-            return instant, "instant", UPDATE_PERIOD_S
+            return instant, "instant", GPU_PERIOD_S
         ga100 = _try(lambda: tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle))) == (8, 0)
         older = _try(lambda: nvml.nvmlDeviceGetArchitecture(handle) < nvml.NVML_DEVICE_ARCH_AMPERE)
         if ga100 or older:
-            return usage, "instantaneous", UPDATE_PERIOD_S
+            return usage, "instantaneous", GPU_PERIOD_S
         return usage, "1 s average", AVERAGING_S
 
     def gauges(self, device: Device) -> Sequence[float]:
@@ -235,27 +242,15 @@ def _unique(devices: Iterable[Device | None]) -> list[Device]:
     return list({d.uuid: d for d in devices if d is not None}.values())
 
 
-def _channel(
-    source: str,
-    device: Device,
-    accumulator: Counter | Trapezoid,
-    period_s: float,
-    basis: str,
-    tolerance_w: float = 0.0,
-) -> SensorChannel:
-    flags = ("mig-shared",) if device.shared else ()
-    basis = f"{basis}, {device.name} {device.uuid}"
-    name = device.channel
-    return SensorChannel(source, name, accumulator, period_s, basis, tolerance_w, flags, kind=name)
-
-
-def discover(
+def open_gpus(
     found: Found, sources: Sequence[str], gpus: Sequence[int | str] | None, hz: float
 ) -> tuple[Nvml | None, list[Device]]:
     """Open NVML for these sources of it, add their channels to ``found``, and say why others are missing.
 
-    ``gpus`` are NVML's indices or UUIDs; None for the visible ones. Raises ValueError if these cannot be had.
+    ``gpus`` are NVML's indices or UUIDs; None or ``VISIBLE`` for the visible ones. Raises ValueError
+    if these cannot be had.
     """
+    gpus = None if gpus == VISIBLE else gpus
     try:
         session = Nvml()
     except NvmlUnavailable as error:
@@ -268,7 +263,7 @@ def discover(
         if gpus is None:
             devices, reason = session.visible()
         else:
-            devices, reason = [_named(session, gpu) for gpu in gpus], "gpus=() names none"
+            devices, reason = [_wanted(session, gpu) for gpu in gpus], "gpus=() names none"
     except Exception as error:
         if gpus is not None:
             session.close()
@@ -280,21 +275,18 @@ def discover(
         if not devices:
             found.lack(source, "gpu", reason)
     for device in devices:
-        made: dict[str, SensorChannel] = {}
         for source in sources:
             try:
-                made[source] = session.counter(device) if source == COUNTER else session.power(device, hz)
+                made = session.counter(device) if source == COUNTER else session.power(device, hz)
+                found.channels.append(made)
             except Exception as error:
                 lacks = "has no energy counter" if source == COUNTER else "does not report its power"
                 volta = "; it needs Volta or newer" if source == COUNTER else ""
                 found.lack(source, device.channel, f"{device.name} {lacks} ({_reason(error)}){volta}")
-        found.channels += made.values()
-        if len(made) == 2:
-            made[COUNTER].companion = len(found.channels) - 1
     return session, devices
 
 
-def _named(session: Nvml, gpu: int | str) -> Device:
+def _wanted(session: Nvml, gpu: int | str) -> Device:
     device = session.resolve(gpu) if isinstance(gpu, str) else session.at(gpu)
     if device is None:
         if gpu in session.broken:

@@ -11,8 +11,8 @@ Layout (Linux, Documentation/power/powercap): zones ``intel-rapl:0`` named "pack
 
 The counters advance about every millisecond (Khan et al. 2018, "RAPL in Action"). Intel documents no
 tolerance. No zone is believed to draw more than twice the highest limit that its constraints state
-(``constraint_*_power_limit_uw``, ``constraint_*_max_power_uw``), or ``MOST_W`` if they state none or more:
-a package is sold for 500 W at most.
+(``constraint_*_power_limit_uw``, ``constraint_*_max_power_uw``), or ``MOST_ZONE_W`` if they state none or
+more: a package is sold for 500 W at most.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from .accumulator import Counter
+from .accumulator import NS, Counter
 from .channel import Found, SensorChannel
 
-SOURCE = "rapl"
+RAPL = "rapl"
 ROOT = Path("/sys/class/powercap")
 UNIT_J = 1e-6
-UPDATE_PERIOD_S = 1e-3
-MOST_W = 1000.0
+RAPL_PERIOD_S = 1e-3
+MOST_ZONE_W = 1000.0
 _PACKAGE = re.compile(r"package-\d+(-die-\d+)?$")
 _DIE = re.compile(r"(\w+:package-\d+)(-die-\d+)?$")
 
@@ -59,7 +59,7 @@ class Zone:
     def max_power_w(self) -> float:
         """More than the zone can draw."""
         paths = self.path.glob("constraint_*_uw")  # power_limit_uw, max_power_uw, min_power_uw
-        return min(2 * UNIT_J * max(map(_number, paths), default=0), MOST_W) or MOST_W
+        return min(2 * UNIT_J * max(map(_number, paths), default=0), MOST_ZONE_W) or MOST_ZONE_W
 
 
 def _number(path: Path) -> int:
@@ -84,7 +84,7 @@ def _zones(root: Path, found: Found) -> list[Zone]:
         try:
             label = labels[key] = (paths[key] / "name").read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            found.lack(SOURCE, key, _reason(error, paths[key] / "name"))
+            found.lack(RAPL, key, _unreadable(error, paths[key] / "name"))
             continue
         parent = labels.get(":".join([control, *numbers[:-1]]), "")
         channel = f"cpu:{label}" if _PACKAGE.match(label) else f"{label}:{parent}" if parent else label
@@ -94,23 +94,23 @@ def _zones(root: Path, found: Found) -> list[Zone]:
     return zones
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _unreadable(error: Exception, path: Path) -> str:
     if isinstance(error, PermissionError):
         return f"no permission to read {path}: run as root, or let an administrator make it readable"
-    return f"cannot read {path}: {error.__class__.__name__}"
+    return f"cannot read {path}: {type(error).__name__}"
 
 
-def discover(found: Found, root: Path = ROOT) -> None:
+def open_zones(found: Found, root: Path = ROOT) -> None:
     """Open the zones that count, once each, add them to ``found``, and say of every other why it does not."""
     before = len(found.missing)
     try:
         zones = _zones(root, found)
     except OSError as error:
-        found.lack(SOURCE, "cpu", _reason(error, root))
+        found.lack(RAPL, "cpu", _unreadable(error, root))
         return
     if not zones and len(found.missing) == before:
         why = "not Linux on Intel or AMD, a virtual machine, or no powercap driver"
-        found.lack(SOURCE, "cpu", f"no RAPL zones under {root}: {why}")
+        found.lack(RAPL, "cpu", f"no RAPL zones under {root}: {why}")
     opened: dict[str, Callable[[], int]] = {}
     failed: dict[str, str] = {}
     for zone in zones:  # "intel-rapl" sorts before "intel-rapl-mmio", so the twin comes second
@@ -129,7 +129,7 @@ def discover(found: Found, root: Path = ROOT) -> None:
                     read()
                     twin = _mirrored(zone, read, opened)
                 except Exception as error:  # a file of sysfs may fail in ways of its own
-                    failed.setdefault(zone.channel, _reason(error, zone.path))
+                    failed.setdefault(zone.channel, _unreadable(error, zone.path))
                     continue
                 if twin:
                     found.ignored.append((zone.channel, f"mirrors the counter of {twin}: counted once"))
@@ -138,11 +138,11 @@ def discover(found: Found, root: Path = ROOT) -> None:
             opened[zone.channel] = read
             failed.pop(zone.channel, None)
             name, modulus = zone.channel, zone.range_uj
-            counter = Counter(read, UNIT_J, modulus, zone.max_power_w)
+            counter = Counter(read, UNIT_J, modulus, zone.max_power_w, int(RAPL_PERIOD_S * NS))
             basis = "energy counter" + ("" if modulus else ", range unknown: a wrap would be a fault")
-            found.channels.append(SensorChannel(SOURCE, name, counter, UPDATE_PERIOD_S, basis, close=close))
+            found.channels.append(SensorChannel(RAPL, name, counter, RAPL_PERIOD_S, basis, close=close))
     for channel, why in failed.items():
-        found.lack(SOURCE, channel, why)
+        found.lack(RAPL, channel, why)
 
 
 def _mirrored(zone: Zone, read: Callable[[], int], opened: dict[str, Callable[[], int]]) -> str | None:

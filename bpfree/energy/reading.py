@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 Status = Literal["measured", "estimated", "unavailable"]
 MACHINE = "machine"  # the channel of what measures the whole machine
-DISAGREE = "sources-disagree"  # two sensors of one channel, by more than twice what their intervals allow
+DISAGREE = "sources-disagree"  # two sensors of one channel, by more than their intervals allow
 
 
 @dataclass(frozen=True)
 class EnergyValue:
     """Energy of one channel in one window.
 
-    ``joules`` lies in [``low``, ``high``]: two edges of the sensor's update period times the power there,
-    plus the sensor's tolerance where its maker documents one. All three are None, never 0, when
-    ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the value belongs to the
-    totals of its reading. A second look at a channel that another source already measures does not, nor does
-    a part of what is measured as a whole: they are shown and not added. Neither does a sensor that could not
-    be read from the start. One that was lost in the middle does, and then there is no total. ``net_joules``
-    is ``joules`` less the idle baseline, if one was given.
+    ``joules`` lies in [``low``, ``high``]: of a counter what its updates around the window's edges leave
+    open, of sampled power what its samples do, plus the tolerance that the sensor's maker documents. All are
+    None, never 0, when ``status`` is "unavailable"; ``reason`` then says why. ``primary`` says whether the
+    value belongs to the totals of its reading. A second look at a channel that another source already
+    measures does not, nor does a part of what is measured as a whole, nor a sensor that could not be read
+    from the start: they are shown and not added. One that was lost in the middle does, and then there is no
+    total. ``net_joules`` is ``joules`` less the idle baseline, if one was given.
     """
 
     source: str
@@ -65,7 +65,7 @@ def unavailable(
     return EnergyValue(source, channel, "unavailable", flags=tuple(flags), reason=reason, primary=primary)
 
 
-def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[EnergyValue, ...]:
+def billed(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[EnergyValue, ...]:
     """Keep one primary value per channel and none inside another, and flag what contradicts itself.
 
     It is the first measured one in the order of ``preference``, or one that was lost if none is measured.
@@ -76,7 +76,7 @@ def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[En
     for value in ordered:
         if value.status == "measured":
             measured.setdefault(value.channel, []).append(value)
-    settled, taken = [], set()
+    judged, taken = [], set()
     for value in ordered:
         primary = value.status == "estimated"
         if value.primary and not primary and value.channel not in taken:
@@ -85,9 +85,9 @@ def settle(values: Iterable[EnergyValue], preference: Sequence[str]) -> tuple[En
         flags = value.flags
         if value.status == "measured" and _contradict(measured[value.channel]):
             flags = (*flags, DISAGREE)
-        settled.append(replace(value, flags=flags, primary=primary))
-    primaries = [v for v in settled if v.primary and v.status != "estimated"]
-    return tuple(_nested(v, primaries) if v in primaries else v for v in settled)
+        judged.append(replace(value, flags=flags, primary=primary))
+    primaries = [v for v in judged if v.primary and v.status != "estimated"]
+    return tuple(_nested(v, primaries) if v in primaries else v for v in judged)
 
 
 def _nested(value: EnergyValue, primaries: Sequence[EnergyValue]) -> EnergyValue:
@@ -105,12 +105,12 @@ def _nested(value: EnergyValue, primaries: Sequence[EnergyValue]) -> EnergyValue
 
 
 def _contradict(values: Sequence[EnergyValue]) -> bool:
-    """Do they differ by more than twice what their intervals allow, and by a twentieth at least?
+    """Do they differ by more than their intervals allow, and by a twentieth more?
 
     The twentieth because sensors of different make are never calibrated to the last joule.
     """
     low, high = max(v.low for v in values), min(v.high for v in values)
-    return low - high > max(sum(v.high - v.low for v in values) / 2, 0.05 * low)
+    return low - high > 0.05 * low
 
 
 @dataclass(frozen=True)
@@ -162,16 +162,22 @@ class Reading:
         return self._total("measured", "net_joules")
 
     @property
+    def watts(self) -> dict[str, float]:
+        """Mean power by channel, of what ``measured_j`` adds up and nobody else was seen to use."""
+        own = [v for v in self.values if v.status == "measured" and v.primary and "contention" not in v.flags]
+        return {v.channel: v.joules / self.seconds for v in own}
+
+    @property
     def provenance(self) -> str:
         """A short label for captions and tables: which joules these are and where they come from."""
         sources: dict[str, list[str]] = {}
         for value in self.values:
             if value.status == "measured" and value.primary:
                 doubt = ", contradicted" if DISAGREE in value.flags else ""
-                sources.setdefault(value.source, []).append(_shown(value.channel) + doubt)
+                sources.setdefault(value.source, []).append(_label(value.channel) + doubt)
         parts = []
         if self.lacking:
-            parts.append(f"incomplete: {', '.join(map(_shown, self.lacking))} could not be read")
+            parts.append(f"incomplete: {', '.join(map(_label, self.lacking))} could not be read")
         elif sources:
             parts.append("measured: " + ", ".join(f"{s} ({', '.join(c)})" for s, c in sources.items()))
         parts += [f"estimated: {v.basis}" for v in self.values if v.status == "estimated"]
@@ -206,57 +212,49 @@ class Reading:
         frame["flags"] = frame["flags"].map(" ".join)
         return frame
 
-    def _rows(self) -> list[list[str]]:
+    def _table(self, **options: object) -> str:
+        from tabulate import tabulate
+
         rows = []
         for v in self.values:
-            interval = "" if v.low is None else f"{joules(v.low)} to {joules(v.high)}"
+            interval = "" if v.low is None else f"{joules_text(v.low)} to {joules_text(v.high)}"
             notes = "; ".join(filter(None, [v.reason or v.basis, *v.flags]))
-            rows.append([v.source, v.channel, v.status, joules(v.joules), interval, v.role, notes])
-        return rows
+            rows.append([v.source, v.channel, v.status, joules_text(v.joules), interval, v.role, notes])
+        headers = ["source", "channel", "status", "energy", "interval", "role", "notes"]
+        return tabulate(rows, headers, disable_numparse=True, **options)
 
     def _summary(self) -> list[str]:
-        note = ""
+        note = f" (no total without {', '.join(self.lacking)})" if self.lacking else ""
         if self.measured_j is not None:
             note = f" ({self.measured_j / max(self.seconds, 1e-12):.3g} W mean)"
-        elif self.lacking:
-            note = f" (no total without {', '.join(self.lacking)})"
         lines = [
-            f"measured:  {joules(self.measured_j)}{note}",
-            f"estimated: {joules(self.estimated_j)} (a power model, not a measurement; not added)",
+            f"measured:  {joules_text(self.measured_j)}{note}",
+            f"estimated: {joules_text(self.estimated_j)} (a power model, not a measurement; not added)",
         ]
         if self.net_measured_j is not None:
-            lines.append(f"net of the idle baseline: {joules(self.net_measured_j)} measured")
+            lines.append(f"net of the idle baseline: {joules_text(self.net_measured_j)} measured")
         if self.gco2e is not None:
             lines.append(f"carbon:    {self.gco2e}")
         return lines
 
-    _HEADER = ("source", "channel", "status", "energy", "interval", "role", "notes")
-
     def __str__(self) -> str:
-        from tabulate import tabulate
-
         overhead = f"meter's own overhead {self.overhead_s * 1e3:.2f} ms"
         title = f"{self.name or 'energy'}: {self.seconds:.3f} s ({overhead})"
-        table = tabulate(
-            self._rows(), headers=self._HEADER, disable_numparse=True, maxcolwidths=[None] * 6 + [52]
-        )
-        return "\n".join([title, table, *self._summary()])
+        return "\n".join([title, self._table(maxcolwidths=[None] * 6 + [52]), *self._summary()])
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        from tabulate import tabulate
-
-        table = tabulate(self._rows(), headers=self._HEADER, tablefmt="html", disable_numparse=True)
         title = escape(f"{self.name or 'energy'}: {self.seconds:.3f} s")
-        return f"<p>{title}</p>{table}<p>{'<br>'.join(map(escape, self._summary()))}</p>"
+        summary = "<br>".join(map(escape, self._summary()))
+        return f"<p>{title}</p>{self._table(tablefmt='html')}<p>{summary}</p>"
 
 
-def _shown(channel: str) -> str:
+def _label(channel: str) -> str:
     return channel.replace("gpu:", "GPU ")
 
 
-def joules(value: float | None) -> str:
+def joules_text(value: float | None) -> str:
     """An energy for people: four digits and the unit, or a dash where there is none."""
     if value is None:
         return "-"

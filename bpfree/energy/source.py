@@ -27,13 +27,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from pathlib import Path
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from .accumulator import NS, Counter, Trapezoid
 from .channel import SensorChannel, gap_ns, power_at
 
-MOST_W = 20_000.0
+MOST_OWN_W = 20_000.0
 TAIL = 4096  # bytes of a file's end in which its last lines are looked for
 
 
@@ -42,13 +42,13 @@ class Source(Protocol):
 
     Attributes:
         name: what readings call the source; none of the built-in names.
-        unit: "J" if ``read`` gives the joules counted so far, "W" if it gives the power now. Power is sampled
+        unit: "J" if ``read`` gives the joules counted so far, "W" if it gives the power now, which is sampled
             at the meter's rate and integrated by the trapezoid rule, and flagged "sampled-power".
         channel: what it measures; the rules are those of the module.
         period_s: seconds between two updates of the sensor.
-        tolerance_w: its documented tolerance in watts; may be left out, and is 0 then.
-        max_power_w: more than what it measures can draw: what exceeds it is a fault, and not energy. May be
-            left out, and is 20 kW then.
+        tolerance_w: its documented tolerance in watts; 0 if left out.
+        max_power_w: more than what it measures can draw: what exceeds it is a fault, and not energy; 20 kW if
+            left out.
 
     ``read`` is called at both edges of every window and by the sampler's thread, one call at a time; where it
     takes long, windows are flagged "late-edge". ``close``, if there is one, is called when the meter ends.
@@ -64,6 +64,7 @@ class Source(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class FileSource:
     """A sensor whose readings another program writes to a text file: the last number of its last line.
 
@@ -79,24 +80,16 @@ class FileSource:
             for sysfs, whose files are as old as the system.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        name: str = "file",
-        unit: str = "W",
-        channel: str = "machine",
-        period_s: float = 1.0,
-        tolerance_w: float = 0.0,
-        max_power_w: float = MOST_W,
-        scale: float = 1.0,
-        stale_s: float | None = None,
-    ) -> None:
-        self.path = Path(path)
-        self.name, self.unit, self.channel = name, unit, channel
-        self.period_s, self.tolerance_w, self.max_power_w = period_s, tolerance_w, max_power_w
-        self.scale = scale
-        self.stale_s = 10 * period_s if stale_s is None else stale_s
+    path: str | os.PathLike
+    _: KW_ONLY
+    name: str = "file"
+    unit: str = "W"
+    channel: str = "machine"
+    period_s: float = 1.0
+    tolerance_w: float = 0.0
+    max_power_w: float = MOST_OWN_W
+    scale: float = 1.0
+    stale_s: float | None = None
 
     def read(self) -> float:
         with open(self.path, "rb") as file:
@@ -104,7 +97,7 @@ class FileSource:
             age_s = time.time() - status.st_mtime
             file.seek(max(0, status.st_size - TAIL))
             lines = file.read().split(b"\n")
-        if age_s > self.stale_s:
+        if age_s > (10 * self.period_s if self.stale_s is None else self.stale_s):
             raise TimeoutError(f"{self.path} was last written {age_s:.3g} s ago")
         whole = lines[:-1] or lines  # behind the last end of a line something may just be written
         last = [line for line in whole if line.strip()][-1]
@@ -116,38 +109,27 @@ def open_source(source: Source, hz: float) -> SensorChannel:
     lacking = [name for name in ("name", "unit", "channel", "period_s", "read") if not hasattr(source, name)]
     if lacking:
         raise ValueError(f"energy source {source!r} has no {', '.join(lacking)}: see bpfree.energy.Source")
-    tolerance_w, max_power_w = getattr(source, "tolerance_w", 0.0), getattr(source, "max_power_w", MOST_W)
+    tolerance_w, max_power_w = getattr(source, "tolerance_w", 0.0), getattr(source, "max_power_w", MOST_OWN_W)
     name, unit, period_s = source.name, source.unit, source.period_s
     for what, text in (("name", name), ("channel", source.channel)):
         if not (isinstance(text, str) and text):
             raise ValueError(f"energy source {source!r}: {what}={text!r}, give a name such as 'machine'")
     if unit not in ("J", "W"):
         raise ValueError(f"energy source {name!r}: unit={unit!r}, give 'J' (counted) or 'W' (power now)")
-    for what, value, least in (
-        ("period_s", period_s, math.ulp(0.0)),
-        ("tolerance_w", tolerance_w, 0.0),
-        ("max_power_w", max_power_w, math.ulp(0.0)),
-    ):
-        if not (isinstance(value, int | float) and least <= value < math.inf):
-            above = "above 0" if least else "0 or more"
+    numbers = {"period_s": period_s, "tolerance_w": tolerance_w, "max_power_w": max_power_w}
+    for what, value in numbers.items():
+        above = "0 or more" if what == "tolerance_w" else "above 0"
+        if not (isinstance(value, int | float) and 0 <= value < math.inf and (value or "or" in above)):
             raise ValueError(f"energy source {name!r}: {what}={value!r}, give a number {above}")
     held_ns = round(period_s * NS)
     if unit == "J":
         accumulator = Counter(lambda: round(1e6 * source.read()), 1e-6, None, max_power_w, held_ns)
         basis, flags = "energy counter", ()
     else:
-        accumulator = Trapezoid(lambda: round(1e3 * source.read()), gap_ns(hz), max_power_w, held_ns)
-        basis, flags = power_at(hz), ("sampled-power",)
+        basis, flags = power_at(hz, period_s), ("sampled-power",)
         period_s = max(period_s, 1 / hz if hz else 0.0)
-    return SensorChannel(
-        name,
-        source.channel,
-        accumulator,
-        period_s,
-        f"{basis}, a source of the user's own",
-        tolerance_w,
-        flags,
-        kind=source.channel if source.channel.startswith("gpu") else "cpu",
-        own=True,
-        close=getattr(source, "close", lambda: None),
-    )
+        accumulator = Trapezoid(lambda: round(1e3 * source.read()), gap_ns(period_s), max_power_w, held_ns)
+    kind = source.channel if source.channel.startswith("gpu") else "cpu"
+    sensor = name, source.channel, accumulator, period_s, f"{basis}, a source of the user's own"
+    close = getattr(source, "close", lambda: None)
+    return SensorChannel(*sensor, tolerance_w, flags, kind=kind, own=True, close=close)

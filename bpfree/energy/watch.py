@@ -62,12 +62,9 @@ class GpuUse:
 
     def look(self) -> None:
         """The cheap look, at window edges: what does torch hold?"""
-        if self._nvml is None or self.named or len(self.known) == len(self.devices):
-            return
-        for uuid in cuda.used_uuids():
-            device = self._nvml.resolve(uuid)
-            if device is not None:
-                self.known.add(device.channel)
+        if self._nvml is not None and len(self.known) < len(self.devices):
+            used = [self._nvml.resolve(uuid) for uuid in cuda.used_uuids()]
+            self.known |= {device.channel for device in used if device is not None}
 
     def ask(self, ours: set[int]) -> dict[str, bool]:
         """The expensive look, once a second: NVML's process lists. Returns which devices others use."""
@@ -76,12 +73,11 @@ class GpuUse:
             pids = self._nvml.processes(device) if self._nvml else None
             if pids is None:
                 continue
-            if ours & set(pids):
-                self.known.add(device.channel)
-            others = set(pids) - ours
+            seen = ours & set(pids)
+            self.known |= {device.channel} if seen else set()
             # In a container our own process shows under a foreign id: then one of the others is us.
-            hidden = device.channel in self.known and not ours & set(pids)
-            foreign[device.channel] = len(others) > (1 if hidden else 0)
+            hidden = device.channel in self.known and not seen
+            foreign[device.channel] = len(set(pids) - ours) > hidden
         return foreign
 
     def exclusion(self, channel: str) -> str | None:
@@ -152,11 +148,14 @@ class Watch:
         if self.tracing:
             self._record(now_ns, own_cores)
 
+    def gauges(self, device: Device) -> Sequence[float]:
+        return self._nvml.gauges(device)
+
     def _record(self, now_ns: int, own_cores: float) -> None:
         powers = [c.accumulator.power_w for c in self._powers]
         row = [float("nan") if p is None else p for p in powers]
         for device in self.use.devices:
-            row += self._nvml.gauges(device)
+            row += self.gauges(device)
         try:
             rss = psutil.Process().memory_info().rss
         except psutil.Error:

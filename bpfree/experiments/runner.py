@@ -1,9 +1,11 @@
 """Running an experiment gives a record; running it again reads that record."""
 
+import hashlib
 import json
 import logging
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext, suppress
@@ -17,8 +19,8 @@ from tqdm import tqdm
 from .. import diagnostics
 from ..algorithms import Algorithm
 from ..data import read
-from ..energy import EnergyMeter
-from ..errors import InvalidInput, TrainingDiverged, check_positive
+from ..energy import EnergyMeter, measure_idle
+from ..errors import InvalidInput, StorageFailed, TrainingDiverged, check_positive, disk
 from ..training.batches import Data
 from ..training.checkpoint import Checkpoint
 from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
@@ -32,6 +34,8 @@ from .resolved import Resolved
 from .store import Record, RunLock, Store
 
 STAGE = ("name", "prefix", "executor", "ended", "restored")  # of a stage, in a record
+IDLE_S = 1.0  # of looking at what idling draws, which holds ...
+IDLE_AGE_S = 86_400.0  # ... for a day on one machine
 POLL_S = 1.0  # between two looks at what another process is training
 log = logging.getLogger("bpfree")
 
@@ -199,8 +203,9 @@ class _Job:
             place = self.beside.place(need, device)
             how = {"progress": False, "on_epoch": self.beside.go_on}
         try:
+            idle = {} if self.beside else idle_power(torch.device(self.resolved.device), self.store)
             with place:
-                algorithm, record = _train(self.resolved, data, checkpoint, **how)
+                algorithm, record = _train(self.resolved, data, checkpoint, idle, **how)
             if self.beside:
                 record = replace(record, contended=True)
         except KeyboardInterrupt as stop:
@@ -227,7 +232,9 @@ def spent(record: Record, kind: str) -> Budget:
     return Budget(unit, record.cost[f"total_{unit}"])
 
 
-def _train(resolved: Resolved, data: Data, checkpoint: Checkpoint, **how) -> tuple[Algorithm | None, Record]:
+def _train(
+    resolved: Resolved, data: Data, checkpoint: Checkpoint, idle: dict[str, dict[str, float]], **how
+) -> tuple[Algorithm | None, Record]:
     """Train as resolved, under a tracing meter; divergence is an outcome, too. how: of `bpfree.train`."""
     algorithm = error = None
     with EnergyMeter(trace=True) as meter:
@@ -253,10 +260,55 @@ def _train(resolved: Resolved, data: Data, checkpoint: Checkpoint, **how) -> tup
         stages=[{name: getattr(stage, name) for name in STAGE} for stage in history.stages],
         machine=machine(resolved.device),
         provenance=history.provenance,
+        meter=metered(meter, idle, history),
         error=error,
         contended=any("contention" in value.flags for value in meter.reading.values),
         resumed=checkpoint.resumed,
     )
+
+
+_idle: dict[str, dict[str, float]] = {}  # watts by channel, as this process knows them
+
+
+def idle_power(device: torch.device, store: Store) -> dict[str, dict[str, float]]:
+    """Watts by channel while nothing runs: "bare", if this process had no context of CUDA yet, and "context".
+
+    Where there is a sensor it takes a second for each, once on a machine: what was found is kept in the
+    store's folder `idle`, and read from there for a day. Without a sensor it takes nothing.
+    """
+    place = [platform.node(), machine(device)["id"], os.environ.get("CUDA_VISIBLE_DEVICES")]
+    path = store.root / "idle" / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:12]}.json"
+    if not _idle:
+        with suppress(OSError, ValueError):
+            if time.time() - path.stat().st_mtime < IDLE_AGE_S:
+                _idle.update(json.loads(path.read_text(encoding="utf-8")))
+    known = len(_idle)
+    if not torch.cuda.is_initialized() and "bare" not in _idle:
+        _idle["bare"] = measure_idle(IDLE_S, gpus="visible").watts
+    if device.type == "cuda" and "context" not in _idle:
+        torch.zeros(1, device=device)
+        _idle["context"] = measure_idle(IDLE_S, gpus="visible").watts
+    found = {kind: watts for kind, watts in _idle.items() if watts}
+    if found and len(_idle) > known:
+        with suppress(StorageFailed):  # where nobody may write the next process looks again
+            disk.replace(path, json.dumps(found).encode())
+    return found
+
+
+def metered(meter: EnergyMeter, idle: dict[str, dict[str, float]], history: History) -> dict:
+    """What a record says of its meter, as plain values.
+
+    `idle_w`: watts by channel, "bare" and with a "context"; `net_measured_j`: the run's measured joules less
+    either of them, where every channel of the sum has one; `sensors`: `EnergyMeter.selftest`.
+    """
+    channels = [v.channel for v in meter.reading.values if v.status == "measured" and v.primary]
+    gross, seconds = history.total("measured_j"), history.total("s")
+    net = {
+        kind: gross - seconds * sum(watts[channel] for channel in channels)
+        for kind, watts in idle.items()
+        if gross is not None and channels and watts.keys() >= set(channels)
+    }
+    return {"idle_w": idle, "net_measured_j": net, "sensors": meter.selftest}
 
 
 _counted: dict[tuple, diagnostics.Counts] = {}  # of the arms that this process has trained

@@ -52,7 +52,7 @@ NEEDED = {
 TYPES = {
     **dict.fromkeys(("metrics", "cost", "machine"), dict),
     **{"stages": list, "resumed": int, "contended": bool},
-    **{"provenance": (str, NoneType), "error": (dict, NoneType)},
+    **{"provenance": (str, NoneType), "meter": (dict, NoneType), "error": (dict, NoneType)},
 }
 #: By the last word of a metric's name.
 UNITS = {"accuracy": "%", "loss": "nats", "j": "J", "flop": "FLOP", "bytes": "B"}
@@ -82,6 +82,8 @@ class Record:
         stages: per stage how its inputs came, how it ended, and the epoch that was restored.
         machine: where it ran; costs of different machines must not be pooled.
         provenance: how the joules were obtained.
+        meter: what they may be held against, as `runner.metered` has it: the idle watts that they include,
+            the joules net of these, and what the sensors did meanwhile. All joules of `cost` are gross.
         contended: whether others were at work beside it, on its processor or its GPU: its seconds and joules
             are then not its own alone, and no table of evidence has them.
         resumed: how often it was resumed from a checkpoint. Seconds and joules are then those of the
@@ -100,6 +102,7 @@ class Record:
     stages: list[dict]
     machine: dict
     provenance: str | None = None
+    meter: dict | None = None
     error: dict | None = None
     contended: bool = False
     resumed: int = 0

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -120,13 +120,22 @@ class Checkpoint:
         kept = [stage["tensors"].get(f"kept.{i}", live).to(live.device) for i, live in enumerate(keep.live)]
         keep.keep(stage["best"], kept)
 
-    def save(self, optimiser=None, keep: BestWeights | None = None, *, now: bool = False) -> None:
+    def save(
+        self,
+        optimiser: torch.optim.Optimizer | None = None,
+        keep: BestWeights | None = None,
+        *,
+        now: bool = False,
+        first: Callable[[], None] = lambda: None,
+    ) -> None:
         """Writes the file if it is due, or `now`: at the end of an epoch with the state of its stage, at the
-        end of a stage without. Raises StorageFailed; the file is then what it was."""
+        end of a stage without; calls `first` before it does. Raises StorageFailed; the file is then what it
+        was."""
         begun = time.monotonic()
         pause = max(0.0 if optimiser is None else self.every_s, self._took / self.share)
         if self.path is None or (begun - self._last < pause and not now):
             return
+        first()
         tensors = {f"algorithm.{name}": value for name, value in self.algorithm.state_dict().items()}
         if optimiser is not None:
             states = optimiser.state_dict()["state"].items()

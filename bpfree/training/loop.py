@@ -140,14 +140,14 @@ def train(
                         log.ended = "patience"
                         break
                     history.provenance = clock.provenance
-                    checkpoint.save(optimiser, keep)
+                    checkpoint.save(optimiser, keep, first=clock.settle)
                 log.ended = log.ended or length.ended_by(len(log.rows))
                 log.restored = keep.restore()
             for parameter in algorithm.parameters():
                 parameter.grad = None  # a finished stage keeps no gradients
             algorithm.stages_finished.fill_(number)
             history.provenance = clock.provenance
-            checkpoint.save()
+            checkpoint.save(first=clock.settle)
             bars.stage_done()
     return history
 
@@ -161,6 +161,8 @@ def left_usable(algorithm: nn.Module, history: History, clock: Clock) -> Iterato
         error.history = history
         raise
     finally:
+        with suppress(Exception):  # of the meter; training may just have failed
+            clock.settle()
         history.provenance = clock.provenance or history.provenance
         algorithm.eval()
         for parameter in algorithm.parameters():
@@ -190,7 +192,10 @@ class Epochs:
             row = {"stage": stage.name, "epoch": epoch, "lr": rates[0]}
             row |= self.train(executor, epoch, cap, cost)
             row |= self.validate(executor, cost)
-            rows.append(row | cost)
+            cost |= row
+            rows.append(cost)  # the dict itself, because the clock may correct its joules
+            if length.unit == "measured_j":
+                self.clock.settle()
             self.watch.check(rows[-1], lr=max(rates))
             yield rows[-1]
             cost = {}
@@ -209,7 +214,8 @@ class Epochs:
                 solved = True
         if solved:
             row |= self.validate(executor, spent)
-        rows.append(row | spent)
+        spent |= row
+        rows.append(spent)
         self.watch.check(rows[-1], solved=solved)
 
     def train(self, executor: Called, epoch: int, cap: int, cost: dict) -> dict:

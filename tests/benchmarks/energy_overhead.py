@@ -16,6 +16,15 @@ from collections.abc import Callable
 from bpfree.energy import EnergyMeter
 
 
+class Tenths:
+    """A counter of 75 W whose read takes no time."""
+
+    name, unit, channel, period_s = "tenths", "J", "machine", 0.1
+
+    def read(self) -> float:
+        return 75 * (time.perf_counter() // 0.1) * 0.1
+
+
 def timed(call: Callable[[], object]) -> float:
     begun = time.perf_counter()
     call()
@@ -92,6 +101,9 @@ def main() -> None:
     for threads in (0, 32):
         sampler(arguments.seconds, threads)
     sampler(arguments.seconds, 0, trace=True)
+    print("with a counter that moves ten times a second, as a GPU's does:")
+    sampler(arguments.seconds, 0, sources=["estimate", Tenths()])
+    sampler(arguments.seconds, 0, sources=["estimate", Tenths()], trace=True)
 
 
 if __name__ == "__main__":

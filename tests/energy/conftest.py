@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bpfree.energy import EnergyMeter
+from bpfree.energy.accumulator import Accumulator, Mark
 
 SHAPES = {"constant": 0, "ramp": 1, "square": 2, "sine": 3, "spike": 4}
 NO_COUNTER, NO_POWER, NO_INSTANT, NO_GAUGES, LOST, NO_PROCESSES = 1, 2, 4, 8, 16, 32
@@ -51,6 +53,9 @@ class Stub:
 
     def clock(self) -> int:
         return round(self.seconds * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        self.at(self.seconds + seconds)
 
     def script(self, device: int, shape: str, base: float, amplitude=0.0, period=1.0, phase=0.0) -> None:
         numbers = [ctypes.c_double(x) for x in (base, amplitude, period, phase)]
@@ -98,10 +103,20 @@ def stub(stub_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 
 
 class HandMeter(EnergyMeter):
-    """A meter whose sampler is the test: it samples when told to."""
+    """A meter whose sampler is the test, and which waits at its end only if given a clock to wait by."""
 
     def _run(self) -> None:
         return
+
+    def _settle(self, *edges: object) -> None:
+        if self._sleep is not time.sleep:
+            super()._settle(*edges)
+
+
+def advanced(accumulator: Accumulator, ns: int) -> Mark:
+    """The mark of a read at this instant."""
+    accumulator.advance(ns)
+    return accumulator.mark(ns)
 
 
 @pytest.fixture
@@ -113,7 +128,7 @@ def metered(stub: Stub) -> Callable:
     ) -> EnergyMeter:
         stub.at(start)
         options.setdefault("sources", ["nvml-counter", "nvml-power"])
-        meter = HandMeter(hz=hz, _clock=stub.clock, **options)
+        meter = HandMeter(hz=hz, _clock=stub.clock, _sleep=stub.sleep, **options)
         with meter:
             steps = int((stop - start) * hz)
             for step in range(1, steps + 1):

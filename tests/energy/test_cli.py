@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 
 import pytest
 
 from bpfree.energy import check
 from bpfree.energy.__main__ import main
+from bpfree.energy.check import working
 
 ENERGY = ("-m", "bpfree.energy")
 
@@ -162,6 +164,7 @@ def test_the_commands_own_options_are_its_own(python):
     [
         ([], "give either --check or a command"),
         (["--json"], "give either --check or a command"),
+        (["--load", "--", "true"], "--load goes with --check"),
         (["--check", "--", "true"], "give either --check or a command"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--hz", "fast", "--", "true"], "invalid float value: 'fast'"),
@@ -204,6 +207,13 @@ def test_check_as_json(capsys):
     assert main(["--check", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {"source", "status", "detail"} <= rows[0].keys()
+
+
+def test_a_load_is_work():
+    with working():
+        begun = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - begun > 0.05
 
 
 def test_check_on_a_machine_with_rapl(powercap):

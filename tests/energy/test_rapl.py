@@ -113,9 +113,9 @@ def test_a_wrap_inside_a_window_is_unwrapped_at_the_read(powercap, clock):
         with m.window() as plain:
             clock.seconds += 1
             powercap.set(rapl_0=9_000_000)
-    assert wrapped.reading.measured_j == pytest.approx(5.0)
-    assert plain.reading.measured_j == pytest.approx(7.0)
-    assert m.reading.measured_j == pytest.approx(12.0)
+    assert wrapped.reading.measured_j == pytest.approx(5.0, rel=1e-3)
+    assert plain.reading.measured_j == pytest.approx(7.0, rel=1e-3)
+    assert m.reading.measured_j == pytest.approx(12.0, rel=1e-3)
 
 
 def test_each_zone_wraps_at_its_own_range(powercap, clock):
@@ -201,17 +201,25 @@ def test_no_powercap_at_all(powercap, clock):
     assert m.reading.measured_j is None
 
 
-def test_interval_is_one_update_period_of_power_at_each_edge(powercap, clock):
+def test_interval_is_what_the_package_can_draw_in_an_update_and_a_half_at_each_edge(powercap, clock):
     powercap.zone("intel-rapl:0", "package-0", 0)
+    (powercap.path("intel-rapl:0") / "constraint_0_power_limit_uw").write_text("100000000")
     with meter(powercap, clock) as m:
         for second in (1, 2):
             clock.seconds += 1
             powercap.set(rapl_0=50_000_000 * second)
             m._sample()
-    value = m.reading.values[0]
-    assert value.joules == pytest.approx(100.0)
-    assert value.high - value.joules == pytest.approx(50.0 * rapl.UPDATE_PERIOD_S, rel=1e-3)
-    assert value.joules - value.low == pytest.approx(50.0 * rapl.UPDATE_PERIOD_S, rel=1e-3)
+        with m.window() as window:
+            clock.seconds += 1
+            powercap.set(rapl_0=150_000_000)
+        clock.seconds += 1
+        powercap.set(rapl_0=200_000_000)
+        m._sample()
+    [value] = window.reading.values
+    edge = 2 * 100.0 * 1.5 * rapl.RAPL_PERIOD_S  # twice the limit
+    assert value.joules == pytest.approx(50.0)
+    assert value.low == pytest.approx(50.0 - edge, abs=1e-4)
+    assert value.high == pytest.approx(50.0 + edge, abs=1e-4)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="no list of open files here")

@@ -18,14 +18,20 @@ if TYPE_CHECKING:
     from ...experiments.store import Record
 
 UNKNOWN = "not known"
+NET = {"bare": "the idle power", "context": "the idle power with a context on the GPU"}
 
 
 def summary(records: pd.DataFrame) -> pd.DataFrame:
     """Accuracy and bill of every arm: mean ± sample standard deviation, each with the n of its own seeds.
 
     records: as `bpfree.records` gives it. Energy is measured where that of all seeds was measured and
-    estimated otherwise; the column `energy is` says which. Nothing is pooled: runs that differ in their
-    protocol, settings, cap, precision, device or machine have a row each.
+    estimated otherwise; the column `energy is` says which. It is gross: what the machine draws when idle is
+    in it. Nothing is pooled: runs that differ in their protocol, settings, cap, precision, device or machine
+    have a row each.
+
+    Which joules may be quoted: those of windows of fifty updates of their sensor, which are 5 s on a GPU,
+    with nobody else at work (records that had company are left out), as a mean over three seeds at least. Of
+    shorter windows only sums that are as long may be, or what `bpfree.energy.compare` repeats.
     """
     finished = records[records["status"] == "finished"]
     finished = finished.reindex(columns=[*finished, *{"settings"} - set(finished)])
@@ -77,6 +83,7 @@ def bill(record: "Record", country: str) -> pd.DataFrame:
     carbon = footprint(cost.get("total_measured_j"), cost.get("total_estimated_j"), country)
     grams = carbon.measured_g if kind == "measured" else carbon.estimated_g
     joules = cost.get(f"total_{kind}_j")
+    net = (record.meter or {}).get("net_measured_j", {})
     ended = ", ".join(stage["ended"] for stage in record.stages)
     energy = UNKNOWN if joules is None else f"{joules:.3g} J"
     carbon_is = UNKNOWN if grams is None else f"{1000 * grams:.3g} mg CO2e ({kind})"
@@ -85,6 +92,7 @@ def bill(record: "Record", country: str) -> pd.DataFrame:
         ("epochs", f"{metrics['epochs']}", f"stages ended by: {ended}"),
         ("time", f"{cost['total_s']:.3g} s", "wall clock of training, validation and prefix work"),
         ("energy", energy, record.provenance or ""),
+        *(("energy", f"{joules:.3g} J", f"net of {NET[kind]}") for kind, joules in net.items()),
         ("carbon", carbon_is, f"{carbon.country_name} {carbon.year}, {carbon.source}"),
     ]
     return pd.DataFrame(rows, columns=["what", "how much", "how it was obtained"])
