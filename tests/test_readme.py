@@ -202,3 +202,25 @@ def test_what_the_first_run_shows_of_the_digits():
     ]
     means = shown.groupby("algorithm")["outcome test_accuracy"].mean().round()
     assert (means["bp"], means["mf"]) == (89, 90)
+
+
+def test_what_accuracies_the_other_commands_should_reach(runs):
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    means = runs.groupby(["data", "architecture", "algorithm"])["outcome test_accuracy"].mean()
+    told = re.search(r"without the cap: BP ([\d.]+) %, MF ([\d.]+) %", text).groups()
+    assert told == tuple(f"{means['cifar10', '3x2000', name]:.1f}" for name in ("bp", "mf"))
+    told = re.search(r"about (\d+) % on MNIST and (\d+) % on Fashion-MNIST, BP as well as MF", text).groups()
+    for name, percent in zip(("mnist", "fashion_mnist"), map(int, told), strict=True):
+        assert all(abs(means[name, "2x1000", arm] - percent) < 1 for arm in ("bp", "mf"))
+    trials = pd.read_csv(README.parent / "figures/data/tuning.csv").query("data == 'fashion_mnist'")
+    best = trials.groupby("algorithm")["value"].max()
+    told = re.search(r"should be near ([\d.]+) % for `bp` and ([\d.]+) % for `mf`", text).groups()
+    assert told == (f"{best['bp']:.1f}", f"{best['mf']:.1f}")
+
+
+def test_what_was_measured_apart_has_a_command_that_says_what_it_writes():
+    folder = README.parent / "figures"
+    for command in (folder / "measure").glob("*.py"):
+        table = f"figures/data/{command.stem}.csv"
+        assert f"Writes {table}." in command.read_text(encoding="utf-8").partition("\n")[0]
+        assert (README.parent / table).exists()
