@@ -219,6 +219,8 @@ def test_what_accuracies_the_other_commands_should_reach(runs):
     best = trials.groupby("algorithm")["value"].max()
     told = re.search(r"should be near ([\d.]+) % for `bp` and ([\d.]+) % for `mf`", text).groups()
     assert told == (f"{best['bp']:.1f}", f"{best['mf']:.1f}")
+    [minutes] = re.findall(r"On two cores the first takes about (\d+) minutes", text)
+    assert int(minutes) == round(trials["seconds"].sum() / 60 / 2, -1)  # two workers
 
 
 def test_what_was_measured_apart_has_a_command_that_says_what_it_writes():
