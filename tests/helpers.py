@@ -16,6 +16,7 @@ from bpfree.algorithms import ARMS, Algorithm
 from bpfree.algorithms.networks import MLP
 from bpfree.experiments.resolved import Resolved
 from bpfree.training.batches import Data
+from bpfree.training.chance import Chance
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.training.history import OUTCOME, History
 from bpfree.training.stopping import Stopping
@@ -133,9 +134,14 @@ class ScriptedMeter:
         opened.reading = SimpleNamespace(measured_j=measured, estimated_j=estimated, provenance="scripted")
 
 
+def chance(seed: int = 0) -> Chance:
+    """What the losses of a stage draw from."""
+    return Chance(torch.Generator().manual_seed(seed))
+
+
 def losses_of(stage, x, y, seed=0) -> list[torch.Tensor]:
     """The losses of a stage, all alive at once, which the training loop never has them."""
-    return list(stage.losses(x, y, torch.Generator().manual_seed(seed)))
+    return list(stage.losses(x, y, chance(seed)))
 
 
 def central_differences(loss, parameter: torch.Tensor, h: float = 1e-6) -> torch.Tensor:

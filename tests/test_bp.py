@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from helpers import arm, central_differences, losses_of, outcome, toy, weights
+from helpers import arm, central_differences, chance, losses_of, outcome, toy, weights
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from bpfree.algorithms import Backprop, DeepSupervision
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import UnknownName
+from bpfree.training.chance import stream
 from bpfree.training.loop import train
-from bpfree.training.stage import make_optimiser, step, stream
+from bpfree.training.stage import make_optimiser, step
 
 WIDTHS = (12, 5, 4)
 
@@ -63,7 +64,7 @@ def test_deep_supervision_without_weight_is_backpropagation():
         (stage,) = algorithm.stages()
         optimiser = make_optimiser(stage)
         for x, y in data.epoch(16, stream(0)):
-            step(stage, optimiser, x, y, stream(1))
+            step(stage, optimiser, x, y, chance())
     for name, value in bp.model.state_dict().items():
         assert torch.equal(value, supervised.model.state_dict()[name])
     assert torch.equal(bp.heads["3"].weight, supervised.heads["output"].weight)
@@ -87,7 +88,7 @@ def test_the_multiply_adds_of_a_step_are_those_of_the_formula():
         (stage,) = algorithm.stages()
         optimiser = make_optimiser(stage)
         with FlopCounterMode(display=False) as counter:
-            step(stage, optimiser, data.x_train, data.y_train, stream(0))
+            step(stage, optimiser, data.x_train, data.y_train, chance())
         layers = 2 * 12 * 8 + 3 * 8 * 7 + 3 * 7 * 6 + 3 * 6 * 3
         assert counter.get_total_flops() == 2 * 16 * (layers + heads)
 

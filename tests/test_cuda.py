@@ -4,6 +4,7 @@ Skipped where there is none. Everything else is tested on the CPU, whatever the 
 """
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,10 @@ import bpfree
 from bpfree.algorithms import ARMS
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.energy import EnergyMeter
+from bpfree.errors import InvalidInput
+from bpfree.training import Augmentation
 from bpfree.training.clock import Clock
+from bpfree.training.history import OUTCOME
 from bpfree.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -24,13 +28,17 @@ def data():
     return bpfree.load("digits")
 
 
-def trained(name, data, device="cuda", **how):
+def trained(name, data, device="cuda", options=(), seed=1, **how):
     """An arm's weights, on the CPU, and its history, after three epochs a stage."""
     convolutional = name.startswith("cafo")
     network = CaFoCNN(data.shape, classes=10) if convolutional else MLP([64, 300, 200], classes=10)
-    algorithm = ARMS[name].make(network)
-    history = train(algorithm, data, seed=1, max_epochs=3, device=device, progress=False, **how)
-    return {key: value.cpu() for key, value in weights(algorithm).items()}, history.frame()
+    algorithm = ARMS[name].make(network, **dict(options))
+    history = train(algorithm, data, seed=seed, max_epochs=3, device=device, progress=False, **how)
+    return {key: value.cpu() for key, value in weights(algorithm).items()}, history
+
+
+def outcome(history):
+    return history.frame()[list(OUTCOME)]
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -43,17 +51,89 @@ def test_again_uncached_and_resumed_runs_have_the_same_bits(name, data, tmp_path
     assert same(first, trained(name, data, checkpoint=Eager(tmp_path / "c"))[0])
 
 
-@pytest.mark.parametrize("name", [name for name in ARMS if not name.startswith("ff")])
+OPTIONS = [
+    *((name, {}) for name in ARMS),
+    *((name, {"optimiser": "sgd", "lr_schedule": "step"}) for name in ("bp", "mf", "cafo_dfa")),
+    *((name, {"optimiser": "adam", "weight_decay": 0.1, "lr_schedule": "cooldown"}) for name in ("bp", "mf")),
+    ("ff", {"negatives": "hard", "lr_schedule": "cooldown"}),
+    ("ff", {"negatives": "hybrid", "predict_by": "softmax"}),
+    ("ff", {"predict_by": "softmax", "passes": 1}),
+    ("cafo_rand", {"loss": "sparsemax"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_graph_learns_what_called_operations_learn(name, options, precision, data):
+    how = {"options": options, "precision": precision}
+    (called, first), (replayed, second) = (
+        trained(name, data, executor=kind, **how) for kind in ("eager", "graph")
+    )
+    assert outcome(first).equals(outcome(second))
+    assert same(called, replayed)
+    assert {s.executor for s in second.stages if s.ended != "solved"} <= {"graph"}
+
+
+@pytest.mark.parametrize("name", ["bp", "mf", "mf_sequential_joint", "ff", "cafo_dfa"])
+def test_so_it_does_on_augmented_images_and_where_it_is_resumed(name, data, tmp_path):
+    data = replace(data, augment=Augmentation(pad=1))
+    called, _ = trained(name, data, executor="eager")
+    replayed, history = trained(name, data, executor="graph")
+    assert same(called, replayed)
+    if name == "mf":  # whose prefix is recomputed in a graph of its own
+        assert (history.frame().query("stage != 'layer 1'")["prefix_s"] > 0).all()
+    with pytest.raises(KeyboardInterrupt):
+        trained(name, data, executor="eager", checkpoint=Eager(tmp_path / "c", dies_after=2))
+    assert same(called, trained(name, data, executor="graph", checkpoint=Eager(tmp_path / "c"))[0])
+
+
+class Looking(bpfree.Backprop):
+    """Reads the value of its loss, as no captured step may."""
+
+    def losses(self, x, labels, chance):
+        (loss,) = super().losses(x, labels, chance)
+        if loss.item() > -1:
+            yield loss
+
+
+def test_a_step_that_cannot_be_captured_is_called(data, caplog):
+    def looking(**how):
+        algorithm = Looking(MLP([64, 300, 200], classes=10))
+        history = train(algorithm, data, seed=1, max_epochs=3, progress=False, **how)
+        return {key: value.cpu() for key, value in weights(algorithm).items()}, history
+
+    found, history = looking()
+    assert history.stages[0].executor == "eager"
+    assert "cannot be captured" in caplog.text
+    assert same(found, trained("bp", data)[0])
+    with pytest.raises(InvalidInput, match="cannot be captured"):
+        looking(executor="graph")
+    assert same(trained("bp", data)[0], found)  # and the device is as it was
+
+
+@pytest.mark.parametrize("name", ARMS)
 def test_it_learns_what_the_cpu_learns(name, data):
-    # Not so Forward-Forward: its negatives are drawn by the device's own generator.
     (_, here), (_, there) = trained(name, data), trained(name, data, device="cpu")
     for metric in ("train_loss", "val_loss"):
         torch.testing.assert_close(
-            torch.tensor(here[metric].dropna().to_numpy(float)),
-            torch.tensor(there[metric].dropna().to_numpy(float)),
+            torch.tensor(here.frame()[metric].dropna().to_numpy(float)),
+            torch.tensor(there.frame()[metric].dropna().to_numpy(float)),
             rtol=0.05,
             atol=0.02,
         )
+
+
+def test_runs_side_by_side_have_the_bits_that_they_have_alone(tmp_path):
+    arms = ["bp", "mf", "ff", "mf_interleaved"] * 2
+    how = {"architecture": "300-200", "max_epochs": 5}
+    runs = [bpfree.Experiment(name, "digits", seed=k, **how) for k, name in enumerate(arms)]
+    alone = bpfree.run_many(runs, tmp_path / "alone", progress=False)
+    together = bpfree.run_many(runs, tmp_path / "together", progress=False, at_once=8)
+    for one, other in zip(alone, together, strict=True):
+        assert {s["executor"] for s in other.stages} == {"graph"}
+        assert one.history.equals(other.history)
+        assert same(one.weights(), other.weights())
+        assert other.contended
 
 
 def test_prefix_work_is_timed_by_the_device():

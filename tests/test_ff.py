@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import arm, central_differences, losses_of, same, toy, weights
+from helpers import arm, central_differences, chance, losses_of, same, toy, weights
 from scipy.ndimage import correlate1d
 from scipy.stats import chisquare
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
@@ -17,7 +17,8 @@ from bpfree.data import load
 from bpfree.diagnostics import saved_bytes
 from bpfree.errors import InvalidInput
 from bpfree.training import Stopping, train
-from bpfree.training.stage import make_optimiser, step, stream
+from bpfree.training.chance import Chance, stream
+from bpfree.training.stage import make_optimiser, step
 
 LAST = Stopping(patience=None, restore="last")
 WIDTHS = (12, 8, 7, 6)
@@ -126,7 +127,7 @@ def test_the_neutral_label_does_not_depend_on_the_class():
 
 def test_wrong_labels_are_never_true_and_uniform_over_the_others():
     labels = torch.arange(10).repeat(9000)
-    wrong = uniform_wrong(labels, 10, torch.Generator().manual_seed(0))
+    wrong = uniform_wrong(labels, 10, chance(0))
     counts = torch.zeros(10, 10, dtype=torch.long).index_put_(
         (labels, wrong), torch.tensor(1), accumulate=True
     )
@@ -138,7 +139,7 @@ def test_wrong_labels_are_never_true_and_uniform_over_the_others():
 def test_hard_labels_are_never_true_and_follow_the_softmax_over_the_wrong_ones():
     logits = torch.tensor([[4.0, 1.0, 0.0, -1.0]], dtype=torch.float64).expand(40_000, 4)
     labels = torch.arange(4).repeat(10_000)
-    wrong = hard_wrong(labels, logits, torch.Generator().manual_seed(0))
+    wrong = hard_wrong(labels, logits, chance(0))
     for c in range(4):
         others = [k for k in range(4) if k != c]
         expected = 10_000 * logits[0, others].softmax(0)
@@ -151,7 +152,7 @@ def test_hard_negatives_come_from_the_networks_own_mistakes():
     data, algorithm = toy(n=3000), initialised((12, 30, 30), negatives="hard")
     with torch.no_grad():  # a head that answers 2 to everything
         algorithm.heads["softmax"].weight[2] = 50.0
-    z = algorithm.contrast(data.x_train, data.y_train, torch.Generator().manual_seed(0))
+    z = algorithm.contrast(data.x_train, data.y_train, chance(0))
     assert torch.equal(z[:3000], algorithm.embed(data.x_train, data.y_train))
     wrong = z[3000:, :3].argmax(1)
     assert (wrong[data.y_train != 2] == 2).all()
@@ -160,17 +161,15 @@ def test_hard_negatives_come_from_the_networks_own_mistakes():
 
 def test_the_rows_of_a_batch_are_the_images_with_true_and_with_wrong_labels():
     data, algorithm = toy(), initialised()
-    positive, negative = algorithm.contrast(
-        data.x_train, data.y_train, torch.Generator().manual_seed(3)
-    ).chunk(2)
-    wrong = uniform_wrong(data.y_train, 3, torch.Generator().manual_seed(3))
+    positive, negative = algorithm.contrast(data.x_train, data.y_train, chance(3)).chunk(2)
+    wrong = uniform_wrong(data.y_train, 3, chance(3))
     assert torch.equal(positive, algorithm.embed(data.x_train, data.y_train))
     assert torch.equal(negative, algorithm.embed(data.x_train, wrong))
 
 
 def test_every_pixel_of_a_hybrid_is_one_of_two_images_pixels():
     images = torch.arange(50.0).view(50, 1, 1, 1).expand(50, 1, 28, 28)
-    mixed = hybrids(images, torch.Generator().manual_seed(0))
+    mixed = hybrids(images, chance(0))
     assert mixed.shape == images.shape
     seen = [set(image.unique().tolist()) for image in mixed]
     partners = [(values - {float(n)}).pop() for n, values in enumerate(seen)]
@@ -179,11 +178,11 @@ def test_every_pixel_of_a_hybrid_is_one_of_two_images_pixels():
     )
     assert sorted(partners) == [float(n) for n in range(50)]  # each image is the partner of one other
     flat = torch.rand(20, 30)
-    assert hybrids(flat, torch.Generator().manual_seed(0)).shape == flat.shape
+    assert hybrids(flat, chance(0)).shape == flat.shape
 
 
 def test_masks_are_bits_blurred_and_thresholded():
-    mask = masks(200, 28, 20, torch.Generator().manual_seed(0), torch.device("cpu"))
+    mask = masks(200, 28, 20, chance(0))
     blurred = torch.rand(200, 1, 28, 20, generator=torch.Generator().manual_seed(0)).round().numpy()
     for _ in range(BLURS):
         for axis in (2, 3):
@@ -267,7 +266,7 @@ def test_the_gradient_is_the_analytic_one(squares):
     x = data.x_train.double()
     for loss in losses_of(algorithm.stages()[0], x, data.y_train):
         loss.backward()
-    z = algorithm.contrast(x, data.y_train, torch.Generator().manual_seed(0))
+    z = algorithm.contrast(x, data.y_train, chance(0))
     t = (torch.arange(140) < 70).double()
     for i, a in enumerate(by_hand(algorithm, z), start=1):
         w, b = layer(algorithm, i).values()
@@ -283,7 +282,7 @@ def test_the_gradient_is_the_analytic_one(squares):
 def test_the_losses_are_those_of_the_definition():
     """Binary cross-entropy of g − θ over the 2B rows, and peer normalisation."""
     algorithm, data = initialised(), toy()
-    z = algorithm.contrast(data.x_train, data.y_train, torch.Generator().manual_seed(0))
+    z = algorithm.contrast(data.x_train, data.y_train, chance(0))
     t = (torch.arange(140) < 70).float()
     losses = losses_of(algorithm.stages()[0], data.x_train, data.y_train)
     for a, loss, d in zip(by_hand(algorithm, z), losses, WIDTHS[1:], strict=True):
@@ -322,7 +321,7 @@ def test_gradients_match_finite_differences_of_each_local_loss(options):
 @pytest.mark.parametrize("relu_gradient", ["true", "full"])
 def test_the_gradient_of_a_local_loss_reaches_its_own_layer_only(passes, relu_gradient):
     algorithm, data = initialised(passes=passes, predict_by="softmax", relu_gradient=relu_gradient), toy()
-    losses = algorithm.stages()[0].losses(data.x_train, data.y_train, torch.Generator())
+    losses = algorithm.stages()[0].losses(data.x_train, data.y_train, chance())
     expected = [
         {"heads.softmax.weight"},
         *(set(layer(algorithm, i)) for i in (1, 2, 3) for _ in range(passes)),
@@ -344,7 +343,7 @@ def test_what_lies_above_a_layer_does_not_move_it(k):
                 for parameter in layer(algorithm, i).values():
                     parameter.mul_(1.0) if fill is None else parameter.fill_(fill)
         (stage,) = algorithm.stages()
-        step(stage, make_optimiser(stage), data.x_train, data.y_train, torch.Generator().manual_seed(0))
+        step(stage, make_optimiser(stage), data.x_train, data.y_train, chance(0))
         moved.append({n: p for i in range(1, k + 1) for n, p in layer(algorithm, i).items()})
         assert all(p.isfinite().all() for p in moved[-1].values())
         assert not fill or not same(layer(algorithm, k + 1), layer(initialised(), k + 1))
@@ -368,7 +367,7 @@ def test_two_passes_train_as_one_does():
     for passes in (1, 2):
         algorithm = initialised(passes=passes, optimiser="sgd", lr=0.1)
         (stage,) = algorithm.stages()
-        step(stage, make_optimiser(stage), data.x_train, data.y_train, torch.Generator().manual_seed(0))
+        step(stage, make_optimiser(stage), data.x_train, data.y_train, chance(0))
         ends.append(weights(algorithm))
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-5, atol=1e-6)
@@ -426,7 +425,7 @@ def test_training_resumes_from_its_state_to_the_last_bit():
         (stage,) = algorithm.stages()
         optimiser = make_optimiser(stage)  # SGD without momentum: it has no state of its own
         for n in numbers:
-            step(stage, optimiser, data.x_train, data.y_train, stream("resume", n))
+            step(stage, optimiser, data.x_train, data.y_train, Chance(stream("resume", n)))
 
     options = {"optimiser": "sgd", "momentum": 0.0, "lr": 0.05, "peer_weight": 1.0}
     whole, part, resumed = (initialised(**options) for _ in range(3))
@@ -544,7 +543,7 @@ def test_digits_are_learned_by_both_readouts(digits, on_digits):
 
 
 def test_positive_data_are_better_than_negative_data_in_every_layer(digits, on_digits):
-    wrong = uniform_wrong(digits.y_val, 10, torch.Generator().manual_seed(0))
+    wrong = uniform_wrong(digits.y_val, 10, chance(0))
     pairs = zip(
         on_digits.goodness(digits.x_val, digits.y_val), on_digits.goodness(digits.x_val, wrong), strict=True
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import arm, central_differences, losses_of, outcome, same, toy, weights
+from helpers import arm, central_differences, chance, losses_of, outcome, same, toy, weights
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch.nn.functional import cross_entropy
@@ -13,7 +13,8 @@ from bpfree.algorithms import MonoForward
 from bpfree.algorithms.networks import MLP
 from bpfree.errors import InvalidInput, TrainingDiverged
 from bpfree.training import Stopping, train
-from bpfree.training.stage import Group, freeze_all_but, make_optimiser, step, stream
+from bpfree.training.chance import stream
+from bpfree.training.stage import Group, freeze_all_but, make_optimiser, step
 
 LAST = Stopping(patience=None, restore="last")
 WIDTHS = (12, 8, 7, 6)
@@ -240,9 +241,9 @@ def test_joint_training_with_detaching_is_interleaved_training(optimisers):
         [[*theirs.parameters()]] if optimisers == "one" else [[*layer(theirs, i).values()] for i in (1, 2, 3)]
     )
     adams = [torch.optim.Adam(parameters, lr=theirs.lr, fused=True) for parameters in split]
-    chance = stream(0)
+    draws = chance()
     for x, y in data.epoch(16, stream(1)):
-        step(stage, adam, x, y, chance)
+        step(stage, adam, x, y, draws)
         a, total = x, 0.0
         for i, block in enumerate(theirs.model.blocks, start=1):
             a = block(a.detach())

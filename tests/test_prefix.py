@@ -16,10 +16,10 @@ from bpfree.algorithms import Algorithm, MonoForward
 from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, StorageFailed
 from bpfree.training.batches import Augmentation
+from bpfree.training.chance import stream
 from bpfree.training.clock import Clock
 from bpfree.training.loop import train
 from bpfree.training.prefix import VALIDATION_BATCH, PrefixCache, apply, mapped, reserve, windows
-from bpfree.training.stage import stream
 
 CPU = torch.device("cpu")
 NOTHING = torch.autocast("cpu", torch.bfloat16, enabled=False)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import LADDER, ScriptedMeter, arm, outcome, same, toy, weights
+from helpers import LADDER, ScriptedMeter, arm, chance, outcome, same, toy, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
@@ -24,7 +24,7 @@ from bpfree.training import Stopping, train
 from bpfree.training.batches import Augmentation
 from bpfree.training.history import COST, OUTCOME
 from bpfree.training.prefix import VALIDATION_BATCH
-from bpfree.training.stage import SCHEDULES, Group, Stage, make_optimiser, step, stream
+from bpfree.training.stage import SCHEDULES, Group, Stage, make_optimiser, step
 
 NEVER = Stopping(patience=None, restore="last")
 VALIDATION = 40
@@ -224,7 +224,7 @@ def test_a_step_is_one_of_torchs_optimiser_on_the_sum_of_the_losses(name, refere
         plain.zero_grad()
         expected.backward()
         plain.step()
-        total = step(stage, mine, x, None, stream(0))
+        total = step(stage, mine, x, None, chance())
         assert total.item() == pytest.approx(expected.item(), rel=1e-6)
         assert not total.requires_grad
         torch.testing.assert_close(ours, theirs)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput, check_positive, check_range, choose
 from ..training.batches import Data
+from ..training.chance import stream
 from ..training.numerics import MadePinned, pinned
-from ..training.stage import OPTIMISERS, SCHEDULES, Group, Stage, stream
+from ..training.stage import OPTIMISERS, SCHEDULES, Group, Stage
 from . import networks
 from .networks import Blocks
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..errors import check_flag, check_range, choose
+from ..training.chance import Chance
 from ..training.stage import Stage
 from .base import Algorithm
 from .networks import Blocks
@@ -38,7 +39,7 @@ class Backprop(Algorithm):
         depth = len(self.model.blocks)
         return [self.stage("network", self.parameters(), self.losses, self.readout, layer=depth)]
 
-    def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         yield cross_entropy(self.readout(x), labels)
 
     def readout(self, x: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class DeepSupervision(Backprop):
         for i in range(0 if input_head else 1, len(model.blocks) + 1):
             self.heads[str(i)] = self.head(i)
 
-    def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         auxiliary = cross_entropy(self.heads["0"](x), labels) if "0" in self.heads else 0.0
         a = x
         for i, block in enumerate(self.model.blocks, start=1):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
 
 from ..errors import InvalidInput, check_flag, check_positive, check_range, choose
+from ..training.chance import Chance, stream
 from ..training.numerics import pinned
-from ..training.stage import Group, Stage, stream
+from ..training.stage import Group, Stage
 from .base import Algorithm
 from .networks import Blocks, flatten
 from .solved import ChannelMoments, NormalEquations, doubled
@@ -173,7 +174,7 @@ class CascadedForward(Algorithm):
     def output(self, x: Tensor) -> Tensor:
         return self.heads["output"](self.model(x))
 
-    def dfa_losses(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def dfa_losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         *earlier, last = self.block_outputs(x, detach=True)
         scores = self.heads["output"](last)
         loss = cross_entropy(scores, labels)  # exact for the last block and V
@@ -232,7 +233,7 @@ class CascadedForward(Algorithm):
                 solve=lambda: equations.solve(head),
             )
 
-        def losses(h: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        def losses(h: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
             yield LOSSES[self.loss](head(h), labels)
 
         return self.stage(name, head.parameters(), losses, head, prefix, layer=i)

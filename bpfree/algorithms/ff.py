@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from ..errors import InvalidInput, check_range, choose
 from ..training.batches import Data
+from ..training.chance import Chance
 from ..training.stage import Group, Stage
 from .base import Algorithm
 from .negatives import hard_wrong, hybrids, uniform_wrong
@@ -173,18 +174,18 @@ class ForwardForward(Algorithm):
         z[:, : self.classes] = self.label_pixels[labels]
         return z
 
-    def contrast(self, x: Tensor, labels: Tensor, generator: torch.Generator, logits=None) -> Tensor:
+    def contrast(self, x: Tensor, labels: Tensor, chance: Chance, logits=None) -> Tensor:
         """Training inputs (2B, d_0), first positive, then negative, of images x (B, ...) and labels (B,).
 
         logits: the softmax head's (B, C), if they are at hand; hard negatives are drawn from them.
         """
         if self.negatives == "hybrid":
-            return torch.cat([x, hybrids(x, generator)]).flatten(1)
+            return torch.cat([x, hybrids(x, chance)]).flatten(1)
         if self.negatives == "hard":
             logits = self.softmax_readout(x) if logits is None else logits
-            wrong = hard_wrong(labels, logits.detach(), generator)
+            wrong = hard_wrong(labels, logits.detach(), chance)
         else:
-            wrong = uniform_wrong(labels, self.classes, generator)
+            wrong = uniform_wrong(labels, self.classes, chance)
         return self.embed(x, torch.cat([labels, wrong]))
 
     # -- the layers
@@ -232,12 +233,12 @@ class ForwardForward(Algorithm):
         read.groups = head
         return [self.stage("layers", layers, self.losses, None, layer=depth), read]
 
-    def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         logits = None
         if self.heads and self.negatives != "hybrid":
             logits = self.softmax_readout(x)
             yield cross_entropy(logits, labels)  # of the neutral label: the answer is nowhere in the input
-        z = self.contrast(x, labels, generator, logits)
+        z = self.contrast(x, labels, chance, logits)
         walks = [self.activities(rows) for rows in z.chunk(self.passes)]
         positives = (len(x), 0)  # of the rows of each pass: the first ones
         for i in range(len(self.model.blocks)):
@@ -261,7 +262,7 @@ class ForwardForward(Algorithm):
             state.copy_(r.detach())
         return (r.mean() - r).square().mean()
 
-    def head_losses(self, features: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def head_losses(self, features: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         yield cross_entropy(self.heads["softmax"](features), labels)
 
     # -- prediction

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..errors import InvalidInput, check_flag, check_range, choose
+from ..training.chance import Chance
 from ..training.stage import Stage
 from .base import Algorithm
 from .networks import Blocks
@@ -108,13 +108,13 @@ class MonoForward(Algorithm):
                 a = block(a)
             return project(a)  # G_i
 
-        def losses(a: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
             yield cross_entropy(readout(a), labels)  # L_i; a_{i-1} comes from the frozen prefix
 
         parameters = [p for module in (*trained, project) for p in module.parameters()]
         return self.stage(f"layer {i}", parameters, losses, readout, prefix, layer=i)
 
-    def simultaneous_losses(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def simultaneous_losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         total = 0.0
         for i, goodness in self.goodnesses(x, detach=self.detach):
             loss = cross_entropy(goodness, labels)  # L_i

@@ -4,9 +4,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..training.chance import Chance, stream
 from ..training.numerics import pinned
 from ..training.prefix import apply
-from ..training.stage import stream
 
 
 @pinned()
@@ -31,7 +31,7 @@ def gradient_reach(algorithm: nn.Module, x: Tensor, labels: Tensor) -> pd.DataFr
             continue
         with torch.no_grad():
             inputs = apply(stage.prefix, x)
-        losses = stage.losses(inputs, labels, stream("gradient reach", device=x.device))
+        losses = stage.losses(inputs, labels, Chance(stream("gradient reach"), x.device))
         norms = []
         for loss in losses:
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)

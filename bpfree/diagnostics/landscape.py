@@ -24,9 +24,9 @@ from torch.nn.functional import cross_entropy
 
 from ..errors import InvalidInput, choose
 from ..training.batches import Data
+from ..training.chance import stream
 from ..training.numerics import pinned
 from ..training.prefix import VALIDATION_BATCH
-from ..training.stage import stream
 
 Direction = Mapping[str, Tensor]  # parameter name -> a step, shaped like the parameter
 

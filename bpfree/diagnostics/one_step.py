@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput
 from ..training.batches import Data
+from ..training.chance import Chance, stream
 from ..training.prefix import apply
-from ..training.stage import Stage, freeze_all_but, make_optimiser, step, stream
+from ..training.stage import Stage, freeze_all_but, make_optimiser, step
 
 
 @dataclass
@@ -60,8 +61,8 @@ class PreparedStage:
         for _ in self.stage.losses(self.inputs, self.labels, self.chance()):
             pass
 
-    def chance(self) -> torch.Generator:
-        return stream("rehearsal", device=self.inputs.device)
+    def chance(self) -> Chance:
+        return Chance(stream("rehearsal"), self.inputs.device)
 
 
 def prepared_stages(algorithm: nn.Module, x: Tensor, labels: Tensor) -> Iterator[PreparedStage]:

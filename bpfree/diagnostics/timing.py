@@ -14,11 +14,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from ..training.batches import Data
+from ..training.chance import stream
 from ..training.clock import Clock
 from ..training.loop import train
 from ..training.numerics import pinned
 from ..training.prefix import PrefixCache, apply
-from ..training.stage import stream
 from .kernels import Kernels, group_of
 from .one_step import PreparedStage, batch_of, prepared_stages
 

@@ -6,10 +6,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -17,17 +18,20 @@ from .. import diagnostics
 from ..algorithms import Algorithm
 from ..data import read
 from ..energy import EnergyMeter
-from ..errors import InvalidInput, TrainingDiverged
+from ..errors import InvalidInput, TrainingDiverged, check_positive
 from ..training.batches import Data
 from ..training.checkpoint import Checkpoint
 from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
+from ..training.loop import pick_device
 from ..training.numerics import pinned
 from ..training.stopping import Budget
-from .experiment import Experiment, train_resolved
+from .beside import SideBySide
+from .experiment import Experiment, build, train_resolved
 from .machine import machine
 from .resolved import Resolved
 from .store import Record, RunLock, Store
 
+STAGE = ("name", "prefix", "executor", "ended", "restored")  # of a stage, in a record
 POLL_S = 1.0  # between two looks at what another process is training
 log = logging.getLogger("bpfree")
 
@@ -61,6 +65,7 @@ def run_many(
     *,
     progress: bool = True,
     keep_weights: bool = True,
+    at_once: int = 1,
     attempt: Callable[[Experiment, Callable[[], Record | None]], object] = lambda _, go: go(),
 ) -> list[Record]:
     """The records of many experiments, in their order; what is not in the store is trained.
@@ -69,6 +74,9 @@ def run_many(
     what others are. A run that diverges does not end the batch: its record, with the status "failed", stands
     in its place, or that of its `reference` if it was that which failed.
 
+    at_once: how many of them train side by side, in threads of this process. Each has the outcome that it has
+        alone; its record says that it shared the machine, so that its costs count for nothing. A run waits
+        until the device has the memory for it.
     attempt: how a run is tried, time after time until it gives something other than None, which then stands
     in the run's place: `attempt(experiment, go)`, where `go()` is its record, or None as long as another
     process trains it. By default just that; others may skip a run, or survive its errors.
@@ -76,20 +84,27 @@ def run_many(
     Shows a bar over runs (off with the variable TQDM_DISABLE=1). Raises as `run` does, but for divergence;
     after that, as after Ctrl-C, the same call goes on where this one stopped.
     """
-    store = Store(store)
-    waiting = {i: _Job(e, store, progress, keep_weights) for i, e in enumerate(experiments)}
+    check_positive("at_once", at_once)
+    store, beside = Store(store), SideBySide(at_once) if at_once > 1 else None
+    waiting = {i: _Job(e, store, progress, keep_weights, beside) for i, e in enumerate(experiments)}
     records: dict[int, Record] = {}
     with tqdm(total=len(waiting), unit="run", **({} if progress else {"disable": True})) as bar:
+
+        def take(job: _Job) -> Record | None:
+            bar.set_description(job.experiment.label)
+            return attempt(job.experiment, partial(job.attempt, wait=False))
+
         try:
             while waiting:
                 before = len(waiting)
-                for i, job in list(waiting.items()):
-                    bar.set_description(job.experiment.label)
-                    record = attempt(job.experiment, partial(job.attempt, wait=False))
-                    if record is not None:
-                        records[i] = record
-                        del waiting[i]
-                        bar.update()
+                tasks = {i: partial(take, job) for i, job in waiting.items()}
+                one_by_one = ((i, task()) for i, task in tasks.items())
+                with closing(beside.each(tasks) if beside else one_by_one) as each:
+                    for i, record in each:
+                        if record is not None:
+                            records[i] = record
+                            del waiting[i]
+                            bar.update()
                 if len(waiting) == before:  # others are training all that is left
                     bar.set_description(f"waiting for {next(iter(waiting.values())).holder}")
                     time.sleep(POLL_S)
@@ -107,6 +122,7 @@ class _Job:
     store: Store
     progress: bool
     keep_weights: bool
+    beside: SideBySide | None = None
     resolved: Resolved | None = None
     holder: str = ""  # who is training it, if another process is
 
@@ -115,7 +131,7 @@ class _Job:
         if not isinstance(given, Experiment):
             raise InvalidInput(f"experiment={given!r}: make one first, as in bpfree.Experiment('mf')")
         reference = given.reference()
-        self.reference = reference and _Job(reference, self.store, self.progress, keep_weights=True)
+        self.reference = reference and _Job(reference, self.store, self.progress, True, self.beside)
 
     def attempt(self, *, wait: bool) -> Record | None:
         """Its record, read or trained. If another process is training it: None, unless we `wait` for that.
@@ -176,8 +192,17 @@ class _Job:
         data = loaded(self.experiment.data, self.experiment.seed)
         if data.sha256 != self.resolved.data_sha256:
             raise InvalidInput(f"{self.experiment.data} was changed after its run had begun: run it again")
+        place, how = nullcontext(), {"progress": self.progress}
+        if self.beside:
+            device = pick_device(self.resolved.device)
+            need = needed(self.resolved, build(self.resolved, data), data)
+            place = self.beside.place(need, device)
+            how = {"progress": False, "on_epoch": self.beside.go_on}
         try:
-            algorithm, record = _train(self.resolved, data, checkpoint, self.progress)
+            with place:
+                algorithm, record = _train(self.resolved, data, checkpoint, **how)
+            if self.beside:
+                record = replace(record, contended=True)
         except KeyboardInterrupt as stop:
             kept = f"from {checkpoint.path}" if checkpoint.path.exists() else "from its beginning"
             stop.add_note(f"{self.experiment.label} is not finished; the same call goes on {kept}.")
@@ -202,36 +227,30 @@ def spent(record: Record, kind: str) -> Budget:
     return Budget(unit, record.cost[f"total_{unit}"])
 
 
-def _train(
-    resolved: Resolved, data: Data, checkpoint: Checkpoint, progress: bool
-) -> tuple[Algorithm | None, Record]:
-    """Train as resolved, under a tracing meter; divergence is an outcome, too."""
+def _train(resolved: Resolved, data: Data, checkpoint: Checkpoint, **how) -> tuple[Algorithm | None, Record]:
+    """Train as resolved, under a tracing meter; divergence is an outcome, too. how: of `bpfree.train`."""
     algorithm = error = None
     with EnergyMeter(trace=True) as meter:
         try:
-            algorithm, history = train_resolved(
-                resolved, data, meter=meter, checkpoint=checkpoint, progress=progress
-            )
+            algorithm, history = train_resolved(resolved, data, meter=meter, checkpoint=checkpoint, **how)
         except TrainingDiverged as diverged:
             history = diverged.history
             error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
+    bill = {} if error else diagnostics.bill(counted(resolved, algorithm, data), history)
     frame = history.frame()
     return algorithm, Record(
         experiment=resolved,
         status="failed" if error else "finished",
         metrics={} if error else outcome(algorithm, history, data),
         history=frame[list(OUTCOME)],
-        cost={**totals(history), **({} if error else _bill(resolved, algorithm, data, history))},
+        cost=totals(history) | bill,
         epoch_cost=frame[["stage", "epoch", *COST]],
         trace=history.staged(
             meter.trace.assign(time_s=lambda t: t["time_s"] + checkpoint.begun_s),
             meter.reading.seconds + checkpoint.begun_s,
             checkpoint.begun_s,
         ),
-        stages=[
-            {"name": s.name, "prefix": s.prefix, "ended": s.ended, "restored": s.restored}
-            for s in history.stages
-        ],
+        stages=[{name: getattr(stage, name) for name in STAGE} for stage in history.stages],
         machine=machine(resolved.device),
         provenance=history.provenance,
         error=error,
@@ -243,13 +262,24 @@ def _train(
 _counted: dict[tuple, diagnostics.Counts] = {}  # of the arms that this process has trained
 
 
-def _bill(resolved: Resolved, algorithm: Algorithm, data: Data, history: History) -> dict[str, float]:
+def counted(resolved: Resolved, algorithm: Algorithm, data: Data) -> diagnostics.Counts:
     """Operations and bytes; counted for the first seed of an arm only, because they do not depend on it."""
     what = (resolved.algorithm, resolved.architecture, resolved.data_sha256, data.augment is not None)
     arm = (*what, json.dumps(dict(resolved.options), sort_keys=True))
     if arm not in _counted:
         _counted[arm] = diagnostics.counts(algorithm, data)
-    return diagnostics.bill(_counted[arm], history)
+    return _counted[arm]
+
+
+def needed(resolved: Resolved, algorithm: Algorithm, data: Data) -> int:
+    """Bytes that a run will hold on its device: the data, and the most that a stage does of the rest.
+
+    Twice what a step holds, because a captured one keeps its memory for as long as the stage lasts.
+    """
+    account = counted(resolved, algorithm, data).account
+    stage = 2 * account["peak"] + account["cache"] + account["best"]
+    tensors = [tensor for tensor in vars(data).values() if isinstance(tensor, torch.Tensor)]
+    return sum(tensor.nbytes for tensor in tensors) + int(stage.max())
 
 
 @pinned()

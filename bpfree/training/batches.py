@@ -39,10 +39,9 @@ class Augmentation:
         """How many different views of an image there are."""
         return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
 
-    def draw(self, n: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """n view numbers, (n,) int64, uniform: view = (flipped·k + top)·k + left, with k = 2·pad + 1."""
-        # Asynchronous, because a blocking copy would make the host wait for the device at every batch.
-        return torch.randint(self.views, (n,), generator=generator).to(device, non_blocking=True)
+        return torch.randint(self.views, (n,), generator=generator)
 
     def apply(self, images: Tensor, view: Tensor) -> Tensor:
         """The numbered views of images (B, C, H, W), one each; view: (B,) int64 on the same device."""
@@ -71,24 +70,39 @@ def _reflect(i: Tensor, n: int) -> Tensor:
     return (n - 1) - ((n - 1) - i.abs()).abs()
 
 
+def plan(
+    n: int, batch_size: int, generator: torch.Generator, augment: Augmentation | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """One epoch of shuffled batches of n samples, on the CPU: their rows and, if augmented, their views.
+
+    Both (batches, batch_size) int64. The generator, of the CPU, so that every device has the same, gives the
+    order first, then each batch's views. A short last batch is left out, as in the papers' code, unless it is
+    the only one.
+    """
+    if batch_size < 1:
+        raise InvalidInput(f"batch_size={batch_size} is not allowed: choose 1 or more")
+    size, count = min(batch_size, n), max(1, n // batch_size)
+    rows = torch.randperm(n, generator=generator)[: count * size].view(count, size)
+    views = [augment.draw(size, generator) for _ in rows] if augment else []
+    return rows, torch.stack(views) if views else None
+
+
+def pick(x: Tensor, rows: Tensor, augment: Augmentation | None = None, views: Tensor | None = None) -> Tensor:
+    """These rows (B,) of x (N, ...), which are images (N, C, H, W) if they are shown by `views` (B,)."""
+    chosen = x.index_select(0, rows)
+    return chosen if views is None else augment.apply(chosen, views)
+
+
 def batches(
     x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator, augment: Augmentation | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of shuffled batches of x (N, ...), images (N, C, H, W) if augmented, and y (N,).
-
-    The generator, of the CPU, so that every device has the same, gives the order first, then each batch's
-    views. A short last batch is left out, as in the papers' code, unless it is the only one.
-    """
-
-    def view(rows: Tensor) -> Tensor:
-        images = x.index_select(0, rows)
-        return augment.apply(images, augment.draw(len(rows), generator, x.device)) if augment else images
-
-    if batch_size < 1:
-        raise InvalidInput(f"batch_size={batch_size} is not allowed: choose 1 or more")
-    order = torch.randperm(len(x), generator=generator).to(x.device, non_blocking=True)
-    order = order[: max(1, len(x) // batch_size) * batch_size]
-    return ((view(rows), y.index_select(0, rows)) for rows in order.split(batch_size))
+    """The batches of a `plan`, of x (N, ...) and y (N,)."""
+    order, views = plan(len(x), batch_size, generator, augment)
+    order, views = order.to(x.device), None if views is None else views.to(x.device)
+    return (
+        (pick(x, rows, augment, None if views is None else views[k]), y.index_select(0, rows))
+        for k, rows in enumerate(order)
+    )
 
 
 class MapStyle(Protocol):

@@ -60,8 +60,13 @@ class Clock:
 
     @contextmanager
     def prefix_work(self) -> Iterator[None]:
-        """Marks prefix work inside a region; on CUDA by events, so that nothing waits."""
-        if self.device.type == "cuda":
+        """Marks prefix work inside a region; on CUDA by events, so that nothing waits.
+
+        Work that is being captured is marked where it is replayed.
+        """
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            yield
+        elif self.device.type == "cuda":
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             yield
@@ -79,6 +84,6 @@ class Clock:
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            torch.cuda.current_stream(self.device).synchronize()  # other runs may have streams of their own
         elif self.device.type == "mps":
             torch.mps.synchronize()

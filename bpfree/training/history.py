@@ -20,6 +20,7 @@ class StageHistory:
         name: the stage's name.
         rows: one dict per epoch with the columns of `History.frame`.
         prefix: how its inputs came: "images", "cached in memory", "cached on disk", "recomputed".
+        executor: how its steps were carried out: "eager" or "graph".
         ended: "patience" (the stop rule said so), "cap", "budget" or "solved".
         restored: the epoch whose weights were kept, counted from 1.
     """
@@ -27,6 +28,7 @@ class StageHistory:
     name: str
     rows: list[dict] = field(default_factory=list)
     prefix: str = "images"
+    executor: str = "eager"
     ended: str = ""
     restored: int = 0
 

@@ -10,7 +10,7 @@ checkpoint are readers of the rows. All this is shared: no algorithm has a fast 
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,12 @@ from .batches import Data
 from .checkpoint import BestWeights, Checkpoint
 from .clock import Clock, Meter
 from .divergence import DivergenceWatch
+from .executor import EXECUTORS, Called, make_executor
 from .history import History
 from .numerics import pinned
-from .prefix import BatchSource, PrefixCache
+from .prefix import PrefixCache
 from .progress import Progress
-from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, freeze_all_but, make_optimiser, step, stream
+from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, freeze_all_but, make_optimiser, set_rates
 from .stopping import Budget, Length, StopRule, stop_rule
 
 PRECISIONS = ("fp32", "bf16")
@@ -43,6 +44,7 @@ def train(
     budget: Budget | None = None,
     cache: bool | str = "auto",
     precision: str = "fp32",
+    executor: str = "auto",
     meter: Meter | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
@@ -66,6 +68,8 @@ def train(
             disk beyond half of the free memory, and recomputes it for augmented inputs; True insists
             on caching; False recomputes for every batch. Cached and recomputed are bit-identical.
         precision: "fp32", or "bf16" for autocast.
+        executor: how the steps of a stage are carried out: "eager" calls every operation, "graph" captures a
+            step once and replays it; "auto" is "graph" on CUDA, else "eager". Both give the same bits.
         meter: a running `bpfree.EnergyMeter`; each stage's and epoch's joules are recorded from it.
         progress: show a bar over stages and one over batches (off with the variable TQDM_DISABLE=1).
         device: default the variable BPFREE_DEVICE, else CUDA, else MPS, else CPU.
@@ -78,14 +82,16 @@ def train(
         History: one row per stage and epoch, with losses, accuracies, seconds and joules.
 
     Raises:
-        InvalidInput: data that do not fit the network, an unknown precision, cache or device; a budget in
-            joules where the meter measures none.
+        InvalidInput: data that do not fit the network, an unknown precision, cache, executor or device; a
+            budget in joules where the meter measures none; executor="graph", and a stage that cannot be
+            captured.
         TrainingDiverged: a loss, a weight or a running statistic became NaN or infinite, or a stage has no
             finite solution; says stage, epoch and learning rate. Its `history` has what was trained.
         StorageFailed: no room for a prefix cached on disk, or for the checkpoint.
     """
     check_seed(seed)
     choose("precision", precision, PRECISIONS)
+    choose("executor", executor, EXECUTORS)
     check_positive("max_epochs", max_epochs)
     rule = stop_rule(stopping)
     device = pick_device(device)
@@ -103,7 +109,7 @@ def train(
         Progress(algorithm.name, len(stages), enabled=progress) as bars,
     ):
         checkpoint.load(algorithm, history, rule)
-        epochs = Epochs(algorithm, seed, clock, autocast, DivergenceWatch(algorithm), bars)
+        epochs = Epochs(algorithm, seed, clock, DivergenceWatch(algorithm), bars)
         for number, stage in enumerate(stages, start=1):
             if number <= algorithm.stages_finished:  # before it was resumed
                 bars.stage_done()
@@ -116,14 +122,16 @@ def train(
             log.prefix = source.kind
             bars.stage(stage.name, source.note)
             if stage.losses is None:
-                epochs.solve(stage, source, log.rows, spent)
+                epochs.solve(Called(algorithm, stage, source, None, autocast), log.rows, spent)
                 log.ended, log.restored = "solved", 1
             else:
                 length = Length.of(stages, history.stages[:-1], max_epochs, budget)
                 stops_early = budget is None and stage.schedule not in MADE_FOR_THE_CAP
                 optimiser, keep = make_optimiser(stage), BestWeights(algorithm, stage)
                 checkpoint.resume(optimiser, keep)
-                for row in epochs.descend(stage, source, optimiser, length, log.rows, spent):
+                how = make_executor(executor, spent, algorithm, stage, source, optimiser, autocast)
+                log.executor = how.name
+                for row in epochs.descend(how, length, log.rows, spent):
                     keep.offer(rule.best(log.rows), row["epoch"])
                     bars.epoch(row)
                     if on_epoch is not None:
@@ -170,81 +178,62 @@ class Epochs:
     algorithm: nn.Module
     seed: int
     clock: Clock
-    autocast: AbstractContextManager
     watch: DivergenceWatch
     bars: Progress
 
-    def descend(
-        self,
-        stage: Stage,
-        source: BatchSource,
-        optimiser: torch.optim.Optimizer,
-        length: Length,
-        rows: list[dict],
-        spent: dict,
-    ) -> Iterator[dict]:
+    def descend(self, executor: Called, length: Length, rows: list[dict], spent: dict) -> Iterator[dict]:
         """Trains and validates the epochs of a descended stage after those in `rows`, one by one."""
-        cost = {} if rows else spent
+        stage, cost = executor.stage, {} if rows else spent
         while (epoch := len(rows) + 1) <= (cap := length.cap(rows)):
-            for group, settings in zip(optimiser.param_groups, stage.groups, strict=True):
-                group["lr"] = settings.lr * SCHEDULES[stage.schedule](epoch, cap)
-            row = {"stage": stage.name, "epoch": epoch, "lr": optimiser.param_groups[0]["lr"]}
-            row |= self.train(stage, source, optimiser, epoch, cap, cost)
-            row |= self.validate(stage, source, cost)
+            rates = [group.lr * SCHEDULES[stage.schedule](epoch, cap) for group in stage.groups]
+            set_rates(executor.optimiser, rates)
+            row = {"stage": stage.name, "epoch": epoch, "lr": rates[0]}
+            row |= self.train(executor, epoch, cap, cost)
+            row |= self.validate(executor, cost)
             rows.append(row | cost)
-            self.watch.check(rows[-1], lr=max(group["lr"] for group in optimiser.param_groups))
+            self.watch.check(rows[-1], lr=max(rates))
             yield rows[-1]
             cost = {}
 
-    def solve(self, stage: Stage, source: BatchSource, rows: list[dict], spent: dict) -> None:
+    def solve(self, executor: Called, rows: list[dict], spent: dict) -> None:
         """Trains a stage that is solved: one pass in order, then the solution, metered like an epoch."""
         self.algorithm.eval()
+        stage, source = executor.stage, executor.source
         row, solved = {"stage": stage.name, "epoch": 1, "samples": source.size}, False
         with self.clock.region(spent, "train"), torch.no_grad():
             for inputs, labels in source.in_order():
-                with self.autocast:
+                with executor.autocast:
                     stage.accumulate(inputs, labels)
             with suppress(InvalidInput, torch.linalg.LinAlgError):
                 stage.solve()
                 solved = True
         if solved:
-            row |= self.validate(stage, source, spent)
+            row |= self.validate(executor, spent)
         rows.append(row | spent)
         self.watch.check(rows[-1], solved=solved)
 
-    def train(self, stage: Stage, source: BatchSource, optimiser, epoch: int, cap: int, cost: dict) -> dict:
+    def train(self, executor: Called, epoch: int, cap: int, cost: dict) -> dict:
         """The mean loss of one shuffled pass, whose order and chance are this stage's and epoch's own."""
-        key = (self.seed, stage.stream or stage.name, epoch)
-        order, chance = stream(*key, "order"), stream(*key, "losses", device=self.clock.device)
-        self.algorithm.train()
-        for module in stage.prefix:
-            module.eval()
+        stage, source = executor.stage, executor.source
         found = {"train_loss": math.nan, "samples": 0}
         with self.clock.region(cost, "train"), self.watch.refusing():
-            total = torch.zeros((), device=self.clock.device)
-            for inputs, labels in source.shuffled(order):
-                total += step(stage, optimiser, inputs, labels, chance, self.autocast)
-                found["samples"] += len(labels)
+            executor.begin((self.seed, stage.stream or stage.name, epoch))
+            for _ in range(source.batches):
+                executor.step()
+                found["samples"] += source.batch_size
                 self.bars.batch(epoch, cap, source.batches)
-            found["train_loss"] = total.item() / source.batches
+            found["train_loss"] = executor.total.item() / source.batches
         return found
 
-    @torch.no_grad()
-    def validate(self, stage: Stage, source: BatchSource, cost: dict) -> dict:
+    def validate(self, executor: Called, cost: dict) -> dict:
         """Cross-entropy and accuracy (%) of the stage's read-out on the validation data, if it has one."""
-        if stage.readout is None:
+        if executor.stage.readout is None:
             return {}
-        self.algorithm.eval()
         found = {"val_loss": math.nan, "val_accuracy": math.nan}
         with self.clock.region(cost, "val"), self.watch.refusing():
-            loss = correct = 0.0
-            for inputs, labels in source.validation():
-                with self.autocast:
-                    scores = stage.readout(inputs)
-                loss += nn.functional.cross_entropy(scores.float(), labels, reduction="sum")
-                correct += (scores.argmax(1) == labels).sum()
-            found["val_loss"] = loss.item() / source.val_size
-            found["val_accuracy"] = 100.0 * correct.item() / source.val_size
+            loss, correct = executor.validate()
+            found["val_loss"] = loss.item() / executor.source.val_size
+            found["val_accuracy"] = 100.0 * correct.item() / executor.source.val_size
         return found
 
 

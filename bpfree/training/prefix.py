@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput
 from ..errors.disk import refusals
-from .batches import Data, batches
+from .batches import Data, pick, plan
 from .clock import Clock
 from .limits import free_memory
 
@@ -129,12 +129,23 @@ class BatchSource:
         self.size, self.val_size = len(train), len(val)
         self.batch_size = cache.batch_size
         self.batches = self.size // self.batch_size
+        self.augment = cache.data.augment
+
+    def plan(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """The rows of each batch of an epoch, and if augmented their views, where the images lie."""
+        rows, views = plan(self.size, self.batch_size, generator, self.augment)
+        return rows.to(self.train.device), None if views is None else views.to(self.train.device)
+
+    def fetch(self, rows: Tensor, views: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A batch, inputs (B, ...) and labels (B,), of rows (B,) and views (B,)."""
+        labels = self.labels.index_select(0, rows).to(self.cache.device)
+        return self._features(pick(self.train, rows, self.augment, views)), labels
 
     def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches in an order drawn from `generator`, which also draws their augmentation."""
-        augment = self.cache.data.augment
-        for x, labels in batches(self.train, self.labels, self.batch_size, generator, augment=augment):
-            yield self._features(x), labels.to(self.cache.device)
+        order, views = self.plan(generator)
+        for k, rows in enumerate(order):
+            yield self.fetch(rows, None if views is None else views[k])
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every training sample once, unaugmented."""

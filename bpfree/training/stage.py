@@ -1,6 +1,5 @@
 """What a stage is, and one step of it."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInput, choose
+from .chance import Chance
 
 OPTIMISERS = ("adam", "adamw", "sgd")
 
@@ -50,9 +50,10 @@ class Stage:
 
     Attributes:
         name: what progress bars, histories and errors call it.
-        losses: `losses(inputs, labels, generator)` yields scalar losses one by one; the loop runs
+        losses: `losses(inputs, labels, chance)` yields scalar losses one by one; the loop runs
             backward on each as it comes, so the graph of one is freed before the next is built.
-            inputs: (B, ...) what the prefix puts out; labels: (B,); chance comes from `generator`.
+            inputs: (B, ...) what the prefix puts out; labels: (B,); random numbers come from `chance`. On a
+            GPU one step of them is captured and replayed, so they may not look at the values of tensors.
         groups: the parameters that may move; all others are frozen while the stage lasts.
         readout: inputs (B, ...) -> class scores (B, classes); validates the stage. None: unvalidated.
         prefix: frozen modules, in order, that turn an image into this stage's input (in eval mode).
@@ -67,7 +68,7 @@ class Stage:
     """
 
     name: str
-    losses: Callable[[Tensor, Tensor, torch.Generator], Iterator[Tensor]] | None = None
+    losses: Callable[[Tensor, Tensor, Chance], Iterator[Tensor]] | None = None
     groups: Sequence[Group] = ()
     readout: Callable[[Tensor], Tensor] | None = None
     prefix: Sequence[nn.Module] = ()
@@ -97,7 +98,7 @@ def step(
     optimiser: torch.optim.Optimizer,
     inputs: Tensor,
     labels: Tensor,
-    generator: torch.Generator,
+    chance: Chance,
     autocast: AbstractContextManager | None = None,
 ) -> Tensor:
     """One update: backward on each loss as the stage yields it, then one optimiser step.
@@ -105,7 +106,7 @@ def step(
     Returns the sum of the losses, detached, on the device (so that nothing waits for it).
     """
     autocast = autocast or nullcontext()
-    losses = stage.losses(inputs, labels, generator)
+    losses = stage.losses(inputs, labels, chance)
     total = None
     while True:
         with autocast:  # forward only: the backward pass runs outside autocast, as torch advises
@@ -121,18 +122,32 @@ def step(
 
 
 def make_optimiser(stage: Stage) -> torch.optim.Optimizer:
-    """The stage's optimiser over its groups, fused where the device has the kernel."""
+    """The stage's optimiser over its groups, fused where the device has the kernel.
+
+    On CUDA its rates and step counts lie on the device, where a captured step reads them when it is replayed.
+    """
     kind = choose("optimiser", stage.optimiser, OPTIMISERS)
+    device = stage.groups[0].parameters[0].device
+    cuda = device.type == "cuda"
     groups = [
-        {"params": list(g.parameters), "lr": g.lr, "weight_decay": g.weight_decay} for g in stage.groups
+        {
+            "params": list(g.parameters),
+            "lr": torch.tensor(g.lr, device=device) if cuda else g.lr,
+            "weight_decay": g.weight_decay,
+        }
+        for g in stage.groups
     ]
-    fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
+    fused = device.type in ("cpu", "cuda")
     if kind == "sgd":
         return torch.optim.SGD(groups, momentum=stage.momentum, fused=fused)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](groups, fused=fused)
+    made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+    return made(groups, fused=fused, capturable=cuda)
 
 
-def stream(*key, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded by the hash of `key`, such as (seed, parameter name)."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+def set_rates(optimiser: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+    """The learning rate of each group, in place where it lies on a device."""
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

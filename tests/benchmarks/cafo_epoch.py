@@ -22,10 +22,11 @@ from bpfree.algorithms import Backprop, CascadedForward
 from bpfree.algorithms.networks import CaFoCNN
 from bpfree.data import load
 from bpfree.training.batches import Data
+from bpfree.training.chance import stream
 from bpfree.training.clock import Clock
 from bpfree.training.loop import pick_device
 from bpfree.training.prefix import PrefixCache
-from bpfree.training.stage import Stage, make_optimiser, step, stream
+from bpfree.training.stage import Stage, make_optimiser, step
 
 BATCH = 128
 

@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import bpfree
+from bpfree.training.chance import stream
 from bpfree.training.clock import Clock
 from bpfree.training.prefix import PrefixCache
-from bpfree.training.stage import freeze_all_but, make_optimiser, step, stream
+from bpfree.training.stage import freeze_all_but, make_optimiser, step
 
 BATCH = 128
 CPU = torch.device("cpu")

@@ -1,0 +1,82 @@
+"""Runs side by side: each has the outcome that it has alone, and says that it shared the machine."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+import bpfree
+from bpfree.errors import InvalidInput
+from bpfree.experiments import beside
+from bpfree.experiments.beside import SideBySide
+
+CPU = torch.device("cpu")
+
+
+def experiments(count=4, **how):
+    small = {"architecture": "20-15", "max_epochs": 2, "device": "cpu", **how}
+    arms = ["bp", "mf", "ff", "mf_interleaved"]
+    return [bpfree.Experiment(arms[i % 4], "digits", seed=i // 4, **small) for i in range(count)]
+
+
+def test_the_outcomes_are_those_of_each_alone(tmp_path):
+    alone = bpfree.run_many(experiments(6), tmp_path / "alone", progress=False)
+    together = bpfree.run_many(experiments(6), tmp_path / "together", progress=False, at_once=3)
+    for one, other in zip(alone, together, strict=True):
+        assert one.key == other.key
+        assert one.metrics == other.metrics
+        assert one.history.equals(other.history)
+        assert all(torch.equal(v, other.weights()[k]) for k, v in one.weights().items())
+        assert other.contended
+
+
+def test_what_shares_a_reference_run_waits_for_it(tmp_path):
+    runs = experiments(2, protocol="matched")
+    records = bpfree.run_many([runs[1], *experiments(1), runs[1]], tmp_path, progress=False, at_once=3)
+    assert [r.status for r in records] == ["finished"] * 3
+    assert records[0].key == records[2].key
+    assert bpfree.records(tmp_path)["key"].nunique() == 2
+
+
+def test_an_error_of_one_stops_the_others_and_the_same_call_goes_on(tmp_path):
+    begun = threading.Barrier(2)
+
+    def attempt(experiment, go):
+        begun.wait(timeout=60)
+        if experiment.algorithm == "bp":
+            raise InvalidInput("not this one")
+        return go()
+
+    two = [experiments(1)[0], experiments(2, max_epochs=10_000)[1]]
+    begin = time.monotonic()
+    with pytest.raises(InvalidInput, match="not this one"):
+        bpfree.run_many(two, tmp_path, progress=False, at_once=2, attempt=attempt)
+    assert time.monotonic() - begin < 60
+    assert len(bpfree.run_many(experiments(2), tmp_path, progress=False, at_once=2)) == 2
+
+
+def test_a_run_waits_for_the_memory_that_it_needs(monkeypatch):
+    monkeypatch.setattr(beside, "LOOK_S", 0.01)
+    company, most, now, lock = SideBySide(8, free=lambda device: 100), [], [], threading.Lock()
+
+    def task(need):
+        with company.place(need, CPU):
+            with lock:
+                now.append(need)
+                most.append(sum(now))
+            time.sleep(0.02)
+            with lock:
+                now.remove(need)
+
+    needs = [40, 40, 30, 20, 60, 10, 500]
+    done = dict(company.each({i: lambda need=need: task(need) for i, need in enumerate(needs)}))
+    assert sorted(done) == list(range(len(needs)))
+    assert max(total for total in most if total != 500) <= 90
+    assert 500 in most  # more than there is: it trains alone
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "two"])
+def test_a_number_that_is_none_is_refused(count, tmp_path):
+    with pytest.raises(InvalidInput, match="at_once"):
+        bpfree.run_many([], tmp_path, at_once=count)
