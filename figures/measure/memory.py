@@ -25,7 +25,6 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -33,11 +32,12 @@ import psutil
 import torch
 from tqdm import tqdm
 
-import bpfree.training.prefix
+import bpfree
 from bpfree import diagnostics
 from bpfree.algorithms.architectures import build_model
 from bpfree.data import stand_in
 from bpfree.experiments.machine import machine
+from bpfree.training import prefix as prefixes
 from bpfree.training.batches import Data
 from bpfree.training.loop import pick_device
 from bpfree.training.stopping import Stopping
@@ -63,13 +63,24 @@ def few(data: Data, n: int) -> Data:
     return replace(data, augment=None, **parts)
 
 
+class FirstBatches(prefixes.BatchSource):
+    """The first `STEPS` batches of an epoch; a kept prefix is of all training images all the same."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.batches = min(self.batches, STEPS)
+
+    def plan(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+        rows, views = super().plan(generator)
+        return rows[:STEPS], None if views is None else views[:STEPS]
+
+
 def measure(name: str, architecture: str, algorithm: str, prefix: str, quick: bool) -> dict[str, float]:
     """quantity -> bytes, of one run in this process"""
     data = stand_in(name, augmented=False) if quick else bpfree.load(name)
     data = few(data, 512 if quick else len(data.x_train))
     device = pick_device()
-    whole = bpfree.training.prefix.batches
-    bpfree.training.prefix.batches = lambda *given, **options: islice(whole(*given, **options), STEPS)
+    prefixes.BatchSource = FirstBatches
     how = {"max_epochs": 1, "stopping": Stopping(patience=None), "progress": False}
     bpfree.train(bpfree.arm("bp").make(build_model("1x8", data)), few(data, 256), **how)
     arm = bpfree.arm(algorithm).make(build_model(architecture, data)).to(device)
