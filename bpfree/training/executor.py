@@ -189,6 +189,7 @@ class Replayed(Called):
         try:
             yield
         finally:
+            self.optimiser.zero_grad(set_to_none=True)  # of a step that failed half-way
             with torch.no_grad():
                 for tensor, old in zip_longest(moving(), before):
                     tensor.zero_() if old is None else tensor.copy_(old)
@@ -229,7 +230,7 @@ def make_executor(kind: str, spent: dict, *what) -> Called:
     stage, source = what[1:3]
     here = source.cache.device
     wanted = kind == "graph" or (kind == "auto" and here.type == "cuda")
-    if wanted and source.train.device == here:
+    if wanted and source.train.device.type == here.type:
         try:
             with source.clock.region(spent, "train"):
                 return Replayed(*what)

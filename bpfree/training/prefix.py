@@ -119,7 +119,8 @@ class BatchSource:
     """The batches of one stage, whether cached or computed as they come.
 
     size, val_size: samples to train on and to validate on; batches: of a shuffled epoch, without a short last
-    one; kind: as `StageHistory.prefix`; note: why a prefix is recomputed, for the progress bar.
+    one (who wants fewer may say so before training); kind: as `StageHistory.prefix`; note: why a prefix is
+    recomputed, for the progress bar.
     """
 
     def __init__(self, cache: PrefixCache, train, val, prefix, clock: Clock, kind: str, note: str = ""):
@@ -134,7 +135,8 @@ class BatchSource:
     def plan(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """The rows of each batch of an epoch, and if augmented their views, where the images lie."""
         rows, views = plan(self.size, self.batch_size, generator, self.augment)
-        return rows.to(self.train.device), None if views is None else views.to(self.train.device)
+        rows, device = rows[: self.batches], self.train.device
+        return rows.to(device), None if views is None else views[: self.batches].to(device)
 
     def fetch(self, rows: Tensor, views: Tensor | None) -> tuple[Tensor, Tensor]:
         """A batch, inputs (B, ...) and labels (B,), of rows (B,) and views (B,)."""

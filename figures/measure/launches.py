@@ -1,11 +1,11 @@
-"""What does a pass cost on a GPU, launched operation by operation or replayed? Writes figures/data/launches.csv.
+"""What does a pass cost on a GPU, launched step by step or replayed? Writes figures/data/launches.csv.
 
     python figures/measure/launches.py               the paper's networks, two minutes on a GPU of its own
     python figures/measure/launches.py --out PATH    somewhere else
     python figures/measure/launches.py --quick       few images, in seconds, on any device: does it run?
 
 Images are noise, as many and as large as those of the data set: what a pass takes depends on nothing else.
-Each stage is trained for at least three passes and `SECONDS`; the first, which warms up and captures, is left out.
+Each stage is trained for at least three passes and `SECONDS` after a first, which warms up and captures.
 Columns: data, architecture, algorithm, stage, executor ("eager" or "graph"), metric, value, unit, n (passes),
 machine. The metrics, of a training pass of the stage:
 
@@ -37,7 +37,7 @@ from bpfree.training import Augmentation
 from bpfree.training.batches import Data
 from bpfree.training.loop import pick_device
 
-SECONDS, AT_ONCE, EPOCHS = 2.5, 8, 10
+SECONDS, AT_ONCE, EPOCHS = 1.5, 8, 10
 RUNS = {
     ("fashion_mnist", "2x1000"): ("bp", "mf", "mf_interleaved", "mf_joint"),
     ("mnist", "3x1000"): ("bp", "ff"),

@@ -2,7 +2,9 @@
 
     python figures/measure/memory.py               real data (BPFREE_DATA), a quarter of an hour on two cores
     python figures/measure/memory.py --out PATH    somewhere else
-    python figures/measure/memory.py --quick       few images of noise, in seconds: does it run?
+    python figures/measure/memory.py --black       black images, as many and as large, which are held alike
+    python figures/measure/memory.py --beside N    N runs at a time on a GPU; without what the device reports
+    python figures/measure/memory.py --quick       few images, in seconds: does it run?
 
 Every run is `STEPS` batches of every stage in a process of its own, which has loaded its data and trained a
 tiny network before its baseline is taken: nothing of another run and no library's start is in it. The order
@@ -24,6 +26,7 @@ import json
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,9 +40,9 @@ from bpfree import diagnostics
 from bpfree.algorithms.architectures import build_model
 from bpfree.data import stand_in
 from bpfree.experiments.machine import machine
-from bpfree.training import prefix as prefixes
 from bpfree.training.batches import Data
 from bpfree.training.loop import pick_device
+from bpfree.training.prefix import BatchSource, PrefixCache
 from bpfree.training.stopping import Stopping
 
 REPEATS, SEED = 3, 0
@@ -63,24 +66,19 @@ def few(data: Data, n: int) -> Data:
     return replace(data, augment=None, **parts)
 
 
-class FirstBatches(prefixes.BatchSource):
-    """The first `STEPS` batches of an epoch; a kept prefix is of all training images all the same."""
-
-    def __init__(self, *given):
-        super().__init__(*given)
-        self.batches = min(self.batches, STEPS)
-
-    def plan(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
-        rows, views = super().plan(generator)
-        return rows[:STEPS], None if views is None else views[:STEPS]
-
-
-def measure(name: str, architecture: str, algorithm: str, prefix: str, quick: bool) -> dict[str, float]:
+def measure(name: str, architecture: str, algorithm: str, prefix: str, images: str) -> dict[str, float]:
     """quantity -> bytes, of one run in this process"""
-    data = stand_in(name, augmented=False) if quick else bpfree.load(name)
-    data = few(data, 512 if quick else len(data.x_train))
+    data = bpfree.load(name) if images == "real" else stand_in(name, augmented=False)
     device = pick_device()
-    prefixes.BatchSource = FirstBatches
+    data = few(data, 512 if images == "quick" else len(data.x_train)).to(device)
+    whole = PrefixCache.source
+
+    def shortened(*given: object) -> BatchSource:
+        source = whole(*given)
+        source.batches = min(source.batches, STEPS)
+        return source
+
+    PrefixCache.source = shortened
     how = {"max_epochs": 1, "stopping": Stopping(patience=None), "progress": False}
     bpfree.train(bpfree.arm("bp").make(build_model("1x8", data)), few(data, 256), **how)
     arm = bpfree.arm(algorithm).make(build_model(architecture, data)).to(device)
@@ -123,11 +121,13 @@ def in_a_process(*what: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--black", dest="images", action="store_const", const="black", default="real")
+    parser.add_argument("--quick", dest="images", action="store_const", const="quick")
+    parser.add_argument("--beside", type=int, default=1, metavar="N")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)  # a single run, in this process
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(*args.one[:4], quick="quick" in args.one)))
+        print(json.dumps(measure(*args.one[:4], images=args.one[4])))
         return
     device = pick_device()
     here = machine(device)
@@ -136,11 +136,15 @@ def main() -> None:
         "machine": f"{where}, torch {here['torch']}"
     }
     rows = []
-    for place, (repeat, *what) in enumerate(tqdm(runs(), unit="run")):
-        found = in_a_process(*what, *(["quick"] if args.quick else []))
-        rows += [(*what, repeat, place, quantity, value) for quantity, value in found.items()]
-        table = pd.DataFrame(rows, columns=COLUMNS).assign(unit="B", **where)
-        table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")
+    todo = runs()
+    of_all = {"nvml"} if args.beside > 1 else set()  # what the device reports is of all its processes
+    with ThreadPoolExecutor(args.beside) as pool:
+        measured = pool.map(lambda run: in_a_process(*run[1:], args.images), todo)
+        for place, found in enumerate(tqdm(measured, total=len(todo), unit="run")):
+            repeat, *what = todo[place]
+            rows += [(*what, repeat, place, q, value) for q, value in found.items() if q not in of_all]
+            table = pd.DataFrame(rows, columns=COLUMNS).assign(unit="B", **where)
+            table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")
     print(f"{args.out}: {len(table)} rows")
 
 
