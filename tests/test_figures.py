@@ -679,7 +679,7 @@ HELD = {  # algorithm, prefix -> bytes by each account, of two processes
 
 
 def held() -> pd.DataFrame:
-    """Bytes as tests/benchmarks/memory.py writes them."""
+    """Bytes as figures/measure/memory.py writes them."""
     where = {"data": "mnist", "architecture": "2x8", "threads": 1, "machine": "m", "unit": "B"}
     return pd.DataFrame(
         {**where, "algorithm": name, "prefix": way, "quantity": quantity, "repeat": k, "value": 2**20 * value}

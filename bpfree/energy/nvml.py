@@ -5,7 +5,7 @@
 - ``nvml-power``: the trapezoid of sampled power; NVML_FI_DEV_POWER_INSTANT where the driver has it, otherwise
   nvmlDeviceGetPowerUsage, which averages over 1 s on Ampere and newer except GA100 (NVML reference).
 
-NVIDIA documents no update period: 0.1 s is what an H200 was seen to take (tests/benchmarks/sensors.py); where
+NVIDIA documents no update period: 0.1 s is what an H200 was seen to take (figures/measure/sensors.py); where
 a counter is seen to take longer, that is what its intervals are made of, and ``--check`` shows it. Yang
 et al. (2024, "Accurate and Convenient Energy Measurements for GPUs", SC24) found that A100 and H100 look at
 their power for only a quarter of the time: no interval here covers that. The tolerance of sampled power,

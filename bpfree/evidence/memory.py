@@ -19,7 +19,7 @@ HELD = ("account", "with_prefix", "rss", "allocated", "reserved", "nvml")
 def against_bp(table: pd.DataFrame) -> pd.DataFrame:
     """Mean bytes of each arm as a ratio to backpropagation's on the same network; n: processes of each.
 
-    table: as `tests/benchmarks/memory.py` writes it, of one machine. Index: `ARM`.
+    table: as `figures/measure/memory.py` writes it, of one machine. Index: `ARM`.
     """
     means = table.pivot_table(index=ARM, columns="quantity", values="value", sort=False)
     means = means[[quantity for quantity in HELD if quantity in means]]
@@ -35,8 +35,8 @@ def beside_time(
     """`against_bp` and, as ratios to backpropagation, the time of a pass, of the passes and of both.
 
     Args:
-        table: as `tests/benchmarks/memory.py` writes it.
-        costs: as `tests/benchmarks/pass_cost.py` writes it: a pass, measured once.
+        table: as `figures/measure/memory.py` writes it.
+        costs: as `figures/measure/pass_cost.py` writes it: a pass, measured once.
         runs: as `bpfree.records` gives it: the passes under protocol "convergence", paired by seed, of the
             preset that has most pairs. Raises InvalidInput where a seed ran twice on a device.
         device: the quantity that is what the process held.

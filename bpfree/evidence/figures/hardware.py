@@ -67,7 +67,7 @@ def memory(accounts: pd.DataFrame) -> Figure:
 def memory_lines(table: pd.DataFrame) -> Figure:
     """What training holds by several accounts, side by side: a panel per network, a line per arm.
 
-    table: as `tests/benchmarks/memory.py` writes it. A mark is a process of its own; beside the marks are the
+    table: as `figures/measure/memory.py` writes it. A mark is a process of its own; beside the marks are the
         means' ratios to backpropagation's, in the legend's order.
     """
     style.require(table, "bytes")
@@ -145,7 +145,7 @@ def scaling(frame: pd.DataFrame) -> Figure:
     """Points and fitted laws: a row of panels per metric, a column per sweep.
 
     frame: columns sweep ("depth", "width" or "batch"), these three, algorithm, metric (see `METRICS`), value;
-        as tests/benchmarks/scaling.py writes it. The laws are polynomials with coefficients of 0 or more,
+        as figures/measure/scaling.py writes it. The laws are polynomials with coefficients of 0 or more,
         fitted to the relative error (`law`).
     """
     style.require(frame, "points")
@@ -254,7 +254,7 @@ def _stage(row) -> str:
 def pass_cost(table: pd.DataFrame) -> Figure:
     """What a pass over the data costs: microseconds an image, training and validating; a row per network.
 
-    table: as `tests/benchmarks/pass_cost.py` writes it. Beside each bar is its ratio to backpropagation's, if
+    table: as `figures/measure/pass_cost.py` writes it. Beside each bar is its ratio to backpropagation's, if
         that is there.
     """
     style.require(table, "costs of a pass")
@@ -286,7 +286,7 @@ def pass_cost(table: pd.DataFrame) -> Figure:
 def subnormals(table: pd.DataFrame) -> Figure:
     """Seconds of every pass, with subnormal numbers taken for zero and without.
 
-    table: as `tests/benchmarks/subnormals.py` writes it. A sequential algorithm's stages follow each other.
+    table: as `figures/measure/subnormals.py` writes it. A sequential algorithm's stages follow each other.
     """
     style.require(table, "passes")
     figure, ((ax,),) = style.new_figure(height=3.0)
@@ -309,7 +309,7 @@ def subnormals(table: pd.DataFrame) -> Figure:
 def sensors(table: pd.DataFrame) -> Figure:
     """Mean power by each of a GPU's sensors while it does one thing after the other.
 
-    table: as `tests/benchmarks/sensors.py` writes it. Beside the bars is their share of the counter's energy.
+    table: as `figures/measure/sensors.py` writes it. Beside the bars is their share of the counter's energy.
     """
     style.require(table, "sensors")
     wide = table.pivot(index="phase", columns="sensor", values="joules").loc[table["phase"].unique()]

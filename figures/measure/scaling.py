@@ -1,8 +1,8 @@
 """How do time, memory and operations grow with depth, width and batch? Writes figures/data/scaling.csv.
 
-    python tests/benchmarks/scaling.py                 the sweep, under three minutes on a quiet machine
-    python tests/benchmarks/scaling.py --out PATH      somewhere else
-    python tests/benchmarks/scaling.py --quick         the corners only, in seconds: does it run?
+    python figures/measure/scaling.py                 the sweep, under three minutes on a quiet machine
+    python figures/measure/scaling.py --out PATH      somewhere else
+    python figures/measure/scaling.py --quick         the corners only, in seconds: does it run?
 
 Run by hand on a quiet machine. One step of every stage, by the training loop's own step on random images of
 784 pixels and 10 classes, AdamW, one thread, frozen prefixes taken as cached. Columns: sweep (what varies),
@@ -34,7 +34,7 @@ SWEEPS = {
     "batch": (32, 64, 128, 256, 512, 1024),
 }
 SECONDS = 0.15  # of measuring a stage, at least one warm-up and five steps
-OUT = Path(__file__).parents[2] / "figures" / "data" / "scaling.csv"
+OUT = Path(__file__).parents[1] / "data" / "scaling.csv"
 
 
 def random_images(n: int) -> Data:

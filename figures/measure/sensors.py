@@ -1,7 +1,7 @@
 """Do an NVIDIA GPU's sensors agree with each other? Writes figures/data/sensors.csv.
 
-    python tests/benchmarks/sensors.py                 about 25 s on a GPU that nobody else uses
-    python tests/benchmarks/sensors.py --out PATH      somewhere else
+    python figures/measure/sensors.py                 about 25 s on a GPU that nobody else uses
+    python figures/measure/sensors.py --out PATH      somewhere else
 
 While the GPU idles, idles with a CUDA context, works a little, works hard, and works in bursts of 50 ms,
 NVML's three sensors are read as fast as they answer. Columns: phase, sensor, seconds, joules, update_ms (the
@@ -23,7 +23,7 @@ import pandas as pd
 import pynvml
 import torch
 
-OUT = Path(__file__).parents[2] / "figures" / "data" / "sensors.csv"
+OUT = Path(__file__).parents[1] / "data" / "sensors.csv"
 SENSORS = ("counter", "instant", "average")
 
 

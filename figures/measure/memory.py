@@ -1,10 +1,10 @@
 """What does training hold in memory, by three accounts? Writes figures/data/memory.csv.
 
-    python tests/benchmarks/memory.py               real data (BPFREE_DATA), a quarter of an hour on two cores
-    python tests/benchmarks/memory.py --out PATH    somewhere else
-    python tests/benchmarks/memory.py --black       black images, as many and as large, which are held alike
-    python tests/benchmarks/memory.py --beside N    N runs at a time on a GPU; without what the device reports
-    python tests/benchmarks/memory.py --quick       few images, in seconds: does it run?
+    python figures/measure/memory.py               real data (BPFREE_DATA), a quarter of an hour on two cores
+    python figures/measure/memory.py --out PATH    somewhere else
+    python figures/measure/memory.py --black       black images, as many and as large, which are held alike
+    python figures/measure/memory.py --beside N    N runs at a time on a GPU; without what the device reports
+    python figures/measure/memory.py --quick       few images, in seconds: does it run?
 
 Every run is `STEPS` batches of every stage in a process of its own, which has loaded its data and trained a
 tiny network before its baseline is taken: nothing of another run and no library's start is in it. The order
@@ -54,7 +54,7 @@ RUNS = {
     ("cifar10", "3x2000"): ("bp", "mf", "mf_interleaved"),
 }
 COLUMNS = ["data", "architecture", "algorithm", "prefix", "repeat", "place", "quantity", "value"]
-OUT = Path(__file__).parents[2] / "figures" / "data" / "memory.csv"
+OUT = Path(__file__).parents[1] / "data" / "memory.csv"
 
 
 def few(data: Data, n: int) -> Data:

@@ -1,8 +1,8 @@
 """What do subnormal numbers cost? Writes figures/data/subnormals.csv.
 
-    python tests/benchmarks/subnormals.py               on Fashion-MNIST, minutes on a quiet processor
-    python tests/benchmarks/subnormals.py --out PATH    somewhere else
-    python tests/benchmarks/subnormals.py --quick       two epochs a stage: does it run?
+    python figures/measure/subnormals.py               on Fashion-MNIST, minutes on a quiet processor
+    python figures/measure/subnormals.py --out PATH    somewhere else
+    python figures/measure/subnormals.py --quick       two epochs a stage: does it run?
 
 Run by hand on a quiet machine, with BPFREE_DATA set. Backpropagation and Mono-Forward are trained on the
 processor as under `convergence`, `EPOCHS` epochs a stage: as the loop does it, with subnormal numbers taken
@@ -27,7 +27,7 @@ from bpfree.training.stopping import Stopping
 
 EPOCHS = 30
 ARM = {"data": "fashion_mnist", "architecture": "2x1000", "preset": "tuned", "device": "cpu"}
-OUT = Path(__file__).parents[2] / "figures" / "data" / "subnormals.csv"
+OUT = Path(__file__).parents[1] / "data" / "subnormals.csv"
 
 
 def train(name: str, data: bpfree.Data, epochs: int) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:

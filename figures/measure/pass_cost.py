@@ -1,8 +1,8 @@
 """What does a pass over the data cost, beside backpropagation's? Writes figures/data/pass_cost.csv.
 
-    python tests/benchmarks/pass_cost.py               the paper's networks, minutes on a quiet machine
-    python tests/benchmarks/pass_cost.py --out PATH    somewhere else
-    python tests/benchmarks/pass_cost.py --quick       few images, in seconds: does it run?
+    python figures/measure/pass_cost.py               the paper's networks, minutes on a quiet machine
+    python figures/measure/pass_cost.py --out PATH    somewhere else
+    python figures/measure/pass_cost.py --quick       few images, in seconds: does it run?
 
 Run by hand on a quiet machine, on images of noise: what a pass takes depends on their number and size alone.
 Every arm is trained for `EPOCHS` epochs a stage; the first, which warms up, is left out. Columns: data (whose
@@ -35,7 +35,7 @@ RUNS = {
     ("fashion_mnist", "2x1000"): LADDER,
     ("cifar10", "3x2000"): LADDER,
 }
-OUT = Path(__file__).parents[2] / "figures" / "data" / "pass_cost.csv"
+OUT = Path(__file__).parents[1] / "data" / "pass_cost.csv"
 
 
 def noise(name: str, n: int) -> Data:
