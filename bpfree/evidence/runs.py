@@ -27,30 +27,33 @@ ACCOUNT = "exact account of tensors"
 
 #: metric -> (its formula in the columns that `_wide` and `_same_source` make, how ours is obtained)
 OUTCOMES = {
-    "test_accuracy": ("test_accuracy", "test set, read once"),
-    "test_accuracy[sum]": ("`test_accuracy[sum]`", "counted"),
-    "val_loss": ("val_loss", "counted"),
-    "epochs": ("epochs", "counted"),
-    "epochs_median": ("epochs", "counted"),
-    "stages": ("stages", "counted"),
-    "epochs_per_stage": ("epochs / stages", "counted"),
+    "test_accuracy": (lambda runs: runs["test_accuracy"], "test set, read once"),
+    "test_accuracy[sum]": (lambda runs: runs["test_accuracy[sum]"], "counted"),
+    "val_loss": (lambda runs: runs["val_loss"], "counted"),
+    "epochs": (lambda runs: runs["epochs"], "counted"),
+    "epochs_median": (lambda runs: runs["epochs"], "counted"),
+    "stages": (lambda runs: runs["stages"], "counted"),
+    "epochs_per_stage": (lambda runs: runs["epochs"] / runs["stages"], "counted"),
 }
 ENERGIES = {  # obtained as the runs' provenance says
-    "total_j": ("joules", ""),
-    "j_per_epoch": ("joules / epochs", ""),
-    "power_w": ("joules / total_s", ""),
-    "co2e_g": (f"joules / {JOULES_PER_KWH} * g_per_kwh", ""),
+    "total_j": (lambda runs: runs["joules"], ""),
+    "j_per_epoch": (lambda runs: runs["joules"] / runs["epochs"], ""),
+    "power_w": (lambda runs: runs["joules"] / runs["total_s"], ""),
+    "co2e_g": (lambda runs: runs["joules"] / JOULES_PER_KWH * runs["g_per_kwh"], ""),
 }
-TIMES = {"total_s": ("total_s", "wall clock"), "s_per_epoch": ("total_s / epochs", "wall clock")}
+TIMES = {
+    "total_s": (lambda runs: runs["total_s"], "wall clock"),
+    "s_per_epoch": (lambda runs: runs["total_s"] / runs["epochs"], "wall clock"),
+}
 COSTS = {
     **TIMES,
     **ENERGIES,
-    "memory": (f"memory_bytes / {MIB}", ACCOUNT),
-    "memory_allocator_mib": (f"memory_bytes / {MIB}", ACCOUNT),
-    "memory_nvml_mib": (f"device_bytes / {MIB}", "device-wide NVML"),
-    "memory_host_mib": (f"host_bytes / {MIB}", "sampled"),
-    "utilisation": ("utilisation", "sampled"),
-    "utilisation_max": ("utilisation_max", "sampled"),
+    "memory": (lambda runs: runs["memory_bytes"] / MIB, ACCOUNT),
+    "memory_allocator_mib": (lambda runs: runs["memory_bytes"] / MIB, ACCOUNT),
+    "memory_nvml_mib": (lambda runs: runs["device_bytes"] / MIB, "device-wide NVML"),
+    "memory_host_mib": (lambda runs: runs["host_bytes"] / MIB, "sampled"),
+    "utilisation": (lambda runs: runs["utilisation"], "sampled"),
+    "utilisation_max": (lambda runs: runs["utilisation_max"], "sampled"),
 }
 SAMPLED = ("utilisation", "utilisation_max", "nvml_bytes", "host_bytes")
 
@@ -302,8 +305,8 @@ def _by_machine(metric: str, *arms: pd.DataFrame):
 def _values(metric: str, *arms: pd.DataFrame) -> tuple[list[pd.Series], str]:
     """A metric of every arm by seed, and how it was obtained; no values if a run has none, and then why."""
     arms = _same_source(metric, arms)
-    formula, what = {**OUTCOMES, **COSTS}.get(metric, ("", ""))
-    values = [arm.eval(formula, engine="python") for arm in arms] if formula else []
+    formula, what = {**OUTCOMES, **COSTS}.get(metric, (None, ""))
+    values = [formula(arm) for arm in arms] if formula else []
     if not values or any(v.isna().any() for v in values):
         mixed = metric in ENERGIES and all(_kind([arm]) for arm in arms)
         return [], "one is measured, the other estimated" if mixed else NOT_RECORDED

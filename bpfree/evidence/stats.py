@@ -180,12 +180,12 @@ def tost(differences: Iterable[float], margin: float = MARGIN) -> float:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """p values corrected for their number (Holm 1979), in their order; NaN stays NaN and is not counted."""
-    from statsmodels.stats.multitest import multipletests
-
     corrected = np.array(p, dtype=float)
-    known = np.isfinite(corrected)
-    if known.any():
-        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    known = np.flatnonzero(np.isfinite(corrected))
+    order = known[np.argsort(corrected[known], kind="stable")]
+    # The k-th smallest of m, k from 0, is multiplied by m - k and is no smaller than the one before it.
+    stepped = corrected[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return corrected
 
 
@@ -261,31 +261,31 @@ def contrasts(
         raise InvalidInput(
             f"no finished run of {baseline!r} has the metric {metric!r}: run the baseline, too"
         )
+    shared, own = ["data", "architecture", "precision", "machine"], ["algorithm", *KINDS[:-1]]
     keys = ["data", "architecture", *KINDS, "machine", "algorithm"]
-    arms = rows.groupby(keys, sort=False, dropna=False)
-    of_baseline = rows[rows["algorithm"] == baseline]
     capped = records[records["metric"] == "stages_at_cap"].set_index("key")["value"]
     table, effects = [], []
-    for place, runs in arms:
-        if place[-1] == baseline:
-            continue
-        what = dict(zip(keys, place, strict=True))
-        try:
-            partners = _partners(of_baseline, what, baseline_protocol)
-            each = paired(_by_seed(runs), _by_seed(partners), how)
-        except InvalidInput as error:
-            raise InvalidInput(
-                f"{what['algorithm']} against {baseline} on {what['data']} {what['architecture']}, "
-                f"{what['protocol']}: {error}"
-            ) from None
-        if len(each):
-            pairs = pd.concat([part[part["seed"].isin(each.index)] for part in (runs, partners)])
-            cap = at_cap(capped.reindex(pairs["key"]))
-            table.append((*place, baseline, partners["settings"].iat[0], cap))
-            effects.append(each)
+    for here, part in rows.groupby(shared, sort=False, dropna=False):
+        baselines = part[part["algorithm"] == baseline]
+        others = part[part["algorithm"] != baseline]
+        for arm, runs in others.groupby(own, sort=False, dropna=False):
+            what = dict(zip([*shared, *own], [*here, *arm], strict=True))
+            try:
+                partners = _partners(baselines, what, baseline_protocol)
+                each = paired(_by_seed(runs), _by_seed(partners), how)
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"{what['algorithm']} against {baseline} on {what['data']} {what['architecture']}, "
+                    f"{what['protocol']}: {error}"
+                ) from None
+            if len(each):
+                both = [r.loc[r["seed"].isin(each.index), "key"] for r in (runs, partners)]
+                what |= {"baseline": baseline, "baseline_settings": partners["settings"].iat[0]}
+                table.append(what | {"at_cap": at_cap(capped.reindex(pd.concat(both)))})
+                effects.append(each)
     if margin is None and metric.startswith("test_accuracy") and how == "difference":
         margin = MARGIN
-    table = pd.DataFrame(table, columns=[*keys, "baseline", "baseline_settings", "at_cap"])
+    table = pd.DataFrame(table, columns=COLUMNS[: COLUMNS.index("n")])
     families = table.groupby("protocol", sort=False).groups.values() if len(table) else [table.index]
     found = [infer([effects[i] for i in rows], margin, alpha).set_index(rows) for rows in families]
     table = table.join(pd.concat(found))[COLUMNS]
@@ -293,21 +293,17 @@ def contrasts(
 
 
 def _partners(baselines: pd.DataFrame, arm: dict, baseline_protocol: str | None) -> pd.DataFrame:
-    """The baseline's runs that an arm is compared with, as much like it as there are any."""
-    for column in ("data", "architecture", "machine", "precision"):
-        baselines = baselines[_same(baselines[column], arm[column])]
+    """Of the baseline's runs on an arm's network and machine those that it is compared with: as much like it
+    as there are any.
+    """
     own = baselines[baselines["protocol"] == arm["protocol"]]
     if own.empty and arm["protocol"] in BUDGETS:
         own = baselines[baselines["protocol"] == baseline_protocol]
     for column in ("preset", "max_epochs", "settings"):
-        alike = _same(own[column], arm[column])
+        alike = own[column].isna() if pd.isna(arm[column]) else own[column] == arm[column]
         own = own[alike] if alike.any() else own
     one_kind(own)
     return own
-
-
-def _same(values: pd.Series, value: object) -> pd.Series:
-    return values.isna() if pd.isna(value) else values == value
 
 
 def at_cap(stages: pd.Series) -> str:
@@ -327,6 +323,8 @@ def one_kind(records: pd.DataFrame, *columns: str) -> None:
     """
     arm = ["data", "architecture", "algorithm"]
     for column in (c for c in (*KINDS, *columns) if c in records):
+        if records[column].nunique(dropna=False) < 2:
+            continue
         rows = records.dropna(subset=column) if column in columns else records
         kinds = rows.groupby(arm, sort=False)[column].nunique(dropna=False)
         for place in kinds.index[kinds > 1]:
@@ -340,6 +338,8 @@ def one_kind(records: pd.DataFrame, *columns: str) -> None:
 
 def _by_seed(rows: pd.DataFrame) -> pd.Series:
     """The values by seed. Of a seed that ran on several devices their mean: it is still one seed."""
+    if rows["seed"].is_unique:
+        return rows.set_index("seed")["value"]
     if "device" in rows and not rows.duplicated(["seed", "device"]).any():
         return rows.groupby("seed")["value"].mean()
     return rows.set_index("seed")["value"]
