@@ -210,7 +210,7 @@ def test_contrasts_are_the_tests_of_the_paired_differences():
     records = tidy({("mf", "convergence"): mf, ("ff", "convergence"): ff, ("bp", "convergence"): bp})
     records = pd.concat([records, tidy({("mf", "convergence"): [0.0]}, metric="test_loss")])
     found = stats.contrasts(records)
-    assert list(found.columns) == list(stats.COLUMNS)
+    assert list(found.columns) == list(stats.CONTRAST_COLUMNS)
     assert found["algorithm"].tolist() == ["mf", "ff"]  # in the order of all tables
     row, raw = found.iloc[0], [scipy.stats.ttest_rel(x, bp).pvalue for x in (mf, ff)]
     assert (row["n"], row["baseline"]) == (10, "bp")

@@ -23,10 +23,10 @@ OTHERS = ("convergence", "published")  # beside other authors' protocols
 #: Source -> the preset of ours that takes its definitions.
 PRESETS = {"thesis": "thesis", "readme": "thesis", "2026": "2026"}
 #: Variants that are our preset's usual arm: the thesis's Mono-Forward had no M_0.
-USUAL = {("2026-reports", "without M_0"): "thesis"}
+USUAL_VARIANTS = {("2026-reports", "without M_0"): "thesis"}
 SUFFIXES = ("difference_low", "difference_high", "difference", "change", "percent", "ratio")
 FIXED = ["source", "protocol", "data", "architecture", "algorithm", "variant", "baseline", "metric", "unit"]
-COLUMNS = [
+BESIDE_COLUMNS = [
     *FIXED,
     *("published", "published_sd", "published_n", "ours", "ours_sd", "ours_n", "ours_low", "ours_high"),
     *("difference", "ratio"),
@@ -71,10 +71,10 @@ def beside(
     """
     ours = Ours(records, traces, country)
     table = published.results(**where)
-    by_place = _verdicts(ours, table, our_protocol)
+    by_place = _verdict_numbers(ours, table, our_protocol)
     rows = []
     for place, row in enumerate(table.to_dict("records")):
-        arm, partner = _arms(ours, row, our_protocol)
+        arm, partner = _runs_beside(ours, row, our_protocol)
         numbers = [by_place[place]] if place in by_place else _numbers(ours, row, arm, partner, our_protocol)
         for number in numbers:
             known = not math.isnan(number.mean)
@@ -102,7 +102,7 @@ def beside(
                     "our_verdict": number.verdict,
                 }
             )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=BESIDE_COLUMNS)
 
 
 def protocols_for(published_protocol: str, our_protocol: str | None = None) -> tuple[str, ...]:
@@ -110,12 +110,12 @@ def protocols_for(published_protocol: str, our_protocol: str | None = None) -> t
     return (our_protocol,) if our_protocol else OUR_PROTOCOLS.get(published_protocol, OTHERS)
 
 
-def _arms(ours: Ours, row: dict, our_protocol: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _runs_beside(ours: Ours, row: dict, our_protocol: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Our runs of a published row's algorithm, and of its baseline under the same protocol."""
     protocols = protocols_for(row["protocol"], our_protocol)
     preset, variant = PRESETS.get(row["source"]), row["variant"]
-    if (row["source"], variant) in USUAL:
-        preset, variant = USUAL[row["source"], variant], ""
+    if (row["source"], variant) in USUAL_VARIANTS:
+        preset, variant = USUAL_VARIANTS[row["source"], variant], ""
     presets = (preset, "") if preset else ("",)
     place = (row["data"], row["architecture"], row["algorithm"])
     return ours.pair(place, protocols, presets, variant, row["baseline"])
@@ -147,14 +147,14 @@ def _numbers(
     return ours.comparison(metric.removesuffix("_" + how), how, arm, partner)
 
 
-def _verdicts(ours: Ours, table: pd.DataFrame, our_protocol: str | None) -> dict[int, Number]:
+def _verdict_numbers(ours: Ours, table: pd.DataFrame, our_protocol: str | None) -> dict[int, Number]:
     """Ours for the rows that are verdicts; a family is what one source printed under one protocol."""
     found = {}
     rows = table[table["metric"] == "verdict"]
     for _, family in rows.groupby(["source", "protocol"], sort=False):
         differences = []
         for row in family.to_dict("records"):
-            arm, partner = _arms(ours, row, our_protocol)
+            arm, partner = _runs_beside(ours, row, our_protocol)
             known = len(arm) and len(partner)
             differences.append(
                 ours.differences("test_accuracy", arm, partner) if known else pd.Series(dtype=float)

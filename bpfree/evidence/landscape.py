@@ -16,13 +16,13 @@ from ..training.numerics import pinned
 if TYPE_CHECKING:
     from ..experiments.store import Record
 
-COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *around.VALUES)
+SURVEY_COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *around.VALUES)
 #: Of `per_run`, the smaller the more favourable.
 MEASURES = ("loss", "rise", "eigenvalue", "eigenvalue_val", "loss_gap", "error_gap")
 
 
 @pinned()
-def sweep(
+def survey(
     records: Iterable["Record"],
     *,
     directions: int = 3,
@@ -81,7 +81,7 @@ def sweep(
                 pair.clear()
     if not tables:
         raise InvalidInput("no records to look around: run an experiment first")
-    return pd.DataFrame([row for table in tables for row in table.to_dict("records")], columns=COLUMNS)
+    return pd.DataFrame([row for table in tables for row in table.to_dict("records")], columns=SURVEY_COLUMNS)
 
 
 def per_run(evidence: pd.DataFrame) -> pd.DataFrame:

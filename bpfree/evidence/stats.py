@@ -47,8 +47,9 @@ SHOWN = {
     "change": lambda e: 100 * np.expm1(e),
     "percent": lambda e: 100 * np.exp(e),
 }
-COLUMNS = ["data", "architecture", *KINDS, "machine", "algorithm", "baseline", "baseline_settings", "at_cap"]
-COLUMNS += ["n", "difference", "sd", "low", "high", "p", "p_holm", "p_tost", "verdict"]
+CONTRAST_COLUMNS = ["data", "architecture", *KINDS, "machine", "algorithm"]
+CONTRAST_COLUMNS += ["baseline", "baseline_settings", "at_cap"]
+CONTRAST_COLUMNS += ["n", "difference", "sd", "low", "high", "p", "p_holm", "p_tost", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Description:
 
 def describe(values: Iterable[float]) -> Description:
     """Mean, sample standard deviation and interval. Raises InvalidInput for none or for a NaN."""
-    values = _values(values)
+    values = _finite(values)
     return Description(len(values), float(values.mean()), _sd(values), *interval(values))
 
 
@@ -82,7 +83,7 @@ def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, floa
     """
     from scipy import stats
 
-    values = np.sort(_values(values))
+    values = np.sort(_finite(values))
     mean = float(values.mean())
     if len(values) < 2:
         return math.nan, math.nan
@@ -158,7 +159,7 @@ def ttest(differences: Iterable[float]) -> float:
     """Two-sided p of the paired t-test: that the mean difference is 0. NaN without n > 1 or any spread."""
     from scipy.stats import ttest_1samp
 
-    differences = _values(differences)
+    differences = _finite(differences)
     return float(ttest_1samp(differences, 0).pvalue) if _sd(differences) > 0 else math.nan
 
 
@@ -172,7 +173,7 @@ def tost(differences: Iterable[float], margin: float = MARGIN) -> float:
 
     if not 0 < margin < math.inf:
         raise InvalidInput(f"margin={margin!r}: use a number greater than 0, in the metric's unit")
-    differences = _values(differences)
+    differences = _finite(differences)
     if not _sd(differences) > 0:
         return math.nan
     return float(DescrStatsW(differences).ttost_mean(-margin, margin)[0])
@@ -285,10 +286,10 @@ def contrasts(
                 effects.append(each)
     if margin is None and metric.startswith("test_accuracy") and how == "difference":
         margin = MARGIN
-    table = pd.DataFrame(table, columns=COLUMNS[: COLUMNS.index("n")])
+    table = pd.DataFrame(table, columns=CONTRAST_COLUMNS[: CONTRAST_COLUMNS.index("n")])
     families = table.groupby("protocol", sort=False).groups.values() if len(table) else [table.index]
     found = [infer([effects[i] for i in rows], margin, alpha).set_index(rows) for rows in families]
-    table = table.join(pd.concat(found))[COLUMNS]
+    table = table.join(pd.concat(found))[CONTRAST_COLUMNS]
     return arranged(table, *keys[:3], "algorithm", *keys[3:-1]).reset_index(drop=True)
 
 
@@ -345,7 +346,7 @@ def _by_seed(rows: pd.DataFrame) -> pd.Series:
     return rows.set_index("seed")["value"]
 
 
-def _values(values: Iterable[float]) -> np.ndarray:
+def _finite(values: Iterable[float]) -> np.ndarray:
     values = np.array(list(values), dtype=float)
     if not len(values) or not np.isfinite(values).all():
         raise InvalidInput(f"values {values.tolist()}: use at least one number, all of them finite")

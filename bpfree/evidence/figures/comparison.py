@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from ...algorithms.arms import ARMS, look, ordered
 from ...experiments.protocols import BUDGETS
 from .. import stats
+from ..runs import TOTALS
 from . import style
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
@@ -24,11 +25,10 @@ RUNGS = {
     "mf": "detached, one stage after the other",
 }
 CORNER = "mf_sequential_joint"  # beside the ladder: it and `mf_interleaved` each change one thing of MF-Joint
-ENERGIES = ("total_measured_j", "total_estimated_j")
 FILLS = ("none", "left", "top")  # of the marks of published sources, in their order
 
 
-def finished(records: pd.DataFrame) -> pd.DataFrame:
+def finished_runs(records: pd.DataFrame) -> pd.DataFrame:
     """The runs that finished, every row with its run's machine. Raises InvalidInput if there are none."""
     rows = records[records["status"] == "finished"]
     style.require(rows, "finished runs")
@@ -50,14 +50,14 @@ def with_baseline(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def per_run(records: pd.DataFrame) -> pd.DataFrame:
+def metrics_per_run(records: pd.DataFrame) -> pd.DataFrame:
     """A row per run: algorithm, seed, and its metrics as columns.
 
     NaN where a run has none: those that shared their machine have no seconds and joules.
     """
     index = ["algorithm", "architecture", "seed", "key"]
     table = records.pivot(index=index, columns="metric", values="value")
-    return table.reindex(columns=[*table, *(c for c in ("total_s", *ENERGIES) if c not in table)])
+    return table.reindex(columns=[*table, *(c for c in ("total_s", *TOTALS.values()) if c not in table)])
 
 
 @style.styled
@@ -71,9 +71,9 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         published: as `experiments.published.results` gives it: open marks, a filling per source and protocol.
             Those joules are of the authors' machines.
     """
-    runs = finished(records)
+    runs = finished_runs(records)
     panels = style.facets(runs, ("data", "protocol", "preset", "precision", "machine"))
-    panels = [(t, p) for t, p in panels if p["metric"].isin(ENERGIES).any()]
+    panels = [(t, p) for t, p in panels if p["metric"].isin(TOTALS.values()).any()]
     if not panels:
         return style.blank("no run's energy is known: there is nothing to set its accuracy against")
     columns = min(2, len(panels))
@@ -81,10 +81,10 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     figure, axes = style.new_figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
     notes, sources = [], {}
     for ax, (title, part) in zip(axes.flat, panels, strict=False):
-        kind, obtained = style.joules(part)
+        kind, obtained = style.energy_of(part)
         notes.append(obtained)
         energy = f"total_{kind}_j"
-        table = per_run(part[part["metric"].isin(["test_accuracy", energy])]).dropna(subset=energy)
+        table = metrics_per_run(part[part["metric"].isin(["test_accuracy", energy])]).dropna(subset=energy)
         for (name, network), arm in table.groupby(level=["algorithm", "architecture"], sort=False):
             point = _mark(ax, name, arm[energy], arm["test_accuracy"])
             if name == "bp" and part["architecture"].nunique() > 1:
@@ -146,7 +146,7 @@ def ladder(records: pd.DataFrame) -> Figure:
         factor and how many runs the bar is of; points are runs. MF sequential without detaching stands beside
         the ladder (an open bar), and both it and MF interleaved start from MF-Joint.
     """
-    runs = with_baseline(finished(records[records["algorithm"].isin(RUNGS)]))
+    runs = with_baseline(finished_runs(records[records["algorithm"].isin(RUNGS)]))
     parts = [(t, p) for t, p in style.facets(runs) if p["algorithm"].nunique() > 1]
     style.require(runs if parts else runs.iloc[:0], "rungs of one ladder")
     figure, axes = style.new_figure(
@@ -154,9 +154,9 @@ def ladder(records: pd.DataFrame) -> Figure:
     )
     notes = []
     for line, (title, part) in zip(axes, parts, strict=True):
-        kind, obtained = style.joules(part)
+        kind, obtained = style.energy_of(part)
         notes += [f"energy {obtained}"] if obtained else []
-        table = per_run(part)
+        table = metrics_per_run(part)
         rungs = [name for name in RUNGS if name in set(part["algorithm"])]
         _rungs(line[0], table["test_accuracy"], rungs)
         _waterfall(line[1], table[f"total_{kind}_j"], rungs)
@@ -224,7 +224,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         bar is the ratio of passes, the lower one goes on from its end by the ratio of joules per pass, and
         where that ends, at the mark, is the ratio of energies, with its interval.
     """
-    runs = with_baseline(finished(records), baseline)
+    runs = with_baseline(finished_runs(records), baseline)
     parts = [(t, p, factors(p, baseline)) for t, p in style.facets(runs) if baseline in set(p["algorithm"])]
     parts = [(title, part, table) for title, part, table in parts if len(table)]
     if not parts:
@@ -237,7 +237,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     )
     notes = []
     for ax, (title, part, table) in zip(axes[:, 0], parts, strict=True):
-        notes.append(f"energy {style.joules(part)[1]}")
+        notes.append(f"energy {style.energy_of(part)[1]}")
         for place, (name, row) in enumerate(table.iterrows()):
             how = {"height": 0.3, "ec": "black", "lw": 0.5}
             passes, energy = row["passes"], row["energy"]
@@ -286,8 +286,8 @@ def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     Geometric means over the n seeds of which both have a run with joules of its own, so that the first two
     multiply to the third; low, high: the interval of the energy. Arms without such a pair are left out.
     """
-    kind, _ = style.joules(runs)
-    table = per_run(runs).reindex(
+    kind, _ = style.energy_of(runs)
+    table = metrics_per_run(runs).reindex(
         columns=["samples", f"train_{kind}_j", f"prefix_{kind}_j", f"total_{kind}_j"]
     )
     table = table.dropna(subset=f"total_{kind}_j").droplevel(["architecture", "key"])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...algorithms.arms import look, ordered
 from . import style
 
-METRICS = {
+LEARNING_METRICS = {
     "val_accuracy": "validation accuracy (%)",
     "val_loss": "validation\ncross-entropy (nats)",
     "train_loss": "training loss (nats)",
@@ -42,7 +42,7 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
                     style.curve(ax, name, stage[clock], stage[metric], lw=1, alpha=0.75, zorder=order)
                 kept = runs[runs["kept"]]
                 style.marks(ax, name, kept[clock], kept[metric], ms=6, mec="white", mew=0.4, zorder=order)
-            ax.set_ylabel(METRICS[metric])
+            ax.set_ylabel(LEARNING_METRICS[metric])
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
                 style.loss_scale(ax, part[metric])
@@ -85,7 +85,7 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
                 style.loss_scale(ax, part[metric])
-        panels[0].set_ylabel(METRICS[metric])
+        panels[0].set_ylabel(LEARNING_METRICS[metric])
         style.name_panel(panels[0], title, style.counted(part, arms=epochs["algorithm"], width=60))
         alone = part.dropna(subset="elapsed_s")
         style.name_panel(panels[1], "", style.counted(alone, part, width=60))

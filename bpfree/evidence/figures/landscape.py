@@ -1,6 +1,6 @@
 """Figures of chapter 08: slices through the loss, the line between two solutions, sharpness and gap.
 
-All take the tidy table of `landscape.sweep` and draw their own kind of its rows, with a row of
+All take the tidy table of `landscape.survey` and draw their own kind of its rows, with a row of
 panels for each data set, network and protocol.
 """
 
@@ -20,7 +20,7 @@ STEP = "step (1: as long as the weights)"
 
 
 @style.styled
-def slices(evidence: pd.DataFrame) -> Figure:
+def slice_lines(evidence: pd.DataFrame) -> Figure:
     """Validation loss along random directions, and how far it rises above the trained weights' loss.
 
     A thin line per seed and direction; a thick one for their mean. What the steps add to the loss is 0 at 0.
@@ -67,7 +67,7 @@ def line(evidence: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def plane(evidence: pd.DataFrame) -> Figure:
+def plane_contours(evidence: pd.DataFrame) -> Figure:
     """Contours of the validation loss in the plane of two random directions, on one scale in each row."""
     rows = evidence[evidence["kind"] == "plane"]
     if rows.empty:
@@ -99,7 +99,7 @@ def plane(evidence: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def sharpness(evidence: pd.DataFrame) -> Figure:
+def sharpness_points(evidence: pd.DataFrame) -> Figure:
     """The Hessian's largest eigenvalues, and validation minus training loss and error; a point per run.
 
     A grey line joins the runs of one seed.

@@ -86,14 +86,14 @@ def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
 
 
 @style.styled
-def bill(records: pd.DataFrame) -> Figure:
+def bill_bars(records: pd.DataFrame) -> Figure:
     """What each algorithm reached and what it cost: test accuracy, seconds, joules; one point per run.
 
     records: as `bpfree.records` gives it, of one data set and one machine.
     """
     finished = records[records["status"] == "finished"]
     style.require(finished, "finished runs")
-    kind, provenance = style.joules(finished)
+    kind, provenance = style.energy_of(finished)
     energy = f"total_{kind}_j"
     panels = {"test_accuracy": "test accuracy (%)", "total_s": "time (s)", energy: f"energy (J, {kind})"}
     figure, (axes,) = style.new_figure(columns=3, height=2.4)
@@ -144,7 +144,7 @@ def goodness(frame: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def readouts(records: pd.DataFrame) -> Figure:
+def readout_points(records: pd.DataFrame) -> Figure:
     """Test accuracy of every read-out of every algorithm; one point per run.
 
     records: as `bpfree.records` gives it, of one data set.

@@ -85,7 +85,7 @@ def new_figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) 
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def settle(figure: Figure) -> None:
+def fix_layout(figure: Figure) -> None:
     """Lays a figure out now and rounds where its axes are.
 
     The solver's last bits depend on where its variables lie in memory; of a figure of many unlike axes the
@@ -174,7 +174,7 @@ def title_of(frame: pd.DataFrame) -> str:
     names = []
     for (data, protocol), arms in frame.groupby(["data", "protocol"], sort=False):
         networks = ", ".join(arms["architecture"].drop_duplicates())
-        names.append(f"{dataset(data)} {networks}, protocol {protocol}")
+        names.append(f"{data_name(data)} {networks}, protocol {protocol}")
     title = "; ".join(names)
     for column, usual in (("preset", None), ("precision", "fp32")):
         found = sorted(set(frame[column].dropna().astype(str)) - {usual}) if column in frame else []
@@ -233,7 +233,7 @@ def name_panel(ax: Axes, title: str, counts: str = "", **how) -> None:
         words.set_in_layout(False)  # a line longer than its panel goes on over the next one's blank
 
 
-def dataset(name: str) -> str:
+def data_name(name: str) -> str:
     """A data set's name, in which dollars are dollars: between two of them matplotlib reads a formula."""
     return data_sets.dataset(name).replace("$", r"\$")
 
@@ -318,7 +318,7 @@ def curve(ax: Axes, name: str, x, y, **style) -> None:
     ax.plot(x, y, color=look(name).colour, **{"ls": look(name).line, **dot, **style})
 
 
-def joules(records: pd.DataFrame) -> tuple[str, str]:
+def energy_of(records: pd.DataFrame) -> tuple[str, str]:
     """("measured" or "estimated", how they were obtained), of the energies of some runs.
 
     Measured only if all of them were: a model's joules and a sensor's are never put on one axis. Runs without

@@ -5,12 +5,10 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from ...algorithms.arms import label
-from ...data import dataset
 from ...experiments import published
 from ...experiments.resolved import Resolved
-from ..order import arranged
+from ..order import PLACE, arranged, network_name
 
-ARM = ["data", "architecture", "algorithm"]
 #: The hyperparameters that the papers' tuning searched, in the order of the table.
 SEARCHED = {
     "lr": "learning rate",
@@ -44,26 +42,26 @@ def best_hyperparameters(
     printed = published.hyperparameters() if printed is None else printed
     sources = list(dict.fromkeys(printed["source"]))
     used = [
-        {**{k: getattr(e, k) for k in ARM}, "parameter": name, "value": value, "whose": "used"}
+        {**{k: getattr(e, k) for k in PLACE}, "parameter": name, "value": value, "whose": "used"}
         for e in used
         for name, value in e.options.items()
         if _has_effect(name, e)
     ]
-    columns = [*ARM, "parameter", "value", "whose"]
+    columns = [*PLACE, "parameter", "value", "whose"]
     rows = [printed.rename(columns={"source": "whose"}), pd.DataFrame(used, columns=columns)]
     rows += [] if tuned is None else [tuned.assign(whose="tuned")]
     table = pd.concat([part[columns].astype(object) for part in rows if len(part)], ignore_index=True)
     table = table[table["parameter"].isin(list(SEARCHED))]
     if used:
         table = table[table["data"].isin({row["data"] for row in used})]
-    table["value"] = table["value"].map(_shown)
-    wide = table.groupby([*ARM, "parameter", "whose"])["value"].agg(lambda v: "; ".join(dict.fromkeys(v)))
+    table["value"] = table["value"].map(_value_text)
+    wide = table.groupby([*PLACE, "parameter", "whose"])["value"].agg(lambda v: "; ".join(dict.fromkeys(v)))
     wide = wide.unstack("whose").reindex(columns=[*sources, "tuned", "used"])
     wide = wide.astype(object).fillna("").reset_index()
     wide["place"] = wide["parameter"].map(list(SEARCHED).index)
-    wide = arranged(wide, *ARM, "place").reset_index(drop=True)
+    wide = arranged(wide, *PLACE, "place").reset_index(drop=True)
     named = {
-        "network": wide["data"].map(dataset) + " " + wide["architecture"],
+        "network": list(map(network_name, wide["data"], wide["architecture"])),
         "algorithm": wide["algorithm"].map(label),
         "parameter": wide["parameter"].map(SEARCHED),
     }
@@ -99,7 +97,7 @@ def _has_effect(name: str, experiment: Resolved) -> bool:
     return options[name] is not None
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     if value is None:
         return "none"
     number = isinstance(value, int | float) and not isinstance(value, bool)
