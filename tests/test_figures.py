@@ -741,7 +741,8 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
 
 
 @pytest.mark.parametrize(
-    "name", ["memory", "memory_lines", "operations", "scaling", "step", "pass_cost", "subnormals", "sensors"]
+    "name",
+    ["memory", "memory_lines", "operations", "scaling", "step_bars", "pass_cost", "subnormals", "sensors"],
 )
 def test_no_hardware_to_draw_is_one_line(name):
     with pytest.raises(InvalidInput, match="to draw"):

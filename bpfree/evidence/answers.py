@@ -1,7 +1,7 @@
 """What the committed runs and measurements answer: numbers computed, each with the n of its own runs."""
 
 from collections.abc import Iterator
-from math import nan
+from math import isnan, nan
 
 import pandas as pd
 
@@ -50,22 +50,12 @@ def a_pass(algorithm: str) -> pd.DataFrame:
         alone; and early training passes timed apart on a quiet processor. In brackets is how many pairs of
         runs a number is of; in print, how many runs.
     """
-    apart = [
-        (
-            row["data"],
-            row["architecture"],
-            f"early passes, CPU, prefix {prefix}",
-            *map(Number, (nan, row[prefix], nan)),
-        )
-        for row in saving(algorithm).to_dict("records")
-        for prefix in ("kept", "recomputed")
-        if row[prefix] == row[prefix]
-    ]
-    table = pd.DataFrame(
-        [*_printed_ratios(algorithm), *_ours(algorithm), *apart], columns=[*NETWORK, "measured by", *RATIOS]
-    )
-    table[[*RATIOS]] = table[[*RATIOS]].map(_ratio)
-    return _with_network(table)
+    rows = [*_printed_ratios(algorithm), *_ours(algorithm), *_timed_apart(algorithm)]
+    table = arranged(pd.DataFrame(rows, columns=[*NETWORK, "measured by", *RATIOS]), *NETWORK)
+    names = list(map(network_name, table["data"], table["architecture"]))
+    table[[*RATIOS]] = table[[*RATIOS]].map(lambda n: Quantity(n.mean, n.sd, 2, note=f"({n.n or 1})"))
+    table.insert(2, "network", names)
+    return table.drop(columns=NETWORK).reset_index(drop=True)
 
 
 def saving(algorithm: str = "mf") -> pd.DataFrame:
@@ -84,14 +74,12 @@ def saving(algorithm: str = "mf") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*NETWORK, "recomputed", "kept", "saved without keeping (%)"])
 
 
-def _with_network(table: pd.DataFrame) -> pd.DataFrame:
-    table = arranged(table, *NETWORK).reset_index(drop=True)
-    table.insert(2, "network", list(map(network_name, table["data"], table["architecture"])))
-    return table.drop(columns=NETWORK)
-
-
-def _ratio(number: Number) -> Quantity:
-    return Quantity(number.mean, number.sd, 2, note=f"({number.n or 1})")
+def _timed_apart(algorithm: str) -> Iterator[tuple]:
+    for row in saving(algorithm).to_dict("records"):
+        for prefix in ("kept", "recomputed"):
+            if not isnan(row[prefix]):
+                ratios = map(Number, (nan, row[prefix], nan))
+                yield row["data"], row["architecture"], f"early passes, CPU, prefix {prefix}", *ratios
 
 
 def _printed_ratios(algorithm: str) -> Iterator[tuple]:

@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import pandas as pd
 
@@ -27,35 +28,31 @@ POOLED = {data: next(iter(networks)) for data, networks in NETWORKS["mf"].items(
 NOT_RUN, NOT_RECORDED = "not run", "not recorded"
 ACCOUNT = "exact account of tensors"
 
-#: metric -> (its formula in the columns that `run_table` and `_same_source` make, how ours is obtained)
-OUTCOMES = {
-    "test_accuracy": (lambda runs: runs["test_accuracy"], "test set, read once"),
-    "test_accuracy[sum]": (lambda runs: runs["test_accuracy[sum]"], "counted"),
-    "val_loss": (lambda runs: runs["val_loss"], "counted"),
-    "epochs": (lambda runs: runs["epochs"], "counted"),
-    "epochs_median": (lambda runs: runs["epochs"], "counted"),
-    "stages": (lambda runs: runs["stages"], "counted"),
-    "epochs_per_stage": (lambda runs: runs["epochs"] / runs["stages"], "counted"),
-}
-ENERGY_METRICS = {  # obtained as the runs' provenance says
-    "total_j": (lambda runs: runs["joules"], ""),
-    "j_per_epoch": (lambda runs: runs["joules"] / runs["epochs"], ""),
-    "power_w": (lambda runs: runs["joules"] / runs["total_s"], ""),
-    "co2e_g": (lambda runs: runs["joules"] / JOULES_PER_KWH * runs["g_per_kwh"], ""),
-}
-TIME_METRICS = {
-    "total_s": (lambda runs: runs["total_s"], "wall clock"),
-    "s_per_epoch": (lambda runs: runs["total_s"] / runs["epochs"], "wall clock"),
-}
+#: metric -> how ours is obtained. Outcomes are of all machines; a cost is of one.
+OUTCOMES = dict.fromkeys(["test_accuracy[sum]", "val_loss", "epochs", "epochs_median"], "counted")
+OUTCOMES |= {"test_accuracy": "test set, read once", "stages": "counted", "epochs_per_stage": "counted"}
+ENERGY_METRICS = ("total_j", "j_per_epoch", "power_w", "co2e_g")  # obtained as the runs' provenance says
+TIME_METRICS = dict.fromkeys(["total_s", "s_per_epoch"], "wall clock")
 COSTS = {
     **TIME_METRICS,
-    **ENERGY_METRICS,
-    "memory": (lambda runs: runs["memory_bytes"] / MIB, ACCOUNT),
-    "memory_allocator_mib": (lambda runs: runs["memory_bytes"] / MIB, ACCOUNT),
-    "memory_nvml_mib": (lambda runs: runs["device_bytes"] / MIB, "device-wide NVML"),
-    "memory_host_mib": (lambda runs: runs["host_bytes"] / MIB, "sampled"),
-    "utilisation": (lambda runs: runs["utilisation"], "sampled"),
-    "utilisation_max": (lambda runs: runs["utilisation_max"], "sampled"),
+    **dict.fromkeys(ENERGY_METRICS, ""),
+    **dict.fromkeys(["memory", "memory_allocator_mib"], ACCOUNT),
+    "memory_nvml_mib": "device-wide NVML",
+    **dict.fromkeys(["memory_host_mib", "utilisation", "utilisation_max"], "sampled"),
+}
+#: Metrics that are no column of `run_table`, from those and from what `_same_source` adds.
+FORMULAS = {
+    "epochs_median": lambda runs: runs["epochs"],
+    "epochs_per_stage": lambda runs: runs["epochs"] / runs["stages"],
+    "total_j": lambda runs: runs["joules"],
+    "j_per_epoch": lambda runs: runs["joules"] / runs["epochs"],
+    "power_w": lambda runs: runs["joules"] / runs["total_s"],
+    "co2e_g": lambda runs: runs["joules"] / JOULES_PER_KWH * runs["g_per_kwh"],
+    "s_per_epoch": lambda runs: runs["total_s"] / runs["epochs"],
+    "memory": lambda runs: runs["memory_bytes"] / MIB,
+    "memory_allocator_mib": lambda runs: runs["memory_bytes"] / MIB,
+    "memory_nvml_mib": lambda runs: runs["device_bytes"] / MIB,
+    "memory_host_mib": lambda runs: runs["host_bytes"] / MIB,
 }
 SAMPLED = ("utilisation", "utilisation_max", "nvml_bytes", "host_bytes")
 
@@ -90,8 +87,7 @@ class Ours:
 
     def __init__(self, records: pd.DataFrame, traces: pd.DataFrame | None = None, country: str = "POL"):
         self.runs = run_table(records, traces).assign(g_per_kwh=grid(country)["carbon_intensity"])
-        named = self.runs.groupby(["data", "architecture", "algorithm", "variant"], sort=False)
-        self._named = dict(iter(named))
+        self._named = dict(iter(self.runs.groupby([*PLACE, "variant"], sort=False)))
         pooled = self.runs[self.runs["architecture"] == self.runs["data"].map(POOLED)]
         self._pooled = dict(iter(pooled.groupby(["algorithm", "variant"], sort=False)))
         self.arm = functools.cache(self._arm)
@@ -181,16 +177,18 @@ class Ours:
                 found.append(Number(mean, shown(each).std(ddof=1), one.n, **place, low=low, high=high))
         return found or [Number()]
 
-    def differences(self, metric: str, runs: pd.DataFrame, partners: pd.DataFrame) -> pd.Series:
-        """An outcome's differences by seed."""
-        [a, b], _ = _values_by_seed(metric, runs, partners)
+    def differences(self, runs: pd.DataFrame, partners: pd.DataFrame) -> pd.Series:
+        """The differences of test accuracy by seed; none where one of the two was not run."""
+        if runs.empty or partners.empty:
+            return pd.Series(dtype=float)
+        [a, b], _ = _values_by_seed("test_accuracy", runs, partners)
         return stats.paired(a, b)
 
     def pooled_sd(self, protocols: Sequence[str]) -> Number:
         """Standard deviation of the test accuracy over seeds, pooled over all arms of a protocol."""
         found = [name for name in protocols if name in set(self.runs["protocol"])]
         runs = self.runs[self.runs["protocol"].isin(found[:1])]
-        arms = runs.groupby(["data", "architecture", "algorithm", "preset", "variant"])["test_accuracy"]
+        arms = runs.groupby([*PLACE, "preset", "variant"])["test_accuracy"]
         freedom = (arms.count() - 1).clip(lower=0)
         if not freedom.sum():
             return Number()
@@ -305,7 +303,7 @@ def _by_machine(metric: str, *arms: pd.DataFrame):
     if metric in OUTCOMES:
         yield "", list(arms)
         return
-    if metric in {**TIME_METRICS, **ENERGY_METRICS} and all(arm["total_s"].notna().any() for arm in arms):
+    if metric in (*TIME_METRICS, *ENERGY_METRICS) and all(arm["total_s"].notna().any() for arm in arms):
         arms = [arm[arm["total_s"].notna()] for arm in arms]
     for machine in arms[0]["machine"].unique():
         parts = [arm[arm["machine"] == machine] for arm in arms]
@@ -316,8 +314,8 @@ def _by_machine(metric: str, *arms: pd.DataFrame):
 def _values_by_seed(metric: str, *arms: pd.DataFrame) -> tuple[list[pd.Series], str]:
     """A metric of every arm by seed, and how it was obtained; no values if a run has none, and then why."""
     arms = _same_source(metric, arms)
-    formula, what = {**OUTCOMES, **COSTS}.get(metric, (None, ""))
-    values = [formula(arm) for arm in arms] if formula else []
+    what = (OUTCOMES | COSTS).get(metric)
+    values = [FORMULAS.get(metric, itemgetter(metric))(arm) for arm in arms] if what is not None else []
     if not values or any(v.isna().any() for v in values):
         mixed = metric in ENERGY_METRICS and all(_kind([arm]) for arm in arms)
         return [], "one is measured, the other estimated" if mixed else NOT_RECORDED

@@ -287,9 +287,11 @@ def contrasts(
     if margin is None and metric.startswith("test_accuracy") and how == "difference":
         margin = MARGIN
     table = pd.DataFrame(table, columns=CONTRAST_COLUMNS[: CONTRAST_COLUMNS.index("n")])
-    families = table.groupby("protocol", sort=False).groups.values() if len(table) else [table.index]
-    found = [infer([effects[i] for i in rows], margin, alpha).set_index(rows) for rows in families]
-    table = table.join(pd.concat(found))[CONTRAST_COLUMNS]
+    found = [
+        infer([effects[row] for row in rows], margin, alpha).set_index(rows)
+        for rows in table.groupby("protocol", sort=False).groups.values()
+    ]
+    table = table.join(pd.concat(found or [infer([], margin, alpha)]))[CONTRAST_COLUMNS]
     return arranged(table, *keys[:3], "algorithm", *keys[3:-1]).reset_index(drop=True)
 
 
