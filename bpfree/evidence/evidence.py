@@ -209,10 +209,7 @@ def _fields(record: Record) -> dict:
 
 def keep_runs(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Writes a table of `wide`; rows that are there stay if the table does not have their data set."""
-    if path.exists():
-        old = read_table(path)
-        table = pd.concat([table, old[~old["data"].isin(set(table["data"]))]], ignore_index=True)
-    return read_table(write_table(arranged(table, "data"), path))
+    return read_table(write_table(arranged(_beside_old(table, path, "data"), "data"), path))
 
 
 def keep_series(table: pd.DataFrame, path: Path, runs: pd.DataFrame, *, one_seed: bool = False) -> None:
@@ -220,13 +217,17 @@ def keep_series(table: pd.DataFrame, path: Path, runs: pd.DataFrame, *, one_seed
 
     runs: what runs.csv has. one_seed: only the lowest seed of every arm.
     """
-    if path.exists():
-        old = read_table(path)
-        table = pd.concat([table, old[~old["run"].isin(set(table["run"]))]], ignore_index=True)
+    table = _beside_old(table, path, "run")
     runs = runs.assign(run=runs["key"].str[:12])
     runs = runs[runs["run"].isin(set(table["run"]))]
     names = (lowest_seeds(runs) if one_seed else runs)["run"]
     write_table(names.drop_duplicates().to_frame().merge(table, on="run"), path)
+
+
+def _beside_old(table: pd.DataFrame, path: Path, by: str) -> pd.DataFrame:
+    """The table, and of what is at the path the rows whose value in this column it does not have."""
+    old = read_table(path) if path.exists() else table.iloc[:0]
+    return pd.concat([table, old[~old[by].isin(set(table[by]))]], ignore_index=True)
 
 
 def keep_machines(records: Iterable[Record], path: Path, runs: pd.DataFrame) -> None:

@@ -53,20 +53,6 @@ class Exhibit:
     shows: Experiments | None = None
 
 
-def _energy(runs: pd.DataFrame) -> Figure:
-    return figures.comparison.accuracy_against_energy(runs, published_results(**PRINTED))
-
-
-def _forest(runs: pd.DataFrame) -> Figure:
-    return figures.forest.forest(contrasts_with_bp(runs))
-
-
-def _forest_of_mf(runs: pd.DataFrame) -> Figure:
-    """MF under every protocol, of the families of the figure of all algorithms, so that words agree."""
-    table = contrasts_with_bp(runs)
-    return figures.forest.forest(table[table["algorithm"] == "mf"])
-
-
 def contrasts_with_bp(runs: pd.DataFrame) -> pd.DataFrame:
     """Every algorithm against BP (see `stats.contrasts`), BP's own budget being that under convergence.
 
@@ -76,6 +62,16 @@ def contrasts_with_bp(runs: pd.DataFrame) -> pd.DataFrame:
     families = [rows for _, rows in runs.groupby(runs["data"] == "digits")]
     tables = [stats.contrasts(rows, baseline_protocol="convergence") for rows in families]
     return pd.concat(tables, ignore_index=True) if tables else stats.contrasts(runs)
+
+
+def _energy(runs: pd.DataFrame) -> Figure:
+    return figures.comparison.accuracy_against_energy(runs, published_results(**PRINTED))
+
+
+def _forest(runs: pd.DataFrame, *only: str) -> Figure:
+    """only: algorithms that are shown, of the families of all, so that both figures have the same words."""
+    table = contrasts_with_bp(runs)
+    return figures.forest.forest(table[table["algorithm"].isin(only)] if only else table)
 
 
 def _ladder(**settings) -> Experiments:
@@ -96,18 +92,15 @@ def _everything(profile: study.Profile) -> "list[Experiment]":
     return [e for family in study.NETWORKS for e in profile.arms(family)]
 
 
-def _all_protocols(profile: study.Profile) -> "list[Experiment]":
-    return profile.chapter("05")
-
-
 _curves, _resources, _comparison = figures.curves, figures.resources, figures.comparison
-_loss_by_seconds = partial(_curves.against_seconds, metrics=("val_accuracy", "val_loss"))
 
 GALLERY: dict[str, Exhibit] = {
     # the paper's figures 1 to 6
     "ff_learning": Exhibit(_curves.against_seconds, "epochs", _of_families("ff")),
     "ff_resources": Exhibit(_resources.memory_and_clock, "traces", _of_families("ff", "bp", "ff")),
-    "cafo_learning": Exhibit(_loss_by_seconds, "epochs", _of_families("cafo")),
+    "cafo_learning": Exhibit(
+        partial(_curves.against_seconds, metrics=("val_accuracy", "val_loss")), "epochs", _of_families("cafo")
+    ),
     "mf_mean_loss": Exhibit(_curves.mean_loss, "epochs", _of_families("mf", "bp", "mf")),
     "mf_resources": Exhibit(_resources.utilisation_and_temperature, "traces", _of_families("mf", "bp", "mf")),
     "mf_memory": Exhibit(_resources.memory_steps, "traces", _of_families("mf", "bp", "mf")),
@@ -116,7 +109,9 @@ GALLERY: dict[str, Exhibit] = {
     "ladder": Exhibit(_comparison.ladder, "runs", _ladder()),
     "ladder_matched": Exhibit(_comparison.ladder, "runs", _ladder(protocol="matched")),
     "forest": Exhibit(_forest, "runs", _everything),
-    "forest_protocols": Exhibit(_forest_of_mf, "runs", _all_protocols),
+    "forest_protocols": Exhibit(
+        lambda runs: _forest(runs, "mf"), "runs", lambda profile: profile.chapter("05")
+    ),
     "decomposition": Exhibit(_comparison.decomposition, "runs", _everything),
     # of other measurements
     "memory": Exhibit(figures.hardware.memory_lines, "memory"),
@@ -275,9 +270,8 @@ def results_table(folder: Path = FOLDER) -> str:
 def drawn(name: str, folder: Path = FOLDER) -> Figure:
     """A figure of the gallery, or one that "module:object" names, from the tables in `folder`/data."""
     name = _gallery_name(name)
-    shown = recorded(name, folder)
     with evidence.as_written(path_of(name, folder)):
-        return GALLERY[name].draw(shown)
+        return GALLERY[name].draw(recorded(name, folder))
 
 
 def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]:

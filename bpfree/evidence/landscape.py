@@ -93,8 +93,7 @@ def per_run(evidence: pd.DataFrame) -> pd.DataFrame:
     training.
     """
     rows = []
-    runs = evidence[evidence["kind"] != "line"].groupby(list(FIELDS), dropna=False, sort=False)
-    for which, run in runs:
+    for which, run in evidence[evidence["kind"] != "line"].groupby(list(FIELDS), dropna=False, sort=False):
         by_split = {kind: part.set_index("split") for kind, part in run.groupby("kind")}
         train, val = by_split["gap"].loc["train"], by_split["gap"].loc["val"]
         mean = by_split["slice"].groupby("x")["loss"].mean()

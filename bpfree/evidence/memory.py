@@ -24,8 +24,7 @@ def bytes_against_bp(table: pd.DataFrame) -> pd.DataFrame:
     means = table.pivot_table(index=ARM_AND_PREFIX, columns="quantity", values="value", sort=False)
     means = means[[quantity for quantity in HELD if quantity in means]]
     bp = means.xs(("bp", "kept"), level=["algorithm", "prefix"])
-    of_bp = pd.MultiIndex.from_arrays([means.index.get_level_values(k) for k in ("data", "architecture")])
-    ratios = means / bp.reindex(of_bp).to_numpy()
+    ratios = means / bp.reindex(means.index.droplevel(["algorithm", "prefix"])).to_numpy()
     return ratios.assign(n=table.groupby(ARM_AND_PREFIX)["repeat"].nunique())
 
 

@@ -29,7 +29,7 @@ from ..experiments import published
 from ..experiments.protocols import BUDGETS
 from .order import NETWORK, PLACE, network_name
 from .runs import ACCOUNT, TOTALS, whose_settings
-from .stats import ALPHA, CONTRAST_COLUMNS, EFFECTS, EQUIVALENT, KINDS, ONE_SEED, SHOWN, compared, contrasts
+from .stats import ALPHA, EFFECTS, EQUIVALENT, KINDS, ONE_SEED, SHOWN, compared, contrasts
 from .tables.paper import MEMORY, PLACES, USUAL_PROTOCOL
 from .tables.text import Quantity
 
@@ -81,13 +81,13 @@ def verdicts(
         95 % interval, `ours is` (how it was obtained), how many runs of both ended at the cap; the contrast
         in the words of `stats.contrasts`; the verdict on each source.
     """
-    found = {metric: _found(records, metric) for metric in metrics}
+    found = {metric: _found(records, metric, protocols) for metric in metrics}
     rows: dict[tuple, dict] = {}
     for claim in _claims(metrics):
-        ours = found[claim["metric"]]
-        ours = ours[(ours[PLACE] == pd.Series(claim)[PLACE]).all(axis=1) & ours["protocol"].isin(protocols)]
-        for place, contrast in enumerate(ours.to_dict("records") or [{}] * untested):
-            row = rows.setdefault((*(claim[c] for c in ("metric", *PLACE)), place), _row(claim, contrast))
+        place = tuple(claim[column] for column in PLACE)
+        ours = found[claim["metric"]].get(place, [{}] * untested)
+        for number, contrast in enumerate(ours):
+            row = rows.setdefault((claim["metric"], *place, number), _row(claim, contrast))
             row[f"printed, {claim['source']}"] = _printed_effect(claim)
             row[f"verdict, {claim['source']}"] = _judged(claim, contrast)
     return pd.DataFrame(rows.values(), columns=VERDICT_COLUMNS, dtype=object).fillna("")
@@ -124,8 +124,8 @@ def judge(printed: float, n: int, effect: float, p_holm: float, p_tost: float = 
     return "stronger" if abs(effect) > abs(printed) * FACTOR else "confirmed"
 
 
-def _found(records: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Our contrasts of a printed quantity: costs under rules of stopping alone, since a budget sets them.
+def _found(records: pd.DataFrame, metric: str, protocols: Sequence[str]) -> dict[tuple, list[dict]]:
+    """Our contrasts of a printed quantity, by place: costs under rules of stopping, since a budget sets them.
 
     Energy is measured where a machine measured it; bytes are counted, so that every machine has the same.
     """
@@ -137,7 +137,7 @@ def _found(records: pd.DataFrame, metric: str) -> pd.DataFrame:
             device = rows.dropna(subset="machine").drop_duplicates("machine").set_index("machine")["device"]
             tables.append(own.assign(ours=name, device=own["machine"].map(device)))
     if not tables:
-        return pd.DataFrame(columns=CONTRAST_COLUMNS)
+        return {}
     table = pd.concat(tables, ignore_index=True)
     of_bp = table.assign(algorithm=table["baseline"], settings=table["baseline_settings"])
     table = table.assign(whose=whose_settings(table), whose_bp=whose_settings(of_bp))
@@ -146,13 +146,13 @@ def _found(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     place = [*PLACE, *KINDS, "machine"]
     if metric == "memory":
         table, place = table.assign(device="", verdict=""), [*PLACE, "protocol"]
-    return table.drop_duplicates(place)
+    table = table[table["protocol"].isin(protocols)].drop_duplicates(place)
+    return {place: part.to_dict("records") for place, part in table.groupby(PLACE)}
 
 
 def _claims(metrics: Sequence[str]) -> Iterator[dict]:
     """What was printed of an algorithm and of BP on its network."""
-    product = itertools.product(metrics, ALGORITHMS, USUAL_PROTOCOL)
-    for metric, algorithm, source in product:
+    for metric, algorithm, source in itertools.product(metrics, ALGORITHMS, USUAL_PROTOCOL):
         in_words = IN_WORDS.get(metric, ())[:2] == (source, algorithm)
         name = MEMORY[source][0] if metric == "memory" else "test_accuracy" if in_words else metric
         of = _printed_means(source, name)

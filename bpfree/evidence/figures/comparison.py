@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from ...algorithms.arms import ARMS, look, ordered
 from ...experiments.protocols import BUDGETS
 from .. import stats
+from ..order import NETWORK
 from ..runs import TOTALS
 from . import style
 
@@ -38,15 +39,13 @@ def finished_runs(records: pd.DataFrame) -> pd.DataFrame:
 
 def with_baseline(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     """With BP's runs under "convergence" where a protocol shares out their budget and has none of its own."""
-    arm = ["data", "architecture"]
     baselines = records[(records["algorithm"] == baseline) & (records["protocol"] == "convergence")]
-    parts = [records]
+    parts, networks_of = [records], lambda rows: pd.MultiIndex.from_frame(rows[NETWORK])
     for protocol in BUDGETS:
         budgeted = records[records["protocol"] == protocol]
         own = budgeted[budgeted["algorithm"] == baseline]
-        networks = pd.MultiIndex.from_frame(budgeted[arm]).difference(pd.MultiIndex.from_frame(own[arm]))
-        taken = baselines[pd.MultiIndex.from_frame(baselines[arm]).isin(networks)]
-        parts.append(taken.assign(protocol=protocol))
+        lacking = networks_of(budgeted).difference(networks_of(own))
+        parts.append(baselines[networks_of(baselines).isin(lacking)].assign(protocol=protocol))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -126,11 +125,9 @@ def _mark(ax, name: str, x: pd.Series, y: pd.Series) -> tuple[float, float]:
 
 def _draw_published(ax, rows: pd.DataFrame, sources: dict[str, str]) -> None:
     """Open marks where a source printed both numbers of an arm; `sources` gives each source its filling."""
-    rows = rows[rows["metric"].isin(["test_accuracy", "total_j"]) & rows["algorithm"].isin(list(ARMS))]
     arms = ["source", "protocol", "architecture", "algorithm", "variant"]
-    table = rows.pivot_table(index=arms, columns="metric", values="mean").reindex(
-        columns=["test_accuracy", "total_j"]
-    )
+    table = rows[rows["algorithm"].isin(list(ARMS))].pivot_table(index=arms, columns="metric", values="mean")
+    table = table.reindex(columns=["test_accuracy", "total_j"])
     for (source, protocol, _, name, _), arm in table.dropna().iterrows():
         fill = sources.setdefault(f"{source}, {protocol}", FILLS[len(sources) % len(FILLS)])
         how = {"fillstyle": fill, "mew": 0.9, "ms": 6, "alpha": 0.9, "zorder": 1.5}
@@ -253,7 +250,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         ax.axvline(1.0, color="black", lw=0.8)
         style.name_panel(ax, title)
         ax.set_xscale("log")
-        style.label_125(ax.xaxis)
+        style.label_plainly(ax.xaxis)
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
     axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
     axes[-1, 0].set_xlabel(f"ratio to {look(baseline).label} (× 1)")

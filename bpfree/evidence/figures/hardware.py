@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from ...algorithms.arms import look, ordered
 from ..memory import ARM_AND_PREFIX, bytes_against_bp
-from ..order import arranged
+from ..order import NETWORK, arranged
 from ..runs import MIB
 from . import style
 
@@ -72,7 +72,7 @@ def memory_lines(table: pd.DataFrame) -> Figure:
     style.require(table, "bytes")
     ratios = bytes_against_bp(table)
     rows = arranged(table, "data", "architecture", "algorithm", "prefix")  # "kept" before "recomputed"
-    networks = [part for _, part in rows.groupby(["data", "architecture"], sort=False)]
+    networks = [part for _, part in rows.groupby(NETWORK, sort=False)]
     heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 0.9 for part in networks]
     figure, axes = style.new_figure(
         rows=len(networks), height=0.9 + 0.29 * sum(heights), height_ratios=heights, sharex=True
@@ -95,7 +95,7 @@ def memory_lines(table: pd.DataFrame) -> Figure:
         ]
         style.bars_named(ax, names, fontsize=8)
         ax.grid(visible=True, axis="x")
-        style.name_panel(ax, f"{style.data_name(part['data'].iloc[0])}, {part['architecture'].iloc[0]}")
+        style.name_panel(ax, _network(part))
         ax.set_xscale("log")
     style.plain_log(axes[0, 0].xaxis, table["value"].min(), table["value"].max())
     axes[-1, 0].set_xlabel("MiB (logarithmic)")
@@ -106,7 +106,7 @@ def memory_lines(table: pd.DataFrame) -> Figure:
         figure,
         "n: processes, each of one run, in random order, measured from after its data were loaded",
         "right: means as ratios to backpropagation's, in the legend's order",
-        f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}",
+        _machine(table),
     )
     return figure
 
@@ -245,6 +245,14 @@ def _threads(number: int) -> str:
     return f"{number} thread{'s' if number > 1 else ''}"
 
 
+def _machine(table: pd.DataFrame) -> str:
+    return f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}"
+
+
+def _network(table: pd.DataFrame) -> str:
+    return f"{style.data_name(table['data'].iloc[0])}, {table['architecture'].iloc[0]}"
+
+
 def _stage(row) -> str:
     label = look(row["algorithm"]).label
     return label if row["stage"] == "network" else f"{label}, {row['stage']}"
@@ -258,7 +266,7 @@ def pass_cost(table: pd.DataFrame) -> Figure:
         that is there.
     """
     style.require(table, "costs of a pass")
-    networks = [part for _, part in table.groupby(["data", "architecture"], sort=False)]
+    networks = [part for _, part in table.groupby(NETWORK, sort=False)]
     heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 1.2 for part in networks]
     titles = {"train": "training a stage (µs an image)", "val": "validating it (µs an image)"}
     figure, axes = style.new_figure(
@@ -268,16 +276,21 @@ def pass_cost(table: pd.DataFrame) -> Figure:
         part = arranged(part, "algorithm", "prefix")  # "kept" before "recomputed"
         wide = part.pivot_table(index=["algorithm", "prefix"], columns="metric", values="value", sort=False)
         for ax, (metric, title) in zip(panels, titles.items(), strict=True):
-            _ratio_bars(ax, wide[metric], wide[metric].get(("bp", "kept")))
+            base = wide[metric].get(("bp", "kept"))
+            for place, ((name, way), value) in enumerate(wide[metric].items()):
+                ax.barh(place, value, height=0.6, **style.bar(name, filled=way != "recomputed"))
+                if base is not None:
+                    style.annotate(ax, (value, place), f"×{style.ratio(value / base)}", va="center")
+            ax.set_xlim(0, 1.18 * wide[metric].max())
+            ax.grid(visible=False, axis="y")
             ax.set_xlabel(title)
         ways = [f"{look(n).label}, recomputed" if w == "recomputed" else look(n).label for n, w in wide.index]
         style.bars_named(panels[0], ways, fontsize=8)
-        data, network = part[["data", "architecture"]].iloc[0]
-        panels[0].set_title(f"images as of {style.data_name(data)}, {network}", loc="left", fontsize=9)
+        panels[0].set_title(f"images as of {_network(part)}", loc="left", fontsize=9)
     style.caption(
         figure,
         "open bars: the frozen layers below are computed again for every batch; elsewhere they are kept",
-        f"each measured once on {table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}",
+        f"each measured once on {_machine(table)}",
     )
     return figure
 
@@ -298,10 +311,8 @@ def subnormals(table: pd.DataFrame) -> Figure:
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
     small = {"fontsize": 8, "title_fontsize": 8}
     figure.legend(title="subnormal numbers", loc="outside upper center", ncols=4, **small)
-    data, network = table[["data", "architecture"]].iloc[0]
-    ax.set_title(f"{style.data_name(data)}, {network}", loc="left", fontsize=9)
-    once = "one run of each"
-    style.caption(figure, once, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
+    ax.set_title(_network(table), loc="left", fontsize=9)
+    style.caption(figure, "one run of each", _machine(table))
     return figure
 
 
@@ -336,12 +347,3 @@ def sensors(table: pd.DataFrame) -> Figure:
     once = f"one window of {seconds.min():.0f} to {seconds.max():.0f} s of each kind of work, none repeated"
     style.caption(figure, once, f"{card}, driver {driver}", fresh)
     return figure
-
-
-def _ratio_bars(ax: Axes, values: pd.Series, base: float | None) -> None:
-    for place, ((name, way), value) in enumerate(values.items()):
-        ax.barh(place, value, height=0.6, **style.bar(name, filled=way != "recomputed"))
-        if base is not None:
-            style.annotate(ax, (value, place), f"×{style.ratio(value / base)}", va="center")
-    ax.set_xlim(0, 1.18 * values.max())
-    ax.grid(visible=False, axis="y")

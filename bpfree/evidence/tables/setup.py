@@ -60,12 +60,9 @@ def best_hyperparameters(
     wide = wide.astype(object).fillna("").reset_index()
     wide["place"] = wide["parameter"].map(list(SEARCHED).index)
     wide = arranged(wide, *PLACE, "place").reset_index(drop=True)
-    named = {
-        "network": list(map(network_name, wide["data"], wide["architecture"])),
-        "algorithm": wide["algorithm"].map(label),
-        "parameter": wide["parameter"].map(SEARCHED),
-    }
-    return pd.DataFrame({**named, **{c: wide[c] for c in [*sources, "tuned", "used"]}})
+    names = list(map(network_name, wide["data"], wide["architecture"]))
+    named = {"algorithm": wide["algorithm"].map(label), "parameter": wide["parameter"].map(SEARCHED)}
+    return wide.assign(network=names, **named)[["network", *named, *sources, "tuned", "used"]]
 
 
 def environment(machines: Iterable[Mapping]) -> pd.DataFrame:
