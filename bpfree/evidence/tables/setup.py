@@ -24,10 +24,7 @@ SEARCHED = {
 
 
 def best_hyperparameters(
-    used: Iterable[Resolved] = (),
-    *,
-    printed: pd.DataFrame | None = None,
-    tuned: pd.DataFrame | None = None,
+    used: Iterable[Resolved] = (), *, printed: pd.DataFrame | None = None, tuned: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """The hyperparameters that were searched: as published, as tuned here, and as the runs used them.
 
