@@ -91,17 +91,20 @@ def test_sharpness_is_of_both_kinds_of_images_and_gaps_are_validation_minus_trai
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["BP\nn = 2", "MF\nn = 2"]
 
 
-@pytest.mark.parametrize(("draw", "columns"), [("slices", 2), ("line", 2), ("plane", 2), ("sharpness", 4)])
+PICTURES = {"slice_lines": 2, "line": 2, "plane_contours": 2, "sharpness_points": 4}  # and their columns
+
+
+@pytest.mark.parametrize(("draw", "columns"), PICTURES.items())
 def test_every_data_set_has_a_row_of_its_own(evidence, draw, columns):
     both = pd.concat([evidence, evidence.assign(data="mnist", loss=evidence["loss"] + 1.0)])
     figure = getattr(figures.landscape, draw)(both)
     titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
     assert [title.split()[0] for title in titles] == ["digits", "MNIST"]
-    assert len(figure.axes) == 2 * (columns + (draw == "plane"))
+    assert len(figure.axes) == 2 * (columns + (draw == "plane_contours"))
 
 
 def test_pictures_show_themselves(evidence):
-    for draw in ("slices", "line", "plane", "sharpness"):
+    for draw in PICTURES:
         assert getattr(figures.landscape, draw)(evidence)._repr_png_().startswith(b"\x89PNG")
 
 

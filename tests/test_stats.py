@@ -116,12 +116,6 @@ def test_no_spread_no_test(differences):
     assert word(differences) == ("one seed" if n == 1 else f"undecided (n = {n})")
 
 
-@pytest.mark.parametrize("alpha", [0, 1, 5, math.nan])
-def test_alpha_is_a_probability(alpha):
-    with pytest.raises(InvalidInput, match="alpha="):
-        stats.verdict(3, 1.0, 0.01, 0.01, 0.5, alpha)
-
-
 def test_margin_must_be_positive():
     with pytest.raises(InvalidInput, match="margin=0"):
         stats.tost([0.1, 0.2], margin=0)

@@ -125,13 +125,13 @@ def above_chance(accuracy: float, labels: Iterable[int]) -> float:
     return (accuracy / 100 - share) / error if error else math.nan
 
 
-def learned(accuracies: pd.Series, labels: Iterable[int], errors: float = 3.0) -> str:
-    """A sentence: which algorithms are above chance by more than so many standard errors (`above_chance`).
+def learned(accuracies: pd.Series, labels: Iterable[int]) -> str:
+    """A sentence: which algorithms are above chance by more than three standard errors (`above_chance`).
 
     accuracies: in %, by algorithm, all of predictions of these labels.
     """
     labels = list(labels)
-    not_above = [label(name) for name, a in accuracies.items() if not above_chance(a, labels) > errors]
+    not_above = [label(name) for name, a in accuracies.items() if not above_chance(a, labels) > 3]
     if not not_above:
         return "far above chance: every algorithm"
     return f"not surely above chance on these data: {', '.join(not_above)}"
@@ -190,24 +190,21 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def verdict(n: int, difference: float, p: float, p_holm: float, p_tost: float, alpha: float = ALPHA) -> str:
+def verdict(n: int, difference: float, p: float, p_holm: float, p_tost: float) -> str:
     """The word for a contrast of n pairs, from its mean and its tests; see above. NaN proves nothing.
 
     Within the margin the side needs no correction: that the two are equivalent is what is claimed. The
     camera-ready (CP025) has no contrast of both kinds among its twenty.
-    Raises InvalidInput for an alpha that is no probability.
     """
-    if not 0 < alpha < 1:
-        raise InvalidInput(f"alpha={alpha!r}: use a probability between 0 and 1, such as {ALPHA}")
     if n == 1:
         return ONE_SEED
     side = HIGHER if difference > 0 else LOWER
-    if p_tost < alpha:
-        return f"{side}, within the margin" if p < alpha else EQUIVALENT
-    return side if p_holm < alpha else f"undecided (n = {n})"
+    if p_tost < ALPHA:
+        return f"{side}, within the margin" if p < ALPHA else EQUIVALENT
+    return side if p_holm < ALPHA else f"undecided (n = {n})"
 
 
-def infer(family: Sequence[pd.Series], margin: float | None = MARGIN, alpha: float = ALPHA) -> pd.DataFrame:
+def infer(family: Sequence[pd.Series], margin: float | None = MARGIN) -> pd.DataFrame:
     """What each of a family of paired effects shows: a row for each, all of them with a value or more.
 
     p is corrected over the family (Holm); p_tost is not, because every row states its own equivalence, and is
@@ -220,7 +217,7 @@ def infer(family: Sequence[pd.Series], margin: float | None = MARGIN, alpha: flo
     rows["p_holm"] = holm(rows["p"])
     rows["p_tost"] = [math.nan if margin is None else tost(effects, margin) for effects in family]
     tests = rows[["n", "difference", "p", "p_holm", "p_tost"]].itertuples(index=False)
-    return rows.assign(verdict=[verdict(*row, alpha) for row in tests])
+    return rows.assign(verdict=[verdict(*row) for row in tests])
 
 
 def contrasts(
@@ -228,13 +225,12 @@ def contrasts(
     baseline: str = "bp",
     metric: str = "test_accuracy",
     how: str = "difference",
-    margin: float | None = None,
-    alpha: float = ALPHA,
     baseline_protocol: str | None = None,
 ) -> pd.DataFrame:
     """Every algorithm against the baseline, paired by seed on the same data, network and protocol.
 
-    All rows of one protocol are a family; see `infer`. The runs of a row, and those of its partner, agree in
+    All rows of one protocol are a family; see `infer`. Differences of accuracy up to `MARGIN` count as none;
+    other metrics have no test of equivalence. The runs of a row, and those of its partner, agree in
     all of `KINDS`; the partner has the row's preset, cap and settings where the baseline has such runs.
 
     Args:
@@ -242,9 +238,6 @@ def contrasts(
             seed that ran on several devices counts once, by its mean; a cost is of one machine, and one that
             was measured on several has a row for each.
         how: a key of `EFFECTS`.
-        margin: differences up to this count as none, in the metric's unit; None: `MARGIN` for accuracies, and
-            no test of equivalence for other metrics.
-        alpha: level of the verdict.
         baseline_protocol: whose baseline runs are the partners of runs with a budget, "matched" and
             "equal_energy": the protocol under which BP spent it.
 
@@ -284,14 +277,13 @@ def contrasts(
                 what |= {"baseline": baseline, "baseline_settings": partners["settings"].iat[0]}
                 table.append(what | {"at_cap": at_cap(capped.reindex(pd.concat(both)))})
                 effects.append(each)
-    if margin is None and metric.startswith("test_accuracy") and how == "difference":
-        margin = MARGIN
+    margin = MARGIN if metric.startswith("test_accuracy") and how == "difference" else None
     table = pd.DataFrame(table, columns=CONTRAST_COLUMNS[: CONTRAST_COLUMNS.index("n")])
     found = [
-        infer([effects[row] for row in rows], margin, alpha).set_index(rows)
+        infer([effects[row] for row in rows], margin).set_index(rows)
         for rows in table.groupby("protocol", sort=False).groups.values()
     ]
-    table = table.join(pd.concat(found or [infer([], margin, alpha)]))[CONTRAST_COLUMNS]
+    table = table.join(pd.concat(found or [infer([], margin)]))[CONTRAST_COLUMNS]
     return arranged(table, *keys[:3], "algorithm", *keys[3:-1]).reset_index(drop=True)
 
 

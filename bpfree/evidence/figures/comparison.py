@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ...algorithms.arms import ARMS, look, ordered
-from ...experiments.protocols import BUDGETS
+from ...experiments.protocols import BUDGETS, REFERENCE
 from .. import stats
 from ..order import NETWORK
 from ..runs import TOTALS
@@ -37,13 +37,13 @@ def finished_runs(records: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(machine=rows["key"].map(machines))
 
 
-def with_baseline(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
+def with_baseline(records: pd.DataFrame) -> pd.DataFrame:
     """With BP's runs under "convergence" where a protocol shares out their budget and has none of its own."""
-    baselines = records[(records["algorithm"] == baseline) & (records["protocol"] == "convergence")]
+    baselines = records[(records["algorithm"] == REFERENCE) & (records["protocol"] == "convergence")]
     parts, networks_of = [records], lambda rows: pd.MultiIndex.from_frame(rows[NETWORK])
     for protocol in BUDGETS:
         budgeted = records[records["protocol"] == protocol]
-        own = budgeted[budgeted["algorithm"] == baseline]
+        own = budgeted[budgeted["algorithm"] == REFERENCE]
         lacking = networks_of(budgeted).difference(networks_of(own))
         parts.append(baselines[networks_of(baselines).isin(lacking)].assign(protocol=protocol))
     return pd.concat(parts, ignore_index=True)
@@ -213,21 +213,19 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
 
 
 @style.styled
-def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
-    """Energy as passes over the data × joules of a pass, as ratios to the baseline's, on a logarithmic axis.
+def decomposition(records: pd.DataFrame) -> Figure:
+    """Energy as passes over the data × joules of a pass, as ratios to BP's, on a logarithmic axis.
 
     records: as `bpfree.records` gives it. All three are of the same pairs of runs (see `factors`), so that
         their product is the energy that was found; without validation. On this axis lengths add up: the upper
         bar is the ratio of passes, the lower one goes on from its end by the ratio of joules per pass, and
         where that ends, at the mark, is the ratio of energies, with its interval.
     """
-    runs = with_baseline(finished_runs(records), baseline)
-    parts = [(t, p, factors(p, baseline)) for t, p in style.facets(runs) if baseline in set(p["algorithm"])]
+    runs = with_baseline(finished_runs(records))
+    parts = [(t, p, factors(p)) for t, p in style.facets(runs) if REFERENCE in set(p["algorithm"])]
     parts = [(title, part, table) for title, part, table in parts if len(table)]
     if not parts:
-        return style.blank(
-            f"no algorithm whose energy is known beside {look(baseline).label}'s on the same network"
-        )
+        return style.blank("no algorithm whose energy is known beside BP's on the same network")
     heights = [len(table) + 0.6 for *_, table in parts]
     figure, axes = style.new_figure(
         rows=len(parts), height=1.1 + 0.36 * sum(heights), sharex=True, height_ratios=heights
@@ -253,7 +251,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         style.label_plainly(ax.xaxis)
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
     axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
-    axes[-1, 0].set_xlabel(f"ratio to {look(baseline).label} (× 1)")
+    axes[-1, 0].set_xlabel("ratio to BP (× 1)")
     bar = functools.partial(Rectangle, (0, 0), 1, 1, ec="black", lw=0.5)
     handles = [
         bar(fc=style.BLUE, label="passes over the data"),
@@ -263,8 +261,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
     style.caption(
         figure,
-        f"geometric means over n pairs of runs of one seed that had their machine to themselves, "
-        f"against {look(baseline).label}",
+        "geometric means over n pairs of runs of one seed that had their machine to themselves, against BP",
         "line: 95 % interval of the energy (Student's), none of one pair",
         "training and prefix work, without validation",
         *dict.fromkeys(notes),
@@ -277,8 +274,8 @@ def _three(ratio: float) -> str:
     return f"{ratio:#.3g}".rstrip(".")
 
 
-def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
-    """By algorithm: passes, per_pass and energy as ratios to the baseline's, of one facet.
+def factors(runs: pd.DataFrame) -> pd.DataFrame:
+    """By algorithm: passes, per_pass and energy as ratios to BP's, of one facet.
 
     Geometric means over the n seeds of which both have a run with joules of its own, so that the first two
     multiply to the third; low, high: the interval of the energy. Arms without such a pair are left out.
@@ -292,8 +289,8 @@ def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     logs = np.log(pd.DataFrame({"passes": table["samples"], "energy": energy}))
     present = set(logs.index.get_level_values("algorithm"))
     rows = {}
-    for name in ordered(present - {baseline}) if baseline in present else ():
-        pairs = {c: stats.paired(logs.loc[name, c], logs.loc[baseline, c]) for c in logs}
+    for name in ordered(present - {REFERENCE}) if REFERENCE in present else ():
+        pairs = {c: stats.paired(logs.loc[name, c], logs.loc[REFERENCE, c]) for c in logs}
         if not len(pairs["energy"]):
             continue
         passes, found = np.exp(pairs["passes"].mean()), stats.describe(pairs["energy"])

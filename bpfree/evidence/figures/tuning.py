@@ -62,8 +62,8 @@ def _upper_part(trials: pd.DataFrame) -> tuple[float, float]:
 
 
 @style.styled
-def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = "lr") -> Figure:
-    """Validation accuracy against one parameter, by algorithm; below, how far it may be off.
+def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame) -> Figure:
+    """Validation accuracy against the learning rate, by algorithm; below, how far it may be off.
 
     trials: of sweeps, as `tuning.trials` gives them; a cross at the bottom is a trial that diverged.
     tolerance: as `tuning.tolerance` gives it of the same trials.
@@ -74,10 +74,10 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
     figure, rows = style.new_figure(rows=2, height=3.7, sharex=True, height_ratios=ratios)
     curve, bars = rows[:, 0]
     for place, name in enumerate(names):
-        part = trials[trials["algorithm"] == name].sort_values(parameter)
+        part = trials[trials["algorithm"] == name].sort_values("lr")
         good, bad = part[part["state"] == "complete"], part[part["state"] == "diverged"]
-        style.curve(curve, name, good[parameter], good["value"], marker=look(name).marker, ms=4, lw=1.3)
-        curve.plot(bad[parameter], [0.0] * len(bad), "x", color=look(name).colour, ms=6)
+        style.curve(curve, name, good["lr"], good["value"], marker=look(name).marker, ms=4, lw=1.3)
+        curve.plot(bad["lr"], [0.0] * len(bad), "x", color=look(name).colour, ms=6)
         row = tolerance[tolerance["algorithm"] == name].iloc[0]
         ends = [row["low"], row["high"]]
         bars.plot(ends, [place] * 2, color=look(name).colour, lw=6, solid_capstyle="butt")
@@ -87,7 +87,7 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
     bars.set_yticks(range(len(names)), [look(name).label for name in names], fontsize=8)
     bars.set_ylim(len(names) - 0.4, -0.6)
     bars.grid(visible=False, axis="y")
-    bars.set_xlabel({"lr": "learning rate"}.get(parameter, parameter))
+    bars.set_xlabel("learning rate")
     style.legend(figure, names)
     style.caption(
         figure, _where(trials), f"bars: within {tolerance['points'].iloc[0]:g} points of the best, the circle"

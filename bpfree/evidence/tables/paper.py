@@ -216,7 +216,7 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
     return pd.DataFrame(rows)
 
 
-def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
+def overview(records: pd.DataFrame) -> pd.DataFrame:
     """What was reached and what it cost, in one row per arm of ours, with both sources' numbers beside it.
 
     Accuracy and passes are of all seeds, on whichever of the devices they ran. Costs are ratios to BP on the
@@ -228,7 +228,7 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
     ours = Ours(records)
     found: dict[tuple, dict[str, Compared]] = {}
     for source in USUAL_PROTOCOL:
-        for arm in arms(ours, (*FAMILIES, "bp"), source, our_protocol=our_protocol):
+        for arm in arms(ours, (*FAMILIES, "bp"), source, our_protocol="convergence"):
             if len(arm.runs):
                 found.setdefault((arm.data, arm.architecture, arm.algorithm), {})[source] = arm
     rows = []
@@ -264,8 +264,8 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str = "mf") -> pd.DataFrame:
-    """How much of what our ratio of energies differs from the printed one by is passes, not cost of a pass.
+def gap_to_printed(records: pd.DataFrame) -> pd.DataFrame:
+    """How much of what MF's energy differs from that printed in 2026 by is passes, not the cost of a pass.
 
     A ratio of energies is that of passes times that of a pass's energy, so the logarithms of the quotients
     (printed / ours) of the two add up to that of the whole. Ours are of the runs whose energy was measured,
@@ -275,11 +275,11 @@ def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str =
     """
     ours = Ours(records)
     rows = []
-    for arm in arms(ours, [look(algorithm).family], source, our_protocol="convergence"):
+    for arm in arms(ours, ["mf"], "2026", our_protocol="convergence"):
         printed = [m for m in ("epochs", "epochs_median", "total_j") if arm.compared(m, "ratio")]
         numbers = ours.comparison("total_j", "ratio", arm.runs, arm.bp)
         measured = [n for n in numbers if n.n and n.what.startswith("measured")]
-        if arm.algorithm != algorithm or len(printed) < 2 or not measured:
+        if arm.algorithm != "mf" or len(printed) < 2 or not measured:
             continue
         whole = max(measured, key=lambda n: n.n)
         alone = [r[(r["machine"] == whole.machine) & r["total_s"].notna()] for r in (arm.runs, arm.bp)]
@@ -289,11 +289,11 @@ def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str =
         rows.append(
             {
                 "network": arm.fixed["network"],
-                f"energy (× BP), {source}": all_theirs,
+                "energy (× BP), 2026": all_theirs,
                 "energy (× BP), ours": _cell(whole, "ratio"),
-                f"passes (× BP), {source}": theirs,
+                "passes (× BP), 2026": theirs,
                 "passes (× BP), ours": _cell(passes, "ratio"),
-                f"energy of a pass, {source}": Quantity(all_theirs.mean / theirs.mean, places=2),
+                "energy of a pass, 2026": Quantity(all_theirs.mean / theirs.mean, places=2),
                 "energy of a pass, ours": Quantity(whole.mean / passes.mean, places=2, n=whole.n),
                 "of the gap, passes are (%)": Quantity(100 * share, places=0, n=whole.n),
             }
@@ -301,16 +301,16 @@ def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str =
     return pd.DataFrame(rows)
 
 
-def agreement(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
+def agreement(records: pd.DataFrame) -> pd.DataFrame:
     """Every printed accuracy that we have runs beside, with the difference and how long each was trained.
 
     records: as `bpfree.records` gives it. "noticeable": differences above `NOTICEABLE`; "epochs (× printed)":
-    ours, by our protocol, to those of the source, by its own.
+    ours, under "convergence", to those of the source, by its own.
     """
     place = [*PLACE, "source"]
     what = {"metric": ["test_accuracy", "epochs", "epochs_median"], "variant": "", "baseline": ""}
     table = pd.concat(
-        beside(records, our_protocol=our_protocol, source=source, protocol=protocol, **what)
+        beside(records, our_protocol="convergence", source=source, protocol=protocol, **what)
         for source, protocol in USUAL_PROTOCOL.items()
     )
     table = arranged(table[table["ours"].notna()], *place)

@@ -23,20 +23,17 @@ SEARCHED = {
 }
 
 
-def best_hyperparameters(
-    used: Iterable[Resolved] = (), *, printed: pd.DataFrame | None = None, tuned: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def best_hyperparameters(used: Iterable[Resolved] = (), *, tuned: pd.DataFrame | None = None) -> pd.DataFrame:
     """The hyperparameters that were searched: as published, as tuned here, and as the runs used them.
 
     Args:
         used: resolved experiments, `record.experiment` of each run. Where there are any, the table is of
             their data sets; several values of one arm are all shown.
-        printed: default `published.hyperparameters()`.
         tuned: as `bpfree.experiments.tuned.table()` gives it.
 
     Returns: a row per network, algorithm and parameter, with a column per source, "tuned" and "used".
     """
-    printed = published.hyperparameters() if printed is None else printed
+    printed = published.hyperparameters()
     sources = list(dict.fromkeys(printed["source"]))
     used = [
         {**{k: getattr(e, k) for k in PLACE}, "parameter": name, "value": value, "whose": "used"}

@@ -8,6 +8,7 @@ import pandas as pd
 from ...algorithms.arms import label
 from ...data import dataset
 from ...energy.carbon import footprint
+from ...experiments.protocols import REFERENCE
 from ..order import NETWORK, PLACE, arranged
 from ..runs import TOTALS, run_table
 from ..stats import KINDS, at_cap, one_kind, paired
@@ -97,12 +98,12 @@ def readouts(records: pd.DataFrame) -> pd.DataFrame:
     return _with_names(pd.Series(cells).unstack().fillna("").rename_axis(PLACE).reset_index())
 
 
-def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
-    """Why an algorithm takes its time: passes over the data × seconds per pass, as ratios to a baseline.
+def passes_times_cost(records: pd.DataFrame) -> pd.DataFrame:
+    """Why an algorithm takes its time: passes over the data × seconds per pass, as ratios to BP.
 
-    Seed by seed, of the runs that have both. A pass is `samples` / the samples of one epoch of the baseline;
+    Seed by seed, of the runs that have both. A pass is `samples` / the samples of one epoch of BP;
     the seconds are those of training and prefix work, without validation. The product is the ratio of times.
-    Networks on which the baseline did not finish are left out. Raises InvalidInput for records of one arm
+    Networks on which BP did not finish are left out. Raises InvalidInput for records of one arm
     that are of several protocols, settings, caps or machines.
     """
     rows = records[records["metric"].isin(["samples", "train_s", "prefix_s"])]
@@ -114,8 +115,8 @@ def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFra
     arms = {place: part.droplevel(PLACE) for place, part in wide.dropna().groupby(level=PLACE, sort=False)}
     found = []
     for data, network, algorithm in arms:
-        own, base = arms[data, network, algorithm], arms.get((data, network, baseline))
-        if algorithm == baseline or base is None or own.index.intersection(base.index).empty:
+        own, base = arms[data, network, algorithm], arms.get((data, network, REFERENCE))
+        if algorithm == REFERENCE or base is None or own.index.intersection(base.index).empty:
             continue
         effects = paired(own, base, "ratio")
         shown = [(np.exp(e.mean()), np.exp(e).std(ddof=1), len(e)) for _, e in effects.items()]
