@@ -247,8 +247,9 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
 
     Raises InvalidInput if it would be too large to commit, and StorageFailed.
     """
+    style = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
     every = 1
-    while len(text := _csv(thinned(table, every))) > LIMIT and every < 1000 and _series_keys(table):
+    while len(text := thinned(table, every).to_csv(**style)) > LIMIT and every < 1000 and _series_keys(table):
         every += 1
     if len(text) > LIMIT:
         raise InvalidInput(
@@ -293,7 +294,3 @@ def thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:
 def _series_keys(table: pd.DataFrame) -> list[str]:
     """The columns that say to which series a row belongs; none if the table is no series."""
     return [c for c in SERIES_KEYS if c in table] if {"time_s", "epoch"} & set(table) else []
-
-
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""The figures of the study, collected from a store's committed_runs and redrawn from what was collected.
+"""The figures of the study, collected from a store's records and redrawn from what was collected.
 
 `collect` writes the study's runs into `data/runs.csv`, `epochs.csv` and `traces.csv`; `draw_gallery` computes
 from these what a figure shows, and draws it without training. A command that measures something else than

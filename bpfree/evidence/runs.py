@@ -240,7 +240,10 @@ def run_table(records: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.D
     for column, rows in (("machine", finished.dropna(subset="machine")), ("provenance", joules)):
         runs[column] = _as_text(rows.drop_duplicates("key").set_index("key")[column].reindex(runs.index))
     metrics = finished.pivot(index="key", columns="metric", values="value")
-    runs = runs.join(metrics).join(_stages(metrics, runs["algorithm"]))
+    runs = runs.join(metrics)
+    # Sequential Mono-Forward has a stage for each layer with a read-out, M_0's included.
+    layers = metrics.filter(regex=r"^test_accuracy\[layer \d+\]$").notna().sum(axis=1)
+    runs["stages"] = layers.where(runs["algorithm"].isin(["mf", "mf_sequential_joint"]) & (layers > 0))
     if traces is not None:
         runs = _traced(runs, traces)
     wanted = ["test_accuracy", "test_accuracy[sum]", "val_loss", "epochs", "stages_at_cap", "total_s"]
@@ -268,12 +271,6 @@ def whose_settings(arms: pd.DataFrame) -> pd.Series:
 def _as_text(values: pd.Series) -> pd.Series:
     """As text; "" where there is none, whatever type a column without any has."""
     return values.astype(object).where(values.notna(), "")
-
-
-def _stages(metrics: pd.DataFrame, algorithm: pd.Series) -> pd.Series:
-    """Stages of sequential Mono-Forward: one for each layer that has a read-out, M_0's included; else NaN."""
-    layers = metrics.filter(regex=r"^test_accuracy\[layer \d+\]$").notna().sum(axis=1)
-    return layers.where(algorithm.isin(["mf", "mf_sequential_joint"]) & (layers > 0)).rename("stages")
 
 
 def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:

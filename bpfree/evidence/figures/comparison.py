@@ -155,7 +155,10 @@ def ladder(records: pd.DataFrame) -> Figure:
         notes += [f"energy {obtained}"] if obtained else []
         table = metrics_per_run(part)
         rungs = [name for name in RUNGS if name in set(part["algorithm"])]
-        _rungs(line[0], table["test_accuracy"], rungs)
+        for place, name in enumerate(rungs):
+            seeds, ends = table["test_accuracy"][name].to_numpy(), [place - 0.3, place + 0.3]
+            line[0].plot([seeds.mean()] * 2, ends, color=look(name).colour, lw=2, alpha=0.5)
+            style.marks(line[0], name, seeds, [place] * len(seeds), ms=5, alpha=0.8)
         _waterfall(line[1], table[f"total_{kind}_j"], rungs)
         _waterfall(line[2], table["total_s"], rungs)
         line[0].set_xlabel("test accuracy (%)")
@@ -179,13 +182,6 @@ def ladder(records: pd.DataFrame) -> Figure:
         "training, validation and prefix work; wall clock",
     )
     return figure
-
-
-def _rungs(ax, values: pd.Series, rungs: list[str]) -> None:
-    for place, name in enumerate(rungs):
-        seeds = values[name].to_numpy()
-        ax.plot([seeds.mean()] * 2, [place - 0.3, place + 0.3], color=look(name).colour, lw=2, alpha=0.5)
-        style.marks(ax, name, seeds, [place] * len(seeds), ms=5, alpha=0.8)
 
 
 def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:

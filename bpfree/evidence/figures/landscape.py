@@ -33,9 +33,11 @@ def slice_lines(evidence: pd.DataFrame) -> Figure:
             mine = arm[arm["algorithm"] == name].pivot_table(
                 index="x", columns=["seed", "direction"], values="loss"
             )
+            seeds, directions = (mine.columns.unique(level).size for level in ("seed", "direction"))
+            counts = f"{style.n_of(seeds)}; {directions} direction{'s' if directions > 1 else ''} each"
             for ax, values in zip(axes, (mine, mine - mine.loc[0.0]), strict=True):
                 ax.plot(mine.index, values, color=look(name).colour, lw=0.6, alpha=0.3)
-                label = f"{look(name).label} ({_lines(mine)})"
+                label = f"{look(name).label} ({counts})"
                 style.curve(ax, name, mine.index, values.mean(axis=1), ls="-", lw=1.8, label=label)
         axes[0].set(xlabel=STEP, ylabel=LOSS)
         axes[1].set(xlabel=STEP, ylabel="its rise above step 0 (nats)")
@@ -128,12 +130,6 @@ def sharpness_points(evidence: pd.DataFrame) -> Figure:
             ax.set_ylabel(label)
             ax.grid(visible=False, axis="x")
     return figure
-
-
-def _lines(slices: pd.DataFrame) -> str:
-    """Of how many seeds and directions a mean of slices is; a column is one of each."""
-    seeds, directions = (slices.columns.get_level_values(level).nunique() for level in ("seed", "direction"))
-    return f"{style.n_of(seeds)}; {directions} direction{'s' if directions > 1 else ''} each"
 
 
 def _rows_of_panels(

@@ -137,8 +137,10 @@ def slice_points(study: "Study") -> Figure:
         having = [trial for trial in trials if name in trial.params]
         if getattr(searched[name], "log", False):
             ax.set_xscale("log")
+        # Numbers lie on an axis of numbers, and choices among words each have a place of their own.
+        values = [trial.params[name] for trial in having]
         points = ax.scatter(
-            [_position(trial.params[name]) for trial in having],
+            [v if isinstance(v, int | float) and not isinstance(v, bool) else str(v) for v in values],
             [trial.value for trial in having],
             c=[trial.number for trial in having],
             vmin=0,
@@ -155,11 +157,6 @@ def slice_points(study: "Study") -> Figure:
         f"{look(study.user_attrs['bpfree']['algorithm']).label}: where the search looked", fontsize=9
     )
     return figure
-
-
-def _position(value: object) -> float | str:
-    """Numbers lie on an axis of numbers, and choices among words each have a place of their own."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _where(trials: pd.DataFrame) -> str:

@@ -196,9 +196,14 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
         found = [(source, arm.compared, memory, word, measured)] if arm.printed else []
         cap = stats.at_cap(pd.concat([arm.runs["stages_at_cap"], arm.bp["stages_at_cap"]]))
         for name, runs, bp in arm.on_machines():
+
+            def ours_against(metric: str, how: str, note: str = "", both=(runs, bp)) -> Quantity:
+                [number] = ours.comparison(metric, how, *both)
+                return _cell(number, how, note)
+
             [energy] = ours.comparison("total_j", "change", runs, bp)
             kind = energy.what.partition(":")[0] if energy.n else ""
-            found.append((name, functools.partial(_against, ours, runs, bp), "memory", "account", kind))
+            found.append((name, ours_against, "memory", "account", kind))
         for name, against, memory, word, kind in found:
             rows.append(
                 arm.fixed
@@ -397,13 +402,6 @@ def _printed_numbers(source: str) -> dict[tuple[str, ...], dict[str, Number]]:
         numbers = found.setdefault((row.protocol, row.data, row.architecture, row.algorithm), {})
         numbers.setdefault(row.metric, Number(row.mean, row.sd, n, what="printed"))
     return found
-
-
-def _against(
-    ours: Ours, runs: pd.DataFrame, bp: pd.DataFrame, metric: str, how: str, note: str = ""
-) -> Quantity:
-    [number] = ours.comparison(metric, how, runs, bp)
-    return _cell(number, how, note)
 
 
 def _scale(metric: str, rows: list[Mapping[str, Number]]) -> tuple[float, str]:

@@ -48,7 +48,9 @@ def best_hyperparameters(used: Iterable[Resolved] = (), *, tuned: pd.DataFrame |
     table = table[table["parameter"].isin(list(SEARCHED))]
     if used:
         table = table[table["data"].isin({row["data"] for row in used})]
-    table["value"] = table["value"].map(_value_text)
+    table["value"] = [
+        "none" if v is None else f"{v:.3g}" if isinstance(v, int | float) else str(v) for v in table["value"]
+    ]
     wide = table.groupby([*PLACE, "parameter", "whose"])["value"].agg(lambda v: "; ".join(dict.fromkeys(v)))
     wide = wide.unstack("whose").reindex(columns=[*sources, "tuned", "used"])
     wide = wide.astype(object).fillna("").reset_index()
@@ -86,10 +88,3 @@ def _has_effect(name: str, experiment: Resolved) -> bool:
     if name == "aux_weight":
         return experiment.algorithm not in ("mf", "mf_sequential_joint")
     return options[name] is not None
-
-
-def _value_text(value: object) -> str:
-    if value is None:
-        return "none"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:.3g}" if number else str(value)
