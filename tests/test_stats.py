@@ -106,6 +106,9 @@ def test_p_values_are_scipys_and_statsmodels():
     assert corrected[1] == pytest.approx(4 * 0.01)
     assert math.isnan(corrected[2])
     assert len(stats.holm([])) == 0
+    for size in range(1, 40):  # to the last bit, ties and ones included
+        family = rng.choice([*rng.uniform(0, 0.2, size), 0.01, 1.0], size)
+        assert stats.holm(family).tolist() == multipletests(family, method="holm")[1].tolist()
 
 
 @pytest.mark.parametrize("differences", [[0.3], [0.3, 0.3, 0.3], [0.0] * 4, [0.1 + 0.2, 0.3]])

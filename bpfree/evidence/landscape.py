@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..experiments.store import Record
 
 SURVEY_COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *around.VALUES)
-LINE = ("bp", "mf")  # the algorithms whose solutions a line connects
+CONNECTED = ("bp", "mf")  # the algorithms whose solutions a line connects
 #: Of `per_run`, the smaller the more favourable.
 MEASURES = ("loss", "rise", "eigenvalue", "eigenvalue_val", "loss_gap", "error_gap")
 
@@ -70,13 +70,13 @@ def survey(
         if arm not in planes and directions > 1:
             planes.add(arm)
             keep("plane", around.plane(algorithm, data, draws[:2], grid, samples=samples), **val)
-        if what["algorithm"] in LINE:
+        if what["algorithm"] in CONNECTED:
             pair = ends.setdefault(tuple(v for n, v in what.items() if n != "algorithm"), {})
             pair[what["algorithm"]] = algorithm
             if len(pair) == 2:
                 with contextlib.suppress(InvalidInput):  # their heads differ, as the thesis has them
-                    table = around.between(*(pair[name] for name in LINE), data, samples=samples)
-                    keep("line", table, algorithm="-".join(LINE), **val)
+                    table = around.between(*(pair[name] for name in CONNECTED), data, samples=samples)
+                    keep("line", table, algorithm="-".join(CONNECTED), **val)
                 pair.clear()
     if not tables:
         raise InvalidInput("no records to look around: run an experiment first")
