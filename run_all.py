@@ -129,7 +129,7 @@ def settle_surroundings() -> None:
 
 def draw_figures() -> int:
     """Every figure of the gallery, and the README's table, from the committed records."""
-    from bpfree.evidence.gallery import draw_gallery, results
+    from bpfree.evidence.gallery import draw_gallery, results_table
 
     for path in draw_gallery(ROOT / "figures"):
         print(path)
@@ -139,7 +139,7 @@ def draw_figures() -> int:
     except (OSError, ValueError):
         where = f"between {RESULTS[0]} and {RESULTS[1]}"
         raise InvalidInput(f"{README} has no place for the table, {where}: restore it") from None
-    table = f"{RESULTS[0]}\n{results(ROOT / 'figures')}\n{RESULTS[1]}"
+    table = f"{RESULTS[0]}\n{results_table(ROOT / 'figures')}\n{RESULTS[1]}"
     disk.replace(README, (before + table + after).encode(), disk.CHECKOUT)
     return 0
 

@@ -35,7 +35,7 @@ def by_seed(runs: pd.DataFrame, column: str, network: str, algorithm: str, devic
     [("mf", 3), ("mf_interleaved", 2), ("ff", 1), ("ff_sgd", 1), ("cafo_rand", 3), ("cafo_dfa", 2)],
 )
 def test_accuracy_against_backpropagation(runs, algorithm, lines):
-    said = LINE.findall(answers.against_bp(algorithm))
+    said = LINE.findall(answers.accuracy_against_bp(algorithm))
     assert len(said) == lines
     for data, architecture, _, points, n in said:
         of = (f"{data} {architecture}", algorithm), (f"{data} {architecture}", "bp")
@@ -45,14 +45,18 @@ def test_accuracy_against_backpropagation(runs, algorithm, lines):
 
 
 def test_the_word_and_the_interval_are_those_of_the_forest():
-    table = gallery.against_bp(gallery.recorded("forest")).query("data != 'digits' and algorithm == 'mf'")
-    for line, row in zip(answers.against_bp("mf").splitlines(), table.itertuples(), strict=True):
+    table = gallery.contrasts_with_bp(gallery.recorded("forest")).query(
+        "data != 'digits' and algorithm == 'mf'"
+    )
+    for line, row in zip(answers.accuracy_against_bp("mf").splitlines(), table.itertuples(), strict=True):
         assert f"n = {row.n}, 95 % interval {row.low:+.2f} to {row.high:+.2f};" in line
         assert line.endswith(f"): {row.verdict.partition(' (')[0].lower()}")
 
 
 def test_whose_settings_and_which_hardware(runs):
-    lines = dict(line.partition(":")[::2] for line in answers.against_bp("mf", "cafo_rand_mse").splitlines())
+    lines = dict(
+        line.partition(":")[::2] for line in answers.accuracy_against_bp("mf", "cafo_rand_mse").splitlines()
+    )
     assert "; GPU; settings of the thesis)" in lines["- CIFAR-10 3x2000"]
     assert "; CPU and GPU; settings tuned here)" in lines["- MNIST 2x1000"]
     assert "; GPU; settings by default, BP of the thesis)" in lines["- CIFAR-10 cnn"]

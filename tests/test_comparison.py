@@ -313,11 +313,7 @@ def test_a_verdict_counts_how_many_contrasts_were_looked_at():
 
 def test_variants_are_found_under_their_name_only():
     usual = runs("mf", total_s=[1, 1, 1], where=MNIST)
-    host = runs(
-        "mf",
-        total_s=[7, 7, 7],
-        where={**MNIST, "variant": "cache on host"},
-    )
+    host = runs("mf", total_s=[7, 7, 7], where={**MNIST, "variant": "cache on host"})
     where = {"source": "2026", "data": "mnist", "algorithm": "mf", "metric": "total_s"}
     where |= {"protocol": "convergence_loss"}
     table = compare.beside(pd.concat([usual, host]), **where).set_index("variant")

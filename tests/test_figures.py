@@ -104,7 +104,7 @@ def test_learning_curves_draw_every_stage_and_mark_what_was_kept(runs):
 
 def test_the_bill_says_how_the_joules_were_obtained(runs):
     records = store.tidy(runs)
-    figure = figures.bill(records)
+    figure = figures.bill_bars(records)
     assert runs[0].provenance.split(":")[0] in ("estimated", "measured")
     assert runs[0].provenance in texts(figure)
     accuracy = figure.axes[0].get_lines()[0].get_ydata()
@@ -316,8 +316,8 @@ def test_measured_joules_are_drawn_only_if_all_runs_have_them():
     both = {"test_accuracy": 90, "total_estimated_j": 10, "total_s": 1}
     one = {"algorithm": "bp", "seed": 0, **both, "total_measured_j": 7, "how": "measured: a sensor"}
     all_have = tidy(one, {**one, "algorithm": "mf", "total_measured_j": 8})
-    assert figures.joules(all_have) == ("measured", "measured: a sensor")
-    assert figures.joules(tidy(one, {"algorithm": "mf", "seed": 0, **both}))[0] == "estimated"
+    assert figures.energy_of(all_have) == ("measured", "measured: a sensor")
+    assert figures.energy_of(tidy(one, {"algorithm": "mf", "seed": 0, **both}))[0] == "estimated"
 
 
 def test_rungs_lead_from_one_to_the_next_and_the_corner_stands_beside():
@@ -589,7 +589,9 @@ def test_one_epoch_is_a_dot_and_a_loss_of_zero_has_a_place(draw):
     drawn(draw(frame.assign(val_loss=0.0, train_loss=0.0)))
 
 
-@pytest.mark.parametrize("draw", [figures.bill, figures.comparison.ladder, figures.comparison.decomposition])
+@pytest.mark.parametrize(
+    "draw", [figures.bill_bars, figures.comparison.ladder, figures.comparison.decomposition]
+)
 def test_runs_without_costs_are_drawn_without_them(draw):
     costless = tidy(*({"algorithm": a, "seed": 0, "test_accuracy": 90, "samples": 5} for a in ("bp", "mf")))
     failed = costless.assign(status="failed", metric="failed", key="f" + costless["key"])
@@ -633,7 +635,7 @@ def test_an_angle_of_no_block_and_of_many():
 
 def test_a_search_in_which_nothing_mattered_or_ended_is_said():
     empty = pd.DataFrame(columns=["study", "algorithm", "parameter", "importance"])
-    assert "no parameter mattered" in texts(drawn(figures.tuning.importances(empty)))
+    assert "no parameter mattered" in texts(drawn(figures.tuning.importance_bars(empty)))
     trials = pd.DataFrame({"study": ["s"], "algorithm": ["bp"], "data": ["own.npz"], "value": [math.nan]})
     trials = trials.assign(best=math.nan, total_joules=1.0, energy="estimated", provenance=None)
     trials = trials.assign(architecture="2x8", protocol="convergence")
@@ -653,7 +655,7 @@ def test_hardware_without_backpropagation_or_a_sensor_is_drawn_without_ratios():
     point = {"sweep": "depth", "depth": 2, "algorithm": "mf", "metric": "saved_bytes", "value": 1e6}
     drawn(figures.hardware.scaling(pd.DataFrame([point])))
     steps = pd.DataFrame([{"algorithm": "mf", "stage": "layer 1", "group": "optimiser", "ms": 1.0}])
-    drawn(figures.hardware.step(steps))
+    drawn(figures.hardware.step_bars(steps))
 
 
 def test_a_recomputed_prefix_is_an_open_bar_and_beside_it_stands_the_ratio():
@@ -739,7 +741,8 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
 
 
 @pytest.mark.parametrize(
-    "name", ["memory", "memory_lines", "operations", "scaling", "step", "pass_cost", "subnormals", "sensors"]
+    "name",
+    ["memory", "memory_lines", "operations", "scaling", "step_bars", "pass_cost", "subnormals", "sensors"],
 )
 def test_no_hardware_to_draw_is_one_line(name):
     with pytest.raises(InvalidInput, match="to draw"):

@@ -9,7 +9,7 @@ import pytest
 
 from bpfree.algorithms.arms import look
 from bpfree.evidence import figures
-from bpfree.evidence.landscape import COLUMNS
+from bpfree.evidence.landscape import SURVEY_COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def evidence() -> pd.DataFrame:
         for x in (0.0, 0.5, 1.0)
     ]
     fixed = {"data": "digits", "architecture": "2x256", "protocol": "convergence"}
-    return pd.DataFrame(rows).assign(**fixed).reindex(columns=COLUMNS)
+    return pd.DataFrame(rows).assign(**fixed).reindex(columns=SURVEY_COLUMNS)
 
 
 def coloured(ax, name: str) -> list:
@@ -48,7 +48,7 @@ def coloured(ax, name: str) -> list:
 
 
 def test_slices_show_every_run_and_their_mean(evidence):
-    loss, rise = figures.landscape.slices(evidence).axes
+    loss, rise = figures.landscape.slice_lines(evidence).axes
     for ax in (loss, rise):
         assert [len(coloured(ax, name)) for name in ("bp", "mf")] == [2 * 2 + 1] * 2
     rows = evidence[(evidence["kind"] == "slice") & (evidence["algorithm"] == "mf")]
@@ -67,7 +67,7 @@ def test_line_runs_from_one_solution_to_the_other(evidence):
 
 
 def test_planes_have_one_scale_and_the_axes_the_right_way_round(evidence):
-    figure = figures.landscape.plane(evidence)
+    figure = figures.landscape.plane_contours(evidence)
     bp, mf, bar = figure.axes
     assert [ax.get_xlabel().split(":")[0] for ax in (bp, mf)] == ["BP, seed 0", "MF, seed 0"]
     filled = [ax.collections[0] for ax in (bp, mf)]
@@ -82,7 +82,7 @@ def test_planes_have_one_scale_and_the_axes_the_right_way_round(evidence):
 
 
 def test_sharpness_is_of_both_kinds_of_images_and_gaps_are_validation_minus_training(evidence):
-    figure = figures.landscape.sharpness(evidence)
+    figure = figures.landscape.sharpness_points(evidence)
     drawn = [[coloured(ax, name)[0].get_ydata().tolist() for name in ("bp", "mf")] for ax in figure.axes]
     assert drawn[0] == [[5.0, 6.0], [7.0, 8.0]]
     assert np.ravel(drawn[1]) == pytest.approx([50.0] * 4)
@@ -91,30 +91,37 @@ def test_sharpness_is_of_both_kinds_of_images_and_gaps_are_validation_minus_trai
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["BP\nn = 2", "MF\nn = 2"]
 
 
-@pytest.mark.parametrize(("draw", "columns"), [("slices", 2), ("line", 2), ("plane", 2), ("sharpness", 4)])
+PICTURES = {"slice_lines": 2, "line": 2, "plane_contours": 2, "sharpness_points": 4}  # and their columns
+
+
+@pytest.mark.parametrize(("draw", "columns"), PICTURES.items())
 def test_every_data_set_has_a_row_of_its_own(evidence, draw, columns):
     both = pd.concat([evidence, evidence.assign(data="mnist", loss=evidence["loss"] + 1.0)])
     figure = getattr(figures.landscape, draw)(both)
     titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
     assert [title.split()[0] for title in titles] == ["digits", "MNIST"]
-    assert len(figure.axes) == 2 * (columns + (draw == "plane"))
+    assert len(figure.axes) == 2 * (columns + (draw == "plane_contours"))
 
 
 def test_pictures_show_themselves(evidence):
-    for draw in ("slices", "line", "plane", "sharpness"):
+    for draw in PICTURES:
         assert getattr(figures.landscape, draw)(evidence)._repr_png_().startswith(b"\x89PNG")
 
 
 def test_losses_of_zero_have_a_colour(evidence):
     plane = evidence[evidence["kind"] == "plane"]
     for losses in (plane["loss"].where(plane["x"] != 0, 0.0), 0.0 * plane["loss"]):
-        figures.landscape.plane(plane.assign(loss=losses)).canvas.draw()
+        figures.landscape.plane_contours(plane.assign(loss=losses)).canvas.draw()
 
 
 def test_what_evidence_lacks_is_said_in_its_figure(evidence):
     one = evidence[(evidence["kind"] != "line") & (evidence["kind"] != "plane")]
-    for draw in (figures.landscape.line, figures.landscape.plane):
+    for draw in (figures.landscape.line, figures.landscape.plane_contours):
         assert draw(one).axes[0].texts[0].get_text()
     single = evidence[(evidence["seed"] == 0) & (evidence["algorithm"] == "bp")]
-    for draw in (figures.landscape.slices, figures.landscape.sharpness, figures.landscape.plane):
+    for draw in (
+        figures.landscape.slice_lines,
+        figures.landscape.sharpness_points,
+        figures.landscape.plane_contours,
+    ):
         draw(single).canvas.draw()

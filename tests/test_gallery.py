@@ -121,12 +121,12 @@ def test_what_was_collected_is_what_the_store_holds_to_six_figures(collected, ke
 
 def test_committed_runs_are_records_again(collected, kept):
     runs = [bpfree.run(e, kept) for e in SMALL.arms("mf", "bp", "mf", protocol="convergence")]
-    again = gallery.records("03", collected)
+    again = gallery.committed_runs("03", collected)
     theirs, ours = (
         store.tidy(r).sort_values(["key", "metric"]).reset_index(drop=True) for r in (again, runs)
     )
     pd.testing.assert_frame_equal(theirs, ours, check_dtype=False, rtol=1e-5)
-    everything = store.tidy(gallery.records(folder=collected))
+    everything = store.tidy(gallery.committed_runs(folder=collected))
     assert set(everything["protocol"]) == {"convergence", "matched"}
     machines = gallery.recorded("machines", collected)
     assert set(everything["machine"].dropna()) <= set(machines["id"])
@@ -140,7 +140,7 @@ def test_runs_that_shared_their_machine_give_outcomes_and_no_costs(kept, tmp_pat
     seeds = seeds.groupby("metric")["seed"].unique().map(set).to_dict()
     assert seeds["test_accuracy"] == seeds["total_flop"] == {0, 1}
     assert seeds["total_s"] == seeds["total_estimated_j"] == {0}
-    assert series_of(shared, evidence.epochs(shared)).groupby("seed")["elapsed_s"].count()[1] == 0
+    assert series_of(shared, evidence.recorded_epochs(shared)).groupby("seed")["elapsed_s"].count()[1] == 0
     again = evidence.narrow(evidence.wide(shared))
     assert [r.contended for r in again] == [r.contended for r in shared]
     assert all("total_s" not in r.cost and "total_flop" in r.cost for r in again if r.contended)
@@ -148,13 +148,13 @@ def test_runs_that_shared_their_machine_give_outcomes_and_no_costs(kept, tmp_pat
     tables = [evidence.wide(records) for records in (shared, again)]
     pd.testing.assert_frame_equal(*(t.drop(columns="git") for t in tables), check_like=True)
     assert tables[1]["busy_s"].notna().all()
-    assert evidence.traces([replace(r, contended=True) for r in found]).empty
+    assert evidence.recorded_traces([replace(r, contended=True) for r in found]).empty
 
 
 def test_the_traces_shown_are_of_a_run_that_was_alone(kept):
     found = list(map(kept.read, kept))
     shared = [replace(r, contended=r.experiment.seed == 0) for r in found]
-    assert set(series_of(shared, evidence.traces(shared))["seed"]) == {1}
+    assert set(series_of(shared, evidence.recorded_traces(shared))["seed"]) == {1}
 
 
 def test_a_failed_run_stays_a_failed_run():
@@ -185,11 +185,11 @@ def test_data_sets_of_other_stores_stay(collected, kept, tmp_path):
     """Their runs, and with these their epochs and samples; what the profile collects is replaced."""
     shutil.copytree(collected / "data", tmp_path / "data")
     tables = {name: gallery.path_of(name, tmp_path) for name in ("runs", "epochs", "traces")}
-    runs = evidence.narrow(evidence.read(tables["runs"]))
+    runs = evidence.narrow(evidence.read_table(tables["runs"]))
     changes = ({"training_version": 0}, {"data": "mnist"})  # what is outdated, and what is of other data
     others = [{r.key: replace(r.experiment, **c) for r in runs} for c in changes]
     for path in tables.values():
-        table, parts = evidence.read(path), []
+        table, parts = evidence.read_table(path), []
         for other in others:
             if path.stem == "runs":
                 part = evidence.wide([replace(r, experiment=other[r.key]) for r in runs])
@@ -197,7 +197,7 @@ def test_data_sets_of_other_stores_stay(collected, kept, tmp_path):
             else:
                 short = {key[:12]: e.key[:12] for key, e in other.items()}
                 parts.append(table.assign(run=table["run"].map(short)))
-        evidence.write(pd.concat(parts), path)
+        evidence.write_table(pd.concat(parts), path)
     collect(tmp_path, kept, SMALL)
     for name in ("ladder_matched", "mf_mean_loss", "mf_resources"):
         fresh, joined = (gallery.recorded(name, folder) for folder in (collected, tmp_path))
@@ -255,18 +255,18 @@ def test_a_table_too_large_is_thinned_where_it_is_a_series_and_refused_where_not
     rows = 60_000
     plain = pd.DataFrame({"metric": ["some metric"] * rows, "value": range(rows)})
     with pytest.raises(InvalidInput, match="keep fewer rows"):
-        evidence.write(plain, tmp_path / "a.csv")
+        evidence.write_table(plain, tmp_path / "a.csv")
     series = plain.assign(run="mf", epoch=range(rows), kept=[n == 31 for n in range(rows)])
-    path = evidence.write(series, tmp_path / "b.csv")
+    path = evidence.write_table(series, tmp_path / "b.csv")
     assert path.stat().st_size <= evidence.LIMIT
-    again = evidence.read(path)
+    again = evidence.read_table(path)
     assert again.loc[again["kept"], "epoch"].tolist() == [31]
     assert again["epoch"].iloc[-1] == rows - 1
 
 
 def test_names_that_look_like_numbers_stay_names(tmp_path):
     table = pd.DataFrame({"preset": ["2026", None], "key": ["0012", "1e5"], "value": [1 / 3, 2e9]})
-    again = evidence.read(evidence.write(table, tmp_path / "a.csv"))
+    again = evidence.read_table(evidence.write_table(table, tmp_path / "a.csv"))
     assert again["preset"].tolist()[0] == "2026"
     assert again["key"].tolist() == ["0012", "1e5"]
     assert again["value"].tolist() == [0.333333, 2e9]
@@ -274,11 +274,11 @@ def test_names_that_look_like_numbers_stay_names(tmp_path):
 
 def test_other_commands_keep_their_own_tables(tmp_path):
     table = pd.DataFrame({"data": ["digits"], "value": [1.0]})
-    gallery.keep("landscape_line", table, tmp_path)
-    gallery.keep("landscape", table.assign(data="mnist"), tmp_path)
+    gallery.keep_table("landscape_line", table, tmp_path)
+    gallery.keep_table("landscape", table.assign(data="mnist"), tmp_path)
     assert gallery.recorded("landscape_slices", tmp_path)["data"].tolist() == ["mnist"]
     with pytest.raises(UnknownName, match="unknown figure 'landscap'"):
-        gallery.keep("landscap", table, tmp_path)
+        gallery.keep_table("landscap", table, tmp_path)
     with pytest.raises(InvalidInput, match="run from a checkout"):
         gallery.recorded("ladder", tmp_path)
 
@@ -331,14 +331,14 @@ def test_data_sets_protocols_and_algorithms_have_their_order_and_unknown_ones_co
 
 def test_the_readme_shows_the_committed_results():
     readme = (FIGURES.parent / "README.md").read_text(encoding="utf-8")
-    assert gallery.results() in readme
+    assert gallery.results_table() in readme
     shown = readme.partition(run_all.RESULTS[0])[2].partition(run_all.RESULTS[1])[0]
-    assert shown.strip() == gallery.results()
+    assert shown.strip() == gallery.results_table()
 
 
 def test_a_full_disk_leaves_the_table_that_was_there(tmp_path, monkeypatch):
     table = pd.DataFrame({"data": ["digits"], "value": [1.0]})
-    path = gallery.keep("sensors", table, tmp_path)
+    path = gallery.keep_table("sensors", table, tmp_path)
     before = path.read_bytes()
 
     def full(path, content):
@@ -346,7 +346,7 @@ def test_a_full_disk_leaves_the_table_that_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("bpfree.errors.disk.write", full)
     with pytest.raises(StorageFailed, match=r"sensors\.csv cannot be written \(No space left on device\)"):
-        gallery.keep("sensors", table.assign(value=2.0), tmp_path)
+        gallery.keep_table("sensors", table.assign(value=2.0), tmp_path)
     assert path.read_bytes() == before
 
 
@@ -367,7 +367,7 @@ def test_a_damaged_table_is_one_line_that_names_it(damage, tmp_path):
         ("epochs", lambda: draw_gallery(tmp_path, ["mf_mean_loss"])),
         ("sensors", lambda: draw_gallery(tmp_path, ["sensors"])),
         ("runs", lambda: draw_gallery(tmp_path, ["ladder"])),
-        ("runs", lambda: gallery.results(tmp_path)),
+        ("runs", lambda: gallery.results_table(tmp_path)),
     ):
         path = gallery.path_of(name, tmp_path)
         path.write_bytes(damage(gallery.path_of(name).read_bytes()))
@@ -380,10 +380,10 @@ def test_a_damaged_table_is_one_line_that_names_it(damage, tmp_path):
 
 def test_a_contrast_has_one_word_in_every_figure_and_table():
     """Both forests and chapter 05's verdicts, of the committed runs on real data."""
-    runs = store.tidy(r for r in gallery.records("05") if r.experiment.data != "digits")
+    runs = store.tidy(r for r in gallery.committed_runs("05") if r.experiment.data != "digits")
     table = stats.contrasts(runs, baseline_protocol="convergence")
     for name in ("forest", "forest_protocols"):
-        drawn = gallery.against_bp(gallery.recorded(name))
+        drawn = gallery.contrasts_with_bp(gallery.recorded(name))
         drawn = drawn[drawn["data"] != "digits"].reset_index(drop=True)
         mine = table[table["protocol"].isin(set(drawn["protocol"]))].reset_index(drop=True)
         pd.testing.assert_frame_equal(drawn, mine, check_dtype=False)

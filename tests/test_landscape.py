@@ -15,7 +15,7 @@ from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
 from bpfree.diagnostics.landscape import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.evidence.landscape import COLUMNS, MEASURES, favourable, per_run, sweep
+from bpfree.evidence.landscape import MEASURES, SURVEY_COLUMNS, favourable, per_run, survey
 from bpfree.experiments import experiment, store
 
 DATA = toy()
@@ -300,8 +300,8 @@ def runs(tmp_path_factory):
 
 
 def test_evidence_is_what_the_functions_say(runs):
-    found = sweep(runs, directions=2, alphas=(-1.0, 0.0), grid=(0.0, 1.0), samples=50)
-    assert tuple(found.columns) == COLUMNS
+    found = survey(runs, directions=2, alphas=(-1.0, 0.0), grid=(0.0, 1.0), samples=50)
+    assert tuple(found.columns) == SURVEY_COLUMNS
     kinds = found.groupby(["kind", "algorithm", "seed"]).size()
     assert kinds["gap"].tolist() == [2] * 4
     assert kinds["slice"].tolist() == [2 * 2] * 4
@@ -319,7 +319,7 @@ def test_evidence_is_what_the_functions_say(runs):
 
 
 def test_overview_says_what_the_evidence_says(runs):
-    found = sweep(runs, directions=2, samples=50)
+    found = survey(runs, directions=2, samples=50)
     over = per_run(found)
     assert list(zip(over["algorithm"], over["seed"], strict=True)) == [
         ("mf", 0),
@@ -364,4 +364,4 @@ def test_a_minimum_is_more_favourable_by_what_is_smaller_over_the_seeds_of_both(
 
 def test_no_evidence_without_records():
     with pytest.raises(InvalidInput, match="no records"):
-        sweep([])
+        survey([])

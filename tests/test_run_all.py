@@ -592,7 +592,7 @@ def test_figures_only_draws_the_gallery_and_the_readmes_table(monkeypatch, chapt
     drawn = []
     gallery = SimpleNamespace(
         draw_gallery=lambda folder: drawn.append(folder) or [folder / "a.svg"],
-        results=lambda folder: "| new |",
+        results_table=lambda folder: "| new |",
     )
     readme = tmp_path / "README.md"
     begin, end = run_all.RESULTS

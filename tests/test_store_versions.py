@@ -150,6 +150,6 @@ def test_a_table_of_runs_of_the_version_before_has_the_keys_of_today(store):
 def test_every_committed_run_stands_under_its_key():
     from bpfree.evidence.gallery import path_of
 
-    table = evidence.read(path_of("runs"))
+    table = evidence.read_table(path_of("runs"))
     for key, experiment in table[["key", "experiment"]].values:
         assert Resolved.of(json.loads(experiment)).key == key

@@ -94,7 +94,7 @@ def shown(study) -> list[bytes]:
     for figure in (
         figures.reach(pd.DataFrame({"model.blocks.0.linear.weight": [1.0]}, index=["loss"]), "a title"),
         figures.goodness(goodness.assign(layer=1, moment="before")),
-        figures.tuning.slices(study),
+        figures.tuning.slice_points(study),
     ):
         pictures += [figure._repr_png_(), print_figure(figure)]
     return pictures
@@ -118,7 +118,7 @@ study = optuna.create_study()
 space = {"lr": optuna.distributions.FloatDistribution(1e-4, 1, log=True)}
 study.add_trial(optuna.trial.create_trial(params={"lr": 0.1}, distributions=space, value=50.0))
 study.set_user_attr("bpfree", {"algorithm": "bp"})
-figures.tuning.slices(study)._repr_png_()"""
+figures.tuning.slice_points(study)._repr_png_()"""
 
 
 def test_a_back_end_that_needs_a_display_is_not_asked_for():

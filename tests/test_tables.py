@@ -47,13 +47,7 @@ def record(
     **metrics,
 ) -> pd.DataFrame:
     """Tidy rows as `bpfree.records` gives them; costs carry the machine and energies their provenance."""
-    fixed = {
-        **RUN,
-        **(where or {}),
-        "algorithm": algorithm,
-        "seed": seed,
-        "status": status,
-    }
+    fixed = {**RUN, **(where or {}), "algorithm": algorithm, "seed": seed, "status": status}
     fixed["key"] = "/".join(map(str, (*fixed.values(), machine)))
     fixed.setdefault("settings", "defaults")
     how = {"measured_j": "measured: rapl (cpu)", "estimated_j": "estimated: a model"}

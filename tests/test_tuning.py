@@ -456,7 +456,7 @@ def test_figures_show_every_algorithm_and_say_what_the_joules_are(toy):
     drawn_figures = [
         figures.tuning.best_so_far(table),
         figures.tuning.sensitivity(sweeps, tuning.tolerance(sweeps)),
-        figures.tuning.importances(tuning.importances(studies)),
+        figures.tuning.importance_bars(tuning.importances(studies)),
     ]
     for figure in drawn_figures:
         words = " ".join(t.get_text() for t in figure.findobj(Text))
@@ -475,7 +475,7 @@ def test_optunas_slices_leave_no_style_and_no_open_figure_behind(toy):
     import matplotlib.pyplot as plt
 
     before = dict(plt.rcParams)
-    figure = figures.tuning.slices(tune(arm(toy), 3))
+    figure = figures.tuning.slice_points(tune(arm(toy), 3))
     assert {ax.get_xlabel() for ax in figure.axes} >= {"lr", "weight_decay"}
     assert dict(plt.rcParams) == before
     assert plt.get_fignums() == []

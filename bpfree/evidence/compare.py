@@ -23,15 +23,12 @@ OTHERS = ("convergence", "published")  # beside other authors' protocols
 #: Source -> the preset of ours that takes its definitions.
 PRESETS = {"thesis": "thesis", "readme": "thesis", "2026": "2026"}
 #: Variants that are our preset's usual arm: the thesis's Mono-Forward had no M_0.
-USUAL = {("2026-reports", "without M_0"): "thesis"}
+USUAL_VARIANTS = {("2026-reports", "without M_0"): "thesis"}
 SUFFIXES = ("difference_low", "difference_high", "difference", "change", "percent", "ratio")
 FIXED = ["source", "protocol", "data", "architecture", "algorithm", "variant", "baseline", "metric", "unit"]
-COLUMNS = [
-    *FIXED,
-    *("published", "published_sd", "published_n", "ours", "ours_sd", "ours_n", "ours_low", "ours_high"),
-    *("difference", "ratio"),
-    *("our_protocol", "our_preset", "ours_is", "machine", "published_verdict", "our_verdict"),
-]
+BESIDE_COLUMNS = [*FIXED, "published", "published_sd", "published_n"]
+BESIDE_COLUMNS += ["ours", "ours_sd", "ours_n", "ours_low", "ours_high", "difference", "ratio"]
+BESIDE_COLUMNS += ["our_protocol", "our_preset", "ours_is", "machine", "published_verdict", "our_verdict"]
 
 
 def beside(
@@ -71,38 +68,23 @@ def beside(
     """
     ours = Ours(records, traces, country)
     table = published.results(**where)
-    by_place = _verdicts(ours, table, our_protocol)
+    by_place = _verdict_numbers(ours, table, our_protocol)
     rows = []
     for place, row in enumerate(table.to_dict("records")):
-        arm, partner = _arms(ours, row, our_protocol)
+        arm, partner = _runs_beside(ours, row, our_protocol)
         numbers = [by_place[place]] if place in by_place else _numbers(ours, row, arm, partner, our_protocol)
         for number in numbers:
-            known = not math.isnan(number.mean)
             ran = number.n and len(arm)
-            like = known and not (row["metric"].startswith("memory_nvml") and number.what == ACCOUNT)
-            amount = like and not row["metric"].endswith(SUFFIXES[:-1])
-            rows.append(
-                {
-                    **{column: row[column] for column in FIXED},
-                    "published": row["mean"],
-                    "published_sd": row["sd"],
-                    "published_n": row["n"],
-                    "ours": number.mean,
-                    "ours_sd": number.sd,
-                    "ours_n": number.n,
-                    "ours_low": number.low,
-                    "ours_high": number.high,
-                    "difference": number.mean - row["mean"] if like else math.nan,
-                    "ratio": number.mean / row["mean"] if amount and row["mean"] else math.nan,
-                    "our_protocol": arm["protocol"].iat[0] if ran else "",
-                    "our_preset": arm["preset"].iat[0] if ran else "",
-                    "ours_is": number.what,
-                    "machine": number.machine,
-                    "published_verdict": row["verdict"],
-                    "our_verdict": number.verdict,
-                }
-            )
-    return pd.DataFrame(rows, columns=COLUMNS)
+            like = not (row["metric"].startswith("memory_nvml") and number.what == ACCOUNT)
+            amount = like and row["mean"] and not row["metric"].endswith(SUFFIXES[:-1])
+            difference = number.mean - row["mean"] if like else math.nan
+            ratio = number.mean / row["mean"] if amount else math.nan
+            under = [arm[column].iat[0] if ran else "" for column in ("protocol", "preset")]
+            own = (number.mean, number.sd, number.n, number.low, number.high, difference, ratio, *under)
+            verdicts = (row["verdict"], number.verdict)
+            printed = [row[column] for column in (*FIXED, "mean", "sd", "n")]
+            rows.append((*printed, *own, number.what, number.machine, *verdicts))
+    return pd.DataFrame(rows, columns=BESIDE_COLUMNS)
 
 
 def protocols_for(published_protocol: str, our_protocol: str | None = None) -> tuple[str, ...]:
@@ -110,12 +92,12 @@ def protocols_for(published_protocol: str, our_protocol: str | None = None) -> t
     return (our_protocol,) if our_protocol else OUR_PROTOCOLS.get(published_protocol, OTHERS)
 
 
-def _arms(ours: Ours, row: dict, our_protocol: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _runs_beside(ours: Ours, row: dict, our_protocol: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Our runs of a published row's algorithm, and of its baseline under the same protocol."""
     protocols = protocols_for(row["protocol"], our_protocol)
     preset, variant = PRESETS.get(row["source"]), row["variant"]
-    if (row["source"], variant) in USUAL:
-        preset, variant = USUAL[row["source"], variant], ""
+    if (row["source"], variant) in USUAL_VARIANTS:
+        preset, variant = USUAL_VARIANTS[row["source"], variant], ""
     presets = (preset, "") if preset else ("",)
     place = (row["data"], row["architecture"], row["algorithm"])
     return ours.pair(place, protocols, presets, variant, row["baseline"])
@@ -147,17 +129,11 @@ def _numbers(
     return ours.comparison(metric.removesuffix("_" + how), how, arm, partner)
 
 
-def _verdicts(ours: Ours, table: pd.DataFrame, our_protocol: str | None) -> dict[int, Number]:
+def _verdict_numbers(ours: Ours, table: pd.DataFrame, our_protocol: str | None) -> dict[int, Number]:
     """Ours for the rows that are verdicts; a family is what one source printed under one protocol."""
     found = {}
     rows = table[table["metric"] == "verdict"]
     for _, family in rows.groupby(["source", "protocol"], sort=False):
-        differences = []
-        for row in family.to_dict("records"):
-            arm, partner = _arms(ours, row, our_protocol)
-            known = len(arm) and len(partner)
-            differences.append(
-                ours.differences("test_accuracy", arm, partner) if known else pd.Series(dtype=float)
-            )
-        found.update(zip(family.index, judged(differences), strict=True))
+        pairs = [_runs_beside(ours, row, our_protocol) for row in family.to_dict("records")]
+        found.update(zip(family.index, judged([ours.differences(*pair) for pair in pairs]), strict=True))
     return found

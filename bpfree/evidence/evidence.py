@@ -30,16 +30,15 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parents[2] / "figures"
 LIMIT = 900 * 1024  # bytes of a file
-SAMPLES = 300  # of a trace's series: more cannot be told apart in a panel
+TRACE_SAMPLES = 300  # of a trace's series: more cannot be told apart in a panel
 TEXT = dict.fromkeys(
     ("key", "run", "chapters", "figures", "algorithm", "data", "architecture", "protocol", "preset"), str
 ) | {"machine": str}
 #: What decides an experiment's outcome apart from the images themselves, the device and how BP fared.
 BESIDES = ("data_sha256", "device", "budget")
-ARM = [field for field in FIELDS if field != "seed"]
 EPOCHS = ["run", "stage", "epoch", "pass", "elapsed_s", "train_loss", "val_loss", "val_accuracy", "kept"]
 TRACES = ["run", "stage", "time_s", "channel", "quantity", "value", "unit"]
-SERIES = ("run", "stage", "channel", "quantity")  # the columns that say to which series a row belongs
+SERIES_KEYS = ("run", "stage", "channel", "quantity")  # the columns that say to which series a row belongs
 
 
 # ---------------------------------------------------------------- which records
@@ -159,7 +158,7 @@ def narrow(table: pd.DataFrame, epochs: pd.DataFrame | None = None) -> list[Reco
     return records
 
 
-def epochs(records: Iterable[Record]) -> pd.DataFrame:
+def recorded_epochs(records: Iterable[Record]) -> pd.DataFrame:
     """The epochs of finished runs; see `store.epochs`. Those of contended runs have no `elapsed_s`."""
     frames = [
         store.epochs([r]).assign(run=_run(r), **({"elapsed_s": math.nan} if r.contended else {}))[EPOCHS]
@@ -169,8 +168,8 @@ def epochs(records: Iterable[Record]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=EPOCHS)
 
 
-def traces(records: Iterable[Record]) -> pd.DataFrame:
-    """The traces of every arm's lowest seed, at most `SAMPLES` of a series; see `store.traces`.
+def recorded_traces(records: Iterable[Record]) -> pd.DataFrame:
+    """The traces of every arm's lowest seed, at most `TRACE_SAMPLES` of a series; see `store.traces`.
 
     Of finished runs that had their machine to themselves.
     """
@@ -180,13 +179,14 @@ def traces(records: Iterable[Record]) -> pd.DataFrame:
     first = lowest_seeds(pd.DataFrame({run: _fields(r) for run, r in alone.items()}).T).index
     frame = pd.concat([alone[run].trace.assign(run=run) for run in first], ignore_index=True)
     frame = frame[TRACES].dropna(subset="value")
-    series = frame.groupby(_series(frame), sort=False, dropna=False).size()
-    return thinned(frame, -(-series.max() // SAMPLES)) if len(frame) else frame
+    series = frame.groupby(_series_keys(frame), sort=False, dropna=False).size()
+    return thinned(frame, -(-series.max() // TRACE_SAMPLES)) if len(frame) else frame
 
 
 def lowest_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     """Of every arm the runs with its lowest seed."""
-    arms = runs.assign(seed=runs["seed"].astype(int)).groupby(ARM, dropna=False)["seed"]
+    others = [field for field in FIELDS if field != "seed"]
+    arms = runs.assign(seed=runs["seed"].astype(int)).groupby(others, dropna=False)["seed"]
     return runs[runs["seed"] == arms.transform("min")]
 
 
@@ -209,10 +209,7 @@ def _fields(record: Record) -> dict:
 
 def keep_runs(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Writes a table of `wide`; rows that are there stay if the table does not have their data set."""
-    if path.exists():
-        old = read(path)
-        table = pd.concat([table, old[~old["data"].isin(set(table["data"]))]], ignore_index=True)
-    return read(write(arranged(table, "data"), path))
+    return read_table(write_table(arranged(_beside_old(table, path, "data"), "data"), path))
 
 
 def keep_series(table: pd.DataFrame, path: Path, runs: pd.DataFrame, *, one_seed: bool = False) -> None:
@@ -220,13 +217,17 @@ def keep_series(table: pd.DataFrame, path: Path, runs: pd.DataFrame, *, one_seed
 
     runs: what runs.csv has. one_seed: only the lowest seed of every arm.
     """
-    if path.exists():
-        old = read(path)
-        table = pd.concat([table, old[~old["run"].isin(set(table["run"]))]], ignore_index=True)
+    table = _beside_old(table, path, "run")
     runs = runs.assign(run=runs["key"].str[:12])
     runs = runs[runs["run"].isin(set(table["run"]))]
     names = (lowest_seeds(runs) if one_seed else runs)["run"]
-    write(names.drop_duplicates().to_frame().merge(table, on="run"), path)
+    write_table(names.drop_duplicates().to_frame().merge(table, on="run"), path)
+
+
+def _beside_old(table: pd.DataFrame, path: Path, by: str) -> pd.DataFrame:
+    """The table, and of what is at the path the rows whose value in this column it does not have."""
+    old = read_table(path) if path.exists() else table.iloc[:0]
+    return pd.concat([table, old[~old[by].isin(set(table[by]))]], ignore_index=True)
 
 
 def keep_machines(records: Iterable[Record], path: Path, runs: pd.DataFrame) -> None:
@@ -235,19 +236,20 @@ def keep_machines(records: Iterable[Record], path: Path, runs: pd.DataFrame) -> 
     Rows that are there stay if runs.csv has a run of that machine. Records of `narrow` know its id alone.
     """
     known = pd.DataFrame([r.machine for r in records if "cpu" in r.machine])
-    table = pd.concat([*([read(path)] if path.exists() else []), known], ignore_index=True)
+    table = pd.concat([*([read_table(path)] if path.exists() else []), known], ignore_index=True)
     if len(table):
         table = table[table["id"].isin(set(runs["machine"]))].drop_duplicates()
-        write(table.sort_values(["id", "git"]), path)
+        write_table(table.sort_values(["id", "git"]), path)
 
 
-def write(table: pd.DataFrame, path: Path) -> Path:
+def write_table(table: pd.DataFrame, path: Path) -> Path:
     """Writes a table as CSV, numbers to six figures; a series that is too large is thinned.
 
     Raises InvalidInput if it would be too large to commit, and StorageFailed.
     """
+    style = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
     every = 1
-    while len(text := _text(thinned(table, every))) > LIMIT and every < 1000 and _series(table):
+    while len(text := thinned(table, every).to_csv(**style)) > LIMIT and every < 1000 and _series_keys(table):
         every += 1
     if len(text) > LIMIT:
         raise InvalidInput(
@@ -257,8 +259,8 @@ def write(table: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def read(path: Path) -> pd.DataFrame:
-    """A table that `write` wrote. Names that look like numbers (preset "2026") stay names.
+def read_table(path: Path) -> pd.DataFrame:
+    """A table that `write_table` wrote. Names that look like numbers (preset "2026") stay names.
 
     Raises InvalidInput if it is none, and StorageFailed.
     """
@@ -279,7 +281,7 @@ def as_written(path: Path) -> Iterator[None]:
 
 def thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:
     """Every k-th row of each run's series, its last one, and the epochs whose weights were kept."""
-    groups = _series(table)
+    groups = _series_keys(table)
     if every == 1 or not groups:
         return table
     series = table.groupby(groups, sort=False, dropna=False)
@@ -289,10 +291,6 @@ def thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:
     return table[chosen]
 
 
-def _series(table: pd.DataFrame) -> list[str]:
+def _series_keys(table: pd.DataFrame) -> list[str]:
     """The columns that say to which series a row belongs; none if the table is no series."""
-    return [c for c in SERIES if c in table] if {"time_s", "epoch"} & set(table) else []
-
-
-def _text(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return [c for c in SERIES_KEYS if c in table] if {"time_s", "epoch"} & set(table) else []

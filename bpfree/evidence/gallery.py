@@ -2,7 +2,7 @@
 
 `collect` writes the study's runs into `data/runs.csv`, `epochs.csv` and `traces.csv`; `draw_gallery` computes
 from these what a figure shows, and draws it without training. A command that measures something else than
-runs of the study (a sweep, a search, a landscape) hands its table to `keep`.
+runs of the study (a sweep, a search, a landscape) hands its table to `keep_table`.
 
 A figure of your own joins by its name, `GALLERY["mine"] = Exhibit(draw, "epochs")`, or by
 `add("module:exhibit")`, where `exhibit` is an `Exhibit` of your module; it is then drawn with the others.
@@ -44,7 +44,7 @@ class Exhibit:
         draw: from a tidy table to a Figure.
         table: which one: "runs" (as `bpfree.records` gives it), "epochs" or "traces" (as `store.epochs` and
             `store.traces` give them) of the committed runs; or the name of a table that another command
-            writes by `keep`.
+            writes by `keep_table`.
         shows: of a profile, the experiments whose runs the figure shows; None: it is given the whole table.
     """
 
@@ -53,21 +53,7 @@ class Exhibit:
     shows: Experiments | None = None
 
 
-def _energy(runs: pd.DataFrame) -> Figure:
-    return figures.comparison.accuracy_against_energy(runs, published_results(**PRINTED))
-
-
-def _forest(runs: pd.DataFrame) -> Figure:
-    return figures.forest.forest(against_bp(runs))
-
-
-def _forest_of_mf(runs: pd.DataFrame) -> Figure:
-    """MF under every protocol, of the families of the figure of all algorithms, so that words agree."""
-    table = against_bp(runs)
-    return figures.forest.forest(table[table["algorithm"] == "mf"])
-
-
-def against_bp(runs: pd.DataFrame) -> pd.DataFrame:
+def contrasts_with_bp(runs: pd.DataFrame) -> pd.DataFrame:
     """Every algorithm against BP (see `stats.contrasts`), BP's own budget being that under convergence.
 
     The bundled digits, on which the study is rehearsed, are a family of comparisons of their own: how many of
@@ -76,6 +62,16 @@ def against_bp(runs: pd.DataFrame) -> pd.DataFrame:
     families = [rows for _, rows in runs.groupby(runs["data"] == "digits")]
     tables = [stats.contrasts(rows, baseline_protocol="convergence") for rows in families]
     return pd.concat(tables, ignore_index=True) if tables else stats.contrasts(runs)
+
+
+def _energy(runs: pd.DataFrame) -> Figure:
+    return figures.comparison.accuracy_against_energy(runs, published_results(**PRINTED))
+
+
+def _forest(runs: pd.DataFrame, *only: str) -> Figure:
+    """only: algorithms that are shown, of the families of all, so that both figures have the same words."""
+    table = contrasts_with_bp(runs)
+    return figures.forest.forest(table[table["algorithm"].isin(only)] if only else table)
 
 
 def _ladder(**settings) -> Experiments:
@@ -88,7 +84,7 @@ def _ladder(**settings) -> Experiments:
     return of
 
 
-def _arms(*which: str) -> Experiments:
+def _of_families(*which: str) -> Experiments:
     return lambda profile: profile.arms(*which)
 
 
@@ -96,27 +92,26 @@ def _everything(profile: study.Profile) -> "list[Experiment]":
     return [e for family in study.NETWORKS for e in profile.arms(family)]
 
 
-def _all_protocols(profile: study.Profile) -> "list[Experiment]":
-    return profile.chapter("05")
-
-
 _curves, _resources, _comparison = figures.curves, figures.resources, figures.comparison
-_loss_by_seconds = partial(_curves.against_seconds, metrics=("val_accuracy", "val_loss"))
 
 GALLERY: dict[str, Exhibit] = {
     # the paper's figures 1 to 6
-    "ff_learning": Exhibit(_curves.against_seconds, "epochs", _arms("ff")),
-    "ff_resources": Exhibit(_resources.memory_and_clock, "traces", _arms("ff", "bp", "ff")),
-    "cafo_learning": Exhibit(_loss_by_seconds, "epochs", _arms("cafo")),
-    "mf_mean_loss": Exhibit(_curves.mean_loss, "epochs", _arms("mf", "bp", "mf")),
-    "mf_resources": Exhibit(_resources.utilisation_and_temperature, "traces", _arms("mf", "bp", "mf")),
-    "mf_memory": Exhibit(_resources.memory_steps, "traces", _arms("mf", "bp", "mf")),
+    "ff_learning": Exhibit(_curves.against_seconds, "epochs", _of_families("ff")),
+    "ff_resources": Exhibit(_resources.memory_and_clock, "traces", _of_families("ff", "bp", "ff")),
+    "cafo_learning": Exhibit(
+        partial(_curves.against_seconds, metrics=("val_accuracy", "val_loss")), "epochs", _of_families("cafo")
+    ),
+    "mf_mean_loss": Exhibit(_curves.mean_loss, "epochs", _of_families("mf", "bp", "mf")),
+    "mf_resources": Exhibit(_resources.utilisation_and_temperature, "traces", _of_families("mf", "bp", "mf")),
+    "mf_memory": Exhibit(_resources.memory_steps, "traces", _of_families("mf", "bp", "mf")),
     # what the paper could not show
     "accuracy_against_energy": Exhibit(_energy, "runs", _everything),
     "ladder": Exhibit(_comparison.ladder, "runs", _ladder()),
     "ladder_matched": Exhibit(_comparison.ladder, "runs", _ladder(protocol="matched")),
     "forest": Exhibit(_forest, "runs", _everything),
-    "forest_protocols": Exhibit(_forest_of_mf, "runs", _all_protocols),
+    "forest_protocols": Exhibit(
+        lambda runs: _forest(runs, "mf"), "runs", lambda profile: profile.chapter("05")
+    ),
     "decomposition": Exhibit(_comparison.decomposition, "runs", _everything),
     # of other measurements
     "memory": Exhibit(figures.hardware.memory_lines, "memory"),
@@ -125,10 +120,10 @@ GALLERY: dict[str, Exhibit] = {
     "pass_cost": Exhibit(figures.hardware.pass_cost, "pass_cost"),
     "subnormals": Exhibit(figures.hardware.subnormals, "subnormals"),
     "tuning": Exhibit(figures.tuning.best_so_far, "tuning"),
-    "landscape_slices": Exhibit(figures.landscape.slices, "landscape"),
+    "landscape_slices": Exhibit(figures.landscape.slice_lines, "landscape"),
     "landscape_line": Exhibit(figures.landscape.line, "landscape"),
-    "landscape_plane": Exhibit(figures.landscape.plane, "landscape"),
-    "landscape_sharpness": Exhibit(figures.landscape.sharpness, "landscape"),
+    "landscape_plane": Exhibit(figures.landscape.plane_contours, "landscape"),
+    "landscape_sharpness": Exhibit(figures.landscape.sharpness_points, "landscape"),
 }
 
 
@@ -146,7 +141,7 @@ def add(name: str) -> Exhibit:
     return found
 
 
-def _known(name: str) -> str:
+def _gallery_name(name: str) -> str:
     """The name in `GALLERY`; a figure that "module:object" names joins it."""
     if ":" in name:
         add(name)
@@ -156,7 +151,7 @@ def _known(name: str) -> str:
 def path_of(name: str, folder: Path = FOLDER) -> Path:
     """Where the table of a figure lies, or one of `TABLES`. Raises UnknownName for no such figure."""
     if name not in (*TABLES, *(exhibit.table for exhibit in GALLERY.values())):
-        name = GALLERY[_known(name)].table
+        name = GALLERY[_gallery_name(name)].table
     return Path(folder) / "data" / f"{name}.csv"
 
 
@@ -171,7 +166,7 @@ def recorded(name: str, folder: Path = FOLDER) -> pd.DataFrame:
     runs = _committed(path_of("runs", folder))
     with evidence.as_written(path_of("runs", folder)):
         if exhibit.shows is not None:
-            runs = _shown(runs, "figures", name)
+            runs = _standing_in(runs, "figures", name)
         if exhibit.table == "runs":
             return tidy(_narrow(runs, folder))
     series = _committed(path_of(name, folder))
@@ -179,7 +174,7 @@ def recorded(name: str, folder: Path = FOLDER) -> pd.DataFrame:
         return evidence.of_runs(series, runs)
 
 
-def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
+def committed_runs(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
     """The committed runs, or those of one chapter, as records without series and weights.
 
     `bpfree.experiments.store.tidy` and the tables take them as they take runs of a store.
@@ -188,7 +183,7 @@ def records(chapter: str | None = None, folder: Path = FOLDER) -> list[Record]:
     if chapter is not None:
         choose("chapter", chapter, study.CHAPTERS)
     with evidence.as_written(path_of("runs", folder)):
-        return _narrow(runs if chapter is None else _shown(runs, "chapters", chapter), folder)
+        return _narrow(runs if chapter is None else _standing_in(runs, "chapters", chapter), folder)
 
 
 def _narrow(runs: pd.DataFrame, folder: Path) -> list[Record]:
@@ -202,16 +197,16 @@ def _committed(path: Path) -> pd.DataFrame:
         raise InvalidInput(
             f"{path} is not there: recorded evidence lies in the repository; run from a checkout"
         )
-    return evidence.read(path)
+    return evidence.read_table(path)
 
 
-def _shown(runs: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
+def _standing_in(runs: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
     return runs[[name in places.split() for places in runs[column].fillna("")]]
 
 
-def keep(name: str, table: pd.DataFrame, folder: Path = FOLDER) -> Path:
+def keep_table(name: str, table: pd.DataFrame, folder: Path = FOLDER) -> Path:
     """Makes a table the evidence of a figure whose numbers do not come from runs of the study."""
-    return evidence.write(table, path_of(name, folder))
+    return evidence.write_table(table, path_of(name, folder))
 
 
 def collect(
@@ -234,7 +229,7 @@ def collect(
     profile = study.profile(profile) if isinstance(profile, str) else profile
     found = list(store.records())
     if add and path_of("runs", folder).exists():
-        found = evidence.joined(records(folder=folder), found)
+        found = evidence.joined(committed_runs(folder=folder), found)
     of = evidence.recorded_runs(found)
     chapters = {chapter: of(study.plan(profile, [chapter])) for chapter in study.CHAPTERS}
     shown = {name: of(e.shows(profile)) for name, e in GALLERY.items() if e.shows is not None}
@@ -249,7 +244,7 @@ def collect(
     where = {"chapters": _places(chapters), "figures": _places(shown)}
     table = evidence.wide(evidence.in_order(everything.values()), **where)
     runs = evidence.keep_runs(table, paths["runs"])
-    for name, make in (("epochs", evidence.epochs), ("traces", evidence.traces)):
+    for name, make in (("epochs", evidence.recorded_epochs), ("traces", evidence.recorded_traces)):
         of_table = [r for figure, rs in shown.items() if GALLERY[figure].table == name for r in rs]
         series = make({r.key: r for r in of_table}.values())
         evidence.keep_series(series, paths[name], runs, one_seed=name == "traces")
@@ -263,21 +258,20 @@ def _places(shown: dict[str, list[Record]]) -> Callable[[Record], str]:
     return lambda record: " ".join(name for name, own in found.items() if record.experiment in own)
 
 
-def results(folder: Path = FOLDER) -> str:
+def results_table(folder: Path = FOLDER) -> str:
     """The README's table of results, Markdown, from the committed runs; of digits if there are no others."""
     from . import tables
 
-    runs = records("05", folder)
+    runs = committed_runs("05", folder)
     real = [r for r in runs if r.experiment.data != "digits"]
     return tables.markdown(tables.overview(tidy(real or runs)))
 
 
 def drawn(name: str, folder: Path = FOLDER) -> Figure:
     """A figure of the gallery, or one that "module:object" names, from the tables in `folder`/data."""
-    name = _known(name)
-    shown = recorded(name, folder)
+    name = _gallery_name(name)
     with evidence.as_written(path_of(name, folder)):
-        return GALLERY[name].draw(shown)
+        return GALLERY[name].draw(recorded(name, folder))
 
 
 def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]:
@@ -286,7 +280,7 @@ def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]
     The same tables give the same bytes. Figures without a table are named on stderr. Returns the paths.
     """
     written = []
-    for name in map(_known, names or list(GALLERY)):
+    for name in map(_gallery_name, names or list(GALLERY)):
         if not path_of(name, folder).exists():
             print(f"{name}: not drawn: {path_of(name).name} has not been recorded", file=sys.stderr)
             continue

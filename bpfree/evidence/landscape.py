@@ -16,20 +16,20 @@ from ..training.numerics import pinned
 if TYPE_CHECKING:
     from ..experiments.store import Record
 
-COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *around.VALUES)
+SURVEY_COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *around.VALUES)
+CONNECTED = ("bp", "mf")  # the algorithms whose solutions a line connects
 #: Of `per_run`, the smaller the more favourable.
 MEASURES = ("loss", "rise", "eigenvalue", "eigenvalue_val", "loss_gap", "error_gap")
 
 
 @pinned()
-def sweep(
+def survey(
     records: Iterable["Record"],
     *,
     directions: int = 3,
     alphas: Sequence[float] = around.ALPHAS,
     grid: Sequence[float] = around.ALPHAS[::2],
     samples: int | None = around.SAMPLES,
-    line: tuple[str, str] = ("bp", "mf"),
 ) -> pd.DataFrame:
     """Everything chapter 08 shows, from trained runs whose weights were kept, as one tidy table.
 
@@ -38,8 +38,6 @@ def sweep(
         directions: random directions of the slices.
         alphas, grid: steps of the slices, and of each side of the plane.
         samples: so many images of a split, the first, are looked at; None: all.
-        line: the algorithms to connect, wherever both have a run of the same data, seed, protocol and
-            network, head included.
 
     Columns: those of `store.tidy` that say which run it is; kind; split, samples; direction; x, y;
     loss (nats), accuracy (%); eigenvalue, residual. A kind leaves those empty that it has not got:
@@ -47,7 +45,8 @@ def sweep(
         gap        split                loss, accuracy at the trained weights
         slice      direction, x         loss, accuracy on validation images
         plane      x, y                 the same, of the first two directions; first seed of an arm only
-        line       x                    the same, from x = 0 (the first of `line`) to 1; algorithm "bp-mf"
+        line       x                    the same, from x = 0 (BP) to 1 (MF), where both have a run of the same
+                                        data, seed, protocol and network, head included; algorithm "bp-mf"
         sharpness  split                eigenvalue, residual
     """
     records = sorted(records, key=lambda record: (record.experiment.data, record.experiment.seed))
@@ -71,17 +70,17 @@ def sweep(
         if arm not in planes and directions > 1:
             planes.add(arm)
             keep("plane", around.plane(algorithm, data, draws[:2], grid, samples=samples), **val)
-        if what["algorithm"] in line:
+        if what["algorithm"] in CONNECTED:
             pair = ends.setdefault(tuple(v for n, v in what.items() if n != "algorithm"), {})
             pair[what["algorithm"]] = algorithm
             if len(pair) == 2:
                 with contextlib.suppress(InvalidInput):  # their heads differ, as the thesis has them
-                    table = around.between(*(pair[name] for name in line), data, samples=samples)
-                    keep("line", table, algorithm="-".join(line), **val)
+                    table = around.between(*(pair[name] for name in CONNECTED), data, samples=samples)
+                    keep("line", table, algorithm="-".join(CONNECTED), **val)
                 pair.clear()
     if not tables:
         raise InvalidInput("no records to look around: run an experiment first")
-    return pd.DataFrame([row for table in tables for row in table.to_dict("records")], columns=COLUMNS)
+    return pd.DataFrame([row for table in tables for row in table.to_dict("records")], columns=SURVEY_COLUMNS)
 
 
 def per_run(evidence: pd.DataFrame) -> pd.DataFrame:
@@ -93,8 +92,7 @@ def per_run(evidence: pd.DataFrame) -> pd.DataFrame:
     training.
     """
     rows = []
-    runs = evidence[evidence["kind"] != "line"].groupby(list(FIELDS), dropna=False, sort=False)
-    for which, run in runs:
+    for which, run in evidence[evidence["kind"] != "line"].groupby(list(FIELDS), dropna=False, sort=False):
         by_split = {kind: part.set_index("split") for kind, part in run.groupby("kind")}
         train, val = by_split["gap"].loc["train"], by_split["gap"].loc["val"]
         mean = by_split["slice"].groupby("x")["loss"].mean()

@@ -12,27 +12,26 @@ from ..algorithms.arms import label
 from ..data import dataset
 from . import stats
 
-ARM = ["data", "architecture", "algorithm", "prefix"]
+ARM_AND_PREFIX = ["data", "architecture", "algorithm", "prefix"]
 HELD = ("account", "with_prefix", "rss", "allocated", "reserved", "nvml")
 
 
-def against_bp(table: pd.DataFrame) -> pd.DataFrame:
+def bytes_against_bp(table: pd.DataFrame) -> pd.DataFrame:
     """Mean bytes of each arm as a ratio to backpropagation's on the same network; n: processes of each.
 
-    table: as `figures/measure/memory.py` writes it, of one machine. Index: `ARM`.
+    table: as `figures/measure/memory.py` writes it, of one machine. Index: `ARM_AND_PREFIX`.
     """
-    means = table.pivot_table(index=ARM, columns="quantity", values="value", sort=False)
+    means = table.pivot_table(index=ARM_AND_PREFIX, columns="quantity", values="value", sort=False)
     means = means[[quantity for quantity in HELD if quantity in means]]
     bp = means.xs(("bp", "kept"), level=["algorithm", "prefix"])
-    of_bp = pd.MultiIndex.from_arrays([means.index.get_level_values(k) for k in ("data", "architecture")])
-    ratios = means / bp.reindex(of_bp).to_numpy()
-    return ratios.assign(n=table.groupby(ARM)["repeat"].nunique())
+    ratios = means / bp.reindex(means.index.droplevel(["algorithm", "prefix"])).to_numpy()
+    return ratios.assign(n=table.groupby(ARM_AND_PREFIX)["repeat"].nunique())
 
 
 def beside_time(
     table: pd.DataFrame, costs: pd.DataFrame, runs: pd.DataFrame, device: str = "rss"
 ) -> pd.DataFrame:
-    """`against_bp` and, as ratios to backpropagation, the time of a pass, of the passes and of both.
+    """`bytes_against_bp` and, as ratios to backpropagation, the time of a pass, of the passes and of both.
 
     Args:
         table: as `figures/measure/memory.py` writes it.
@@ -41,13 +40,13 @@ def beside_time(
             preset that has most pairs. Raises InvalidInput where a seed ran twice on a device.
         device: the quantity that is what the process held.
 
-    Columns beside those of `against_bp`: pass; passes, low, high: geometric mean of the pairs and its
+    Columns beside those of `bytes_against_bp`: pass; passes, low, high: geometric mean of the pairs and its
     interval; pairs: how many; time_low, time_high: that interval times pass, an estimate of the whole;
     held_low, held_high: what its process with least held over backpropagation's with most, and the other way
     round.
     """
-    found = against_bp(table).drop("bp", level="algorithm")
-    of_pass = costs[costs["metric"] == "train"].set_index(ARM)["value"]
+    found = bytes_against_bp(table).drop("bp", level="algorithm")
+    of_pass = costs[costs["metric"] == "train"].set_index(ARM_AND_PREFIX)["value"]
     rows = []
     for data, network, name, way in found.index:
         here = {"data": data, "architecture": network, "protocol": "convergence", "metric": "samples"}
@@ -60,7 +59,9 @@ def beside_time(
         rows.append(row)
     time = pd.DataFrame(rows, index=found.index)
     time["time_low"], time["time_high"] = time["pass"] * time["low"], time["pass"] * time["high"]
-    measured = table[table["quantity"] == device].groupby(ARM, sort=False)["value"].agg(["min", "max"])
+    measured = (
+        table[table["quantity"] == device].groupby(ARM_AND_PREFIX, sort=False)["value"].agg(["min", "max"])
+    )
     bp = measured.xs(("bp", "kept"), level=["algorithm", "prefix"])
     of_bp = bp.reindex(found.index.droplevel(["algorithm", "prefix"]))
     time["held_low"] = measured["min"].reindex(found.index) / of_bp["max"].to_numpy()

@@ -1,10 +1,18 @@
-"""The order in which every table and figure shows data sets, protocols and algorithms."""
+"""The names of networks, and the order of data sets, protocols and algorithms, in every table and figure."""
 
 import pandas as pd
 
 from .. import data
 from ..algorithms import arms
 from ..experiments import protocols
+
+NETWORK = ["data", "architecture"]
+PLACE = [*NETWORK, "algorithm"]
+
+
+def network_name(data_set: str, architecture: str) -> str:
+    """A network's name, after the data that it is trained on."""
+    return f"{data.dataset(data_set)} {architecture}"
 
 
 def arranged(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

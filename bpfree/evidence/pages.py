@@ -85,7 +85,10 @@ class Pages:
         with self._alone():
             self.save(chapter, notebook)
             entry.figure = next(iter(self._write_figures(chapter, notebook)), "")
-            entry.machine = _last_line(notebook) if status == "ok" else ""
+            outputs = next((c.outputs for c in reversed(notebook.cells) if c.cell_type == "code"), [])
+            printed = [o.text.strip() for o in outputs if o.output_type == "stream"]
+            # Chapters end with their environment line.
+            entry.machine = printed[0] if printed and status == "ok" else ""
             _write(self._page(chapter), html)
             self._link()
             self._enter(chapter, entry)
@@ -168,13 +171,6 @@ class Pages:
                 if old.relative_to(self._folder).as_posix() not in paths:
                     old.unlink(missing_ok=True)
         return paths
-
-
-def _last_line(notebook) -> str:
-    """What the last code cell prints: chapters end with their environment line."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    outputs = cells[-1].outputs if cells else []
-    return next((o.text.strip() for o in outputs if o.output_type == "stream"), "")
 
 
 def _entries(state: Path) -> dict[str, dict]:

@@ -8,49 +8,51 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import pandas as pd
 
 from ..energy.carbon import JOULES_PER_KWH, grid
 from ..errors import InvalidInput
+from ..experiments import published, tuned
 from ..experiments.protocols import BUDGETS, REFERENCE
 from ..experiments.study import NETWORKS
 from . import stats
+from .order import PLACE
 
 MIB = 2**20
-KINDS = ("measured", "estimated")
+TOTALS = {kind: f"total_{kind}_j" for kind in ("measured", "estimated")}  # of energy, by how it was obtained
 BUDGET_OF = "convergence"  # the protocol of the run whose cost is a budget
 #: The papers' MLPs of the Mono-Forward ladder, whose runs are meant where a paper pools "all".
 POOLED = {data: next(iter(networks)) for data, networks in NETWORKS["mf"].items()}
 NOT_RUN, NOT_RECORDED = "not run", "not recorded"
 ACCOUNT = "exact account of tensors"
 
-#: metric -> (its formula in the columns that `_wide` and `_same_source` make, how ours is obtained)
-OUTCOMES = {
-    "test_accuracy": ("test_accuracy", "test set, read once"),
-    "test_accuracy[sum]": ("`test_accuracy[sum]`", "counted"),
-    "val_loss": ("val_loss", "counted"),
-    "epochs": ("epochs", "counted"),
-    "epochs_median": ("epochs", "counted"),
-    "stages": ("stages", "counted"),
-    "epochs_per_stage": ("epochs / stages", "counted"),
-}
-ENERGIES = {  # obtained as the runs' provenance says
-    "total_j": ("joules", ""),
-    "j_per_epoch": ("joules / epochs", ""),
-    "power_w": ("joules / total_s", ""),
-    "co2e_g": (f"joules / {JOULES_PER_KWH} * g_per_kwh", ""),
-}
-TIMES = {"total_s": ("total_s", "wall clock"), "s_per_epoch": ("total_s / epochs", "wall clock")}
+#: metric -> how ours is obtained. Outcomes are of all machines; a cost is of one.
+OUTCOMES = dict.fromkeys(["test_accuracy[sum]", "val_loss", "epochs", "epochs_median"], "counted")
+OUTCOMES |= {"test_accuracy": "test set, read once", "stages": "counted", "epochs_per_stage": "counted"}
+ENERGY_METRICS = ("total_j", "j_per_epoch", "power_w", "co2e_g")  # obtained as the runs' provenance says
+TIME_METRICS = dict.fromkeys(["total_s", "s_per_epoch"], "wall clock")
 COSTS = {
-    **TIMES,
-    **ENERGIES,
-    "memory": (f"memory_bytes / {MIB}", ACCOUNT),
-    "memory_allocator_mib": (f"memory_bytes / {MIB}", ACCOUNT),
-    "memory_nvml_mib": (f"device_bytes / {MIB}", "device-wide NVML"),
-    "memory_host_mib": (f"host_bytes / {MIB}", "sampled"),
-    "utilisation": ("utilisation", "sampled"),
-    "utilisation_max": ("utilisation_max", "sampled"),
+    **TIME_METRICS,
+    **dict.fromkeys(ENERGY_METRICS, ""),
+    **dict.fromkeys(["memory", "memory_allocator_mib"], ACCOUNT),
+    "memory_nvml_mib": "device-wide NVML",
+    **dict.fromkeys(["memory_host_mib", "utilisation", "utilisation_max"], "sampled"),
+}
+#: Metrics that are no column of `run_table`, from those and from what `_same_source` adds.
+FORMULAS = {
+    "epochs_median": lambda runs: runs["epochs"],
+    "epochs_per_stage": lambda runs: runs["epochs"] / runs["stages"],
+    "total_j": lambda runs: runs["joules"],
+    "j_per_epoch": lambda runs: runs["joules"] / runs["epochs"],
+    "power_w": lambda runs: runs["joules"] / runs["total_s"],
+    "co2e_g": lambda runs: runs["joules"] / JOULES_PER_KWH * runs["g_per_kwh"],
+    "s_per_epoch": lambda runs: runs["total_s"] / runs["epochs"],
+    "memory": lambda runs: runs["memory_bytes"] / MIB,
+    "memory_allocator_mib": lambda runs: runs["memory_bytes"] / MIB,
+    "memory_nvml_mib": lambda runs: runs["device_bytes"] / MIB,
+    "memory_host_mib": lambda runs: runs["host_bytes"] / MIB,
 }
 SAMPLED = ("utilisation", "utilisation_max", "nvml_bytes", "host_bytes")
 
@@ -84,9 +86,8 @@ class Ours:
     """
 
     def __init__(self, records: pd.DataFrame, traces: pd.DataFrame | None = None, country: str = "POL"):
-        self.runs = _wide(records, traces).assign(g_per_kwh=grid(country)["carbon_intensity"])
-        named = self.runs.groupby(["data", "architecture", "algorithm", "variant"], sort=False)
-        self._named = dict(iter(named))
+        self.runs = run_table(records, traces).assign(g_per_kwh=grid(country)["carbon_intensity"])
+        self._named = dict(iter(self.runs.groupby([*PLACE, "variant"], sort=False)))
         pooled = self.runs[self.runs["architecture"] == self.runs["data"].map(POOLED)]
         self._pooled = dict(iter(pooled.groupby(["algorithm", "variant"], sort=False)))
         self.arm = functools.cache(self._arm)
@@ -164,7 +165,7 @@ class Ours:
         """effects: of the arms' values by seed; shown: an effect as it is displayed."""
         found = []
         for machine, parts in _by_machine(metric, *arms):
-            values, what = _values(metric, *parts)
+            values, what = _values_by_seed(metric, *parts)
             place = {"what": what, "machine": machine, "device": parts[0]["device"].iat[0] if machine else ""}
             each = effects(*values) if values else ()
             if not values:
@@ -176,16 +177,18 @@ class Ours:
                 found.append(Number(mean, shown(each).std(ddof=1), one.n, **place, low=low, high=high))
         return found or [Number()]
 
-    def differences(self, metric: str, runs: pd.DataFrame, partners: pd.DataFrame) -> pd.Series:
-        """An outcome's differences by seed."""
-        [a, b], _ = _values(metric, runs, partners)
+    def differences(self, runs: pd.DataFrame, partners: pd.DataFrame) -> pd.Series:
+        """The differences of test accuracy by seed; none where one of the two was not run."""
+        if runs.empty or partners.empty:
+            return pd.Series(dtype=float)
+        [a, b], _ = _values_by_seed("test_accuracy", runs, partners)
         return stats.paired(a, b)
 
     def pooled_sd(self, protocols: Sequence[str]) -> Number:
         """Standard deviation of the test accuracy over seeds, pooled over all arms of a protocol."""
         found = [name for name in protocols if name in set(self.runs["protocol"])]
         runs = self.runs[self.runs["protocol"].isin(found[:1])]
-        arms = runs.groupby(["data", "architecture", "algorithm", "preset", "variant"])["test_accuracy"]
+        arms = runs.groupby([*PLACE, "preset", "variant"])["test_accuracy"]
         freedom = (arms.count() - 1).clip(lower=0)
         if not freedom.sum():
             return Number()
@@ -220,55 +223,61 @@ def paper_flop(algorithm: str, data: str, architecture: str) -> float:
         return float(diagnostics.paper_flops(arm(algorithm).make(build_model(architecture, sizes)), sizes))
 
 
-def _wide(records: pd.DataFrame, traces: pd.DataFrame | None) -> pd.DataFrame:
-    """A row per finished run, with a column per metric; NaN where it has none."""
+def run_table(records: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A row per finished run, with a column per metric, NaN where it has none.
+
+    records, traces: as `Ours` takes them. "whose": see `whose_settings`; "" stands for no text.
+    """
     finished = records[records["status"] == "finished"]
-    fixed = ["algorithm", "data", "architecture", "seed", "protocol", "max_epochs", "precision"]
-    names = ["preset", "settings", "device", "variant"]
     finished = finished.reindex(columns=[*finished, *{"settings", "variant"} - set(finished)])
+    fixed = [*PLACE, "seed", "protocol", "max_epochs", "precision"]
+    names = ["preset", "settings", "device", "variant"]
     runs = finished.drop_duplicates("key").set_index("key")[[*fixed, *names]]
-    runs[names] = runs[names].apply(_named)
+    runs[names] = runs[names].apply(_as_text)
     runs["max_epochs"] = pd.to_numeric(runs["max_epochs"]).fillna(math.inf)
-    costs = finished.dropna(subset="machine").drop_duplicates("key").set_index("key")
-    joules = finished[finished["metric"].str.endswith("_j")].drop_duplicates("key").set_index("key")
-    runs["machine"] = _named(costs["machine"].reindex(runs.index))
-    runs["provenance"] = _named(joules["provenance"].reindex(runs.index))
+    runs["whose"] = whose_settings(runs)
+    joules = finished[finished["metric"].str.endswith("_j")]
+    for column, rows in (("machine", finished.dropna(subset="machine")), ("provenance", joules)):
+        runs[column] = _as_text(rows.drop_duplicates("key").set_index("key")[column].reindex(runs.index))
     metrics = finished.pivot(index="key", columns="metric", values="value")
-    runs = runs.join(metrics).join(_stages(metrics, runs["algorithm"]))
+    runs = runs.join(metrics)
+    # Sequential Mono-Forward has a stage for each layer with a read-out, M_0's included.
+    layers = metrics.filter(regex=r"^test_accuracy\[layer \d+\]$").notna().sum(axis=1)
+    runs["stages"] = layers.where(runs["algorithm"].isin(["mf", "mf_sequential_joint"]) & (layers > 0))
     if traces is not None:
         runs = _traced(runs, traces)
-    wanted = [
-        "test_accuracy",
-        "test_accuracy[sum]",
-        "val_loss",
-        "epochs",
-        "stages_at_cap",
-        "total_s",
-        "memory_bytes",
-    ]
-    wanted += ["nvml_bytes", "host_bytes", "utilisation", "utilisation_max"]
-    wanted += [f"total_{kind}_j" for kind in KINDS]
+    wanted = ["test_accuracy", "test_accuracy[sum]", "val_loss", "epochs", "stages_at_cap", "total_s"]
+    wanted += ["memory_bytes", *SAMPLED, *TOTALS.values()]
     return runs.reindex(columns=[*runs.columns, *(c for c in wanted if c not in runs)]).reset_index()
 
 
-def _named(values: pd.Series) -> pd.Series:
+def whose_settings(arms: pd.DataFrame) -> pd.Series:
+    """Where the settings of each row's arm come from, and after how many trials where that is known.
+
+    arms: with the columns of `PLACE` and `settings`, as `bpfree.records` gives them.
+    """
+    said = _as_text(arms["settings"])
+    thesis = functools.partial(published.searches, source="thesis")
+    for source, word, searches in (("tuned", "tuned here", tuned.table), ("thesis", "thesis", thesis)):
+        own = arms["settings"] == source
+        if own.any():
+            table = searches().drop_duplicates(PLACE)
+            trials = dict(zip(table[PLACE].itertuples(index=False, name=None), table["trials"], strict=True))
+            places = arms.loc[own, PLACE].itertuples(index=False, name=None)
+            said[own] = [f"{word} ({trials[p]} trials)" if p in trials else word for p in places]
+    return said
+
+
+def _as_text(values: pd.Series) -> pd.Series:
     """As text; "" where there is none, whatever type a column without any has."""
     return values.astype(object).where(values.notna(), "")
 
 
-def _stages(metrics: pd.DataFrame, algorithm: pd.Series) -> pd.Series:
-    """Stages of sequential Mono-Forward: one for each layer that has a read-out, M_0's included; else NaN."""
-    layers = metrics.filter(regex=r"^test_accuracy\[layer \d+\]$").notna().sum(axis=1)
-    return layers.where(algorithm.isin(["mf", "mf_sequential_joint"]) & (layers > 0)).rename("stages")
-
-
 def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """With the accelerator's mean and highest utilisation (%) and memory, and the process's memory."""
-    place = ["algorithm", "data", "architecture", "seed", "protocol", "preset", "max_epochs", "precision"]
-    place += ["device", "machine"]
-    traces = traces.assign(
-        preset=_named(traces["preset"]), max_epochs=pd.to_numeric(traces["max_epochs"]).fillna(math.inf)
-    )
+    place = [*PLACE, "seed", "protocol", "preset", "max_epochs", "precision", "device", "machine"]
+    caps = pd.to_numeric(traces["max_epochs"]).fillna(math.inf)
+    traces = traces.assign(preset=_as_text(traces["preset"]), max_epochs=caps)
     gpu = traces["channel"].str.startswith("gpu")
     for column, chosen, quantity, reduce in (
         ("utilisation", gpu, "utilisation", "mean"),
@@ -291,7 +300,7 @@ def _by_machine(metric: str, *arms: pd.DataFrame):
     if metric in OUTCOMES:
         yield "", list(arms)
         return
-    if metric in {**TIMES, **ENERGIES} and all(arm["total_s"].notna().any() for arm in arms):
+    if metric in (*TIME_METRICS, *ENERGY_METRICS) and all(arm["total_s"].notna().any() for arm in arms):
         arms = [arm[arm["total_s"].notna()] for arm in arms]
     for machine in arms[0]["machine"].unique():
         parts = [arm[arm["machine"] == machine] for arm in arms]
@@ -299,24 +308,24 @@ def _by_machine(metric: str, *arms: pd.DataFrame):
             yield machine, parts
 
 
-def _values(metric: str, *arms: pd.DataFrame) -> tuple[list[pd.Series], str]:
+def _values_by_seed(metric: str, *arms: pd.DataFrame) -> tuple[list[pd.Series], str]:
     """A metric of every arm by seed, and how it was obtained; no values if a run has none, and then why."""
     arms = _same_source(metric, arms)
-    formula, what = {**OUTCOMES, **COSTS}.get(metric, ("", ""))
-    values = [arm.eval(formula, engine="python") for arm in arms] if formula else []
+    what = (OUTCOMES | COSTS).get(metric)
+    values = [FORMULAS.get(metric, itemgetter(metric))(arm) for arm in arms] if what is not None else []
     if not values or any(v.isna().any() for v in values):
-        mixed = metric in ENERGIES and all(_kind([arm]) for arm in arms)
+        mixed = metric in ENERGY_METRICS and all(_kind([arm]) for arm in arms)
         return [], "one is measured, the other estimated" if mixed else NOT_RECORDED
     first = arms[0].iloc[0]
-    if metric in ENERGIES:
+    if metric in ENERGY_METRICS:
         what = {part.partition(":")[0]: part for part in first["provenance"].split("; ")}.get(first["kind"])
         what = what or first["kind"]
     elif metric == "memory_nvml_mib" and not first["sampled"]:
         what = ACCOUNT
-    return [_by_seed(v, arm) for v, arm in zip(values, arms, strict=True)], what
+    return [_indexed(v, arm) for v, arm in zip(values, arms, strict=True)], what
 
 
-def _by_seed(values: pd.Series, runs: pd.DataFrame) -> pd.Series:
+def _indexed(values: pd.Series, runs: pd.DataFrame) -> pd.Series:
     """Indexed by seed, and by data where there are several; the mean where a seed ran on several machines."""
     if runs["seed"].is_unique:
         return values.set_axis(runs["seed"])
@@ -325,9 +334,9 @@ def _by_seed(values: pd.Series, runs: pd.DataFrame) -> pd.Series:
 
 def _same_source(metric: str, arms: Sequence[pd.DataFrame]) -> Sequence[pd.DataFrame]:
     """The runs that have it; `joules` all measured or estimated, `device_bytes` all sampled or counted."""
-    if metric in ENERGIES:
+    if metric in ENERGY_METRICS:
         kind = _kind(arms)
-        joules = [arm[f"total_{kind}_j"] if kind else math.nan for arm in arms]
+        joules = [arm[TOTALS[kind]] if kind else math.nan for arm in arms]
         return [arm.assign(joules=j, kind=kind) for arm, j in zip(arms, joules, strict=True)]
     column = {"memory_nvml_mib": "nvml_bytes", "memory_host_mib": "host_bytes"}.get(metric, metric)
     traced = all(arm[column].notna().any() for arm in arms) if column in SAMPLED else False
@@ -341,4 +350,4 @@ def _same_source(metric: str, arms: Sequence[pd.DataFrame]) -> Sequence[pd.DataF
 
 def _kind(arms: Sequence[pd.DataFrame]) -> str:
     """ "measured" if every run's energy was, else "estimated" if every run's was; "" if neither holds."""
-    return next((k for k in KINDS if all(arm[f"total_{k}_j"].notna().all() for arm in arms)), "")
+    return next((k for k, total in TOTALS.items() if all(arm[total].notna().all() for arm in arms)), "")

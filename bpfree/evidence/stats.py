@@ -47,8 +47,9 @@ SHOWN = {
     "change": lambda e: 100 * np.expm1(e),
     "percent": lambda e: 100 * np.exp(e),
 }
-COLUMNS = ["data", "architecture", *KINDS, "machine", "algorithm", "baseline", "baseline_settings", "at_cap"]
-COLUMNS += ["n", "difference", "sd", "low", "high", "p", "p_holm", "p_tost", "verdict"]
+CONTRAST_COLUMNS = ["data", "architecture", *KINDS, "machine", "algorithm"]
+CONTRAST_COLUMNS += ["baseline", "baseline_settings", "at_cap"]
+CONTRAST_COLUMNS += ["n", "difference", "sd", "low", "high", "p", "p_holm", "p_tost", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Description:
 
 def describe(values: Iterable[float]) -> Description:
     """Mean, sample standard deviation and interval. Raises InvalidInput for none or for a NaN."""
-    values = _values(values)
+    values = _finite(values)
     return Description(len(values), float(values.mean()), _sd(values), *interval(values))
 
 
@@ -82,7 +83,7 @@ def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, floa
     """
     from scipy import stats
 
-    values = np.sort(_values(values))
+    values = np.sort(_finite(values))
     mean = float(values.mean())
     if len(values) < 2:
         return math.nan, math.nan
@@ -124,13 +125,13 @@ def above_chance(accuracy: float, labels: Iterable[int]) -> float:
     return (accuracy / 100 - share) / error if error else math.nan
 
 
-def learned(accuracies: pd.Series, labels: Iterable[int], errors: float = 3.0) -> str:
-    """A sentence: which algorithms are above chance by more than so many standard errors (`above_chance`).
+def learned(accuracies: pd.Series, labels: Iterable[int]) -> str:
+    """A sentence: which algorithms are above chance by more than three standard errors (`above_chance`).
 
     accuracies: in %, by algorithm, all of predictions of these labels.
     """
     labels = list(labels)
-    not_above = [label(name) for name, a in accuracies.items() if not above_chance(a, labels) > errors]
+    not_above = [label(name) for name, a in accuracies.items() if not above_chance(a, labels) > 3]
     if not not_above:
         return "far above chance: every algorithm"
     return f"not surely above chance on these data: {', '.join(not_above)}"
@@ -158,7 +159,7 @@ def ttest(differences: Iterable[float]) -> float:
     """Two-sided p of the paired t-test: that the mean difference is 0. NaN without n > 1 or any spread."""
     from scipy.stats import ttest_1samp
 
-    differences = _values(differences)
+    differences = _finite(differences)
     return float(ttest_1samp(differences, 0).pvalue) if _sd(differences) > 0 else math.nan
 
 
@@ -172,7 +173,7 @@ def tost(differences: Iterable[float], margin: float = MARGIN) -> float:
 
     if not 0 < margin < math.inf:
         raise InvalidInput(f"margin={margin!r}: use a number greater than 0, in the metric's unit")
-    differences = _values(differences)
+    differences = _finite(differences)
     if not _sd(differences) > 0:
         return math.nan
     return float(DescrStatsW(differences).ttost_mean(-margin, margin)[0])
@@ -180,33 +181,30 @@ def tost(differences: Iterable[float], margin: float = MARGIN) -> float:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """p values corrected for their number (Holm 1979), in their order; NaN stays NaN and is not counted."""
-    from statsmodels.stats.multitest import multipletests
-
     corrected = np.array(p, dtype=float)
-    known = np.isfinite(corrected)
-    if known.any():
-        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    known = np.flatnonzero(np.isfinite(corrected))
+    order = known[np.argsort(corrected[known], kind="stable")]
+    # The k-th smallest of m, k from 0, is multiplied by m - k and is no smaller than the one before it.
+    stepped = corrected[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return corrected
 
 
-def verdict(n: int, difference: float, p: float, p_holm: float, p_tost: float, alpha: float = ALPHA) -> str:
+def verdict(n: int, difference: float, p: float, p_holm: float, p_tost: float) -> str:
     """The word for a contrast of n pairs, from its mean and its tests; see above. NaN proves nothing.
 
     Within the margin the side needs no correction: that the two are equivalent is what is claimed. The
     camera-ready (CP025) has no contrast of both kinds among its twenty.
-    Raises InvalidInput for an alpha that is no probability.
     """
-    if not 0 < alpha < 1:
-        raise InvalidInput(f"alpha={alpha!r}: use a probability between 0 and 1, such as {ALPHA}")
     if n == 1:
         return ONE_SEED
     side = HIGHER if difference > 0 else LOWER
-    if p_tost < alpha:
-        return f"{side}, within the margin" if p < alpha else EQUIVALENT
-    return side if p_holm < alpha else f"undecided (n = {n})"
+    if p_tost < ALPHA:
+        return f"{side}, within the margin" if p < ALPHA else EQUIVALENT
+    return side if p_holm < ALPHA else f"undecided (n = {n})"
 
 
-def infer(family: Sequence[pd.Series], margin: float | None = MARGIN, alpha: float = ALPHA) -> pd.DataFrame:
+def infer(family: Sequence[pd.Series], margin: float | None = MARGIN) -> pd.DataFrame:
     """What each of a family of paired effects shows: a row for each, all of them with a value or more.
 
     p is corrected over the family (Holm); p_tost is not, because every row states its own equivalence, and is
@@ -219,7 +217,7 @@ def infer(family: Sequence[pd.Series], margin: float | None = MARGIN, alpha: flo
     rows["p_holm"] = holm(rows["p"])
     rows["p_tost"] = [math.nan if margin is None else tost(effects, margin) for effects in family]
     tests = rows[["n", "difference", "p", "p_holm", "p_tost"]].itertuples(index=False)
-    return rows.assign(verdict=[verdict(*row, alpha) for row in tests])
+    return rows.assign(verdict=[verdict(*row) for row in tests])
 
 
 def contrasts(
@@ -227,13 +225,12 @@ def contrasts(
     baseline: str = "bp",
     metric: str = "test_accuracy",
     how: str = "difference",
-    margin: float | None = None,
-    alpha: float = ALPHA,
     baseline_protocol: str | None = None,
 ) -> pd.DataFrame:
     """Every algorithm against the baseline, paired by seed on the same data, network and protocol.
 
-    All rows of one protocol are a family; see `infer`. The runs of a row, and those of its partner, agree in
+    All rows of one protocol are a family; see `infer`. Differences of accuracy up to `MARGIN` count as none;
+    other metrics have no test of equivalence. The runs of a row, and those of its partner, agree in
     all of `KINDS`; the partner has the row's preset, cap and settings where the baseline has such runs.
 
     Args:
@@ -241,9 +238,6 @@ def contrasts(
             seed that ran on several devices counts once, by its mean; a cost is of one machine, and one that
             was measured on several has a row for each.
         how: a key of `EFFECTS`.
-        margin: differences up to this count as none, in the metric's unit; None: `MARGIN` for accuracies, and
-            no test of equivalence for other metrics.
-        alpha: level of the verdict.
         baseline_protocol: whose baseline runs are the partners of runs with a budget, "matched" and
             "equal_energy": the protocol under which BP spent it.
 
@@ -261,53 +255,50 @@ def contrasts(
         raise InvalidInput(
             f"no finished run of {baseline!r} has the metric {metric!r}: run the baseline, too"
         )
+    shared, own = ["data", "architecture", "precision", "machine"], ["algorithm", *KINDS[:-1]]
     keys = ["data", "architecture", *KINDS, "machine", "algorithm"]
-    arms = rows.groupby(keys, sort=False, dropna=False)
-    of_baseline = rows[rows["algorithm"] == baseline]
     capped = records[records["metric"] == "stages_at_cap"].set_index("key")["value"]
     table, effects = [], []
-    for place, runs in arms:
-        if place[-1] == baseline:
-            continue
-        what = dict(zip(keys, place, strict=True))
-        try:
-            partners = _partners(of_baseline, what, baseline_protocol)
-            each = paired(_by_seed(runs), _by_seed(partners), how)
-        except InvalidInput as error:
-            raise InvalidInput(
-                f"{what['algorithm']} against {baseline} on {what['data']} {what['architecture']}, "
-                f"{what['protocol']}: {error}"
-            ) from None
-        if len(each):
-            pairs = pd.concat([part[part["seed"].isin(each.index)] for part in (runs, partners)])
-            cap = at_cap(capped.reindex(pairs["key"]))
-            table.append((*place, baseline, partners["settings"].iat[0], cap))
-            effects.append(each)
-    if margin is None and metric.startswith("test_accuracy") and how == "difference":
-        margin = MARGIN
-    table = pd.DataFrame(table, columns=[*keys, "baseline", "baseline_settings", "at_cap"])
-    families = table.groupby("protocol", sort=False).groups.values() if len(table) else [table.index]
-    found = [infer([effects[i] for i in rows], margin, alpha).set_index(rows) for rows in families]
-    table = table.join(pd.concat(found))[COLUMNS]
+    for here, part in rows.groupby(shared, sort=False, dropna=False):
+        baselines = part[part["algorithm"] == baseline]
+        others = part[part["algorithm"] != baseline]
+        for arm, runs in others.groupby(own, sort=False, dropna=False):
+            what = dict(zip([*shared, *own], [*here, *arm], strict=True))
+            try:
+                partners = _partners(baselines, what, baseline_protocol)
+                each = paired(_by_seed(runs), _by_seed(partners), how)
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"{what['algorithm']} against {baseline} on {what['data']} {what['architecture']}, "
+                    f"{what['protocol']}: {error}"
+                ) from None
+            if len(each):
+                both = [r.loc[r["seed"].isin(each.index), "key"] for r in (runs, partners)]
+                what |= {"baseline": baseline, "baseline_settings": partners["settings"].iat[0]}
+                table.append(what | {"at_cap": at_cap(capped.reindex(pd.concat(both)))})
+                effects.append(each)
+    margin = MARGIN if metric.startswith("test_accuracy") and how == "difference" else None
+    table = pd.DataFrame(table, columns=CONTRAST_COLUMNS[: CONTRAST_COLUMNS.index("n")])
+    found = [
+        infer([effects[row] for row in rows], margin).set_index(rows)
+        for rows in table.groupby("protocol", sort=False).groups.values()
+    ]
+    table = table.join(pd.concat(found or [infer([], margin)]))[CONTRAST_COLUMNS]
     return arranged(table, *keys[:3], "algorithm", *keys[3:-1]).reset_index(drop=True)
 
 
 def _partners(baselines: pd.DataFrame, arm: dict, baseline_protocol: str | None) -> pd.DataFrame:
-    """The baseline's runs that an arm is compared with, as much like it as there are any."""
-    for column in ("data", "architecture", "machine", "precision"):
-        baselines = baselines[_same(baselines[column], arm[column])]
+    """Of the baseline's runs on an arm's network and machine those that it is compared with: as much like it
+    as there are any.
+    """
     own = baselines[baselines["protocol"] == arm["protocol"]]
     if own.empty and arm["protocol"] in BUDGETS:
         own = baselines[baselines["protocol"] == baseline_protocol]
     for column in ("preset", "max_epochs", "settings"):
-        alike = _same(own[column], arm[column])
+        alike = own[column].isna() if pd.isna(arm[column]) else own[column] == arm[column]
         own = own[alike] if alike.any() else own
     one_kind(own)
     return own
-
-
-def _same(values: pd.Series, value: object) -> pd.Series:
-    return values.isna() if pd.isna(value) else values == value
 
 
 def at_cap(stages: pd.Series) -> str:
@@ -327,6 +318,8 @@ def one_kind(records: pd.DataFrame, *columns: str) -> None:
     """
     arm = ["data", "architecture", "algorithm"]
     for column in (c for c in (*KINDS, *columns) if c in records):
+        if records[column].nunique(dropna=False) < 2:
+            continue
         rows = records.dropna(subset=column) if column in columns else records
         kinds = rows.groupby(arm, sort=False)[column].nunique(dropna=False)
         for place in kinds.index[kinds > 1]:
@@ -340,12 +333,14 @@ def one_kind(records: pd.DataFrame, *columns: str) -> None:
 
 def _by_seed(rows: pd.DataFrame) -> pd.Series:
     """The values by seed. Of a seed that ran on several devices their mean: it is still one seed."""
+    if rows["seed"].is_unique:
+        return rows.set_index("seed")["value"]
     if "device" in rows and not rows.duplicated(["seed", "device"]).any():
         return rows.groupby("seed")["value"].mean()
     return rows.set_index("seed")["value"]
 
 
-def _values(values: Iterable[float]) -> np.ndarray:
+def _finite(values: Iterable[float]) -> np.ndarray:
     values = np.array(list(values), dtype=float)
     if not len(values) or not np.isfinite(values).all():
         raise InvalidInput(f"values {values.tolist()}: use at least one number, all of them finite")

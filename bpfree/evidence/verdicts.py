@@ -16,6 +16,7 @@ of `stats.contrasts`:
 "Surely" is by the paired t-test, corrected (Holm) over all contrasts of the same metric under one protocol.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -24,19 +25,17 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ..algorithms.arms import label
-from ..data import dataset
 from ..experiments import published
 from ..experiments.protocols import BUDGETS
-from .runs import ACCOUNT
+from .order import NETWORK, PLACE, network_name
+from .runs import ACCOUNT, TOTALS, whose_settings
 from .stats import ALPHA, EFFECTS, EQUIVALENT, KINDS, ONE_SEED, SHOWN, compared, contrasts
-from .tables.paper import MEMORY, PLACES, USUAL
-from .tables.summary import settings
+from .tables.paper import MEMORY, PLACES, USUAL_PROTOCOL
 from .tables.text import Quantity
 
 FACTOR = 2.0  # an effect of less than 1/FACTOR or more than FACTOR times the printed one is of another size
 UNTESTED = "untested"
 ANOTHER = "untested: another quantity"
-PLACE = ["data", "architecture", "algorithm"]
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,14 @@ class Claim:
 CLAIMS = {
     "test_accuracy": Claim("accuracy", "difference", ("test_accuracy",)),
     "val_loss": Claim("validation loss", "difference", ("val_loss",)),
-    "total_j": Claim("energy", "change", ("total_measured_j", "total_estimated_j")),
+    "total_j": Claim("energy", "change", tuple(TOTALS.values())),
     "total_s": Claim("time", "change", ("total_s",)),
     "memory": Claim("memory", "change", ("memory_bytes",)),
 }
 #: What a source said without a number, by metric: of which algorithm, and the sign of its effect.
 IN_WORDS = {"val_loss": ("thesis", "mf", -1)}
-UNITS = {"difference": "pp", "change": "%"}
-OBTAINED = {"total_measured_j": "measured", "total_estimated_j": "estimated", "memory_bytes": ACCOUNT}
+EFFECT_UNITS = {"difference": "pp", "change": "%"}
+OBTAINED = {**{total: kind for kind, total in TOTALS.items()}, "memory_bytes": ACCOUNT}
 ALGORITHMS = ("mf", "ff", "ff_sgd", "cafo_rand", "cafo_dfa")  # whose numbers the papers' conclusions are of
 
 
@@ -82,16 +81,16 @@ def verdicts(
         95 % interval, `ours is` (how it was obtained), how many runs of both ended at the cap; the contrast
         in the words of `stats.contrasts`; the verdict on each source.
     """
-    found = {metric: _found(records, metric) for metric in metrics}
+    found = {metric: _found(records, metric, protocols) for metric in metrics}
     rows: dict[tuple, dict] = {}
-    for claim in _printed(metrics):
-        ours = found[claim["metric"]]
-        ours = ours[(ours[PLACE] == pd.Series(claim)[PLACE]).all(axis=1) & ours["protocol"].isin(protocols)]
-        for place, contrast in enumerate(ours.to_dict("records") or [{}] * untested):
-            row = rows.setdefault((*(claim[c] for c in ("metric", *PLACE)), place), _row(claim, contrast))
-            row[f"printed, {claim['source']}"] = _said(claim)
+    for claim in _claims(metrics):
+        place = tuple(claim[column] for column in PLACE)
+        ours = found[claim["metric"]].get(place, [{}] * untested)
+        for number, contrast in enumerate(ours):
+            row = rows.setdefault((claim["metric"], *place, number), _row(claim, contrast))
+            row[f"printed, {claim['source']}"] = _printed_effect(claim)
             row[f"verdict, {claim['source']}"] = _judged(claim, contrast)
-    return pd.DataFrame(rows.values(), columns=COLUMNS, dtype=object).fillna("")
+    return pd.DataFrame(rows.values(), columns=VERDICT_COLUMNS, dtype=object).fillna("")
 
 
 def told(found: pd.DataFrame, claim: str) -> str:
@@ -104,8 +103,10 @@ def told(found: pd.DataFrame, claim: str) -> str:
     return "; ".join(said)
 
 
-COLUMNS = ["claim", "network", "our protocol", "settings", "device", *(f"printed, {s}" for s in USUAL)]
-COLUMNS += ["ours", "95 %", "ours is", "at the cap", "contrast", *(f"verdict, {s}" for s in USUAL)]
+VERDICT_COLUMNS = ["claim", "network", "our protocol", "settings", "device"]
+VERDICT_COLUMNS += [f"printed, {source}" for source in USUAL_PROTOCOL]
+VERDICT_COLUMNS += ["ours", "95 %", "ours is", "at the cap", "contrast"]
+VERDICT_COLUMNS += [f"verdict, {source}" for source in USUAL_PROTOCOL]
 
 
 def judge(printed: float, n: int, effect: float, p_holm: float, p_tost: float = math.nan) -> str:
@@ -123,45 +124,57 @@ def judge(printed: float, n: int, effect: float, p_holm: float, p_tost: float = 
     return "stronger" if abs(effect) > abs(printed) * FACTOR else "confirmed"
 
 
-def _found(records: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Our contrasts of a printed quantity: costs under rules of stopping alone, since a budget sets them.
+def _found(records: pd.DataFrame, metric: str, protocols: Sequence[str]) -> dict[tuple, list[dict]]:
+    """Our contrasts of a printed quantity, by place: costs under rules of stopping, since a budget sets them.
 
     Energy is measured where a machine measured it; bytes are counted, so that every machine has the same.
     """
-    claim, tables = CLAIMS[metric], [contrasts(records).iloc[:0]]
+    claim, tables = CLAIMS[metric], []
     for name in claim.ours:
         rows = records[records["metric"] == name]
         if (rows["algorithm"] == "bp").any():
             own = contrasts(records, metric=name, how=claim.how, baseline_protocol="convergence")
             device = rows.dropna(subset="machine").drop_duplicates("machine").set_index("machine")["device"]
             tables.append(own.assign(ours=name, device=own["machine"].map(device)))
+    if not tables:
+        return {}
     table = pd.concat(tables, ignore_index=True)
+    of_bp = table.assign(algorithm=table["baseline"], settings=table["baseline_settings"])
+    table = table.assign(whose=whose_settings(table), whose_bp=whose_settings(of_bp))
     if metric not in ("test_accuracy", "val_loss"):
         table = table[~table["protocol"].isin(BUDGETS)]
     place = [*PLACE, *KINDS, "machine"]
     if metric == "memory":
         table, place = table.assign(device="", verdict=""), [*PLACE, "protocol"]
-    return table.drop_duplicates(place)
+    table = table[table["protocol"].isin(protocols)].drop_duplicates(place)
+    return {place: part.to_dict("records") for place, part in table.groupby(PLACE)}
 
 
-def _printed(metrics: Sequence[str]) -> Iterator[dict]:
+def _claims(metrics: Sequence[str]) -> Iterator[dict]:
     """What was printed of an algorithm and of BP on its network."""
-    for metric, algorithm, (source, protocol) in itertools.product(metrics, ALGORITHMS, USUAL.items()):
+    for metric, algorithm, source in itertools.product(metrics, ALGORITHMS, USUAL_PROTOCOL):
         in_words = IN_WORDS.get(metric, ())[:2] == (source, algorithm)
         name = MEMORY[source][0] if metric == "memory" else "test_accuracy" if in_words else metric
-        table = published.results(source=source, protocol=protocol, variant="", baseline="", metric=name)
-        of = {who: rows.set_index(PLACE[:2])["mean"] for who, rows in table.groupby("algorithm")}
-        for (data, network), mean in of.get(algorithm, pd.Series(dtype=float)).items():
-            place = dict(zip(PLACE, (data, network, algorithm), strict=True))
-            means = None if in_words else (mean, of["bp"][data, network])
+        of = _printed_means(source, name)
+        for place, mean in of.get(algorithm, {}).items():
+            means = None if in_words else (mean, of["bp"][place])
+            place = dict(zip(PLACE, (*place, algorithm), strict=True))
             yield {**place, "metric": metric, "source": source, "means": means}
 
 
-def _said(claim: dict) -> Quantity | str:
+@functools.cache
+def _printed_means(source: str, metric: str) -> dict[str, pd.Series]:
+    """algorithm -> what the source printed of a metric under its usual protocol, by network."""
+    where = {"source": source, "protocol": USUAL_PROTOCOL[source], "variant": "", "baseline": ""}
+    table = published.results(**where, metric=metric)
+    return {who: rows.set_index(NETWORK)["mean"] for who, rows in table.groupby("algorithm")}
+
+
+def _printed_effect(claim: dict) -> Quantity | str:
     how = CLAIMS[claim["metric"]].how
     if claim["means"] is None:
         return "lower, in words" if IN_WORDS[claim["metric"]][2] < 0 else "higher, in words"
-    return Quantity(compared(how, *claim["means"]), places=PLACES[how], sign=True, note=UNITS[how])
+    return Quantity(compared(how, *claim["means"]), places=PLACES[how], sign=True, note=EFFECT_UNITS[how])
 
 
 def _judged(claim: dict, ours: dict) -> str:
@@ -181,18 +194,17 @@ def _row(claim: dict, ours: dict) -> dict:
     metric, how = claim["metric"], CLAIMS[claim["metric"]].how
     row = {
         "claim": f"{label(claim['algorithm'])}, {CLAIMS[metric].quantity}",
-        "network": f"{dataset(claim['data'])} {claim['architecture']}",
+        "network": network_name(claim["data"], claim["architecture"]),
     }
     if not ours:
         return row
     style = {"places": PLACES.get(metric, PLACES[how]), "sign": True}
     mean, low, high = (float(SHOWN[how](ours[e])) for e in ("difference", "low", "high"))
     ends = [str(Quantity(end, **style)) for end in (low, high)]
-    baseline = {"algorithm": ours["baseline"], "settings": ours["baseline_settings"]}
-    unit = "nats" if metric == "val_loss" else UNITS[how]
+    unit = "nats" if metric == "val_loss" else EFFECT_UNITS[how]
     return row | {
         "our protocol": ours["protocol"],
-        "settings": f"{settings(claim | ours)}; BP: {settings(claim | baseline)}",
+        "settings": f"{ours['whose']}; BP: {ours['whose_bp']}",
         "device": ours["device"],
         "ours": Quantity(mean, **style, note=unit, n=ours["n"]),
         "95 %": " to ".join(filter(None, ends)),

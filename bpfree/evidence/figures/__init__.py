@@ -6,9 +6,9 @@ decorates the function that draws it.
 """
 
 from . import comparison, curves, forest, hardware, landscape, resources, style, tuning
-from .single import alignment, bill, goodness, images, learning_curves, pictures, reach, readouts
-from .style import joules
+from .single import alignment, bill_bars, goodness, images, learning_curves, pictures, reach, readout_points
+from .style import energy_of
 
 __all__ = ["comparison", "curves", "forest", "hardware", "landscape", "resources", "style", "tuning"]
-__all__ += ["alignment", "bill", "goodness", "images", "joules", "learning_curves", "pictures", "reach"]
-__all__ += ["readouts"]
+__all__ += ["alignment", "bill_bars", "energy_of", "goodness", "images", "learning_curves", "pictures"]
+__all__ += ["reach", "readout_points"]

@@ -10,8 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ...algorithms.arms import ARMS, look, ordered
-from ...experiments.protocols import BUDGETS
+from ...experiments.protocols import BUDGETS, REFERENCE
 from .. import stats
+from ..order import NETWORK
+from ..runs import TOTALS
 from . import style
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
@@ -24,11 +26,10 @@ RUNGS = {
     "mf": "detached, one stage after the other",
 }
 CORNER = "mf_sequential_joint"  # beside the ladder: it and `mf_interleaved` each change one thing of MF-Joint
-ENERGIES = ("total_measured_j", "total_estimated_j")
 FILLS = ("none", "left", "top")  # of the marks of published sources, in their order
 
 
-def finished(records: pd.DataFrame) -> pd.DataFrame:
+def finished_runs(records: pd.DataFrame) -> pd.DataFrame:
     """The runs that finished, every row with its run's machine. Raises InvalidInput if there are none."""
     rows = records[records["status"] == "finished"]
     style.require(rows, "finished runs")
@@ -36,28 +37,26 @@ def finished(records: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(machine=rows["key"].map(machines))
 
 
-def with_baseline(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
+def with_baseline(records: pd.DataFrame) -> pd.DataFrame:
     """With BP's runs under "convergence" where a protocol shares out their budget and has none of its own."""
-    arm = ["data", "architecture"]
-    baselines = records[(records["algorithm"] == baseline) & (records["protocol"] == "convergence")]
-    parts = [records]
+    baselines = records[(records["algorithm"] == REFERENCE) & (records["protocol"] == "convergence")]
+    parts, networks_of = [records], lambda rows: pd.MultiIndex.from_frame(rows[NETWORK])
     for protocol in BUDGETS:
         budgeted = records[records["protocol"] == protocol]
-        own = budgeted[budgeted["algorithm"] == baseline]
-        networks = pd.MultiIndex.from_frame(budgeted[arm]).difference(pd.MultiIndex.from_frame(own[arm]))
-        taken = baselines[pd.MultiIndex.from_frame(baselines[arm]).isin(networks)]
-        parts.append(taken.assign(protocol=protocol))
+        own = budgeted[budgeted["algorithm"] == REFERENCE]
+        lacking = networks_of(budgeted).difference(networks_of(own))
+        parts.append(baselines[networks_of(baselines).isin(lacking)].assign(protocol=protocol))
     return pd.concat(parts, ignore_index=True)
 
 
-def per_run(records: pd.DataFrame) -> pd.DataFrame:
+def metrics_per_run(records: pd.DataFrame) -> pd.DataFrame:
     """A row per run: algorithm, seed, and its metrics as columns.
 
     NaN where a run has none: those that shared their machine have no seconds and joules.
     """
     index = ["algorithm", "architecture", "seed", "key"]
     table = records.pivot(index=index, columns="metric", values="value")
-    return table.reindex(columns=[*table, *(c for c in ("total_s", *ENERGIES) if c not in table)])
+    return table.reindex(columns=[*table, *(c for c in ("total_s", *TOTALS.values()) if c not in table)])
 
 
 @style.styled
@@ -71,9 +70,9 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         published: as `experiments.published.results` gives it: open marks, a filling per source and protocol.
             Those joules are of the authors' machines.
     """
-    runs = finished(records)
+    runs = finished_runs(records)
     panels = style.facets(runs, ("data", "protocol", "preset", "precision", "machine"))
-    panels = [(t, p) for t, p in panels if p["metric"].isin(ENERGIES).any()]
+    panels = [(t, p) for t, p in panels if p["metric"].isin(TOTALS.values()).any()]
     if not panels:
         return style.blank("no run's energy is known: there is nothing to set its accuracy against")
     columns = min(2, len(panels))
@@ -81,10 +80,10 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     figure, axes = style.new_figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
     notes, sources = [], {}
     for ax, (title, part) in zip(axes.flat, panels, strict=False):
-        kind, obtained = style.joules(part)
+        kind, obtained = style.energy_of(part)
         notes.append(obtained)
         energy = f"total_{kind}_j"
-        table = per_run(part[part["metric"].isin(["test_accuracy", energy])]).dropna(subset=energy)
+        table = metrics_per_run(part[part["metric"].isin(["test_accuracy", energy])]).dropna(subset=energy)
         for (name, network), arm in table.groupby(level=["algorithm", "architecture"], sort=False):
             point = _mark(ax, name, arm[energy], arm["test_accuracy"])
             if name == "bp" and part["architecture"].nunique() > 1:
@@ -126,11 +125,9 @@ def _mark(ax, name: str, x: pd.Series, y: pd.Series) -> tuple[float, float]:
 
 def _draw_published(ax, rows: pd.DataFrame, sources: dict[str, str]) -> None:
     """Open marks where a source printed both numbers of an arm; `sources` gives each source its filling."""
-    rows = rows[rows["metric"].isin(["test_accuracy", "total_j"]) & rows["algorithm"].isin(list(ARMS))]
     arms = ["source", "protocol", "architecture", "algorithm", "variant"]
-    table = rows.pivot_table(index=arms, columns="metric", values="mean").reindex(
-        columns=["test_accuracy", "total_j"]
-    )
+    table = rows[rows["algorithm"].isin(list(ARMS))].pivot_table(index=arms, columns="metric", values="mean")
+    table = table.reindex(columns=["test_accuracy", "total_j"])
     for (source, protocol, _, name, _), arm in table.dropna().iterrows():
         fill = sources.setdefault(f"{source}, {protocol}", FILLS[len(sources) % len(FILLS)])
         how = {"fillstyle": fill, "mew": 0.9, "ms": 6, "alpha": 0.9, "zorder": 1.5}
@@ -146,7 +143,7 @@ def ladder(records: pd.DataFrame) -> Figure:
         factor and how many runs the bar is of; points are runs. MF sequential without detaching stands beside
         the ladder (an open bar), and both it and MF interleaved start from MF-Joint.
     """
-    runs = with_baseline(finished(records[records["algorithm"].isin(RUNGS)]))
+    runs = with_baseline(finished_runs(records[records["algorithm"].isin(RUNGS)]))
     parts = [(t, p) for t, p in style.facets(runs) if p["algorithm"].nunique() > 1]
     style.require(runs if parts else runs.iloc[:0], "rungs of one ladder")
     figure, axes = style.new_figure(
@@ -154,11 +151,14 @@ def ladder(records: pd.DataFrame) -> Figure:
     )
     notes = []
     for line, (title, part) in zip(axes, parts, strict=True):
-        kind, obtained = style.joules(part)
+        kind, obtained = style.energy_of(part)
         notes += [f"energy {obtained}"] if obtained else []
-        table = per_run(part)
+        table = metrics_per_run(part)
         rungs = [name for name in RUNGS if name in set(part["algorithm"])]
-        _rungs(line[0], table["test_accuracy"], rungs)
+        for place, name in enumerate(rungs):
+            seeds, ends = table["test_accuracy"][name].to_numpy(), [place - 0.3, place + 0.3]
+            line[0].plot([seeds.mean()] * 2, ends, color=look(name).colour, lw=2, alpha=0.5)
+            style.marks(line[0], name, seeds, [place] * len(seeds), ms=5, alpha=0.8)
         _waterfall(line[1], table[f"total_{kind}_j"], rungs)
         _waterfall(line[2], table["total_s"], rungs)
         line[0].set_xlabel("test accuracy (%)")
@@ -182,13 +182,6 @@ def ladder(records: pd.DataFrame) -> Figure:
         "training, validation and prefix work; wall clock",
     )
     return figure
-
-
-def _rungs(ax, values: pd.Series, rungs: list[str]) -> None:
-    for place, name in enumerate(rungs):
-        seeds = values[name].to_numpy()
-        ax.plot([seeds.mean()] * 2, [place - 0.3, place + 0.3], color=look(name).colour, lw=2, alpha=0.5)
-        style.marks(ax, name, seeds, [place] * len(seeds), ms=5, alpha=0.8)
 
 
 def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
@@ -216,28 +209,26 @@ def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
 
 
 @style.styled
-def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
-    """Energy as passes over the data × joules of a pass, as ratios to the baseline's, on a logarithmic axis.
+def decomposition(records: pd.DataFrame) -> Figure:
+    """Energy as passes over the data × joules of a pass, as ratios to BP's, on a logarithmic axis.
 
     records: as `bpfree.records` gives it. All three are of the same pairs of runs (see `factors`), so that
         their product is the energy that was found; without validation. On this axis lengths add up: the upper
         bar is the ratio of passes, the lower one goes on from its end by the ratio of joules per pass, and
         where that ends, at the mark, is the ratio of energies, with its interval.
     """
-    runs = with_baseline(finished(records), baseline)
-    parts = [(t, p, factors(p, baseline)) for t, p in style.facets(runs) if baseline in set(p["algorithm"])]
+    runs = with_baseline(finished_runs(records))
+    parts = [(t, p, factors(p)) for t, p in style.facets(runs) if REFERENCE in set(p["algorithm"])]
     parts = [(title, part, table) for title, part, table in parts if len(table)]
     if not parts:
-        return style.blank(
-            f"no algorithm whose energy is known beside {look(baseline).label}'s on the same network"
-        )
+        return style.blank("no algorithm whose energy is known beside BP's on the same network")
     heights = [len(table) + 0.6 for *_, table in parts]
     figure, axes = style.new_figure(
         rows=len(parts), height=1.1 + 0.36 * sum(heights), sharex=True, height_ratios=heights
     )
     notes = []
     for ax, (title, part, table) in zip(axes[:, 0], parts, strict=True):
-        notes.append(f"energy {style.joules(part)[1]}")
+        notes.append(f"energy {style.energy_of(part)[1]}")
         for place, (name, row) in enumerate(table.iterrows()):
             how = {"height": 0.3, "ec": "black", "lw": 0.5}
             passes, energy = row["passes"], row["energy"]
@@ -253,10 +244,10 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
         ax.axvline(1.0, color="black", lw=0.8)
         style.name_panel(ax, title)
         ax.set_xscale("log")
-        style.label_125(ax.xaxis)
+        style.label_plainly(ax.xaxis)
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
     axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
-    axes[-1, 0].set_xlabel(f"ratio to {look(baseline).label} (× 1)")
+    axes[-1, 0].set_xlabel("ratio to BP (× 1)")
     bar = functools.partial(Rectangle, (0, 0), 1, 1, ec="black", lw=0.5)
     handles = [
         bar(fc=style.BLUE, label="passes over the data"),
@@ -266,8 +257,7 @@ def decomposition(records: pd.DataFrame, baseline: str = "bp") -> Figure:
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
     style.caption(
         figure,
-        f"geometric means over n pairs of runs of one seed that had their machine to themselves, "
-        f"against {look(baseline).label}",
+        "geometric means over n pairs of runs of one seed that had their machine to themselves, against BP",
         "line: 95 % interval of the energy (Student's), none of one pair",
         "training and prefix work, without validation",
         *dict.fromkeys(notes),
@@ -280,14 +270,14 @@ def _three(ratio: float) -> str:
     return f"{ratio:#.3g}".rstrip(".")
 
 
-def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
-    """By algorithm: passes, per_pass and energy as ratios to the baseline's, of one facet.
+def factors(runs: pd.DataFrame) -> pd.DataFrame:
+    """By algorithm: passes, per_pass and energy as ratios to BP's, of one facet.
 
     Geometric means over the n seeds of which both have a run with joules of its own, so that the first two
     multiply to the third; low, high: the interval of the energy. Arms without such a pair are left out.
     """
-    kind, _ = style.joules(runs)
-    table = per_run(runs).reindex(
+    kind, _ = style.energy_of(runs)
+    table = metrics_per_run(runs).reindex(
         columns=["samples", f"train_{kind}_j", f"prefix_{kind}_j", f"total_{kind}_j"]
     )
     table = table.dropna(subset=f"total_{kind}_j").droplevel(["architecture", "key"])
@@ -295,8 +285,8 @@ def factors(runs: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
     logs = np.log(pd.DataFrame({"passes": table["samples"], "energy": energy}))
     present = set(logs.index.get_level_values("algorithm"))
     rows = {}
-    for name in ordered(present - {baseline}) if baseline in present else ():
-        pairs = {c: stats.paired(logs.loc[name, c], logs.loc[baseline, c]) for c in logs}
+    for name in ordered(present - {REFERENCE}) if REFERENCE in present else ():
+        pairs = {c: stats.paired(logs.loc[name, c], logs.loc[REFERENCE, c]) for c in logs}
         if not len(pairs["energy"]):
             continue
         passes, found = np.exp(pairs["passes"].mean()), stats.describe(pairs["energy"])

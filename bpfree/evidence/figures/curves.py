@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...algorithms.arms import look, ordered
 from . import style
 
-METRICS = {
+LEARNING_METRICS = {
     "val_accuracy": "validation accuracy (%)",
     "val_loss": "validation\ncross-entropy (nats)",
     "train_loss": "training loss (nats)",
@@ -42,7 +42,7 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
                     style.curve(ax, name, stage[clock], stage[metric], lw=1, alpha=0.75, zorder=order)
                 kept = runs[runs["kept"]]
                 style.marks(ax, name, kept[clock], kept[metric], ms=6, mec="white", mew=0.4, zorder=order)
-            ax.set_ylabel(METRICS[metric])
+            ax.set_ylabel(LEARNING_METRICS[metric])
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
                 style.loss_scale(ax, part[metric])
@@ -62,8 +62,8 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
 
 
 @style.styled
-def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
-    """Mean over seeds, with a band of ± one sample standard deviation, against passes and against seconds.
+def mean_loss(epochs: pd.DataFrame) -> Figure:
+    """Mean validation loss over seeds, ± one sample standard deviation, against passes and against seconds.
 
     epochs: as `store.epochs` gives it. Stages follow one another, each with its own read-out. Within
     a stage the runs are aligned on its start, which is drawn at the mean of their starts; the mean is drawn
@@ -78,14 +78,13 @@ def mean_loss(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
             for name in ordered(part["algorithm"]):
                 runs = part[part["algorithm"] == name].dropna(subset=clock)
                 for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    style.curve(ax, name, stage[clock], stage[metric], ls="-", lw=0.5, alpha=0.35)
-                _draw_mean(ax, name, list(aligned(runs, clock, metric)))
+                    style.curve(ax, name, stage[clock], stage["val_loss"], ls="-", lw=0.5, alpha=0.35)
+                _draw_mean(ax, name, list(aligned(runs, clock)))
             if part[clock].isna().all():
                 style.say(ax, "no run was alone\non its machine")
             ax.set_xlabel(CLOCKS[clock])
-            if metric.endswith("loss"):
-                style.loss_scale(ax, part[metric])
-        panels[0].set_ylabel(METRICS[metric])
+            style.loss_scale(ax, part["val_loss"])
+        panels[0].set_ylabel(LEARNING_METRICS["val_loss"])
         style.name_panel(panels[0], title, style.counted(part, arms=epochs["algorithm"], width=60))
         alone = part.dropna(subset="elapsed_s")
         style.name_panel(panels[1], "", style.counted(alone, part, width=60))
@@ -113,7 +112,7 @@ class Mean:
     n: int
 
 
-def aligned(runs: pd.DataFrame, clock: str, metric: str = "val_loss") -> Iterator[Mean]:
+def aligned(runs: pd.DataFrame, clock: str) -> Iterator[Mean]:
     """The stages of several seeds of one algorithm, each aligned on its start, on a common grid.
 
     clock: "pass", where the grid is the epochs that all seeds trained, or "elapsed_s", where it is the
@@ -124,13 +123,13 @@ def aligned(runs: pd.DataFrame, clock: str, metric: str = "val_loss") -> Iterato
     for name in seeds[0]["stage"].drop_duplicates() if seeds else ():
         begins, times, values = [], [], []
         for run in seeds:
-            stage = run[run["stage"] == name].dropna(subset=metric)
+            stage = run[run["stage"] == name].dropna(subset="val_loss")
             if stage.empty:
                 continue
             before = run.loc[run["pass"] < stage["pass"].iloc[0], clock]
             begins.append(before.max() if len(before) else 0.0)
             times.append(stage[clock].to_numpy(float) - begins[-1])
-            values.append(stage[metric].to_numpy(float))
+            values.append(stage["val_loss"].to_numpy(float))
         if not begins:
             continue  # a stage that nobody validates
         first, last = max(t[0] for t in times), min(t[-1] for t in times)

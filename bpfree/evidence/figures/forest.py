@@ -13,7 +13,7 @@ from . import style
 
 ROW = 0.27  # inches of a contrast
 #: A verdict's colour by its first word; a word that decides nothing is grey.
-WORDS = {"equivalent": "#007A5A", "higher": "#B04A00", "lower": "#B04A00"}
+VERDICT_COLOURS = {"equivalent": "#007A5A", "higher": "#B04A00", "lower": "#B04A00"}
 BEYOND = 1.6  # a panel is this much wider than its differences and margin; what goes on ends in an arrow
 
 
@@ -51,7 +51,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
         "each panel has an axis of its own",
         "the words are those of the tables, from the same tests",
     )
-    style.settle(figure)
+    style.fix_layout(figure)
     return figure
 
 
@@ -71,20 +71,20 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
                         np.clip(end, -0.97 * reach, 0.97 * reach), place, arrow, color=look(name).colour, ms=4
                     )
         style.marks(ax, name, [row.difference], [place], ms=6, mec="white", mew=0.4)
-        colour = WORDS.get(row.verdict.partition(",")[0], "#666666")
+        colour = VERDICT_COLOURS.get(row.verdict.partition(",")[0], "#666666")
         how = {"color": colour, "fontsize": style.SMALL, "va": "center"}
-        ax.annotate(_said(row), (1.02, place), xycoords=("axes fraction", "data"), **how)
+        ax.annotate(_verdict_with_n(row), (1.02, place), xycoords=("axes fraction", "data"), **how)
     names = [textwrap.fill(look(name).label, 18) for name in part["algorithm"]]
     ax.set_yticks(range(len(part)), names, fontsize=8, linespacing=0.9)
     ax.set_ylim(lines - 0.4, -0.6)  # as tall as its neighbour's
     ax.grid(visible=False, axis="y")
     first = part.iloc[0]
-    title = f"{style.dataset(first['data'])} {first['architecture']}, {first['protocol']}"
+    title = f"{style.data_name(first['data'])} {first['architecture']}, {first['protocol']}"
     preset = first.get("preset")
     style.name_panel(ax, textwrap.fill(title if pd.isna(preset) else f"{title}, {preset}", 30))
 
 
-def _said(row) -> str:
+def _verdict_with_n(row) -> str:
     """The verdict, and the n that it is of; runs that ended at the cap are marked."""
     n = "" if "n =" in row.verdict or row.n == 1 else f", n = {row.n}"
     cap = getattr(row, "at_cap", "")

@@ -7,11 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.optimize import nnls
 
 from ...algorithms.arms import look, ordered
-from ..memory import ARM, against_bp
-from ..order import arranged
+from ..memory import ARM_AND_PREFIX, bytes_against_bp
+from ..order import NETWORK, arranged
 from ..runs import MIB
 from . import style
 
@@ -23,7 +22,7 @@ PARTS = {  # what is held -> its name and colour
     "graph": ("kept for backward", style.GREEN),
 }
 GROUP_COLOURS = (style.BLUE, style.ORANGE, style.GREEN, "#CC79A7", style.SKY, style.GREY)
-METRICS = {
+SCALED_METRICS = {
     "step_s": ("ms to update every layer once", 1e3),
     "saved_bytes": ("MiB kept for backward", 1 / MIB),
     "flops": ("MFLOP per sample", 1e-6),
@@ -31,7 +30,7 @@ METRICS = {
 SWEEPS = {"depth": "hidden layers", "width": "units a layer", "batch": "batch size"}
 #: The powers of x in each sweep's law: a layer more costs a layer's work; weights grow as width squared.
 LAWS = {"depth": (0, 1), "width": (0, 1, 2), "batch": (0, 1)}
-HELD = {  # in memory, by account -> its label, colour and marker
+HELD_LOOKS = {  # in memory, by account -> its label, colour and marker
     "account": ("account of a step's tensors", style.BLUE, "o"),
     "with_prefix": ("account with the kept prefix", style.ORANGE, "s"),
     "rss": ("resident memory of the process above its start", "black", "D"),
@@ -71,19 +70,19 @@ def memory_lines(table: pd.DataFrame) -> Figure:
         means' ratios to backpropagation's, in the legend's order.
     """
     style.require(table, "bytes")
-    ratios = against_bp(table)
+    ratios = bytes_against_bp(table)
     rows = arranged(table, "data", "architecture", "algorithm", "prefix")  # "kept" before "recomputed"
-    networks = [part for _, part in rows.groupby(["data", "architecture"], sort=False)]
+    networks = [part for _, part in rows.groupby(NETWORK, sort=False)]
     heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 0.9 for part in networks]
     figure, axes = style.new_figure(
         rows=len(networks), height=0.9 + 0.29 * sum(heights), height_ratios=heights, sharex=True
     )
-    held = [quantity for quantity in HELD if quantity in set(table["quantity"])]
+    held = [quantity for quantity in HELD_LOOKS if quantity in set(table["quantity"])]
     for ax, part in zip(axes[:, 0], networks, strict=True):
-        arms = list(part.groupby(ARM, sort=False))
+        arms = list(part.groupby(ARM_AND_PREFIX, sort=False))
         for place, (arm, rows) in enumerate(arms):
             for offset, quantity in zip(np.linspace(-0.2, 0.2, len(held)), held, strict=True):
-                _, colour, marker = HELD[quantity]
+                _, colour, marker = HELD_LOOKS[quantity]
                 values = rows.loc[rows["quantity"] == quantity, "value"] / MIB
                 ax.plot(values, [place + offset] * len(values), marker, color=colour, ms=4, mfc="none")
             text = "   ".join(f"×{style.ratio(ratios.loc[arm, quantity])}" for quantity in held)
@@ -96,18 +95,18 @@ def memory_lines(table: pd.DataFrame) -> Figure:
         ]
         style.bars_named(ax, names, fontsize=8)
         ax.grid(visible=True, axis="x")
-        style.name_panel(ax, f"{style.dataset(part['data'].iloc[0])}, {part['architecture'].iloc[0]}")
+        style.name_panel(ax, _network(part))
         ax.set_xscale("log")
     style.plain_log(axes[0, 0].xaxis, table["value"].min(), table["value"].max())
     axes[-1, 0].set_xlabel("MiB (logarithmic)")
     open_mark = {"mfc": "none", "ls": "none", "ms": 5}
-    marks = [Line2D([], [], color=c, marker=m, label=t, **open_mark) for t, c, m in map(HELD.get, held)]
+    marks = [Line2D([], [], color=c, marker=m, label=t, **open_mark) for t, c, m in map(HELD_LOOKS.get, held)]
     figure.legend(handles=marks, loc="outside upper center", ncols=min(3, len(held)), fontsize=8)
     style.caption(
         figure,
         "n: processes, each of one run, in random order, measured from after its data were loaded",
         "right: means as ratios to backpropagation's, in the legend's order",
-        f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}",
+        _machine(table),
     )
     return figure
 
@@ -144,17 +143,16 @@ def operations(table: pd.DataFrame) -> Figure:
 def scaling(frame: pd.DataFrame) -> Figure:
     """Points and fitted laws: a row of panels per metric, a column per sweep.
 
-    frame: columns sweep ("depth", "width" or "batch"), these three, algorithm, metric (see `METRICS`), value;
-        as figures/measure/scaling.py writes it. The laws are polynomials with coefficients of 0 or more,
-        fitted to the relative error (`law`).
+    frame: as figures/measure/scaling.py writes it: columns sweep ("depth", "width" or "batch"), these three,
+        algorithm, metric (see `SCALED_METRICS`) and value. The lines are those of `law`.
     """
     style.require(frame, "points")
     sweeps = [s for s in SWEEPS if s in set(frame["sweep"])]
-    metrics = [m for m in METRICS if m in set(frame["metric"])]
+    metrics = [m for m in SCALED_METRICS if m in set(frame["metric"])]
     figure, axes = style.new_figure(columns=len(sweeps), rows=len(metrics), height=0.4 + 2.1 * len(metrics))
     present = ordered(frame["algorithm"])
     for row, metric in zip(axes, metrics, strict=True):
-        title, factor = METRICS[metric]
+        title, factor = SCALED_METRICS[metric]
         for ax, sweep in zip(row, sweeps, strict=True):
             for name in present:
                 mine = (frame["sweep"] == sweep) & (frame["metric"] == metric) & (frame["algorithm"] == name)
@@ -177,13 +175,15 @@ def scaling(frame: pd.DataFrame) -> Figure:
 
 def law(x: np.ndarray, y: np.ndarray, powers: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
     """The polynomial in these powers, with coefficients of 0 or more, of least squared relative error."""
+    from scipy.optimize import nnls
+
     basis = np.stack([x**p for p in powers], axis=1)
     coefficients, _ = nnls(basis / y[:, None], np.ones(len(y)))
     return lambda at: np.stack([at**p for p in powers], axis=-1) @ coefficients
 
 
 @style.styled
-def roofline(roof, placed: pd.DataFrame) -> Figure:
+def roofline_points(roof, placed: pd.DataFrame) -> Figure:
     """Every stage's step under the roof of this machine: achieved rate against operations per byte.
 
     roof: as `hardware.roofline` gives it; placed: `hardware.place` of several algorithms, with the column
@@ -208,7 +208,7 @@ def roofline(roof, placed: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def step(profiles: pd.DataFrame) -> Figure:
+def step_bars(profiles: pd.DataFrame) -> Figure:
     """Where the milliseconds of one step go, a bar per stage.
 
     profiles: `hardware.profile_step` of several algorithms, with the column algorithm.
@@ -245,6 +245,14 @@ def _threads(number: int) -> str:
     return f"{number} thread{'s' if number > 1 else ''}"
 
 
+def _machine(table: pd.DataFrame) -> str:
+    return f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}"
+
+
+def _network(table: pd.DataFrame) -> str:
+    return f"{style.data_name(table['data'].iloc[0])}, {table['architecture'].iloc[0]}"
+
+
 def _stage(row) -> str:
     label = look(row["algorithm"]).label
     return label if row["stage"] == "network" else f"{label}, {row['stage']}"
@@ -258,7 +266,7 @@ def pass_cost(table: pd.DataFrame) -> Figure:
         that is there.
     """
     style.require(table, "costs of a pass")
-    networks = [part for _, part in table.groupby(["data", "architecture"], sort=False)]
+    networks = [part for _, part in table.groupby(NETWORK, sort=False)]
     heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 1.2 for part in networks]
     titles = {"train": "training a stage (µs an image)", "val": "validating it (µs an image)"}
     figure, axes = style.new_figure(
@@ -268,16 +276,21 @@ def pass_cost(table: pd.DataFrame) -> Figure:
         part = arranged(part, "algorithm", "prefix")  # "kept" before "recomputed"
         wide = part.pivot_table(index=["algorithm", "prefix"], columns="metric", values="value", sort=False)
         for ax, (metric, title) in zip(panels, titles.items(), strict=True):
-            _ratio_bars(ax, wide[metric], wide[metric].get(("bp", "kept")))
+            base = wide[metric].get(("bp", "kept"))
+            for place, ((name, way), value) in enumerate(wide[metric].items()):
+                ax.barh(place, value, height=0.6, **style.bar(name, filled=way != "recomputed"))
+                if base is not None:
+                    style.annotate(ax, (value, place), f"×{style.ratio(value / base)}", va="center")
+            ax.set_xlim(0, 1.18 * wide[metric].max())
+            ax.grid(visible=False, axis="y")
             ax.set_xlabel(title)
         ways = [f"{look(n).label}, recomputed" if w == "recomputed" else look(n).label for n, w in wide.index]
         style.bars_named(panels[0], ways, fontsize=8)
-        data, network = part[["data", "architecture"]].iloc[0]
-        panels[0].set_title(f"images as of {style.dataset(data)}, {network}", loc="left", fontsize=9)
+        panels[0].set_title(f"images as of {_network(part)}", loc="left", fontsize=9)
     style.caption(
         figure,
         "open bars: the frozen layers below are computed again for every batch; elsewhere they are kept",
-        f"each measured once on {table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}",
+        f"each measured once on {_machine(table)}",
     )
     return figure
 
@@ -298,10 +311,8 @@ def subnormals(table: pd.DataFrame) -> Figure:
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
     small = {"fontsize": 8, "title_fontsize": 8}
     figure.legend(title="subnormal numbers", loc="outside upper center", ncols=4, **small)
-    data, network = table[["data", "architecture"]].iloc[0]
-    ax.set_title(f"{style.dataset(data)}, {network}", loc="left", fontsize=9)
-    once = "one run of each"
-    style.caption(figure, once, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
+    ax.set_title(_network(table), loc="left", fontsize=9)
+    style.caption(figure, "one run of each", _machine(table))
     return figure
 
 
@@ -336,12 +347,3 @@ def sensors(table: pd.DataFrame) -> Figure:
     once = f"one window of {seconds.min():.0f} to {seconds.max():.0f} s of each kind of work, none repeated"
     style.caption(figure, once, f"{card}, driver {driver}", fresh)
     return figure
-
-
-def _ratio_bars(ax: Axes, values: pd.Series, base: float | None) -> None:
-    for place, ((name, way), value) in enumerate(values.items()):
-        ax.barh(place, value, height=0.6, **style.bar(name, filled=way != "recomputed"))
-        if base is not None:
-            style.annotate(ax, (value, place), f"×{style.ratio(value / base)}", va="center")
-    ax.set_xlim(0, 1.18 * values.max())
-    ax.grid(visible=False, axis="y")

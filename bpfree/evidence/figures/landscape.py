@@ -1,6 +1,6 @@
 """Figures of chapter 08: slices through the loss, the line between two solutions, sharpness and gap.
 
-All take the tidy table of `landscape.sweep` and draw their own kind of its rows, with a row of
+All take the tidy table of `landscape.survey` and draw their own kind of its rows, with a row of
 panels for each data set, network and protocol.
 """
 
@@ -20,7 +20,7 @@ STEP = "step (1: as long as the weights)"
 
 
 @style.styled
-def slices(evidence: pd.DataFrame) -> Figure:
+def slice_lines(evidence: pd.DataFrame) -> Figure:
     """Validation loss along random directions, and how far it rises above the trained weights' loss.
 
     A thin line per seed and direction; a thick one for their mean. What the steps add to the loss is 0 at 0.
@@ -33,9 +33,11 @@ def slices(evidence: pd.DataFrame) -> Figure:
             mine = arm[arm["algorithm"] == name].pivot_table(
                 index="x", columns=["seed", "direction"], values="loss"
             )
+            seeds, directions = (mine.columns.unique(level).size for level in ("seed", "direction"))
+            counts = f"{style.n_of(seeds)}; {directions} direction{'s' if directions > 1 else ''} each"
             for ax, values in zip(axes, (mine, mine - mine.loc[0.0]), strict=True):
                 ax.plot(mine.index, values, color=look(name).colour, lw=0.6, alpha=0.3)
-                label = f"{look(name).label} ({_lines(mine)})"
+                label = f"{look(name).label} ({counts})"
                 style.curve(ax, name, mine.index, values.mean(axis=1), ls="-", lw=1.8, label=label)
         axes[0].set(xlabel=STEP, ylabel=LOSS)
         axes[1].set(xlabel=STEP, ylabel="its rise above step 0 (nats)")
@@ -67,7 +69,7 @@ def line(evidence: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def plane(evidence: pd.DataFrame) -> Figure:
+def plane_contours(evidence: pd.DataFrame) -> Figure:
     """Contours of the validation loss in the plane of two random directions, on one scale in each row."""
     rows = evidence[evidence["kind"] == "plane"]
     if rows.empty:
@@ -99,7 +101,7 @@ def plane(evidence: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def sharpness(evidence: pd.DataFrame) -> Figure:
+def sharpness_points(evidence: pd.DataFrame) -> Figure:
     """The Hessian's largest eigenvalues, and validation minus training loss and error; a point per run.
 
     A grey line joins the runs of one seed.
@@ -128,12 +130,6 @@ def sharpness(evidence: pd.DataFrame) -> Figure:
             ax.set_ylabel(label)
             ax.grid(visible=False, axis="x")
     return figure
-
-
-def _lines(slices: pd.DataFrame) -> str:
-    """Of how many seeds and directions a mean of slices is; a column is one of each."""
-    seeds, directions = (slices.columns.get_level_values(level).nunique() for level in ("seed", "direction"))
-    return f"{style.n_of(seeds)}; {directions} direction{'s' if directions > 1 else ''} each"
 
 
 def _rows_of_panels(

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 @style.styled
-def images(x: "Tensor", labels: "Tensor", *, per_class: int = 5) -> Figure:
-    """The first images of the first ten classes, a class per column. x: (N, C, H, W); labels: (N,)."""
+def images(x: "Tensor", labels: "Tensor") -> Figure:
+    """The first five images of the first ten classes, a class per column. x: (N, C, H, W); labels: (N,)."""
     import torch
 
     classes = sorted(set(labels.tolist()))[:10]
-    first = [x[labels == c][:per_class] for c in classes]
+    first = [x[labels == c][:5] for c in classes]
     most = max(map(len, first))  # a class with fewer ends in white
     white = x.max().expand(1, *x.shape[1:])
     first = [torch.cat([own, *[white] * (most - len(own))]) for own in first]
@@ -57,8 +57,8 @@ def pictures(rows: "Sequence[tuple[str, Tensor]]", titles: Sequence[object] = ()
 
 
 @style.styled
-def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
-    """Validation loss (or accuracy) against passes over the data and against seconds, by algorithm.
+def learning_curves(epochs: pd.DataFrame) -> Figure:
+    """Validation loss against passes over the data and against seconds, by algorithm.
 
     epochs: as `store.epochs` gives it, of one data set. A line per run; the marker is the epoch whose
     weights a stage kept. A sequential algorithm's line starts anew with every stage, because each stage has
@@ -66,34 +66,32 @@ def learning_curves(epochs: pd.DataFrame, metric: str = "val_loss") -> Figure:
     """
     style.require(epochs, "epochs")
     figure, (axes,) = style.new_figure(columns=2, sharey=True)
-    title = {"val_loss": "validation cross-entropy (nats)", "val_accuracy": "validation accuracy (%)"}[metric]
     capped = style.capped_runs(epochs)
     for ax, x, label in zip(axes, ("pass", "elapsed_s"), ("passes over the data", "seconds"), strict=True):
         for name in ordered(epochs["algorithm"]):
             runs = epochs[epochs["algorithm"] == name]
             for _, part in runs.groupby(["seed", "stage"], sort=False):
-                style.curve(ax, name, part[x], part[metric], lw=1, alpha=0.6)
+                style.curve(ax, name, part[x], part["val_loss"], lw=1, alpha=0.6)
             kept = runs[runs["kept"]]
             n = style.n_of(runs["seed"].nunique(), capped=capped.get(name, 0))
-            style.marks(ax, name, kept[x], kept[metric], ms=5, label=f"{look(name).label} ({n})")
+            style.marks(ax, name, kept[x], kept["val_loss"], ms=5, label=f"{look(name).label} ({n})")
         ax.set_xlabel(label)
-    axes[0].set_ylabel(title)
+    axes[0].set_ylabel("validation cross-entropy (nats)")
     axes[0].legend()
-    if metric == "val_loss":
-        style.loss_scale(axes[0], epochs[metric])
+    style.loss_scale(axes[0], epochs["val_loss"])
     figure.suptitle(style.title_of(epochs), fontsize=9)
     return figure
 
 
 @style.styled
-def bill(records: pd.DataFrame) -> Figure:
+def bill_bars(records: pd.DataFrame) -> Figure:
     """What each algorithm reached and what it cost: test accuracy, seconds, joules; one point per run.
 
     records: as `bpfree.records` gives it, of one data set and one machine.
     """
     finished = records[records["status"] == "finished"]
     style.require(finished, "finished runs")
-    kind, provenance = style.joules(finished)
+    kind, provenance = style.energy_of(finished)
     energy = f"total_{kind}_j"
     panels = {"test_accuracy": "test accuracy (%)", "total_s": "time (s)", energy: f"energy (J, {kind})"}
     figure, (axes,) = style.new_figure(columns=3, height=2.4)
@@ -144,7 +142,7 @@ def goodness(frame: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def readouts(records: pd.DataFrame) -> Figure:
+def readout_points(records: pd.DataFrame) -> Figure:
     """Test accuracy of every read-out of every algorithm; one point per run.
 
     records: as `bpfree.records` gives it, of one data set.

@@ -16,12 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullFormatter
 
 from ... import data as data_sets
 from ...algorithms.arms import look, ordered
 from ...errors import InvalidInput
 from ..order import arranged
+from ..runs import TOTALS
 
 STYLE = {
     "figure.dpi": 110,
@@ -85,7 +86,7 @@ def new_figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) 
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def settle(figure: Figure) -> None:
+def fix_layout(figure: Figure) -> None:
     """Lays a figure out now and rounds where its axes are.
 
     The solver's last bits depend on where its variables lie in memory; of a figure of many unlike axes the
@@ -174,7 +175,7 @@ def title_of(frame: pd.DataFrame) -> str:
     names = []
     for (data, protocol), arms in frame.groupby(["data", "protocol"], sort=False):
         networks = ", ".join(arms["architecture"].drop_duplicates())
-        names.append(f"{dataset(data)} {networks}, protocol {protocol}")
+        names.append(f"{data_name(data)} {networks}, protocol {protocol}")
     title = "; ".join(names)
     for column, usual in (("preset", None), ("precision", "fp32")):
         found = sorted(set(frame[column].dropna().astype(str)) - {usual}) if column in frame else []
@@ -190,10 +191,8 @@ def n_of(n: int, of: int | None = None, capped: int = 0) -> str:
 
 def runs_of(frame: pd.DataFrame) -> dict[str, int]:
     """algorithm -> how many runs of it there are, in the order of tables."""
-    key = "key" if "key" in frame else "seed"
-    return {
-        name: frame.loc[frame["algorithm"] == name, key].nunique() for name in ordered(frame["algorithm"])
-    }
+    runs = frame.groupby("algorithm")["key" if "key" in frame else "seed"].nunique()
+    return {name: runs[name] for name in ordered(frame["algorithm"])}
 
 
 def capped_runs(frame: pd.DataFrame) -> dict[str, int]:
@@ -233,7 +232,7 @@ def name_panel(ax: Axes, title: str, counts: str = "", **how) -> None:
         words.set_in_layout(False)  # a line longer than its panel goes on over the next one's blank
 
 
-def dataset(name: str) -> str:
+def data_name(name: str) -> str:
     """A data set's name, in which dollars are dollars: between two of them matplotlib reads a formula."""
     return data_sets.dataset(name).replace("$", r"\$")
 
@@ -253,28 +252,22 @@ def loss_scale(ax: Axes, losses: pd.Series) -> None:
 
 def plain_log(axis, low: float, high: float) -> None:
     """Labels of a logarithmic axis from low to high as plain numbers, some of them however short it is."""
-    if high < 8 * low:
-        axis.set_major_locator(MaxNLocator(3))
-    else:
-        axis.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,))
-        )
+    few = (1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,)
+    label_plainly(axis, MaxNLocator(3) if high < 8 * low else LogLocator(subs=few))
+
+
+def label_plainly(axis, locator: Locator | None = None) -> None:
+    """Plain numbers, at 1, 2 and 5 of every decade unless a locator says where: a short axis has some too."""
+    axis.set_major_locator(locator or LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-def label_125(*axes) -> None:
-    """Labels of logarithmic axes at 1, 2 and 5 of every decade, so that a short one has labels, too."""
-    for axis in axes:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
 
 
 def logarithmic(ax: Axes) -> None:
     """Both axes logarithmic."""
     ax.set(xscale="log", yscale="log")
-    label_125(ax.xaxis, ax.yaxis)
+    label_plainly(ax.xaxis)
+    label_plainly(ax.yaxis)
 
 
 def bars_named(ax: Axes, labels: Sequence[str], **font) -> None:
@@ -318,15 +311,13 @@ def curve(ax: Axes, name: str, x, y, **style) -> None:
     ax.plot(x, y, color=look(name).colour, **{"ls": look(name).line, **dot, **style})
 
 
-def joules(records: pd.DataFrame) -> tuple[str, str]:
+def energy_of(records: pd.DataFrame) -> tuple[str, str]:
     """("measured" or "estimated", how they were obtained), of the energies of some runs.
 
     Measured only if all of them were: a model's joules and a sensor's are never put on one axis. Runs without
     any are not asked.
     """
-    total = records[records["metric"].isin(["total_measured_j", "total_estimated_j"])]
-    runs = total["key"].nunique()
-    measured = total.loc[total["metric"] == "total_measured_j", "key"].nunique() == runs > 0
-    kind = "measured" if measured else "estimated"
-    how = total.loc[total["metric"] == f"total_{kind}_j", "provenance"].dropna().unique()
-    return kind, ", ".join(sorted(how))
+    total = {kind: records[records["metric"] == metric] for kind, metric in TOTALS.items()}
+    measured = set(total["measured"]["key"])
+    kind = "measured" if measured and measured.issuperset(total["estimated"]["key"]) else "estimated"
+    return kind, ", ".join(sorted(total[kind]["provenance"].dropna().unique()))

@@ -45,7 +45,7 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
             part.groupby("algorithm")["study"].agg(["nunique", "size"]).reindex(ordered(part["algorithm"]))
         )
         counts = [f"{look(s.Index).label}: {s.nunique} of {s.size} trials" for s in searches.itertuples()]
-        name = style.dataset(part["data"].iloc[0]) if len(parts) > 1 else ""
+        name = style.data_name(part["data"].iloc[0]) if len(parts) > 1 else ""
         style.name_panel(axes[0], name, f"searches: {'; '.join(counts)}")
     style.legend(figure, names, marker=False)
     below = sum(int((part["value"] < _upper_part(part)[0]).sum()) for part in parts)
@@ -62,8 +62,8 @@ def _upper_part(trials: pd.DataFrame) -> tuple[float, float]:
 
 
 @style.styled
-def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = "lr") -> Figure:
-    """Validation accuracy against one parameter, by algorithm; below, how far it may be off.
+def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame) -> Figure:
+    """Validation accuracy against the learning rate, by algorithm; below, how far it may be off.
 
     trials: of sweeps, as `tuning.trials` gives them; a cross at the bottom is a trial that diverged.
     tolerance: as `tuning.tolerance` gives it of the same trials.
@@ -74,10 +74,10 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
     figure, rows = style.new_figure(rows=2, height=3.7, sharex=True, height_ratios=ratios)
     curve, bars = rows[:, 0]
     for place, name in enumerate(names):
-        part = trials[trials["algorithm"] == name].sort_values(parameter)
+        part = trials[trials["algorithm"] == name].sort_values("lr")
         good, bad = part[part["state"] == "complete"], part[part["state"] == "diverged"]
-        style.curve(curve, name, good[parameter], good["value"], marker=look(name).marker, ms=4, lw=1.3)
-        curve.plot(bad[parameter], [0.0] * len(bad), "x", color=look(name).colour, ms=6)
+        style.curve(curve, name, good["lr"], good["value"], marker=look(name).marker, ms=4, lw=1.3)
+        curve.plot(bad["lr"], [0.0] * len(bad), "x", color=look(name).colour, ms=6)
         row = tolerance[tolerance["algorithm"] == name].iloc[0]
         ends = [row["low"], row["high"]]
         bars.plot(ends, [place] * 2, color=look(name).colour, lw=6, solid_capstyle="butt")
@@ -87,7 +87,7 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
     bars.set_yticks(range(len(names)), [look(name).label for name in names], fontsize=8)
     bars.set_ylim(len(names) - 0.4, -0.6)
     bars.grid(visible=False, axis="y")
-    bars.set_xlabel({"lr": "learning rate"}.get(parameter, parameter))
+    bars.set_xlabel("learning rate")
     style.legend(figure, names)
     style.caption(
         figure, _where(trials), f"bars: within {tolerance['points'].iloc[0]:g} points of the best, the circle"
@@ -96,7 +96,7 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame, parameter: str = 
 
 
 @style.styled
-def importances(frame: pd.DataFrame) -> Figure:
+def importance_bars(frame: pd.DataFrame) -> Figure:
     """The share of each parameter in the spread of accuracy, by algorithm; a bar is a study and adds up to 1.
 
     frame: as `tuning.importances` gives it.
@@ -123,7 +123,7 @@ def importances(frame: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def slices(study: "Study") -> Figure:
+def slice_points(study: "Study") -> Figure:
     """Every trial's accuracy against each of its parameters, later trials darker: Optuna's slice plot.
 
     Drawn here, because Optuna's own asks pyplot for a window and sets a style for the whole process.
@@ -137,8 +137,10 @@ def slices(study: "Study") -> Figure:
         having = [trial for trial in trials if name in trial.params]
         if getattr(searched[name], "log", False):
             ax.set_xscale("log")
+        # Numbers lie on an axis of numbers, and choices among words each have a place of their own.
+        values = [trial.params[name] for trial in having]
         points = ax.scatter(
-            [_position(trial.params[name]) for trial in having],
+            [v if isinstance(v, int | float) and not isinstance(v, bool) else str(v) for v in values],
             [trial.value for trial in having],
             c=[trial.number for trial in having],
             vmin=0,
@@ -157,12 +159,7 @@ def slices(study: "Study") -> Figure:
     return figure
 
 
-def _position(value: object) -> float | str:
-    """Numbers lie on an axis of numbers, and choices among words each have a place of their own."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-
-
 def _where(trials: pd.DataFrame) -> str:
     networks = ", ".join(dict.fromkeys(trials["architecture"]))
-    data = ", ".join(style.dataset(d) for d in dict.fromkeys(trials["data"]))
+    data = ", ".join(style.data_name(d) for d in dict.fromkeys(trials["data"]))
     return f"{data}; {networks}; protocol {', '.join(trials['protocol'].unique())}; validation data, one seed"

@@ -24,18 +24,16 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ...algorithms.arms import ARMS, label, look
-from ...data import dataset
 from ...errors import choose
 from ...experiments import published
 from .. import stats
 from ..compare import PRESETS, beside, protocols_for
-from ..order import arranged
+from ..order import NETWORK, PLACE, arranged, network_name
 from ..runs import NOT_RUN, Number, Ours, paper_flop
-from .summary import settings
 from .text import Quantity
 
 FAMILIES = ("ff", "cafo", "mf")
-USUAL = {"thesis": "published", "2026": "convergence_loss"}
+USUAL_PROTOCOL = {"thesis": "published", "2026": "convergence_loss"}
 NOT_PUBLISHED = "not published"
 #: The thesis printed the device's memory, the camera-ready the allocator's.
 MEMORY = {"thesis": ("memory_nvml_mib", "NVML"), "2026": ("memory_allocator_mib", "allocator")}
@@ -54,8 +52,9 @@ class Compared:
     bp: pd.DataFrame
 
     @property
-    def network(self) -> str:
-        return f"{dataset(self.data)} {self.architecture}"
+    def fixed(self) -> dict[str, str]:
+        """The columns that say what a row is of."""
+        return {"network": network_name(self.data, self.architecture), "algorithm": label(self.algorithm)}
 
     @property
     def our_protocol(self) -> str:
@@ -64,7 +63,7 @@ class Compared:
     @property
     def ours_under(self) -> str:
         """Our protocol, and whose settings."""
-        return ", ".join(filter(None, [self.our_protocol, *map(settings, self.runs[:1].to_dict("records"))]))
+        return ", ".join(filter(None, [self.our_protocol, *self.runs["whose"][:1]]))
 
     @property
     def at_cap(self) -> str:
@@ -113,9 +112,8 @@ def performance(family: str, records: pd.DataFrame, *, source: str = "thesis", *
         [gain] = ours.comparison("test_accuracy", "difference", arm.runs, arm.bp)
         absent = "" if arm.printed else NOT_PUBLISHED
         rows.append(
-            {
-                "network": arm.network,
-                "algorithm": label(arm.algorithm),
+            arm.fixed
+            | {
                 f"accuracy (%), {source}": arm.shown("test_accuracy") or absent,
                 "accuracy (%), ours": _cell(accuracy, "test_accuracy") or NOT_RUN,
                 f"− BP (pp), {source}": arm.compared("test_accuracy", "difference"),
@@ -140,18 +138,17 @@ def efficiency(family: str, records: pd.DataFrame, *, source: str = "thesis", **
     ours = Ours(records)
     found = []
     for arm in arms(ours, [family], source, **how):
-        fixed = {"network": arm.network, "algorithm": label(arm.algorithm)}
         if arm.printed:
             printed = dict(arm.printed)
             if "power_w" not in printed and {"total_j", "total_s"} <= set(printed):
                 printed["power_w"] = Number(printed["total_j"].mean / printed["total_s"].mean)
-            found.append((fixed | {"numbers of": source}, printed, "measured", *MEMORY[source]))
+            found.append((arm.fixed | {"numbers of": source}, printed, "measured", *MEMORY[source]))
         for name, runs, _ in arm.on_machines():
             numbers = {metric: ours.number(metric, runs)[0] for metric in (*AMOUNTS, "memory")}
             if len(runs):
                 numbers["sample_flop"] = Number(paper_flop(arm.algorithm, arm.data, arm.architecture))
             kind = numbers["total_j"].what.partition(":")[0] if numbers["total_j"].n else ""
-            found.append((fixed | {"numbers of": name}, numbers, kind, "memory", "account"))
+            found.append((arm.fixed | {"numbers of": name}, numbers, kind, "memory", "account"))
     scales = {metric: _scale(metric, [numbers for _, numbers, *_ in found]) for metric in AMOUNTS}
     rows = []
     for cells, numbers, kind, memory, word in found:
@@ -174,7 +171,7 @@ AMOUNTS = {
     "power_w": "power",
     "sample_flop": "one sample by the papers' convention",
 }
-UNITS = {
+AMOUNT_UNITS = {
     "total_s": ((1.0, "s"),),
     "total_j": ((1e-3, "kJ"), (1.0, "J")),
     "co2e_g": ((1.0, "g"), (1e3, "mg")),
@@ -199,14 +196,18 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
         found = [(source, arm.compared, memory, word, measured)] if arm.printed else []
         cap = stats.at_cap(pd.concat([arm.runs["stages_at_cap"], arm.bp["stages_at_cap"]]))
         for name, runs, bp in arm.on_machines():
+
+            def ours_against(metric: str, how: str, note: str = "", both=(runs, bp)) -> Quantity:
+                [number] = ours.comparison(metric, how, *both)
+                return _cell(number, how, note)
+
             [energy] = ours.comparison("total_j", "change", runs, bp)
             kind = energy.what.partition(":")[0] if energy.n else ""
-            found.append((name, functools.partial(_against, ours, runs, bp), "memory", "account", kind))
+            found.append((name, ours_against, "memory", "account", kind))
         for name, against, memory, word, kind in found:
             rows.append(
-                {
-                    "network": arm.network,
-                    "algorithm": label(arm.algorithm),
+                arm.fixed
+                | {
                     "numbers of": name,
                     "accuracy (pp)": against("test_accuracy", "difference"),
                     "epochs (×)": against("epochs", "ratio"),
@@ -220,7 +221,7 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
     return pd.DataFrame(rows)
 
 
-def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
+def overview(records: pd.DataFrame) -> pd.DataFrame:
     """What was reached and what it cost, in one row per arm of ours, with both sources' numbers beside it.
 
     Accuracy and passes are of all seeds, on whichever of the devices they ran. Costs are ratios to BP on the
@@ -231,8 +232,8 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
     """
     ours = Ours(records)
     found: dict[tuple, dict[str, Compared]] = {}
-    for source in USUAL:
-        for arm in arms(ours, (*FAMILIES, "bp"), source, our_protocol=our_protocol):
+    for source in USUAL_PROTOCOL:
+        for arm in arms(ours, (*FAMILIES, "bp"), source, our_protocol="convergence"):
             if len(arm.runs):
                 found.setdefault((arm.data, arm.architecture, arm.algorithm), {})[source] = arm
     rows = []
@@ -244,15 +245,15 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
             there = [n for n in numbers if n.device == device and n.n and not n.what.startswith("estimated")]
             return _cell(max(there, key=lambda n: n.n, default=Number()), "ratio")
 
-        printed = {s: by_source[s].shown("test_accuracy") for s in USUAL if s in by_source}
-        spent = {s: by_source[s].compared("total_j", "ratio") for s in USUAL if s in by_source}
         accuracies = (ours.number(metric, arm.runs)[0] for metric in ("test_accuracy", "test_accuracy[sum]"))
         accuracy, summed = (_cell(number, "test_accuracy") for number in accuracies)
+        printed = {f"accuracy (%), {s}": by_source[s].shown("test_accuracy") for s in by_source}
+        printed |= {f"energy (× BP), {s}": by_source[s].compared("total_j", "ratio") for s in by_source}
+        columns = [f"{what}, {s}" for what in ("accuracy (%)", "energy (× BP)") for s in USUAL_PROTOCOL]
         rows.append(
-            {
-                "network": arm.network,
-                "algorithm": label(arm.algorithm),
-                "settings": ", ".join(map(settings, arm.runs[:1].to_dict("records"))),
+            arm.fixed
+            | {
+                "settings": ", ".join(arm.runs["whose"][:1]),
                 "devices": ", ".join(sorted(set(arm.runs["device"]))),
                 "accuracy (%), ours": accuracy,
                 "by all layers (%)": summed,
@@ -262,15 +263,14 @@ def overview(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.Dat
                 "energy of a pass (× BP), GPU": ratio("j_per_epoch", "cuda"),
                 "energy (× BP), GPU": ratio("total_j", "cuda"),
                 "time (× BP), CPU": ratio("total_s", "cpu"),
-                **{f"accuracy (%), {source}": printed.get(source) or "–" for source in USUAL},
-                **{f"energy (× BP), {source}": spent.get(source) or "–" for source in USUAL},
+                **{column: printed.get(column) or "–" for column in columns},
             }
         )
     return pd.DataFrame(rows)
 
 
-def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str = "mf") -> pd.DataFrame:
-    """How much of what our ratio of energies differs from the printed one by is passes, not cost of a pass.
+def gap_to_printed(records: pd.DataFrame) -> pd.DataFrame:
+    """How much of what MF's energy differs from that printed in 2026 by is passes, not the cost of a pass.
 
     A ratio of energies is that of passes times that of a pass's energy, so the logarithms of the quotients
     (printed / ours) of the two add up to that of the whole. Ours are of the runs whose energy was measured,
@@ -280,11 +280,11 @@ def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str =
     """
     ours = Ours(records)
     rows = []
-    for arm in arms(ours, [look(algorithm).family], source, our_protocol="convergence"):
+    for arm in arms(ours, ["mf"], "2026", our_protocol="convergence"):
         printed = [m for m in ("epochs", "epochs_median", "total_j") if arm.compared(m, "ratio")]
         numbers = ours.comparison("total_j", "ratio", arm.runs, arm.bp)
         measured = [n for n in numbers if n.n and n.what.startswith("measured")]
-        if arm.algorithm != algorithm or len(printed) < 2 or not measured:
+        if arm.algorithm != "mf" or len(printed) < 2 or not measured:
             continue
         whole = max(measured, key=lambda n: n.n)
         alone = [r[(r["machine"] == whole.machine) & r["total_s"].notna()] for r in (arm.runs, arm.bp)]
@@ -293,12 +293,12 @@ def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str =
         share = math.log(theirs.mean / passes.mean) / math.log(all_theirs.mean / whole.mean)
         rows.append(
             {
-                "network": arm.network,
-                f"energy (× BP), {source}": all_theirs,
+                "network": arm.fixed["network"],
+                "energy (× BP), 2026": all_theirs,
                 "energy (× BP), ours": _cell(whole, "ratio"),
-                f"passes (× BP), {source}": theirs,
+                "passes (× BP), 2026": theirs,
                 "passes (× BP), ours": _cell(passes, "ratio"),
-                f"energy of a pass, {source}": Quantity(all_theirs.mean / theirs.mean, places=2),
+                "energy of a pass, 2026": Quantity(all_theirs.mean / theirs.mean, places=2),
                 "energy of a pass, ours": Quantity(whole.mean / passes.mean, places=2, n=whole.n),
                 "of the gap, passes are (%)": Quantity(100 * share, places=0, n=whole.n),
             }
@@ -306,39 +306,33 @@ def gap_to_printed(records: pd.DataFrame, source: str = "2026", algorithm: str =
     return pd.DataFrame(rows)
 
 
-def agreement(records: pd.DataFrame, our_protocol: str = "convergence") -> pd.DataFrame:
+def agreement(records: pd.DataFrame) -> pd.DataFrame:
     """Every printed accuracy that we have runs beside, with the difference and how long each was trained.
 
     records: as `bpfree.records` gives it. "noticeable": differences above `NOTICEABLE`; "epochs (× printed)":
-    ours, by our protocol, to those of the source, by its own.
+    ours, under "convergence", to those of the source, by its own.
     """
-    place = ["data", "architecture", "algorithm", "source"]
+    place = [*PLACE, "source"]
     what = {"metric": ["test_accuracy", "epochs", "epochs_median"], "variant": "", "baseline": ""}
     table = pd.concat(
-        beside(records, our_protocol=our_protocol, source=source, protocol=protocol, **what)
-        for source, protocol in USUAL.items()
+        beside(records, our_protocol="convergence", source=source, protocol=protocol, **what)
+        for source, protocol in USUAL_PROTOCOL.items()
     )
     table = arranged(table[table["ours"].notna()], *place)
-    longer = table[table["metric"] != "test_accuracy"].drop_duplicates(place).set_index(place)["ratio"]
+    longer = table[table["metric"] != "test_accuracy"].drop_duplicates(place)[[*place, "ratio"]]
+    accuracies = table[table["metric"] == "test_accuracy"].drop(columns="ratio")
     rows = []
-    for row in table[table["metric"] == "test_accuracy"].itertuples():
+    for row in accuracies.merge(longer, on=place, how="left").fillna({"published_n": 0}).itertuples():
         rows.append(
             {
-                "network": f"{dataset(row.data)} {row.architecture}",
+                "network": network_name(row.data, row.architecture),
                 "algorithm": label(row.algorithm),
                 "source": row.source,
-                "printed (%)": Quantity(
-                    row.published,
-                    row.published_sd,
-                    2,
-                    n=0 if pd.isna(row.published_n) else int(row.published_n),
-                ),
+                "printed (%)": Quantity(row.published, row.published_sd, 2, n=int(row.published_n)),
                 "ours (%)": Quantity(row.ours, row.ours_sd, 2, n=int(row.ours_n)),
                 "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
                 "noticeable": "yes" if abs(row.difference) > NOTICEABLE else "",
-                "epochs (× printed)": Quantity(
-                    longer.get(tuple(getattr(row, c) for c in place), math.nan), places=1
-                ),
+                "epochs (× printed)": Quantity(row.ratio, places=1),
             }
         )
     return pd.DataFrame(rows)
@@ -363,32 +357,33 @@ def arms(
 
     Raises UnknownName for a source that has no such tables.
     """
-    choose("source of the paper's tables", source, USUAL)
-    protocol = protocol or USUAL[source]
-    usual, wanted = USUAL[source], protocols_for(protocol, our_protocol)
-    table = published.results(source=source, protocol=[protocol, usual], variant="", baseline="")
-    everything = pd.concat([table, ours.runs])[["data", "architecture", "algorithm"]].drop_duplicates()
+    choose("source of the paper's tables", source, USUAL_PROTOCOL)
+    usual = USUAL_PROTOCOL[source]
+    protocol = protocol or usual
+    wanted, presets = protocols_for(protocol, our_protocol), (PRESETS[source], "")
+    printed = _printed_numbers(source)
+    places = [place for of, *place in printed if of in (protocol, usual)]
+    everything = pd.concat([pd.DataFrame(places, columns=PLACE), ours.runs[PLACE]]).drop_duplicates()
     if len(ours.runs):
         everything = everything[everything["data"].isin(set(ours.runs["data"]))]
-    presets, found = (PRESETS[source], ""), []
-    families, bp = list(families), (protocol, usual)
     known = everything["algorithm"].isin([*ARMS, *ours.runs["algorithm"]])
-    mine = everything[known & everything["algorithm"].map(lambda name: look(name).family).isin(families)]
+    mine = everything[
+        known & everything["algorithm"].map(lambda name: look(name).family).isin(list(families))
+    ]
     networks = pd.concat([mine.assign(algorithm="bp"), mine]).drop_duplicates(ignore_index=True)
-    for place, group in arranged(networks, *networks).groupby(["data", "architecture"], sort=False):
+    found = []
+    for place, group in arranged(networks, *networks).groupby(NETWORK, sort=False):
         baselines, others = {}, []
-        printed_bp = _printed(table, *place, "bp", bp)
+        printed_bp = printed.get((usual, *place, "bp"), {}) | printed.get((protocol, *place, "bp"), {})
+        usual_bp, _ = ours.pair((*place, "bp"), wanted, presets)
         for name in group["algorithm"]:
-            own = printed_bp if name == "bp" else _printed(table, *place, name, (protocol,))
+            own = printed.get((protocol, *place, name), {})
             runs, partner = ours.pair((*place, name), wanted, presets)
-            if name == "bp":
-                usual_bp = runs
-            elif own or len(runs):
+            if name != "bp" and (own or len(runs)):
                 compared_with = partner if len(runs) else usual_bp
                 of = tuple(compared_with["key"])
-                baselines.setdefault(
-                    of, Compared(*place, "bp", printed_bp, printed_bp, compared_with, compared_with)
-                )
+                bp = Compared(*place, "bp", printed_bp, printed_bp, compared_with, compared_with)
+                baselines.setdefault(of, bp)
                 others.append((of, Compared(*place, name, own, printed_bp, runs, partner)))
         if not others:
             baselines[()] = Compared(*place, "bp", printed_bp, printed_bp, usual_bp, usual_bp)
@@ -398,28 +393,18 @@ def arms(
     return found
 
 
-def _printed(
-    table: pd.DataFrame, data: str, architecture: str, algorithm: str, protocols: tuple[str, ...]
-) -> dict[str, Number]:
-    """metric -> what was printed of it, under the first of the protocols that has it."""
-    place = {"data": data, "architecture": architecture, "algorithm": algorithm}
-    rows = table[(table[list(place)] == pd.Series(place)).all(axis=1)]
+@functools.cache
+def _printed_numbers(source: str) -> dict[tuple[str, ...], dict[str, Number]]:
+    """(protocol, data, network, algorithm) -> metric -> what the source printed of it first."""
     found = {}
-    for protocol in protocols:
-        for row in rows[rows["protocol"] == protocol].itertuples():
-            n = 0 if pd.isna(row.n) else int(row.n)
-            found.setdefault(row.metric, Number(row.mean, row.sd, n, what="printed"))
+    for row in published.results(source=source, variant="", baseline="").itertuples():
+        n = 0 if pd.isna(row.n) else int(row.n)
+        numbers = found.setdefault((row.protocol, row.data, row.architecture, row.algorithm), {})
+        numbers.setdefault(row.metric, Number(row.mean, row.sd, n, what="printed"))
     return found
-
-
-def _against(
-    ours: Ours, runs: pd.DataFrame, bp: pd.DataFrame, metric: str, how: str, note: str = ""
-) -> Quantity:
-    [number] = ours.comparison(metric, how, runs, bp)
-    return _cell(number, how, note)
 
 
 def _scale(metric: str, rows: list[Mapping[str, Number]]) -> tuple[float, str]:
     """The first unit in which the largest of the column is 1 or more, else the last."""
     largest = max((row[metric].mean for row in rows if metric in row and row[metric].mean > 0), default=0)
-    return next(((f, unit) for f, unit in UNITS[metric] if largest * f >= 1), UNITS[metric][-1])
+    return next(((f, unit) for f, unit in AMOUNT_UNITS[metric] if largest * f >= 1), AMOUNT_UNITS[metric][-1])

@@ -5,12 +5,10 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from ...algorithms.arms import label
-from ...data import dataset
 from ...experiments import published
 from ...experiments.resolved import Resolved
-from ..order import arranged
+from ..order import PLACE, arranged, network_name
 
-ARM = ["data", "architecture", "algorithm"]
 #: The hyperparameters that the papers' tuning searched, in the order of the table.
 SEARCHED = {
     "lr": "learning rate",
@@ -25,49 +23,42 @@ SEARCHED = {
 }
 
 
-def best_hyperparameters(
-    used: Iterable[Resolved] = (),
-    *,
-    printed: pd.DataFrame | None = None,
-    tuned: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+def best_hyperparameters(used: Iterable[Resolved] = (), *, tuned: pd.DataFrame | None = None) -> pd.DataFrame:
     """The hyperparameters that were searched: as published, as tuned here, and as the runs used them.
 
     Args:
         used: resolved experiments, `record.experiment` of each run. Where there are any, the table is of
             their data sets; several values of one arm are all shown.
-        printed: default `published.hyperparameters()`.
         tuned: as `bpfree.experiments.tuned.table()` gives it.
 
     Returns: a row per network, algorithm and parameter, with a column per source, "tuned" and "used".
     """
-    printed = published.hyperparameters() if printed is None else printed
+    printed = published.hyperparameters()
     sources = list(dict.fromkeys(printed["source"]))
     used = [
-        {**{k: getattr(e, k) for k in ARM}, "parameter": name, "value": value, "whose": "used"}
+        {**{k: getattr(e, k) for k in PLACE}, "parameter": name, "value": value, "whose": "used"}
         for e in used
         for name, value in e.options.items()
         if _has_effect(name, e)
     ]
-    columns = [*ARM, "parameter", "value", "whose"]
+    columns = [*PLACE, "parameter", "value", "whose"]
     rows = [printed.rename(columns={"source": "whose"}), pd.DataFrame(used, columns=columns)]
     rows += [] if tuned is None else [tuned.assign(whose="tuned")]
     table = pd.concat([part[columns].astype(object) for part in rows if len(part)], ignore_index=True)
     table = table[table["parameter"].isin(list(SEARCHED))]
     if used:
         table = table[table["data"].isin({row["data"] for row in used})]
-    table["value"] = table["value"].map(_shown)
-    wide = table.groupby([*ARM, "parameter", "whose"])["value"].agg(lambda v: "; ".join(dict.fromkeys(v)))
+    table["value"] = [
+        "none" if v is None else f"{v:.3g}" if isinstance(v, int | float) else str(v) for v in table["value"]
+    ]
+    wide = table.groupby([*PLACE, "parameter", "whose"])["value"].agg(lambda v: "; ".join(dict.fromkeys(v)))
     wide = wide.unstack("whose").reindex(columns=[*sources, "tuned", "used"])
     wide = wide.astype(object).fillna("").reset_index()
     wide["place"] = wide["parameter"].map(list(SEARCHED).index)
-    wide = arranged(wide, *ARM, "place").reset_index(drop=True)
-    named = {
-        "network": wide["data"].map(dataset) + " " + wide["architecture"],
-        "algorithm": wide["algorithm"].map(label),
-        "parameter": wide["parameter"].map(SEARCHED),
-    }
-    return pd.DataFrame({**named, **{c: wide[c] for c in [*sources, "tuned", "used"]}})
+    wide = arranged(wide, *PLACE, "place").reset_index(drop=True)
+    names = list(map(network_name, wide["data"], wide["architecture"]))
+    named = {"algorithm": wide["algorithm"].map(label), "parameter": wide["parameter"].map(SEARCHED)}
+    return wide.assign(network=names, **named)[["network", *named, *sources, "tuned", "used"]]
 
 
 def environment(machines: Iterable[Mapping]) -> pd.DataFrame:
@@ -97,10 +88,3 @@ def _has_effect(name: str, experiment: Resolved) -> bool:
     if name == "aux_weight":
         return experiment.algorithm not in ("mf", "mf_sequential_joint")
     return options[name] is not None
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "none"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:.3g}" if number else str(value)

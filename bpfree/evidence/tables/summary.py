@@ -1,6 +1,5 @@
 """What runs reached and cost: tables of records alone."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +8,9 @@ import pandas as pd
 from ...algorithms.arms import label
 from ...data import dataset
 from ...energy.carbon import footprint
-from ...experiments import published, tuned
-from ..order import arranged
+from ...experiments.protocols import REFERENCE
+from ..order import NETWORK, PLACE, arranged
+from ..runs import TOTALS, run_table
 from ..stats import KINDS, at_cap, one_kind, paired
 from .text import Quantity
 
@@ -33,31 +33,21 @@ def summary(records: pd.DataFrame) -> pd.DataFrame:
     with nobody else at work (records that had company are left out), as a mean over three seeds at least. Of
     shorter windows only sums that are as long may be, or what `bpfree.energy.compare` repeats.
     """
-    finished = records[records["status"] == "finished"]
-    finished = finished.reindex(columns=[*finished, *{"settings"} - set(finished)])
-    machines = finished.dropna(subset="machine").drop_duplicates("key").set_index("key")["machine"]
-    kinds = ["data", "architecture", *KINDS, "algorithm", "device"]
-    runs = finished.drop_duplicates("key").set_index("key")[["seed", *kinds]]
-    wide = runs.join(finished.pivot(index="key", columns="metric", values="value")).reset_index()
-    wide["machine"] = wide["key"].map(machines).astype(object).fillna("")  # of runs without costs: unknown
-    needed = ("test_accuracy", "epochs", "total_s", "total_measured_j", "total_estimated_j", "stages_at_cap")
-    wide = wide.reindex(columns=[*wide, *(c for c in needed if c not in wide)])
+    wide = run_table(records)
+    by = [*NETWORK, *KINDS, "algorithm", "device", "machine"]
     rows = []
-    by = [*kinds, "machine"]
-    for place, runs in arranged(wide, "data", "architecture", "protocol", "algorithm").groupby(
-        by, sort=False, dropna=False
-    ):
-        what = dict(zip(by, place, strict=True))
-        kind = "measured" if runs["total_measured_j"].notna().all() else "estimated"
-        joules = runs[f"total_{kind}_j"]
+    for _, runs in arranged(wide, *NETWORK, "protocol", "algorithm").groupby(by, sort=False, dropna=False):
+        arm = runs.iloc[0]
+        kind = "measured" if runs[TOTALS["measured"]].notna().all() else "estimated"
+        joules = runs[TOTALS[kind]]
         rows.append(
             {
-                "data": dataset(what["data"]),
-                "network": what["architecture"],
-                "protocol": what["protocol"],
-                "algorithm": label(what["algorithm"]),
-                "settings": settings(what),
-                "device": what["device"],
+                "data": dataset(arm["data"]),
+                "network": arm["architecture"],
+                "protocol": arm["protocol"],
+                "algorithm": label(arm["algorithm"]),
+                "settings": arm["whose"],
+                "device": arm["device"],
                 "test accuracy (%)": Quantity.of(runs["test_accuracy"], 2),
                 "epochs": Quantity.of(runs["epochs"], 1),
                 "at the cap": at_cap(runs["stages_at_cap"]),
@@ -73,7 +63,7 @@ SUMMARY = ["data", "network", "protocol", "algorithm", "settings", "device", "te
 SUMMARY += ["at the cap", "time (s)", "energy (J)", "energy is"]
 
 
-def bill(record: "Record", country: str) -> pd.DataFrame:
+def bill_of_run(record: "Record", country: str) -> pd.DataFrame:
     """What one run reached and what it cost, with how each number was obtained.
 
     country: whose grid the carbon is of, as a three-letter ISO code.
@@ -109,55 +99,40 @@ def readouts(records: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame(columns=["data", "network", "algorithm"])
     one_kind(rows)
-    where = ["data", "architecture", "algorithm", "readout"]
+    means = rows.groupby([*PLACE, "readout", "seed"], sort=False)["value"].mean()
     cells = {
-        key: Quantity.of(part.groupby("seed")["value"].mean(), 2)
-        for key, part in rows.groupby(where, sort=False)
+        place: Quantity.of(of_seeds, 2) for place, of_seeds in means.groupby(level=[0, 1, 2, 3], sort=False)
     }
-    table = pd.Series(cells).unstack().fillna("").rename_axis(where[:3]).reset_index()
-    table = table.assign(data=table["data"].map(dataset), algorithm=table["algorithm"].map(label))
-    return table.rename(columns={"architecture": "network"})
+    return _with_names(pd.Series(cells).unstack().fillna("").rename_axis(PLACE).reset_index())
 
 
-def passes_times_cost(records: pd.DataFrame, baseline: str = "bp") -> pd.DataFrame:
-    """Why an algorithm takes its time: passes over the data × seconds per pass, as ratios to a baseline.
+def passes_times_cost(records: pd.DataFrame) -> pd.DataFrame:
+    """Why an algorithm takes its time: passes over the data × seconds per pass, as ratios to BP.
 
-    Seed by seed, of the runs that have both. A pass is `samples` / the samples of one epoch of the baseline;
+    Seed by seed, of the runs that have both. A pass is `samples` / the samples of one epoch of BP;
     the seconds are those of training and prefix work, without validation. The product is the ratio of times.
-    Networks on which the baseline did not finish are left out. Raises InvalidInput for records of one arm
+    Networks on which BP did not finish are left out. Raises InvalidInput for records of one arm
     that are of several protocols, settings, caps or machines.
     """
-    where = ["data", "architecture", "algorithm"]
     rows = records[records["metric"].isin(["samples", "train_s", "prefix_s"])]
     one_kind(rows, "machine")
-    wide = rows.pivot_table(index=[*where, "seed"], columns="metric", values="value")
+    wide = rows.pivot_table(index=[*PLACE, "seed"], columns="metric", values="value")
     wide = wide.reindex(columns=["samples", "train_s", "prefix_s"])
     seconds = wide["train_s"] + wide["prefix_s"].fillna(0.0)
     wide = pd.DataFrame({"passes": wide["samples"], "cost": seconds / wide["samples"], "time": seconds})
-    arms = {place: part.droplevel(where) for place, part in wide.dropna().groupby(level=where, sort=False)}
+    arms = {place: part.droplevel(PLACE) for place, part in wide.dropna().groupby(level=PLACE, sort=False)}
     found = []
     for data, network, algorithm in arms:
-        own, base = arms[data, network, algorithm], arms.get((data, network, baseline))
-        if algorithm == baseline or base is None or own.index.intersection(base.index).empty:
+        own, base = arms[data, network, algorithm], arms.get((data, network, REFERENCE))
+        if algorithm == REFERENCE or base is None or own.index.intersection(base.index).empty:
             continue
         effects = paired(own, base, "ratio")
         shown = [(np.exp(e.mean()), np.exp(e).std(ddof=1), len(e)) for _, e in effects.items()]
         found.append((data, network, algorithm, *(Quantity(m, sd, 2, n=n) for m, sd, n in shown)))
-    columns = [*where, "passes", "× seconds per pass", "= seconds of training"]
-    table = arranged(pd.DataFrame(found, columns=columns), *where).reset_index(drop=True)
+    columns = [*PLACE, "passes", "× seconds per pass", "= seconds of training"]
+    return _with_names(arranged(pd.DataFrame(found, columns=columns), *PLACE).reset_index(drop=True))
+
+
+def _with_names(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(data=table["data"].map(dataset), algorithm=table["algorithm"].map(label))
     return table.rename(columns={"architecture": "network"})
-
-
-def settings(arm: Mapping) -> str:
-    """Where an arm's settings come from, and after how many trials where that is known."""
-    source, place = arm["settings"], [arm[column] for column in ("data", "architecture", "algorithm")]
-    if source == "tuned":
-        rows = tuned.table()
-        word = "tuned here"
-    elif source == "thesis":
-        rows, word = published.searches(source="thesis"), "thesis"
-    else:
-        return source if isinstance(source, str) else ""
-    trials = rows.loc[(rows[["data", "architecture", "algorithm"]] == place).all(axis=1), "trials"]
-    return f"{word} ({trials.iat[0]} trials)" if len(trials) else word
