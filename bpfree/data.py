@@ -34,7 +34,7 @@ from .training.numerics import pinned
 
 StrPath = str | os.PathLike
 SILENCE_S = 60.0  # after which a download is given up
-ELSEWHERE = "set BPFREE_DATA or root= to a folder elsewhere"
+OTHER_DATA = "set BPFREE_DATA or root= to a folder elsewhere"
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ PUBLISHED = {
 NAMES = ("digits", *PUBLISHED)
 
 
-#: Data sets of your own by a name without a module; `add` puts them here.
+#: Data sets of your own by a name without a module; `add_data` puts them here.
 ADDED: "dict[str, Data | Callable[..., Data]]" = {}
 
 
-def add(name: str, source: "Data | Callable[..., Data]") -> None:
+def add_data(name: str, source: "Data | Callable[..., Data]") -> None:
     """Make a `Data`, or a function that gives one, known by a name, in this process; see `load`.
 
     Raises InvalidInput if the name means other data already.
@@ -116,22 +116,24 @@ def rank(name: str) -> tuple[int, str]:
     return NAMES.index(name) if name in NAMES else len(NAMES), name
 
 
-class Source(NamedTuple):
+class DataSource(NamedTuple):
     """What `load` makes data of: which data these are, without holding their arrays; and the data by seed."""
 
     identity: tuple
     data: Callable[[int], Data]
 
 
-def _checked(name: str, found: Mapping[str, np.ndarray], where: object, known: _Published | None) -> Source:
+def _checked(
+    name: str, found: Mapping[str, np.ndarray], where: object, known: _Published | None
+) -> DataSource:
     """Arrays as files have them, which are split, scaled and normalised; what is not known is measured."""
     arrays = checked(found, where, known.classes) if known else checked(found, where)
     names = ("mean", "std", "augment", "classes", "scale", "validation") if known else ()
     sha256, how = content_hash(arrays), {name: getattr(known, name) for name in names}
-    return Source((name, known, sha256), partial(assembled, name, sha256, arrays, **how))
+    return DataSource((name, known, sha256), partial(assembled, name, sha256, arrays, **how))
 
 
-def _own(name: str) -> Source:
+def _own(name: str) -> DataSource:
     """A `Data` that somebody's own module has, or a function that gives one, of the seed if it takes that; a
     version, if there is one, is part of its hash. Raises UnknownName or InvalidInput for anything else."""
     found = ADDED[name] if name in ADDED else named(name, "data set")
@@ -149,7 +151,7 @@ def _own(name: str) -> Source:
             return data
         return replace(data, sha256=content_hash({}, content=data.sha256, version=version))
 
-    return Source((name, found, version), data)
+    return DataSource((name, found, version), data)
 
 
 def check_name(name: str) -> None:
@@ -175,11 +177,11 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
     Raises UnknownName; MissingData; InvalidInput, which names the file and the array; or StorageFailed.
     """
     check_seed(seed)
-    return read(name, root, download=download).data(seed)
+    return data_source(name, root, download=download).data(seed)
 
 
 @pinned()
-def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Source:
+def data_source(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> DataSource:
     """What `load` makes data of; the arguments and what it raises are those."""
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
         path = Path(os.path.expanduser(name))  # as the user wrote it, in messages, too
@@ -209,7 +211,7 @@ def data_root(root: StrPath | None = None) -> Path:
 
 
 @functools.cache  # they come with scikit-learn and are always the same
-def _digits() -> Source:
+def _digits() -> DataSource:
     """scikit-learn's 1,797 digits of 8x8 pixels, 0..16; the last 360 are the test set."""
     from sklearn.datasets import load_digits  # here, because importing it takes a second
 
@@ -233,13 +235,13 @@ def _find(name: str, root: Path, download: bool) -> tuple[dict[str, np.ndarray],
             missing = isinstance(error, MissingData)
             what = f"{ways}, or {fetch}" if missing else f"{fetch}, or put a whole one there"
             raise type(error)(f"{error}: {what}") from error
-    with refusals(root, ELSEWHERE):
+    with refusals(root, OTHER_DATA):
         root.mkdir(parents=True, exist_ok=True)
     try:
         return _fetched(name, path), path
     except Exception as error:  # whatever sockets, archives, checksums or the disk may raise
         if getattr(error, "errno", None) in FULL + FORBIDDEN:
-            with refusals(path, ELSEWHERE):
+            with refusals(path, OTHER_DATA):
                 raise
         silent = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
         why = f"no answer for {SILENCE_S:g} s" if silent else repr(error)
@@ -298,7 +300,7 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
             with refusals(Path(tempfile.gettempdir()), "set TMPDIR to a folder elsewhere"):
                 raise
         if getattr(error, "errno", None) in FORBIDDEN:
-            with refusals(root, ELSEWHERE, doing="read"):
+            with refusals(root, OTHER_DATA, doing="read"):
                 raise
         if "not found" not in str(error):  # torchvision's words for files that are missing or damaged
             raise InvalidInput(f"torchvision's {name} under {root} cannot be read ({error!r})") from error
@@ -317,7 +319,7 @@ def _read_idx(name: str, folder: Path, root: Path) -> dict[str, np.ndarray]:
         plain = folder / f"{'train' if split == 'train' else 't10k'}-{kind}-ubyte"
         failures.append(f"{plain} of torchvision's {name} is missing")
         for path in (plain, plain.with_name(f"{plain.name}.gz")):
-            with refusals(path, ELSEWHERE, doing="read"):
+            with refusals(path, OTHER_DATA, doing="read"):
                 content = path.read_bytes() if path.is_file() else None
             if content is None:
                 continue

@@ -129,7 +129,7 @@ class Bench:
         spoiled = self.spoiled("weights.safetensors", change, **how)
         return spoiled.store.read(spoiled.key).weights()
 
-    def tuned(self, row: str, header: str = ",".join(tuned.COLUMNS)):
+    def tuned(self, row: str, header: str = ",".join(tuned.TUNED_COLUMNS)):
         """An experiment by tuned settings that are this row."""
         self.monkeypatch.setenv("BPFREE_STORE", str(self.folder))
         self.path("tuned.csv", f"{header}\n{row}\n".encode())

@@ -178,7 +178,7 @@ class Job:
 def play(monkeypatch, store: Path, **fates) -> Engine:
     played = Engine(store, fates)
     monkeypatch.setattr(jobs, "engine", lambda *_: played)
-    monkeypatch.setitem(jobs.POLL_S, "slurm", 0.0)
+    monkeypatch.setitem(jobs.JOB_POLL_S, "slurm", 0.0)
     return played
 
 
@@ -514,7 +514,7 @@ def cluster(tmp_path, monkeypatch):
     (tmp_path / "cluster").mkdir()
     monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
     monkeypatch.setenv("CLUSTER", str(tmp_path / "cluster"))
-    monkeypatch.setitem(jobs.POLL_S, "slurm", 0.2)
+    monkeypatch.setitem(jobs.JOB_POLL_S, "slurm", 0.2)
     return lambda: [path.read_text() for path in sorted((tmp_path / "cluster").glob("*.sh"))]
 
 

@@ -15,8 +15,8 @@ from helpers import resolved
 
 from bpfree.errors import InvalidInput, StorageFailed
 from bpfree.experiments.store import (
-    COLUMNS,
     FORMAT,
+    TIDY_COLUMNS,
     Record,
     Store,
     epochs,
@@ -317,7 +317,7 @@ def test_the_table_is_tidy_with_units_and_provenance(store):
     store.write(record())
     store.write(record(OTHER, metrics={}, cost={"train_s": 1.0}, status="failed", error=ERROR))
     table = records(store)
-    assert table.columns.tolist() == list(COLUMNS)
+    assert table.columns.tolist() == list(TIDY_COLUMNS)
     assert len(table) == 5 + 4 + 1 + 1 + 1
     assert not table.duplicated(["key", "metric"]).any()
     mine = table[table["key"] == KEY].set_index("metric")
@@ -360,7 +360,7 @@ def test_a_store_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(name, 
 
 def test_an_empty_store_is_an_empty_table_of_the_same_columns(store):
     assert records(store).empty
-    assert records(store).columns.tolist() == list(COLUMNS)
+    assert records(store).columns.tolist() == list(TIDY_COLUMNS)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The training algorithms. Two of them differ only in their losses and in where they detach."""
 
-from .arms import ARMS, Arm, Range, add, arm
+from .arms import ARMS, Arm, Range, add_arm, arm
 from .base import Algorithm, Head
 from .bp import Backprop, DeepSupervision
 from .cafo import CascadedForward
@@ -22,6 +22,6 @@ __all__ = [
     "Head",
     "MonoForward",
     "Range",
-    "add",
+    "add_arm",
     "arm",
 ]

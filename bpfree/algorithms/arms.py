@@ -133,7 +133,7 @@ def arm(name: str) -> Arm:
     return _ELSEWHERE[name]
 
 
-def add(arm: Arm) -> Arm:
+def add_arm(arm: Arm) -> Arm:
     """Puts an arm last in `ARMS`, for this process. Raises InvalidInput if its name is taken by another."""
     if ARMS.setdefault(arm.name, arm) is not arm:
         raise InvalidInput(f"an arm {arm.name!r} is there already: give yours another name")

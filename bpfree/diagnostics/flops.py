@@ -168,7 +168,7 @@ def counts(algorithm: nn.Module, data: Data) -> Counts:
     return Counts(flops(algorithm, data), account(algorithm, data))
 
 
-def bill(counted: Counts, history: History) -> dict[str, float]:
+def run_counts(counted: Counts, history: History) -> dict[str, float]:
     """Operations of the whole run by region, as the history has seconds, and the most bytes of any stage.
 
     Args:

@@ -33,7 +33,7 @@ Direction = Mapping[str, Tensor]  # parameter name -> a step, shaped like the pa
 SPLITS = ("train", "val")
 ALPHAS = tuple(i / 10 for i in range(-10, 11))  # 1: the step is as long as the weights
 LINE = tuple(i / 20 for i in range(21))
-SAMPLES = 1000  # images of a split that `evidence` and `sharpness` look at
+LANDSCAPE_SAMPLES = 1000  # images of a split that `evidence` and `sharpness` look at
 VALUES = ("loss", "accuracy", "eigenvalue", "residual")
 
 
@@ -238,7 +238,7 @@ def sharpness(
     algorithm: nn.Module,
     data: Data,
     split: str = "train",
-    samples: int | None = SAMPLES,
+    samples: int | None = LANDSCAPE_SAMPLES,
     *,
     tolerance: float = 1e-2,
     max_iterations: int = 200,

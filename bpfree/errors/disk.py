@@ -17,7 +17,7 @@ from . import InvalidInput, StorageFailed
 if TYPE_CHECKING:
     from torch import Tensor
 
-ELSEWHERE = "use a store elsewhere (the variable BPFREE_STORE, or store=)"
+OTHER_STORE = "use a store elsewhere (the variable BPFREE_STORE, or store=)"
 OUTPUT = "choose another --output"
 CHECKOUT = "use a checkout of your own"
 NAMED = {"data": "STORE", "cache": "DATA"}
@@ -83,7 +83,7 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
+def replace(path: Path, content: bytes, remedy: str = OTHER_STORE) -> None:
     """As `write`, but what was there before stays until the new content is whole, whoever else writes there.
 
     Raises StorageFailed.
@@ -122,7 +122,7 @@ def one_spelling(name: str) -> str:
 
 
 @contextmanager
-def refusals(path: Path, remedy: str = ELSEWHERE, doing: str = "written") -> Iterator[None]:
+def refusals(path: Path, remedy: str = OTHER_STORE, doing: str = "written") -> Iterator[None]:
     """Inside, an OSError becomes a StorageFailed that names the path, the reason and what to do.
 
     doing: what could not be done, "written" or "read".

@@ -15,7 +15,7 @@ from .runs import Number, Ours
 from .tables.text import Quantity
 
 SETTINGS = {"tuned": "tuned here", "thesis": "of the thesis", "2026": "of 2026", "defaults": "by default"}
-DEVICES = {"cuda": "GPU", "cpu": "CPU"}
+DEVICE_WORDS = {"cuda": "GPU", "cpu": "CPU"}
 NETWORK = ["data", "architecture"]
 RATIOS = ("passes (× BP)", "time of a pass (× BP)", "time (× BP)")
 
@@ -33,7 +33,7 @@ def against_bp(*algorithms: str) -> str:
         place = runs[(runs[NETWORK] == [row.data, row.architecture]).all(axis=1)]
         both = [place[place["algorithm"] == name] for name in (row.algorithm, row.baseline)]
         settings = [" and ".join(dict.fromkeys(part["key"].map(whose))) for part in both]
-        devices = sorted({DEVICES.get(d, d) for part in both for d in part["device"]})
+        devices = sorted({DEVICE_WORDS.get(d, d) for part in both for d in part["device"]})
         interval = "" if pd.isna(row.low) else f", 95 % interval {row.low:+.2f} to {row.high:+.2f}"
         lines.append(
             f"- {dataset(row.data)} {row.architecture}: {label(row.algorithm)} − {label(row.baseline)} = "
@@ -113,7 +113,7 @@ def _ours(algorithm: str) -> Iterator[tuple]:
     ours = Ours(gallery.recorded("forest").query("data != 'digits'"))
     for (data, network), _ in ours.runs[ours.runs["algorithm"] == algorithm].groupby(NETWORK, sort=False):
         pair = ours.pair((data, network, algorithm), ("convergence",), ("tuned", ""))
-        device = dict(zip(pair[0]["machine"], pair[0]["device"].map(DEVICES), strict=True))
+        device = dict(zip(pair[0]["machine"], pair[0]["device"].map(DEVICE_WORDS), strict=True))
         times = (ours.comparison(metric, "ratio", *pair) for metric in ("s_per_epoch", "total_s"))
         for of_a_pass, whole in zip(*times, strict=True):
             if whole.n:

@@ -28,7 +28,7 @@ def sweep(
     directions: int = 3,
     alphas: Sequence[float] = around.ALPHAS,
     grid: Sequence[float] = around.ALPHAS[::2],
-    samples: int | None = around.SAMPLES,
+    samples: int | None = around.LANDSCAPE_SAMPLES,
     line: tuple[str, str] = ("bp", "mf"),
 ) -> pd.DataFrame:
     """Everything chapter 08 shows, from trained runs whose weights were kept, as one tidy table.

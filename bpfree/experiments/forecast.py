@@ -18,7 +18,7 @@ from . import published
 from .experiment import Experiment, build
 
 GROUP = ["algorithm", "data", "network", "protocol"]
-TIMES = ["epoch_s", "epochs", "at_most"]
+ESTIMATES = ["epoch_s", "epochs", "at_most"]
 
 
 def forecast(
@@ -66,11 +66,11 @@ def forecast(
         reported = published.results(**arm, metric="epochs")["mean"].mean()  # whatever their stopping rule
         epochs = most if math.isnan(reported) else min(most, reported)
         rows.append((*what, known[shape] * len(data.x_train), epochs, most))
-    groups = pd.DataFrame(rows, columns=[*GROUP, "seed", *TIMES]).groupby(GROUP, sort=False)
+    groups = pd.DataFrame(rows, columns=[*GROUP, "seed", *ESTIMATES]).groupby(GROUP, sort=False)
     table = groups.agg(
         seeds=("seed", lambda seeds: " ".join(map(str, sorted(set(seeds))))),
         runs=("seed", "size"),
-        **{c: (c, "mean") for c in TIMES},
+        **{c: (c, "mean") for c in ESTIMATES},
     )
     table["total_s"] = table["runs"] * table["epoch_s"] * table["epochs"]
     table["most_s"] = table["runs"] * table["epoch_s"] * table["at_most"]

@@ -36,11 +36,21 @@ from .store import Store
 EXECUTORS = ("slurm", "local", "inline")
 #: What --slurm sets: numbers that submitit translates, and words that go to sbatch as they are.
 NUMBERS = {"timeout_min": int, "cpus_per_task": int, "gpus_per_node": int, "mem_gb": float}
-WORDS = ("partition", "account", "qos", "constraint", "gres", "nodelist", "exclude", "mem_per_gpu", "comment")
+SBATCH = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "gres",
+    "nodelist",
+    "exclude",
+    "mem_per_gpu",
+    "comment",
+)
 TIMEOUT_MIN = 240  # of a job on a cluster, where nothing else is said
 REQUEUES = 20  # of a job whose time was up: its run goes on
 TRIES = 2
-POLL_S = {"slurm": 5.0, "local": 0.5}
+JOB_POLL_S = {"slurm": 5.0, "local": 0.5}
 GRACE_S = 5.0  # for processes to end when they are told to
 RETRY_AFTER_S = (5, 15, 60, 180, 600, 600, 600)  # pauses before jobs are submitted again
 #: What sbatch says when it would take the same jobs later, and when it would take fewer at a time.
@@ -233,7 +243,7 @@ def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
     with helpers(GRACE_S) as start:
         working = {number: begin(number) for number in range(workers)}
         while working:
-            time.sleep(POLL_S["local"])
+            time.sleep(JOB_POLL_S["local"])
             for number, status in [(n, process.poll()) for n, process in working.items()]:
                 left = [e for e in batch.runs if batch.is_left(e)]
                 if status and left:  # it died of the run that it held; another takes its place
@@ -318,7 +328,7 @@ def on_cluster(batch: Batch, workers: int, slurm: Mapping[str, object], bar: tqd
                 else:
                     batch.note(e, reason(error) if error else elsewhere, job.paths.stdout)
             batch.show(bar, len(running))
-            time.sleep(POLL_S["slurm"])
+            time.sleep(JOB_POLL_S["slurm"])
     finally:
         for job in running.values():
             job.cancel(check=False)
@@ -349,7 +359,7 @@ def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, objec
     print(f"the chapters are job {job.job_id}, whose log is {job.paths.stdout}", flush=True)
     try:
         while not job.done():
-            time.sleep(POLL_S["slurm"])
+            time.sleep(JOB_POLL_S["slurm"])
     except KeyboardInterrupt:
         job.cancel(check=False)
         raise
@@ -428,8 +438,8 @@ def slurm_settings(pairs: Sequence[str]) -> dict[str, object]:
         key, equals, value = pair.partition("=")
         if not (equals and value):
             raise InvalidInput(f"--slurm {pair!r}: give KEY=VALUE, such as partition=gpu")
-        choose("setting of --slurm", key, [*NUMBERS, *WORDS])
-        if key in WORDS:
+        choose("setting of --slurm", key, [*NUMBERS, *SBATCH])
+        if key in SBATCH:
             settings[f"slurm_{key}"] = value
             continue
         number = re.fullmatch(r"[0-9]+(\.[0-9]+)?" if NUMBERS[key] is float else r"[0-9]+", value)

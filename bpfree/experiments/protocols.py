@@ -124,7 +124,7 @@ def protocol(name: str) -> Protocol:
     return found
 
 
-def add(name: str, own: Protocol) -> Protocol:
+def add_protocol(name: str, own: Protocol) -> Protocol:
     """Puts a protocol last in `PROTOCOLS`, for this process. Raises InvalidInput if its name is taken."""
     if PROTOCOLS.setdefault(name, own) is not own:
         raise InvalidInput(f"a protocol {name!r} is there already: give yours another name")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .. import diagnostics
 from ..algorithms import Algorithm
-from ..data import read
+from ..data import data_source
 from ..energy import EnergyMeter
 from ..errors import InvalidInput, TrainingDiverged
 from ..training.batches import Data
@@ -249,7 +249,7 @@ def _bill(resolved: Resolved, algorithm: Algorithm, data: Data, history: History
     arm = (*what, json.dumps(dict(resolved.options), sort_keys=True))
     if arm not in _counted:
         _counted[arm] = diagnostics.counts(algorithm, data)
-    return diagnostics.bill(_counted[arm], history)
+    return diagnostics.run_counts(_counted[arm], history)
 
 
 @pinned()
@@ -283,7 +283,7 @@ _kept: tuple = (None, None)  # the data set that was asked for last, and by what
 def loaded(name: str, seed: int) -> Data:
     """As `bpfree.load`. The files are read each time, since they may have changed; the tensors are kept."""
     global _kept
-    source = read(name)
+    source = data_source(name)
     kept, data = _kept  # of another thread, perhaps, but of one call
     if kept != (source.identity, seed):
         data = source.data(seed)

@@ -42,7 +42,7 @@ FORMAT = 3  # of the files below; raised when a reader of the old form could not
 READ = (2, FORMAT)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 RECORD, SUMS, WEIGHTS = "record.json", "SHA256SUMS", "weights.safetensors"
-SERIES = {"history": "history.parquet", "epoch_cost": "cost.parquet", "trace": "trace.parquet"}
+SERIES_FILES = {"history": "history.parquet", "epoch_cost": "cost.parquet", "trace": "trace.parquet"}
 #: Of a record: the columns without which a series is none of ours, and the types of its scalars.
 NEEDED = {
     "history": ("stage", "epoch"),
@@ -55,8 +55,8 @@ TYPES = {
     **{"provenance": (str, NoneType), "error": (dict, NoneType)},
 }
 #: By the last word of a metric's name.
-UNITS = {"accuracy": "%", "loss": "nats", "j": "J", "flop": "FLOP", "bytes": "B"}
-UNITS |= {name: name for name in ("epochs", "samples", "s")}
+METRIC_UNITS = {"accuracy": "%", "loss": "nats", "j": "J", "flop": "FLOP", "bytes": "B"}
+METRIC_UNITS |= {name: name for name in ("epochs", "samples", "s")}
 
 
 class DamagedRecord(InvalidInput):
@@ -160,7 +160,7 @@ class RunLock:
                     raise
                 raise StorageFailed(
                     f"the file system of {self.folder} has no locks, so that two processes could train one "
-                    f"run: {disk.ELSEWHERE}"
+                    f"run: {disk.OTHER_STORE}"
                 ) from error
             note = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
             self.note.write_text(note, encoding="utf-8")
@@ -238,7 +238,7 @@ class Store:
         Raises as `read` does.
         """
         seen: set[Resolved] = set()
-        for record in map(_read, self._all()):
+        for record in map(read_folder, self._all()):
             for labels in (record.experiment.labels, *_asked(record.folder)):
                 experiment = replace(record.experiment, **labels)
                 if experiment not in seen:
@@ -316,7 +316,7 @@ class Store:
         """
         if key not in self:
             raise InvalidInput(f"no record {key[:12]} in {self.root}: run the experiment first")
-        return _read(self.folder(key))
+        return read_folder(self.folder(key))
 
     def _home(self, key: str) -> Path:
         return self.root / key[:2] / key
@@ -350,14 +350,14 @@ class Store:
         found = []
         for folder in self._folders(key):
             with suppress(DamagedRecord):
-                found.append(_read(folder))
+                found.append(read_folder(folder))
         return found
 
 
 # ---------------------------------------------------------------- what a record's files are
 
 
-def _read(folder: Path) -> Record:
+def read_folder(folder: Path) -> Record:
     """The record in a folder; raises as `Store.read` does."""
     import pandas as pd
 
@@ -373,9 +373,9 @@ def _read(folder: Path) -> Record:
         )
     with _damage(folder, folder):
         _need(found in READ, f"its format is {found!r}")
-        files = {name: _content(folder / name) for name in SERIES.values()}
+        files = {name: _content(folder / name) for name in SERIES_FILES.values()}
         _verify({RECORD: content, **files}, _sums(folder))
-        series = {field: pd.read_parquet(io.BytesIO(files[name])) for field, name in SERIES.items()}
+        series = {field: pd.read_parquet(io.BytesIO(files[name])) for field, name in SERIES_FILES.items()}
         _need(scalars.pop("key") == folder.name, "it is the record of another run")
         experiment = Resolved.named(scalars.pop("experiment"), folder.name)
         record = Record(experiment, **scalars, **series, folder=folder)
@@ -415,10 +415,12 @@ def _asked(folder: Path) -> Iterator[dict]:
 
 def files_of(record: Record, weights: "dict[str, Tensor] | None") -> dict[str, bytes]:
     """The files of a record by name, with their content."""
-    files = {file: getattr(record, field).to_parquet(None, index=False) for field, file in SERIES.items()}
+    files = {
+        file: getattr(record, field).to_parquet(None, index=False) for field, file in SERIES_FILES.items()
+    }
     if weights is not None:
         files[WEIGHTS] = disk.safetensors(weights)
-    scalars = {name: value for name, value in vars(record).items() if name not in (*SERIES, "folder")}
+    scalars = {name: value for name, value in vars(record).items() if name not in (*SERIES_FILES, "folder")}
     what = {"format": FORMAT, "key": record.key, **scalars, "experiment": record.experiment.plain()}
     files[RECORD] = json.dumps(what, indent=1).encode()
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
@@ -481,7 +483,7 @@ def _check(record: Record) -> None:
         _need(value is None or type(value) in (int, float), f"its {name} is {value!r}")
     for field, columns in NEEDED.items():
         lacking = [name for name in columns if name not in getattr(record, field)]
-        _need(not lacking, f"{SERIES[field]} has no {', '.join(lacking)}")
+        _need(not lacking, f"{SERIES_FILES[field]} has no {', '.join(lacking)}")
     for stage in record.stages:
         stage["name"], stage["restored"]
     _need(isinstance(record.machine["id"], str), f"its machine is {record.machine!r}")
@@ -492,7 +494,7 @@ def _check(record: Record) -> None:
 
 FIELDS = ("algorithm", "data", "architecture", "seed", "protocol", "preset")
 FIELDS += ("max_epochs", "precision", "device")
-COLUMNS = ("key", *FIELDS, "settings", "status", "metric", "value", "unit", "provenance", "machine")
+TIDY_COLUMNS = ("key", *FIELDS, "settings", "status", "metric", "value", "unit", "provenance", "machine")
 
 
 def records(
@@ -531,7 +533,7 @@ def tidy(records: Iterable[Record]) -> "pd.DataFrame":
         others = asked.setdefault(record.key, {})
         number = others.setdefault(record.experiment, len(others) + 1)
         rows += _rows(record, f"{number}:{record.key}" if number > 1 else record.key)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=TIDY_COLUMNS)
 
 
 def epochs(records: Iterable[Record]) -> "pd.DataFrame":
@@ -552,7 +554,7 @@ def epochs(records: Iterable[Record]) -> "pd.DataFrame":
             provenance=record.provenance,
             machine=record.machine["id"],
         )
-        frames.append(_named(frame, record))
+        frames.append(_labelled(frame, record))
     return _joined(frames)
 
 
@@ -562,7 +564,7 @@ def traces(records: Iterable[Record]) -> "pd.DataFrame":
     Columns: those of `tidy` that say which run it is and on which machine, then time_s (since the run began),
     channel ("process", "gpu:0"), quantity, value, unit and stage.
     """
-    return _joined([_named(r.trace.assign(machine=r.machine["id"]), r) for r in records])
+    return _joined([_labelled(r.trace.assign(machine=r.machine["id"]), r) for r in records])
 
 
 def _joined(frames: "list[pd.DataFrame]") -> "pd.DataFrame":
@@ -573,7 +575,7 @@ def _joined(frames: "list[pd.DataFrame]") -> "pd.DataFrame":
     return pd.concat(frames, ignore_index=True)
 
 
-def _named(frame: "pd.DataFrame", record: Record) -> "pd.DataFrame":
+def _labelled(frame: "pd.DataFrame", record: Record) -> "pd.DataFrame":
     """With columns in front that say which run it is."""
     for position, name in enumerate(FIELDS):
         frame.insert(position, name, getattr(record.experiment, name))
@@ -611,4 +613,4 @@ def stages_at_cap(record: Record) -> int | None:
 
 def unit(metric: str) -> str:
     """The unit of a metric, from the last word of its name."""
-    return UNITS.get(metric.partition("[")[0].rpartition("_")[2], "")
+    return METRIC_UNITS.get(metric.partition("[")[0].rpartition("_")[2], "")

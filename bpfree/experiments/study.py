@@ -32,7 +32,7 @@ OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
 STUDIED = {*LADDER, *CAFO, "ff", "ff_sgd"}
 FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")
-MF = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows
+SHOWN_RUNGS = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows
 LADDER_SETTINGS = {"optimiser": "adamw", "lr": 1e-3, "weight_decay": 0.0}  # a rung changes nothing else
 NOT_CACHED = ("cifar10", "cifar100")  # augmented: their prefixes are recomputed anyway
 LOCAL = ("mf_interleaved", "mf", "ff", "cafo_rand", "cafo_dfa")  # what a budget is given to
@@ -58,7 +58,7 @@ class Profile:
     max_epochs: int | None
     hyperparameters: Mapping = field(default_factory=dict)
     budgets: tuple[str, ...] = LOCAL
-    compared: tuple[str, ...] = MF
+    compared: tuple[str, ...] = SHOWN_RUNGS
     preset: str | None = None
     caps: Mapping[str, int] = field(default_factory=dict)
 
@@ -159,7 +159,7 @@ CHAPTERS = {
     "00": lambda p: p.arms("mf", "bp")[:1],
     "01": lambda p: p.fitting("ff").arms("ff"),
     "02": lambda p: p.arms("cafo"),
-    "03": lambda p: p.arms("mf", *MF, *added("mf")),
+    "03": lambda p: p.arms("mf", *SHOWN_RUNGS, *added("mf")),
     "05": lambda p: [
         *p.arms("ff"),
         *p.arms("cafo"),

@@ -91,7 +91,7 @@ def keep(study: Study, path: str | os.PathLike | None = None) -> Path:
     """Writes a study's best hyperparameters and their provenance into `path` (default: the store's file)."""
     own, winner = identity_of(study), best_trial(study)
     arm = own["algorithm"], own["experiment"]["data"], own["architecture"]
-    return tuned.write(
+    return tuned.write_settings(
         *(*arm, best(study), path),
         **{"study": study.study_name, "trials": finished(study), "epochs": own["max_epochs"]},
         **{"seed": own["seed"], "protocol": own["protocol"], "val_accuracy": winner.value},

@@ -79,7 +79,7 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
     ax.set_ylim(lines - 0.4, -0.6)  # as tall as its neighbour's
     ax.grid(visible=False, axis="y")
     first = part.iloc[0]
-    title = f"{style.dataset(first['data'])} {first['architecture']}, {first['protocol']}"
+    title = f"{style.data_title(first['data'])} {first['architecture']}, {first['protocol']}"
     preset = first.get("preset")
     style.name_panel(ax, textwrap.fill(title if pd.isna(preset) else f"{title}, {preset}", 30))
 

@@ -96,7 +96,7 @@ def memory_lines(table: pd.DataFrame) -> Figure:
         ]
         style.bars_named(ax, names, fontsize=8)
         ax.grid(visible=True, axis="x")
-        style.name_panel(ax, f"{style.dataset(part['data'].iloc[0])}, {part['architecture'].iloc[0]}")
+        style.name_panel(ax, f"{style.data_title(part['data'].iloc[0])}, {part['architecture'].iloc[0]}")
         ax.set_xscale("log")
     style.plain_log(axes[0, 0].xaxis, table["value"].min(), table["value"].max())
     axes[-1, 0].set_xlabel("MiB (logarithmic)")
@@ -273,7 +273,7 @@ def pass_cost(table: pd.DataFrame) -> Figure:
         ways = [f"{look(n).label}, recomputed" if w == "recomputed" else look(n).label for n, w in wide.index]
         style.bars_named(panels[0], ways, fontsize=8)
         data, network = part[["data", "architecture"]].iloc[0]
-        panels[0].set_title(f"images as of {style.dataset(data)}, {network}", loc="left", fontsize=9)
+        panels[0].set_title(f"images as of {style.data_title(data)}, {network}", loc="left", fontsize=9)
     style.caption(
         figure,
         "open bars: the frozen layers below are computed again for every batch; elsewhere they are kept",
@@ -299,7 +299,7 @@ def subnormals(table: pd.DataFrame) -> Figure:
     small = {"fontsize": 8, "title_fontsize": 8}
     figure.legend(title="subnormal numbers", loc="outside upper center", ncols=4, **small)
     data, network = table[["data", "architecture"]].iloc[0]
-    ax.set_title(f"{style.dataset(data)}, {network}", loc="left", fontsize=9)
+    ax.set_title(f"{style.data_title(data)}, {network}", loc="left", fontsize=9)
     once = "one run of each"
     style.caption(figure, once, f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}")
     return figure

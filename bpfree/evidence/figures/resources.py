@@ -83,7 +83,7 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         style.name_panel(axes[i][0], f"{title}; one run each, seed {seeds}")
     style.legend(figure, ordered(traces["algorithm"]), marker=False)
     names = dict.fromkeys(parts[i][1]["data"].iloc[0] for i in sorted(without))
-    where = f" for {', '.join(style.dataset(n) for n in names)}" if len(names) < len(parts) else ""
+    where = f" for {', '.join(style.data_title(n) for n in names)}" if len(names) < len(parts) else ""
     style.caption(
         figure,
         f"no GPU{where}, in its place: {', '.join(dict.fromkeys(missing))}" if missing else "",
@@ -117,7 +117,7 @@ def after_another(traces: pd.DataFrame) -> list[str]:
     """A sentence for each pair of algorithms in `inherited`."""
     said = []
     for (name, after), pairs in inherited(traces).groupby(["algorithm", "after"], sort=False):
-        where = [f"{row.memory / MIB:.0f} MiB on {style.dataset(row.data)}" for row in pairs.itertuples()]
+        where = [f"{row.memory / MIB:.0f} MiB on {style.data_title(row.data)}" for row in pairs.itertuples()]
         said.append(
             f"{look(name).label}'s memory begins where {look(after).label}'s ends ({', '.join(where)}): it "
             "ran after it in the same process, so that the lines do not compare the two"

@@ -174,7 +174,7 @@ def title_of(frame: pd.DataFrame) -> str:
     names = []
     for (data, protocol), arms in frame.groupby(["data", "protocol"], sort=False):
         networks = ", ".join(arms["architecture"].drop_duplicates())
-        names.append(f"{dataset(data)} {networks}, protocol {protocol}")
+        names.append(f"{data_title(data)} {networks}, protocol {protocol}")
     title = "; ".join(names)
     for column, usual in (("preset", None), ("precision", "fp32")):
         found = sorted(set(frame[column].dropna().astype(str)) - {usual}) if column in frame else []
@@ -233,7 +233,7 @@ def name_panel(ax: Axes, title: str, counts: str = "", **how) -> None:
         words.set_in_layout(False)  # a line longer than its panel goes on over the next one's blank
 
 
-def dataset(name: str) -> str:
+def data_title(name: str) -> str:
     """A data set's name, in which dollars are dollars: between two of them matplotlib reads a formula."""
     return data_sets.dataset(name).replace("$", r"\$")
 

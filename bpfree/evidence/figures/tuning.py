@@ -45,7 +45,7 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
             part.groupby("algorithm")["study"].agg(["nunique", "size"]).reindex(ordered(part["algorithm"]))
         )
         counts = [f"{look(s.Index).label}: {s.nunique} of {s.size} trials" for s in searches.itertuples()]
-        name = style.dataset(part["data"].iloc[0]) if len(parts) > 1 else ""
+        name = style.data_title(part["data"].iloc[0]) if len(parts) > 1 else ""
         style.name_panel(axes[0], name, f"searches: {'; '.join(counts)}")
     style.legend(figure, names, marker=False)
     below = sum(int((part["value"] < _upper_part(part)[0]).sum()) for part in parts)
@@ -164,5 +164,5 @@ def _position(value: object) -> float | str:
 
 def _where(trials: pd.DataFrame) -> str:
     networks = ", ".join(dict.fromkeys(trials["architecture"]))
-    data = ", ".join(style.dataset(d) for d in dict.fromkeys(trials["data"]))
+    data = ", ".join(style.data_title(d) for d in dict.fromkeys(trials["data"]))
     return f"{data}; {networks}; protocol {', '.join(trials['protocol'].unique())}; validation data, one seed"
