@@ -313,10 +313,10 @@ def run_on_cluster(args: argparse.Namespace) -> int:
     executor_options(options)
     _, rest = options.parse_known_args(args.argv)
     command = [sys.executable, str(ROOT / "run_all.py"), *rest]
-    status, out, err = jobs.run_on_cluster(command, Store(), args.settings)
-    print(out, end="")
-    print(err, end="", file=sys.stderr)
-    return status
+    done = jobs.run_on_cluster(command, Store(), args.settings)
+    print(done.stdout, end="")
+    print(done.stderr, end="", file=sys.stderr)
+    return done.returncode
 
 
 def run_chapter(chapter, values: dict, pages, bars, *, debug: bool) -> Exception | None:

@@ -8,20 +8,5 @@ from .ff import ForwardForward
 from .mf import MonoForward
 from .networks import MLP, Blocks, CaFoCNN
 
-__all__ = [
-    "ARMS",
-    "MLP",
-    "Algorithm",
-    "Arm",
-    "Backprop",
-    "Blocks",
-    "CaFoCNN",
-    "CascadedForward",
-    "DeepSupervision",
-    "ForwardForward",
-    "Head",
-    "MonoForward",
-    "Range",
-    "add_arm",
-    "arm",
-]
+__all__ = ["ARMS", "MLP", "Algorithm", "Arm", "Backprop", "Blocks", "CaFoCNN", "CascadedForward"]
+__all__ += ["DeepSupervision", "ForwardForward", "Head", "MonoForward", "Range", "add_arm", "arm"]

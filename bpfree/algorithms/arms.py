@@ -49,8 +49,7 @@ class Arm:
     """An algorithm of a study: one class with the options that make it this arm.
 
     Attributes:
-        name: what experiments and records call it.
-        algorithm: its class.
+        name: what experiments and records call it; algorithm: its class.
         options: keyword options that an experiment of this arm may not contradict.
         label: what tables and figures call it; default: the last part of its name.
         family: in whose tables it stands and whose networks it trains by default: "ff", "cafo" or "mf";

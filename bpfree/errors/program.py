@@ -96,6 +96,12 @@ def helpers(grace_s: float) -> Iterator[Callable[..., subprocess.Popen]]:
                 process.wait()
 
 
+def threads_each(processes: int) -> str:
+    """OMP_NUM_THREADS, which torch reads when it is imported, of so many processes that share the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return str(max(1, cores // processes))
+
+
 def run_program(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Runs `main(argv)`, by default with the arguments of this process, and returns the exit status.
 

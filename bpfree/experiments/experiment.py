@@ -1,5 +1,6 @@
 """An experiment is a value: what is to be trained, on what, and how long it may take."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -195,6 +196,12 @@ def fit(
     Raises as `bpfree.train` does, and InvalidInput if the protocol needs a budget.
     """
     return train_resolved(experiment.resolve(data), data, progress=progress, meter=meter, on_epoch=on_epoch)
+
+
+def validated(history: History) -> dict:
+    """The row of the kept epoch of the last stage that was validated."""
+    kept = [stage.rows[stage.restored - 1] for stage in history.stages]
+    return [row for row in kept if not math.isnan(row.get("val_accuracy", math.nan))][-1]
 
 
 def train_resolved(resolved: Resolved, data: Data, **how) -> tuple[Algorithm, History]:

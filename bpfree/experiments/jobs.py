@@ -1,9 +1,9 @@
 """Runs as jobs: on a Slurm cluster, in processes of this machine, or one after the other in this process.
 
-Whoever trains a run puts its record into the store, where whoever needs it finds it; so jobs may be lost,
-repeated or joined by other batches at any time. Processes of this machine each go through the whole list, as
-`run_many` does. On a cluster each run is a job of its own, submitit's, which hands it to its process as a
-pickle in `<store>/jobs`: what is in it is ours, never data, records or weights.
+Whoever trains a run puts its record into the store; so jobs may be lost, repeated or joined by other batches
+at any time. Processes of this machine each go through the whole list, as `run_many` does. On a cluster each
+run is a job of its own, which submitit hands to its process as a pickle in `<store>/jobs`: what is in it is
+ours, never data, records or weights.
 """
 
 import errno
@@ -25,10 +25,11 @@ from functools import partial
 from pathlib import Path
 
 import platformdirs
+import torch
 from tqdm import tqdm
 
 from ..errors import InvalidInput, StorageFailed, choose, disk
-from ..errors.program import helpers, run_program, stop_with_starter
+from ..errors.program import helpers, run_program, stop_with_starter, threads_each
 from .experiment import Experiment
 from .runner import run_many
 from .store import Store
@@ -51,7 +52,6 @@ TIMEOUT_MIN = 240  # of a job on a cluster, where nothing else is said
 REQUEUES = 20  # of a job whose time was up: its run goes on
 TRIES = 2
 JOB_POLL_S = {"slurm": 5.0, "local": 0.5}
-GRACE_S = 5.0  # for processes to end when they are told to
 RETRY_AFTER_S = (5, 15, 60, 180, 600, 600, 600)  # pauses before jobs are submitted again
 #: What sbatch says when it would take the same jobs later, and when it would take fewer at a time.
 TEMPORARY = re.compile(
@@ -127,7 +127,7 @@ def submit(
 
 
 class Batch:
-    """The outcome of each run so far, noted in files that every process sees which trains them.
+    """The outcome of each run so far, noted in files that all processes see which train them.
 
     runs: each once, the references of budgets first; root: of the store; folder: of the notes and the logs.
     """
@@ -223,15 +223,16 @@ def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None) 
 
 def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
     """Trains a batch in processes of this machine, each with its share of the cores and its own GPU."""
-    gpus = visible_gpus()
+    # The values of CUDA_VISIBLE_DEVICES under which a process sees one of this process's GPUs.
+    names, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    gpus = names.split(",")[:count] if names else [str(i) for i in range(count)]
     workers = min(workers or len(gpus) or 1, len(batch.runs))
     told = json.dumps({"root": str(batch.root), "runs": [vars(e) for e in batch.runs]}, default=dict)
     with disk.refusals(batch.folder):
         (batch.folder / "batch.json").write_text(told, encoding="utf-8")
 
     def begin(number: int) -> subprocess.Popen:
-        # torch reads the number of threads when it is imported.
-        own = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), **os.environ}
+        own = {"OMP_NUM_THREADS": threads_each(workers), **os.environ}
         if gpus:
             own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
         code = "import sys; from bpfree.experiments.jobs import process; sys.exit(process())"
@@ -240,7 +241,7 @@ def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
             how = {"env": own, "stdout": log, "stderr": subprocess.STDOUT}
             return with_retries(lambda: start(command, **how), batch.folder)
 
-    with helpers(GRACE_S) as start:
+    with helpers(grace_s=5) as start:
         working = {number: begin(number) for number in range(workers)}
         while working:
             time.sleep(JOB_POLL_S["local"])
@@ -268,19 +269,6 @@ def process() -> int:
         return 0
 
     return run_program("job", work)
-
-
-def visible_gpus() -> list[str]:
-    """The values of CUDA_VISIBLE_DEVICES under which a process sees one of this process's GPUs."""
-    import torch
-
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return names.split(",")[:count] if names else [str(i) for i in range(count)]
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ---------------------------------------------------------------- on a cluster
@@ -336,26 +324,17 @@ def on_cluster(batch: Batch, workers: int, slurm: Mapping[str, object], bar: tqd
         raise refusal
 
 
-class Command:
-    """A command as a job: its exit status and what it printed, to stdout and to stderr."""
-
-    def __init__(self, words: Sequence[str]):
-        self.words, self.folder = list(words), Path.cwd()
-
-    def __call__(self) -> tuple[int, str, str]:
-        how = {"cwd": self.folder, "encoding": "utf-8", "errors": "replace"}
-        done = subprocess.run(self.words, capture_output=True, **how)
-        return done.returncode, done.stdout, done.stderr
-
-
-def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, object]) -> tuple[int, str, str]:
-    """Runs a command as a Slurm job and waits for it; see `Command`.
+def run_on_cluster(
+    words: Sequence[str], store: Store, slurm: Mapping[str, object]
+) -> subprocess.CompletedProcess:
+    """Runs a command as a Slurm job, in this folder, and waits for it.
 
     Raises InvalidInput if Slurm refuses it or it ends without an exit status.
     """
     logs = new_folder(store.root.absolute())
     cluster = engine(logs, slurm)
-    job = with_retries(lambda: cluster.submit(Command(words)), logs)
+    how = {"cwd": Path.cwd(), "capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    job = with_retries(lambda: cluster.submit(subprocess.run, list(words), **how), logs)
     print(f"the chapters are job {job.job_id}, whose log is {job.paths.stdout}", flush=True)
     try:
         while not job.done():
@@ -363,14 +342,13 @@ def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, objec
     except KeyboardInterrupt:
         job.cancel(check=False)
         raise
-    error = job.exception()
-    if error is not None:
+    if error := job.exception():
         raise InvalidInput(f"job {job.job_id} failed: {reason(error)}; its log is {job.paths.stdout}")
-    result = job.result()
+    done = job.result()
     shutil.rmtree(logs, ignore_errors=True)
     with suppress(OSError):  # where others have theirs
         logs.parent.rmdir()
-    return result
+    return done
 
 
 def engine(logs: Path, slurm: Mapping[str, object]):

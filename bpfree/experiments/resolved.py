@@ -67,7 +67,7 @@ class Resolved:
         Raises ValueError if it is neither.
         """
         found = cls.of(plain)
-        if name not in (found.key, sha256(plain)):
+        if name not in (found.key, hash_of(plain)):
             raise ValueError(f"the experiment under the key {name} is of another run")
         return found
 
@@ -84,7 +84,7 @@ class Resolved:
         """
         own = self.data.endswith(".npz") or ":" in self.data
         decisive = {k: v for k, v in self.plain().items() if k not in LABELS}
-        return sha256(_canonical({**decisive, "published": None if own else self.data}))
+        return hash_of(_canonical({**decisive, "published": None if own else self.data}))
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -94,7 +94,7 @@ class Resolved:
         return {name: getattr(self, name) for name in LABELS}
 
 
-def sha256(plain: Mapping) -> str:
+def hash_of(plain: Mapping) -> str:
     """Of plain values, in hexadecimal."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 

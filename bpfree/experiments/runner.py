@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from ..training.checkpoint import Checkpoint
 from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
 from ..training.numerics import pinned
 from ..training.stopping import Budget
-from .experiment import Experiment, train_resolved
+from .experiment import Experiment, train_resolved, validated
 from .machine import machine
 from .resolved import Resolved
 from .store import Record, RunLock, Store
@@ -262,12 +261,9 @@ def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, flo
         loss = nn.functional.cross_entropy(scores.float(), labels).item()
         for suffix in (f"[{name}]",) if metrics else ("", f"[{name}]"):
             metrics |= {f"test_accuracy{suffix}": accuracy, f"test_loss{suffix}": loss}
-    restored = [s.rows[s.restored - 1] for s in history.stages]
-    validated = [row for row in restored if not math.isnan(row.get("val_accuracy", math.nan))]
-    metrics |= {name: validated[-1][name] for name in ("val_accuracy", "val_loss")}
-    metrics["epochs"] = history.epochs
-    metrics["samples"] = sum(row["samples"] for s in history.stages for row in s.rows)
-    return metrics
+    metrics |= {name: validated(history)[name] for name in ("val_accuracy", "val_loss")}
+    samples = sum(row["samples"] for s in history.stages for row in s.rows)
+    return {**metrics, "epochs": history.epochs, "samples": samples}
 
 
 def totals(history: History) -> dict[str, float]:

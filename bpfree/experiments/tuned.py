@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from ..errors import InvalidInput, disk
 from .published import parse
@@ -65,8 +66,6 @@ def write_settings(
     provenance: the columns in `PROVENANCE`; those left out stay empty. Two processes may write at once.
     Raises InvalidInput for a file that is damaged, StorageFailed if it cannot be written.
     """
-    from filelock import FileLock
-
     path = Path(path) if path is not None else store_path()
     fixed = dict(zip(ARM_KEYS, (algorithm, disk.one_spelling(data), architecture), strict=True)) | provenance
     rows = [{**fixed, "parameter": name, "value": value} for name, value in values.items()]
@@ -97,20 +96,19 @@ def _read_rows(path: Path) -> pd.DataFrame:
     try:
         text = content.decode()
         header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row] or [[]]
+        if missing := [column for column in TUNED_COLUMNS if column not in header]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        # A row that was cut may still look like one, with another value: the last must have come to its end.
+        if not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+            raise ValueError("a row is not whole")
+        table = pd.DataFrame(rows, columns=header, dtype=str)[TUNED_COLUMNS]
+        if table.duplicated([*ARM_KEYS, "parameter"]).any():
+            raise ValueError("a parameter of an arm is there twice")
     except (ValueError, csv.Error) as error:
         raise InvalidInput(f"{path} cannot be read ({error}): remove it and tune again") from None
-    missing = [column for column in TUNED_COLUMNS if column not in header]
-    if missing:
-        raise InvalidInput(f"{path} has no column {', '.join(missing)}: remove it and tune again")
-    # A row that was cut may still look like one, with another value: the last must have come to its end.
-    if not text.endswith("\n") or any(len(row) != len(header) for row in rows):
-        raise InvalidInput(f"{path} has a row that is not whole: remove it and tune again")
-    table = pd.DataFrame(rows, columns=header, dtype=str)[TUNED_COLUMNS]
-    if table.duplicated([*ARM_KEYS, "parameter"]).any():
-        raise InvalidInput(f"{path} has a parameter of an arm twice: remove it and tune again")
     return table
 
 
 def _as_text(value: object) -> str:
-    """What `published` reads back as the same value."""
+    """What `published.parse` reads back as the same value."""
     return "none" if value is None or value != value else str(value)

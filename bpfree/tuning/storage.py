@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import optuna
+from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from ..data import StrPath
 from ..errors import BpfreeError, InvalidInput, StorageFailed, disk
@@ -35,7 +39,7 @@ class Place(NamedTuple):
 
     storage: BaseStorage
     name: str
-    path: Path | None
+    path: Path | None = None
 
 
 def open_storage(storage: StrPath | BaseStorage | None, study: str) -> Place:
@@ -48,7 +52,7 @@ def open_storage(storage: StrPath | BaseStorage | None, study: str) -> Place:
     if not re.fullmatch(r"[\w.+-]+", study):
         raise InvalidInput(f"study name {study!r}: use letters, digits and .+-_ only")
     if isinstance(storage, BaseStorage):
-        return Place(storage, type(storage).__name__, None)
+        return Place(storage, type(storage).__name__)
     text = str(storage if storage is not None else Store().root / "studies" / f"{study}.log")
     with opening(without_password(text)):
         return _open_url(text) if "://" in text else _open_file(Path(text).expanduser().resolve())
@@ -69,8 +73,6 @@ def opening(name: str) -> Iterator[None]:
 @contextmanager
 def using(place: Place) -> Iterator[None]:
     """Inside, what the system or a database refuses becomes a StorageFailed. A journal does so by itself."""
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         with disk.refusals(place.path or place.name, OTHER_STORAGE):
             yield
@@ -89,14 +91,12 @@ def why(error: Exception) -> str:
 
 
 def _open_url(text: str) -> Place:
-    from sqlalchemy.engine import make_url  # here, because only databases need it
-
     url = make_url(text)
     if url.get_backend_name() != "sqlite":
         heartbeat = {"heartbeat_interval": HEARTBEAT_S, "grace_period": 2 * HEARTBEAT_S}
-        return Place(_database(text, **heartbeat), without_password(text), None)
+        return Place(_database(text, **heartbeat), without_password(text))
     if url.database in (None, "", ":memory:"):
-        return Place(InMemoryStorage(), text, None)
+        return Place(InMemoryStorage(), text)
     return _open_sqlite(Path(url.database).resolve(), text)
 
 
@@ -123,8 +123,6 @@ def _open_sqlite(path: Path, url: str = "sqlite://") -> Place:
 
 
 def _database(url: str, options: dict | None = None, **heartbeat) -> RDBStorage:
-    from sqlalchemy.pool import NullPool
-
     # Each transaction opens its connection and closes it: none is left open, and none idles through a long
     # trial until the server drops it. Braces are a template of Optuna's.
     escaped = url.replace("{", "{{").replace("}", "}}")
@@ -133,8 +131,6 @@ def _database(url: str, options: dict | None = None, **heartbeat) -> RDBStorage:
 
 def file_lock(path: Path, name: str):
     """A lock beside a storage's file; the system frees it when its holder dies, however it dies."""
-    from filelock import FileLock
-
     folder = path.with_name(path.name + ".claims")
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock")
@@ -151,8 +147,6 @@ def study_lock(place: Place, name: str) -> Iterator[ExitStack]:
 
 def without_password(text: str) -> str:
     """The name of a storage for messages, without its password."""
-    from sqlalchemy.engine import make_url
-
     try:
         return make_url(text).render_as_string(hide_password=True) if "://" in text else text
     except Exception:  # not a URL after all
@@ -262,8 +256,6 @@ class Slots:
         if not self.place.path:
             fail_stale_trials(self.study)  # does nothing where there is no heartbeat
             return
-        from filelock import Timeout
-
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             claim = self._claim(trial.number)
             try:
