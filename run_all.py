@@ -17,8 +17,6 @@ from bpfree.errors.program import Parser, positive, run_program
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
 RESULTS = ("<!-- results -->", "<!-- end of results -->")  # around the table in the README
-
-
 EXAMPLES = """examples:
   run_all.py                                        every chapter, on the bundled digits
   run_all.py --only 03 --datasets cifar10 --seeds 0 1 2
@@ -38,9 +36,7 @@ def parser() -> Parser:
     twice = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     text = "set another parameter, in every chapter that has it; repeatable"
     p.add_argument("-p", dest="parameters", **twice, help=text)
-    text = (
-        "import these, of this folder or installed, first and in every process, for what they add to tables"
-    )
+    text = "import these, of this folder or installed, first in every process, for what they add to tables"
     p.add_argument("--with", dest="modules", **more, metavar="MODULE", help=text)
     p.add_argument("--output", metavar="DIR", help="instead of results/; a folder per profile is made in it")
     flag(p, "--download", "fetch data sets that are not there")
@@ -49,9 +45,7 @@ def parser() -> Parser:
     instead = p.add_argument_group("instead of executing the chapters")
     flag(instead, "--list", "print chapters, parameters, every run and about how long it will take")
     flag(instead, "--figures-only", "redraw figures/ from its records")
-    flag(
-        instead, "--collect", "take the store's runs of the profile into figures/ as its records, and redraw"
-    )
+    flag(instead, "--collect", "take the store's runs of the profile into figures/ as its records; redraw")
     flag(instead, "--add", "with --collect: beside the runs that are there, not instead of them")
     executor_options(p)
     return p

@@ -9,7 +9,6 @@ image padded by reflection plus a random horizontal flip.
 import functools
 import gzip
 import inspect
-import math
 import os
 import shutil
 import socket
@@ -26,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from .errors import InvalidInput, MissingData, check_seed, choose, named
 from .errors.disk import FORBIDDEN, FULL, given_path, own_folder, refusals
@@ -255,8 +255,6 @@ def _fetched(name: str, path: Path) -> dict[str, np.ndarray]:
     has a lock in the folder, so that what killed ones left can be told, and is removed. A connection that is
     silent for `SILENCE_S` raises TimeoutError; torchvision has no limit.
     """
-    from filelock import FileLock, Timeout
-
     for lock in path.parent.glob(f".{name}-*/lock"):
         with suppress(OSError, Timeout):
             with FileLock(lock, timeout=0):
@@ -282,10 +280,10 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
     Raises MissingData if there is nothing of the set, and InvalidInput, which names the file, if not all.
     """
     known = PUBLISHED[name]
-    folder, archive = root / known.folder, root / (known.archive or "no archive")
+    folder = root / known.folder
     if known.archive is None:
         return _read_idx(name, folder, root)
-    packed = False
+    archive, packed = root / known.archive, False
     try:
         packed = archive.is_file() and not folder.exists()
         if not packed:
@@ -314,9 +312,10 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
 def _read_idx(name: str, folder: Path, root: Path) -> dict[str, np.ndarray]:
     """MNIST's four files, packed or not; raises as `_unfetched`."""
     arrays, failures, seen = {}, [], False
-    kinds = [(split, kind) for split in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
-    for split, kind in kinds:
-        plain = folder / f"{'train' if split == 'train' else 't10k'}-{kind}-ubyte"
+    files = {"x_train": "train-images-idx3", "y_train": "train-labels-idx1"}
+    files |= {"x_test": "t10k-images-idx3", "y_test": "t10k-labels-idx1"}
+    for key, file in files.items():
+        plain = folder / f"{file}-ubyte"
         failures.append(f"{plain} of torchvision's {name} is missing")
         for path in (plain, plain.with_name(f"{plain.name}.gz")):
             with refusals(path, OTHER_DATA, doing="read"):
@@ -325,8 +324,8 @@ def _read_idx(name: str, folder: Path, root: Path) -> dict[str, np.ndarray]:
                 continue
             seen = True
             try:
-                numbers = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
-                arrays[f"{'x' if kind == 'images-idx3' else 'y'}_{split}"] = numbers
+                content = gzip.decompress(content) if path.suffix == ".gz" else content
+                arrays[key] = _idx(content)
                 failures.pop()
                 break
             except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
@@ -343,10 +342,7 @@ def _idx(content: bytes) -> np.ndarray:
     if content[:3] != b"\0\0\x08":
         raise ValueError("it is no idx file of bytes")
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4).tolist()
-    numbers = np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * len(shape))
-    if len(numbers) != math.prod(shape):
-        raise ValueError(f"it has {len(numbers)} numbers for the shape {tuple(shape)}")
-    return numbers.reshape(shape)
+    return np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
 def _damaged(known: _Published, folder: Path) -> Path | None:
@@ -390,9 +386,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     key, arrays = "it", {}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            for key in KEYS:
-                if key in archive.files:
-                    arrays[key] = archive[key]
+            for key in (k for k in KEYS if k in archive.files):
+                arrays[key] = archive[key]
     except Exception as error:  # zipfile, zlib and numpy's header parser each fail in their own way
         why = "it holds pickled objects, which are refused" if "allow_pickle" in str(error) else error
         raise InvalidInput(f"{path}: cannot read {key} ({why}); write {needed} with numpy.savez") from error

@@ -34,10 +34,7 @@ def own_folder(kind: str) -> Path:
 
 
 def store_folder() -> Path:
-    """Where records are kept if no store is given: `BPFREE_STORE`, else in the user's data folder.
-
-    Raises InvalidInput if a file is there.
-    """
+    """Where records are kept if no store is given: `BPFREE_STORE`, else in the user's data folder."""
     return checked_store(os.environ.get("BPFREE_STORE") or own_folder("data") / "records")
 
 

@@ -37,17 +37,8 @@ from .store import Store
 EXECUTORS = ("slurm", "local", "inline")
 #: What --slurm sets: numbers that submitit translates, and words that go to sbatch as they are.
 NUMBERS = {"timeout_min": int, "cpus_per_task": int, "gpus_per_node": int, "mem_gb": float}
-SBATCH = (
-    "partition",
-    "account",
-    "qos",
-    "constraint",
-    "gres",
-    "nodelist",
-    "exclude",
-    "mem_per_gpu",
-    "comment",
-)
+SBATCH = ("partition", "account", "qos", "constraint", "gres", "nodelist", "exclude", "mem_per_gpu")
+SBATCH += ("comment",)
 TIMEOUT_MIN = 240  # of a job on a cluster, where nothing else is said
 REQUEUES = 20  # of a job whose time was up: its run goes on
 TRIES = 2
@@ -89,7 +80,8 @@ def submit(
     """Trains the runs that are not in the store yet, as jobs.
 
     The reference run of a budget goes before the runs that share it out. A run that fails is tried once more,
-    and then reported, while the others go on. A run that diverges is no failure: that is its record.
+    and then reported, while the others go on. A run that diverges is no failure: that is its record. Ctrl-C
+    cancels what is queued and stops what runs; its note says what is finished.
 
     Args:
         kind: "slurm", "local" (processes of this machine) or "inline" (this process).
@@ -102,7 +94,6 @@ def submit(
         InvalidInput: submitit is not installed, there is no Slurm, or it refuses the jobs permanently, which
             is raised after those that it accepted have ended.
         StorageFailed: the files that tell the jobs what to do cannot be written.
-        KeyboardInterrupt: its note says what is finished; what was queued is cancelled, what ran is stopped.
     """
     choose("executor", kind, EXECUTORS)
     batch = Batch(experiments, Store(store).root.absolute())
@@ -201,13 +192,13 @@ def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None) 
 
     def attempt(e: Experiment, go: Callable) -> bool | None:
         if batch.is_ready(e):
+            log = batch.file(e, "log") if held else None
             try:
                 if held:
                     held.write_text(str(batch.runs.index(e)), encoding="utf-8")
                 if go() is not None:
                     batch.note(e)
             except Exception as error:
-                log = batch.file(e, "log") if held else None
                 if log:
                     with open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
                         traceback.print_exc(file=file)
@@ -274,11 +265,11 @@ def process() -> int:
 # ---------------------------------------------------------------- on a cluster
 
 
+@dataclass
 class Training:
     """What a job does: train a run, or find that it is in the store. Returns the record's key."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    root: Path
 
     def __call__(self, experiment: Experiment) -> str:
         (record,) = run_many([experiment], self.root, progress=False)
@@ -385,36 +376,31 @@ def with_retries(submit_jobs: Callable, logs: Path):
             with disk.refusals(logs), redirect_stderr(io.StringIO()):  # where submitit repeats what it raises
                 return submit_jobs()
         except StorageFailed as error:
-            cause = error.__cause__
+            cause, remedy = error.__cause__, ""
             if cause.errno not in TEMPORARY_ERRNO:
                 raise
         except RuntimeError as error:  # submitit's, with what sbatch has said
-            cause = error
+            cause, remedy = error, ""
             if TOO_MANY.search(str(error)):
                 remedy = "give a smaller --workers, so that fewer are handed in at a time"
-            else:
+            elif not TEMPORARY.search(str(error)):
                 remedy = "change --slurm" + ", or give a smaller --workers" * ("submit limit" in str(error))
-            if not TEMPORARY.search(str(error)) or TOO_MANY.search(str(error)):
-                raise InvalidInput(f"Slurm refuses the jobs ({refusal_of(error)}): {remedy}") from error
-        why = f"no jobs are taken at present ({refusal_of(cause)})"
+        said = [line for line in str(cause).splitlines() if "error:" in line] or [last_line(str(cause))]
+        if remedy:
+            raise InvalidInput(f"Slurm refuses the jobs ({said[0].strip()}): {remedy}") from cause
+        why = f"no jobs are taken at present ({said[0].strip()})"
         if pause is None:
             raise InvalidInput(f"{why}: try again later") from cause
         log.warning("%s: trying again in %g s", why, pause)
         time.sleep(pause)
 
 
-def refusal_of(error: Exception) -> str:
-    """Why sbatch, or the system, refuses a job, in one line."""
-    lines = [line for line in str(error).splitlines() if "error:" in line] or [last_line(str(error))]
-    return lines[0].strip()
-
-
 def slurm_settings(pairs: Sequence[str]) -> dict[str, object]:
     """What `--slurm KEY=VALUE ...` says, as submitit takes it. Raises UnknownName or InvalidInput."""
     settings: dict[str, object] = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (equals and value):
+        key, _, value = pair.partition("=")
+        if not value:
             raise InvalidInput(f"--slurm {pair!r}: give KEY=VALUE, such as partition=gpu")
         choose("setting of --slurm", key, [*NUMBERS, *SBATCH])
         if key in SBATCH:

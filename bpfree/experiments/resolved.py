@@ -26,8 +26,7 @@ class Resolved:
         stopping: the stop rule of every stage, or the "module:object" of the user's own.
         budget: what the stages may spend together, if another run sets it.
         device: its type, such as "cuda".
-        training_version: that of this package when it was trained.
-        algorithm_version, network_version, stopping_version: of the user's own parts; None: they have none.
+        training_version: this package's when it was trained; `VERSIONS`: of the user's own parts, if any.
     """
 
     algorithm: str

@@ -68,9 +68,9 @@ def run_many(
     what others are. A run that diverges does not end the batch: its record, with the status "failed", stands
     in its place, or that of its `reference` if it was that which failed.
 
-    attempt: how a run is tried, time after time until it gives something other than None, which then stands
+    attempt: how a run is tried, again and again until it gives something other than None, which then stands
     in the run's place: `attempt(experiment, go)`, where `go()` is its record, or None as long as another
-    process trains it. By default just that; others may skip a run, or survive its errors.
+    process trains it. Others than the default may skip a run, or survive its errors.
 
     Shows a bar over runs (off with the variable TQDM_DISABLE=1). Raises as `run` does, but for divergence;
     after that, as after Ctrl-C, the same call goes on where this one stopped.
@@ -143,9 +143,11 @@ class _Job:
             self.store.sweep(key)
             return record
         with self.store.claim(key) as claim:
-            if not (self._wait(claim) if wait else claim.take()):
-                self.holder = claim.holder()
-                return None
+            if not claim.take():
+                if not wait:
+                    self.holder = claim.holder()
+                    return None
+                self._wait(claim)
             record = self.store.find(self.resolved)  # which may be there since we waited
             if record is None:
                 self.store.set_aside(key)
@@ -155,17 +157,14 @@ class _Job:
             self.store.sweep(key)
             return record
 
-    def _wait(self, claim: RunLock) -> bool:
+    def _wait(self, claim: RunLock) -> None:
         """Waits until the claim is ours."""
-        if claim.take():
-            return True
         text = f"{self.experiment.label}: waiting for {claim.holder()}"
         log.info(text)
         off = {} if self.progress else {"disable": True}
         with tqdm(desc=text, bar_format="{desc} ({elapsed})", leave=False, **off) as bar:
             while not claim.take(POLL_S):
                 bar.refresh()
-        return True
 
     def _train(self) -> Record:
         """Train and store; what cannot be stored is kept in the checkpoint."""
@@ -214,7 +213,8 @@ def _train(
         except TrainingDiverged as diverged:
             history = diverged.history
             error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
-    frame = history.frame()
+    frame, begun_s = history.frame(), checkpoint.begun_s
+    trace = meter.trace.assign(time_s=lambda t: t["time_s"] + begun_s)
     return algorithm, Record(
         experiment=resolved,
         status="failed" if error else "finished",
@@ -222,15 +222,8 @@ def _train(
         history=frame[list(OUTCOME)],
         cost={**totals(history), **({} if error else _bill(resolved, algorithm, data, history))},
         epoch_cost=frame[["stage", "epoch", *COST]],
-        trace=history.staged(
-            meter.trace.assign(time_s=lambda t: t["time_s"] + checkpoint.begun_s),
-            meter.reading.seconds + checkpoint.begun_s,
-            checkpoint.begun_s,
-        ),
-        stages=[
-            {"name": s.name, "prefix": s.prefix, "ended": s.ended, "restored": s.restored}
-            for s in history.stages
-        ],
+        trace=history.staged(trace, meter.reading.seconds + begun_s, begun_s),
+        stages=[{k: getattr(s, k) for k in ("name", "prefix", "ended", "restored")} for s in history.stages],
         machine=machine(resolved.device),
         provenance=history.provenance,
         error=error,

@@ -44,9 +44,8 @@ def equal_budget(
         pruner: makes the pruner of each study; None: no trial of any is cut short.
         path: of the file of tuned settings; default: `tuned.csv` in the store.
 
-    Raises:
-        InvalidInput: budgets that are not equal, two experiments on one arm, contested options (tuned
-            settings are kept for this package's own definitions); and what `tune` raises.
+    Raises InvalidInput: budgets that are not equal, two experiments on one arm, contested options (tuned
+    settings are kept for this package's own definitions); and what `tune` raises.
     """
     if max_epochs is not None:
         experiments = [replace(e, max_epochs=max_epochs) for e in experiments]

@@ -68,8 +68,8 @@ def tune(
     A trial whose loss diverges is a failed one and counts; one whose worker was killed is made up for.
 
     Args:
-        experiment: what is trained; its `max_epochs` caps every stage of every trial, and what it fixes in
-            its hyperparameters is not searched.
+        experiment: its `max_epochs` caps every stage of every trial; what its hyperparameters fix is not
+            searched.
         trials: finished trials that the study should have in all.
         storage: see `open_storage`; default: a journal file in `studies/` of the store.
         name: of the study; default: `study_name`.
@@ -80,9 +80,8 @@ def tune(
             not, return as soon as none is left to begin.
         progress: show a bar over trials (off with the variable TQDM_DISABLE=1).
 
-    Raises:
-        InvalidInput: a space that cannot be searched, a storage that cannot be opened, a study of this name
-            of something else, a protocol that trains on another run's budget.
+    Raises InvalidInput: a space that cannot be searched, a storage that cannot be opened, a study of this
+    name of something else, a protocol that trains on another run's budget.
     """
     how = {"pruner": pruner, "wait": wait, "progress": progress}
     return search(experiment, search_space(experiment, space), trials, storage, name, **how)

@@ -43,11 +43,10 @@ class Place(NamedTuple):
 
 
 def open_storage(storage: StrPath | BaseStorage | None, study: str) -> Place:
-    """The storage of a study of this name; made if it is not there.
+    """The storage of a study of this name; made if it is not there. Raises InvalidInput if it cannot be.
 
     storage: None for a journal in the default store; a path ending in .db, .sqlite or .sqlite3 (SQLite) or in
         anything else (a journal file); an RDB URL; or an Optuna storage, which is taken as it is.
-    Raises InvalidInput if it cannot be opened.
     """
     if not re.fullmatch(r"[\w.+-]+", study):
         raise InvalidInput(f"study name {study!r}: use letters, digits and .+-_ only")
@@ -85,9 +84,9 @@ def using(place: Place) -> Iterator[None]:
 
 def why(error: Exception) -> str:
     """The cause of an error, in one line."""
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__  # Optuna guesses, the driver knows
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, StorageInternalError):
+        error = error.__cause__ or error  # Optuna guesses, the driver knows
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _open_url(text: str) -> Place:
