@@ -17,17 +17,17 @@ from bpfree.errors.program import Parser, positive, run_program
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
 RESULTS = ("<!-- results -->", "<!-- end of results -->")  # around the table in the README
-EXAMPLES = """examples:
+
+
+def parser() -> Parser:
+    examples = """examples:
   run_all.py                                        every chapter, on the bundled digits
   run_all.py --only 03 --datasets cifar10 --seeds 0 1 2
   run_all.py --profile laptop --list                what would be trained, and for how long
   run_all.py --with my_parts                        with what my_parts.py of this folder adds to the tables
   run_all.py --profile paper --executor slurm --slurm partition=gpu gpus_per_node=1
 """
-
-
-def parser() -> Parser:
-    p = Parser(prog="run_all.py", description=__doc__, epilog=EXAMPLES)
+    p = Parser(prog="run_all.py", description=__doc__, epilog=examples)
     p.add_argument("--profile", default="quick", help="quick (default), laptop, paper or evidence")
     p.add_argument("--only", nargs="+", metavar="CHAPTER", help="only these, by number or name: 03 01")
     several, more = {"nargs": "+"}, {"nargs": "+", "action": "extend", "default": []}
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
         args.argv = argv
         settle_surroundings()
         extend(args.modules)
-        return draw_figures() if args.figures_only else run(args, notebooks)
+        return draw_figures() if args.figures_only else run_batch(args, notebooks)
 
     return run_program("run_all.py", command, argv)
 
@@ -191,7 +191,7 @@ def check_data(names: list[str], *, present: bool, download: bool) -> None:
         load(name, download=download)
 
 
-def runs_of(chosen, chapters: list) -> list:
+def needed_runs(chosen, chapters: list) -> list:
     """Every run that the chapters need."""
     from bpfree.experiments import study
 
@@ -215,7 +215,7 @@ def print_list(chapters: list, values: list[dict], runs: list) -> None:
 # ---------------------------------------------------------------- the batch
 
 
-def run(args: argparse.Namespace, notebooks: Path) -> int:
+def run_batch(args: argparse.Namespace, notebooks: Path) -> int:
     from bpfree.experiments import study
 
     common = common_values(args)
@@ -244,17 +244,17 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
             jobs.engine(Path(tempfile.gettempdir()), args.settings)
     check_data(chosen.datasets, present=not args.list, download=args.download)
     if args.list:
-        print_list(chapters, values, runs_of(chosen, chapters))
+        print_list(chapters, values, needed_runs(chosen, chapters))
         return 0
     failures = 0
     if args.executor:
-        failures = hand_out(runs_of(chosen, chapters), args)
+        failures = hand_out(needed_runs(chosen, chapters), args)
         if failures and not args.keep_going:
             text = "no chapter was executed: mend it and give the same command, or add --keep-going"
             print(f"run_all.py: {text}", file=sys.stderr)
             return 1
         if args.executor == "slurm":
-            return max(run_on_cluster(args), min(failures, 1))
+            return max(chapters_on_cluster(args), min(failures, 1))
     if args.update_notebooks:
         values = [{} for _ in chapters]
 
@@ -298,7 +298,7 @@ def hand_out(runs: list, args: argparse.Namespace) -> int:
     return len(failures)
 
 
-def run_on_cluster(args: argparse.Namespace) -> int:
+def chapters_on_cluster(args: argparse.Namespace) -> int:
     """The chapters as one more job: their records and measurements are of the cluster's kind of device."""
     from bpfree.experiments import jobs
     from bpfree.experiments.store import Store

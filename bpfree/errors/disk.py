@@ -33,14 +33,12 @@ def own_folder(kind: str) -> Path:
         raise InvalidInput(f"no folder for {kind} ({error}), nor one named in BPFREE_{NAMED[kind]}") from None
 
 
-def store_folder() -> Path:
-    """Where records are kept if no store is given: `BPFREE_STORE`, else in the user's data folder."""
-    return checked_store(os.environ.get("BPFREE_STORE") or own_folder("data") / "records")
+def store_folder(root: str | os.PathLike | None = None) -> Path:
+    """A store's folder, there or not yet: `root`, else `BPFREE_STORE`, else in the user's data folder.
 
-
-def checked_store(root: str | os.PathLike) -> Path:
-    """The folder, which need not be there yet, as `given_path` has it. Raises InvalidInput for a file."""
-    folder = given_path(root)
+    Raises InvalidInput for a file, and as `given_path`.
+    """
+    folder = given_path(root or os.environ.get("BPFREE_STORE") or own_folder("data") / "records")
     if os.path.isfile(folder):
         raise InvalidInput(f"store {folder} is a file: name a folder (the variable BPFREE_STORE, or store=)")
     return folder

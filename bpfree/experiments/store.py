@@ -186,13 +186,11 @@ class RunLock(AbstractContextManager):
 class Store:
     """A folder of records, one folder per key; beside them the `checkpoints` and `locks` of unfinished runs.
 
-    Args:
-        root: default `BPFREE_STORE`, else the user's data folder; of another `Store` its own.
+    root: as in `disk.store_folder`, or another `Store`, whose own it then is.
     """
 
     def __init__(self, root: "Store | str | os.PathLike | None" = None):
-        given = root.root if isinstance(root, Store) else root
-        self.root = disk.checked_store(given) if given else disk.store_folder()
+        self.root = root.root if isinstance(root, Store) else disk.store_folder(root)
 
     def __contains__(self, key: str) -> bool:
         """Whether anything lies under a key; whether it is whole, `read` says."""
