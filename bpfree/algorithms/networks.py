@@ -88,7 +88,7 @@ class MLP(Blocks):
                 "hidden layer, as in MLP([784, 1000, 1000], classes=10)"
             )
         blocks = [
-            in_order(
+            block_of(
                 flatten=nn.Flatten(),  # images come in as (N, C, H, W); later layers are flat already
                 linear=nn.Linear(d_in, d_out),
                 relu=nn.ReLU(inplace=True),
@@ -126,7 +126,7 @@ class CaFoCNN(Blocks):
         blocks, features = [], []
         for c_out in channels:
             height, width = height // 2, width // 2
-            block = in_order(
+            block = block_of(
                 conv=nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
                 relu=nn.ReLU(inplace=True),
                 pool=nn.MaxPool2d(2),
@@ -138,7 +138,7 @@ class CaFoCNN(Blocks):
         super().__init__(blocks, features, inputs, classes)
 
 
-def in_order(**modules: nn.Module) -> nn.Sequential:
+def block_of(**modules: nn.Module) -> nn.Sequential:
     """These modules one after the other, by these names."""
     return nn.Sequential(OrderedDict(modules))
 

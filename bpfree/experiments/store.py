@@ -470,17 +470,8 @@ def _check(record: Record) -> None:
 # ---------------------------------------------------------------- as tidy tables
 
 #: Of each run, which one it is.
-FIELDS = (
-    "algorithm",
-    "data",
-    "architecture",
-    "seed",
-    "protocol",
-    "preset",
-    "max_epochs",
-    "precision",
-    "device",
-)
+FIELDS = ("algorithm", "data", "architecture", "seed", "protocol", "preset")
+FIELDS += ("max_epochs", "precision", "device")
 TIDY_COLUMNS = ("key", *FIELDS, "settings", "status", "metric", "value", "unit", "provenance", "machine")
 
 
