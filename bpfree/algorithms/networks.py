@@ -109,12 +109,10 @@ class CaFoCNN(Blocks):
     """
 
     def __init__(self, shape: Sequence[int], *, classes: int, channels: Sequence[int] = (32, 128, 512)):
-        if not are_positive(shape) or len(shape) != 3:
-            raise InvalidInput(f"shape {shape!r} is no image: give (channels, height, width)")
-        if not are_positive(channels) or not channels:
+        if not (are_positive(shape) and len(shape) == 3 and are_positive(channels) and channels):
             raise InvalidInput(
-                f"channels {channels!r} do not make a CNN: give one positive integer per block, as in "
-                "channels=(32, 128, 512)"
+                f"shape {shape!r} and channels {channels!r} make no CNN: give (channels, height, width) "
+                "of an image, and one positive integer per block, as in channels=(32, 128, 512)"
             )
         c_in, height, width = shape
         if min(height, width) >> len(channels) < 1:

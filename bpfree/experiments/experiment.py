@@ -187,13 +187,13 @@ class Experiment:
 
 
 def fit(
-    experiment: Experiment, data: Data, *, progress: bool = True, meter=None, on_epoch=None
+    experiment: Experiment, data: Data, *, progress: bool = True, on_epoch=None
 ) -> tuple[Algorithm, History]:
     """Train as the experiment says, on `data`, and store nothing. Test data are not read.
 
     Raises as `bpfree.train` does, and InvalidInput if the protocol needs a budget.
     """
-    return train_resolved(experiment.resolve(data), data, progress=progress, meter=meter, on_epoch=on_epoch)
+    return train_resolved(experiment.resolve(data), data, progress=progress, on_epoch=on_epoch)
 
 
 def validated(history: History) -> dict:

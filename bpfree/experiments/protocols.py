@@ -195,7 +195,7 @@ def _settings(source: str, **arm: str) -> dict:
     return dict(zip(table["parameter"], table["value"], strict=True))
 
 
-def is_published(algorithm: str, data: str, architecture: str, source: str = "thesis") -> bool:
+def is_published(algorithm: str, data: str, architecture: str) -> bool:
     """Whether protocol "published" knows this arm."""
-    settings = _settings(source, algorithm=algorithm, data=data, architecture=architecture)
+    settings = _settings("thesis", algorithm=algorithm, data=data, architecture=architecture)
     return any(name.startswith("stopping.") for name in settings)

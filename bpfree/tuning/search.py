@@ -93,20 +93,18 @@ def sweep(
     values: Sequence[float],
     storage: StrPath | BaseStorage | None = None,
     *,
-    name: str | None = None,
-    wait: bool = True,
     progress: bool = True,
 ) -> Study:
     """Trains an experiment at each of these values of one hyperparameter, all else as it says.
 
-    A study like those of `tune`, which takes in further values between the smallest and the largest. Its
-    default name is the experiment's with the parameter behind it. Raises as `tune` does.
+    A study like those of `tune`, which takes in further values between the smallest and the largest. Its name
+    is the experiment's with the parameter behind it. Raises as `tune` does.
     """
     values = sorted(set(values))
     ends = (*values[:1], *values[-1:])
     ranges = search_space(experiment, {parameter: (*ends, "log") if values[0] > 0 else ends})
-    name = name or f"{study_name(experiment)}-{parameter}"
-    how = {"listed": (parameter, values), "wait": wait, "progress": progress}
+    name = f"{study_name(experiment)}-{parameter}"
+    how = {"listed": (parameter, values), "progress": progress}
     return search(experiment, ranges, len(values), storage, name, **how)
 
 
