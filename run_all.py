@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bpfree.errors import InvalidInput, choose, disk, extend
-from bpfree.errors.program import Parser, positive, run_program
+from bpfree.errors.program import Parser, run_program, whole
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
@@ -32,6 +32,7 @@ def parser() -> Parser:
     p.add_argument("--only", nargs="+", metavar="CHAPTER", help="only these, by number or name: 03 01")
     several, more = {"nargs": "+"}, {"nargs": "+", "action": "extend", "default": []}
     p.add_argument("--datasets", **several, metavar="NAME", help="names or .npz files, not the profile's")
+    seed = partial(whole, least=0)
     p.add_argument("--seeds", **several, type=seed, metavar="SEED", help="instead of the profile's: 0 1 2")
     twice = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     text = "set another parameter, in every chapter that has it; repeatable"
@@ -60,16 +61,10 @@ def executor_options(p: Parser) -> None:
     text = "slurm (a job for each), local (processes of this machine) or inline (one after the other in this)"
     jobs.add_argument("--executor", metavar="KIND", help=text)
     text = "runs at a time (default: one for each GPU, or one; with slurm all)"
-    jobs.add_argument("--workers", type=positive, metavar="N", help=text)
+    jobs.add_argument("--workers", type=whole, metavar="N", help=text)
     flag(jobs, "--keep-going", "execute the chapters although jobs have failed")
     text = "of the jobs: partition=gpu gpus_per_node=1 cpus_per_task=4 mem_gb=16 timeout_min=120 ..."
     jobs.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
-
-
-def seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed: give integers from 0, such as 0 1 2")
-    return int(text)
 
 
 def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") -> int:

@@ -30,10 +30,10 @@ class Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)
 
 
-def positive(text: str) -> int:
-    """The type of an option that takes a whole number of 1 or more."""
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more: give one")
+def whole(text: str, least: int = 1) -> int:
+    """The type of an option that takes a whole number of `least` or more."""
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more: give one")
     return int(text)
 
 

@@ -14,10 +14,10 @@ from ..errors.program import (
     INTERRUPTED,
     Parser,
     helpers,
-    positive,
     run_program,
     stop_with_starter,
     threads_each,
+    whole,
 )
 
 PROG = "python -m bpfree.tuning"
@@ -32,8 +32,8 @@ def parser() -> Parser:
     p = Parser(prog=PROG, description=__doc__, epilog=examples)
     text = "algorithms (bp, mf, module:object, ...), or names of studies to go on with"
     p.add_argument("what", nargs="+", metavar="WHAT", help=text)
-    p.add_argument("--trials", type=positive, default=20, help="of each study, in all (default 20)")
-    p.add_argument("--workers", type=positive, default=1, help="processes on this machine (default 1)")
+    p.add_argument("--trials", type=whole, default=20, help="of each study, in all (default 20)")
+    p.add_argument("--workers", type=whole, default=1, help="processes on this machine (default 1)")
     p.add_argument("--storage", help="a journal file, a .db file, or a URL (default: in the store)")
     p.add_argument("--no-wait", action="store_true", help="end when no trial is left to begin")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -42,7 +42,7 @@ def parser() -> Parser:
     of.add_argument("--data", default="digits", help="a data set or an .npz file (default digits)")
     of.add_argument("--architecture", help="2x1000, cnn, ... (default: the paper's)")
     of.add_argument("--protocol", default="convergence", help="how long a trial trains (default convergence)")
-    of.add_argument("--max-epochs", type=positive, help="cap on every stage of every trial")
+    of.add_argument("--max-epochs", type=whole, help="cap on every stage of every trial")
     of.add_argument("--seed", type=int, default=0, help="of all trials (default 0)")
     twice = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     of.add_argument("--fix", **twice, help="what is not searched, such as batch_size 64; repeatable")
