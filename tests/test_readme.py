@@ -91,7 +91,7 @@ def test_snippets_run_in_order(capsys):
 @pytest.mark.parametrize("words", RUN_ALL, ids=" ".join)
 def test_run_all_takes_these_options(words, monkeypatch):
     taken = []
-    monkeypatch.setattr(run_all, "run", lambda args, notebooks: taken.append(args) or 0)
+    monkeypatch.setattr(run_all, "run_batch", lambda args, notebooks: taken.append(args) or 0)
     assert run_all.main(words) == 0
     assert taken[0].profile in ("quick", "laptop", "paper", "evidence")
 
