@@ -12,35 +12,32 @@ from functools import partial
 from pathlib import Path
 
 from bpfree.errors import InvalidInput, choose, disk, extend
-from bpfree.errors.program import Parser, positive, run_program
+from bpfree.errors.program import Parser, run_program, whole
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
 RESULTS = ("<!-- results -->", "<!-- end of results -->")  # around the table in the README
 
 
-EXAMPLES = """examples:
+def parser() -> Parser:
+    examples = """examples:
   run_all.py                                        every chapter, on the bundled digits
   run_all.py --only 03 --datasets cifar10 --seeds 0 1 2
   run_all.py --profile laptop --list                what would be trained, and for how long
   run_all.py --with my_parts                        with what my_parts.py of this folder adds to the tables
   run_all.py --profile paper --executor slurm --slurm partition=gpu gpus_per_node=1
 """
-
-
-def parser() -> Parser:
-    p = Parser(prog="run_all.py", description=__doc__, epilog=EXAMPLES)
+    p = Parser(prog="run_all.py", description=__doc__, epilog=examples)
     p.add_argument("--profile", default="quick", help="quick (default), laptop, paper or evidence")
     p.add_argument("--only", nargs="+", metavar="CHAPTER", help="only these, by number or name: 03 01")
     several, more = {"nargs": "+"}, {"nargs": "+", "action": "extend", "default": []}
     p.add_argument("--datasets", **several, metavar="NAME", help="names or .npz files, not the profile's")
+    seed = partial(whole, least=0)
     p.add_argument("--seeds", **several, type=seed, metavar="SEED", help="instead of the profile's: 0 1 2")
     twice = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     text = "set another parameter, in every chapter that has it; repeatable"
     p.add_argument("-p", dest="parameters", **twice, help=text)
-    text = (
-        "import these, of this folder or installed, first and in every process, for what they add to tables"
-    )
+    text = "import these, of this folder or installed, first in every process, for what they add to tables"
     p.add_argument("--with", dest="modules", **more, metavar="MODULE", help=text)
     p.add_argument("--output", metavar="DIR", help="instead of results/; a folder per profile is made in it")
     flag(p, "--download", "fetch data sets that are not there")
@@ -49,9 +46,7 @@ def parser() -> Parser:
     instead = p.add_argument_group("instead of executing the chapters")
     flag(instead, "--list", "print chapters, parameters, every run and about how long it will take")
     flag(instead, "--figures-only", "redraw figures/ from its records")
-    flag(
-        instead, "--collect", "take the store's runs of the profile into figures/ as its records, and redraw"
-    )
+    flag(instead, "--collect", "take the store's runs of the profile into figures/ as its records; redraw")
     flag(instead, "--add", "with --collect: beside the runs that are there, not instead of them")
     executor_options(p)
     return p
@@ -66,16 +61,10 @@ def executor_options(p: Parser) -> None:
     text = "slurm (a job for each), local (processes of this machine) or inline (one after the other in this)"
     jobs.add_argument("--executor", metavar="KIND", help=text)
     text = "runs at a time (default: one for each GPU, or one; with slurm all)"
-    jobs.add_argument("--workers", type=positive, metavar="N", help=text)
+    jobs.add_argument("--workers", type=whole, metavar="N", help=text)
     flag(jobs, "--keep-going", "execute the chapters although jobs have failed")
     text = "of the jobs: partition=gpu gpus_per_node=1 cpus_per_task=4 mem_gb=16 timeout_min=120 ..."
     jobs.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
-
-
-def seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed: give integers from 0, such as 0 1 2")
-    return int(text)
 
 
 def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") -> int:
@@ -88,7 +77,7 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
         args.argv = argv
         settle_surroundings()
         extend(args.modules)
-        return draw_figures() if args.figures_only else run(args, notebooks)
+        return draw_figures() if args.figures_only else run_batch(args, notebooks)
 
     return run_program("run_all.py", command, argv)
 
@@ -197,7 +186,7 @@ def check_data(names: list[str], *, present: bool, download: bool) -> None:
         load(name, download=download)
 
 
-def runs_of(chosen, chapters: list) -> list:
+def needed_runs(chosen, chapters: list) -> list:
     """Every run that the chapters need."""
     from bpfree.experiments import study
 
@@ -221,7 +210,7 @@ def print_list(chapters: list, values: list[dict], runs: list) -> None:
 # ---------------------------------------------------------------- the batch
 
 
-def run(args: argparse.Namespace, notebooks: Path) -> int:
+def run_batch(args: argparse.Namespace, notebooks: Path) -> int:
     from bpfree.experiments import study
 
     common = common_values(args)
@@ -250,17 +239,17 @@ def run(args: argparse.Namespace, notebooks: Path) -> int:
             jobs.engine(Path(tempfile.gettempdir()), args.settings)
     check_data(chosen.datasets, present=not args.list, download=args.download)
     if args.list:
-        print_list(chapters, values, runs_of(chosen, chapters))
+        print_list(chapters, values, needed_runs(chosen, chapters))
         return 0
     failures = 0
     if args.executor:
-        failures = hand_out(runs_of(chosen, chapters), args)
+        failures = hand_out(needed_runs(chosen, chapters), args)
         if failures and not args.keep_going:
             text = "no chapter was executed: mend it and give the same command, or add --keep-going"
             print(f"run_all.py: {text}", file=sys.stderr)
             return 1
         if args.executor == "slurm":
-            return max(run_on_cluster(args), min(failures, 1))
+            return max(chapters_on_cluster(args), min(failures, 1))
     if args.update_notebooks:
         values = [{} for _ in chapters]
 
@@ -304,7 +293,7 @@ def hand_out(runs: list, args: argparse.Namespace) -> int:
     return len(failures)
 
 
-def run_on_cluster(args: argparse.Namespace) -> int:
+def chapters_on_cluster(args: argparse.Namespace) -> int:
     """The chapters as one more job: their records and measurements are of the cluster's kind of device."""
     from bpfree.experiments import jobs
     from bpfree.experiments.store import Store
@@ -313,10 +302,10 @@ def run_on_cluster(args: argparse.Namespace) -> int:
     executor_options(options)
     _, rest = options.parse_known_args(args.argv)
     command = [sys.executable, str(ROOT / "run_all.py"), *rest]
-    status, out, err = jobs.run_on_cluster(command, Store(), args.settings)
-    print(out, end="")
-    print(err, end="", file=sys.stderr)
-    return status
+    done = jobs.run_on_cluster(command, Store(), args.settings)
+    print(done.stdout, end="")
+    print(done.stderr, end="", file=sys.stderr)
+    return done.returncode
 
 
 def run_chapter(chapter, values: dict, pages, bars, *, debug: bool) -> Exception | None:

@@ -9,7 +9,6 @@ image padded by reflection plus a random horizontal flip.
 import functools
 import gzip
 import inspect
-import math
 import os
 import shutil
 import socket
@@ -26,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from .errors import InvalidInput, MissingData, check_seed, choose, named
 from .errors.disk import FORBIDDEN, FULL, given_path, own_folder, refusals
@@ -34,7 +34,7 @@ from .training.numerics import pinned
 
 StrPath = str | os.PathLike
 SILENCE_S = 60.0  # after which a download is given up
-ELSEWHERE = "set BPFREE_DATA or root= to a folder elsewhere"
+OTHER_DATA = "set BPFREE_DATA or root= to a folder elsewhere"
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ PUBLISHED = {
 NAMES = ("digits", *PUBLISHED)
 
 
-#: Data sets of your own by a name without a module; `add` puts them here.
+#: Data sets of your own by a name without a module; `add_data` puts them here.
 ADDED: "dict[str, Data | Callable[..., Data]]" = {}
 
 
-def add(name: str, source: "Data | Callable[..., Data]") -> None:
+def add_data(name: str, source: "Data | Callable[..., Data]") -> None:
     """Make a `Data`, or a function that gives one, known by a name, in this process; see `load`.
 
     Raises InvalidInput if the name means other data already.
@@ -116,22 +116,24 @@ def rank(name: str) -> tuple[int, str]:
     return NAMES.index(name) if name in NAMES else len(NAMES), name
 
 
-class Source(NamedTuple):
+class DataSource(NamedTuple):
     """What `load` makes data of: which data these are, without holding their arrays; and the data by seed."""
 
     identity: tuple
     data: Callable[[int], Data]
 
 
-def _checked(name: str, found: Mapping[str, np.ndarray], where: object, known: _Published | None) -> Source:
+def _checked(
+    name: str, found: Mapping[str, np.ndarray], where: object, known: _Published | None
+) -> DataSource:
     """Arrays as files have them, which are split, scaled and normalised; what is not known is measured."""
     arrays = checked(found, where, known.classes) if known else checked(found, where)
     names = ("mean", "std", "augment", "classes", "scale", "validation") if known else ()
     sha256, how = content_hash(arrays), {name: getattr(known, name) for name in names}
-    return Source((name, known, sha256), partial(assembled, name, sha256, arrays, **how))
+    return DataSource((name, known, sha256), partial(assembled, name, sha256, arrays, **how))
 
 
-def _own(name: str) -> Source:
+def _own(name: str) -> DataSource:
     """A `Data` that somebody's own module has, or a function that gives one, of the seed if it takes that; a
     version, if there is one, is part of its hash. Raises UnknownName or InvalidInput for anything else."""
     found = ADDED[name] if name in ADDED else named(name, "data set")
@@ -149,7 +151,7 @@ def _own(name: str) -> Source:
             return data
         return replace(data, sha256=content_hash({}, content=data.sha256, version=version))
 
-    return Source((name, found, version), data)
+    return DataSource((name, found, version), data)
 
 
 def check_name(name: str) -> None:
@@ -175,11 +177,11 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
     Raises UnknownName; MissingData; InvalidInput, which names the file and the array; or StorageFailed.
     """
     check_seed(seed)
-    return read(name, root, download=download).data(seed)
+    return data_source(name, root, download=download).data(seed)
 
 
 @pinned()
-def read(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> Source:
+def data_source(name: StrPath, root: StrPath | None = None, *, download: bool = False) -> DataSource:
     """What `load` makes data of; the arguments and what it raises are those."""
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
         path = Path(os.path.expanduser(name))  # as the user wrote it, in messages, too
@@ -209,7 +211,7 @@ def data_root(root: StrPath | None = None) -> Path:
 
 
 @functools.cache  # they come with scikit-learn and are always the same
-def _digits() -> Source:
+def _digits() -> DataSource:
     """scikit-learn's 1,797 digits of 8x8 pixels, 0..16; the last 360 are the test set."""
     from sklearn.datasets import load_digits  # here, because importing it takes a second
 
@@ -233,13 +235,13 @@ def _find(name: str, root: Path, download: bool) -> tuple[dict[str, np.ndarray],
             missing = isinstance(error, MissingData)
             what = f"{ways}, or {fetch}" if missing else f"{fetch}, or put a whole one there"
             raise type(error)(f"{error}: {what}") from error
-    with refusals(root, ELSEWHERE):
+    with refusals(root, OTHER_DATA):
         root.mkdir(parents=True, exist_ok=True)
     try:
         return _fetched(name, path), path
     except Exception as error:  # whatever sockets, archives, checksums or the disk may raise
         if getattr(error, "errno", None) in FULL + FORBIDDEN:
-            with refusals(path, ELSEWHERE):
+            with refusals(path, OTHER_DATA):
                 raise
         silent = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
         why = f"no answer for {SILENCE_S:g} s" if silent else repr(error)
@@ -253,8 +255,6 @@ def _fetched(name: str, path: Path) -> dict[str, np.ndarray]:
     has a lock in the folder, so that what killed ones left can be told, and is removed. A connection that is
     silent for `SILENCE_S` raises TimeoutError; torchvision has no limit.
     """
-    from filelock import FileLock, Timeout
-
     for lock in path.parent.glob(f".{name}-*/lock"):
         with suppress(OSError, Timeout):
             with FileLock(lock, timeout=0):
@@ -280,10 +280,10 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
     Raises MissingData if there is nothing of the set, and InvalidInput, which names the file, if not all.
     """
     known = PUBLISHED[name]
-    folder, archive = root / known.folder, root / (known.archive or "no archive")
+    folder = root / known.folder
     if known.archive is None:
         return _read_idx(name, folder, root)
-    packed = False
+    archive, packed = root / known.archive, False
     try:
         packed = archive.is_file() and not folder.exists()
         if not packed:
@@ -298,7 +298,7 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
             with refusals(Path(tempfile.gettempdir()), "set TMPDIR to a folder elsewhere"):
                 raise
         if getattr(error, "errno", None) in FORBIDDEN:
-            with refusals(root, ELSEWHERE, doing="read"):
+            with refusals(root, OTHER_DATA, doing="read"):
                 raise
         if "not found" not in str(error):  # torchvision's words for files that are missing or damaged
             raise InvalidInput(f"torchvision's {name} under {root} cannot be read ({error!r})") from error
@@ -312,19 +312,20 @@ def _unfetched(name: str, root: Path) -> dict[str, np.ndarray]:
 def _read_idx(name: str, folder: Path, root: Path) -> dict[str, np.ndarray]:
     """MNIST's four files, packed or not; raises as `_unfetched`."""
     arrays, failures, seen = {}, [], False
-    kinds = [(split, kind) for split in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
-    for split, kind in kinds:
-        plain = folder / f"{'train' if split == 'train' else 't10k'}-{kind}-ubyte"
+    files = {"x_train": "train-images-idx3", "y_train": "train-labels-idx1"}
+    files |= {"x_test": "t10k-images-idx3", "y_test": "t10k-labels-idx1"}
+    for key, file in files.items():
+        plain = folder / f"{file}-ubyte"
         failures.append(f"{plain} of torchvision's {name} is missing")
         for path in (plain, plain.with_name(f"{plain.name}.gz")):
-            with refusals(path, ELSEWHERE, doing="read"):
+            with refusals(path, OTHER_DATA, doing="read"):
                 content = path.read_bytes() if path.is_file() else None
             if content is None:
                 continue
             seen = True
             try:
-                numbers = _idx(gzip.decompress(content) if path.suffix == ".gz" else content)
-                arrays[f"{'x' if kind == 'images-idx3' else 'y'}_{split}"] = numbers
+                content = gzip.decompress(content) if path.suffix == ".gz" else content
+                arrays[key] = _idx(content)
                 failures.pop()
                 break
             except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
@@ -341,10 +342,7 @@ def _idx(content: bytes) -> np.ndarray:
     if content[:3] != b"\0\0\x08":
         raise ValueError("it is no idx file of bytes")
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4).tolist()
-    numbers = np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * len(shape))
-    if len(numbers) != math.prod(shape):
-        raise ValueError(f"it has {len(numbers)} numbers for the shape {tuple(shape)}")
-    return numbers.reshape(shape)
+    return np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
 def _damaged(known: _Published, folder: Path) -> Path | None:
@@ -388,9 +386,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     key, arrays = "it", {}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            for key in KEYS:
-                if key in archive.files:
-                    arrays[key] = archive[key]
+            for key in (k for k in KEYS if k in archive.files):
+                arrays[key] = archive[key]
     except Exception as error:  # zipfile, zlib and numpy's header parser each fail in their own way
         why = "it holds pickled objects, which are refused" if "allow_pickle" in str(error) else error
         raise InvalidInput(f"{path}: cannot read {key} ({why}); write {needed} with numpy.savez") from error

@@ -13,7 +13,7 @@ from bpfree.evidence import compare
 from bpfree.evidence import runs as ours
 from bpfree.evidence.runs import judged
 from bpfree.experiments import published
-from bpfree.experiments.store import COLUMNS, FIELDS
+from bpfree.experiments.store import FIELDS, TIDY_COLUMNS
 
 MNIST = {"data": "mnist", "architecture": "2x1000"}
 COST = ("_s", "_j", "_bytes")
@@ -41,7 +41,7 @@ def runs(algorithm: str, protocol: str = "convergence", machine: str = "m", seed
                     "provenance": MEASURED if metric.endswith("_j") else None,
                 }
             )
-    return pd.DataFrame(rows, columns=[*COLUMNS, *({"variant"} & set(where))])
+    return pd.DataFrame(rows, columns=[*TIDY_COLUMNS, *({"variant"} & set(where))])
 
 
 def one(records, **where) -> pd.Series:

@@ -178,7 +178,7 @@ class Job:
 def play(monkeypatch, store: Path, **fates) -> Engine:
     played = Engine(store, fates)
     monkeypatch.setattr(jobs, "engine", lambda *_: played)
-    monkeypatch.setitem(jobs.POLL_S, "slurm", 0.0)
+    monkeypatch.setitem(jobs.JOB_POLL_S, "slurm", 0.0)
     return played
 
 
@@ -397,7 +397,7 @@ def test_local_processes_share_the_store_and_fail_alone(tmp_path, monkeypatch, c
     names = [("bp", "convergence"), ("bp_ds", "convergence"), ("mf", "matched"), ("mf_joint", "convergence")]
     assert stored(store) == [(name, 0, protocol) for name, protocol in names]
     trained = Counter((tmp_path / "trained").read_text().split("\n")[:-1])
-    threads = max(1, jobs.cores() // 2)
+    threads = int(jobs.threads_each(2))
     assert trained == {f"{a} {threads}": 2 if a in ("mf_joint", "bp_ds") else 1 for a, _ in names}
     assert [p.name for p in failure.log.parent.iterdir()] == [failure.log.name]
     assert "OMP_NUM_THREADS" not in os.environ
@@ -514,7 +514,7 @@ def cluster(tmp_path, monkeypatch):
     (tmp_path / "cluster").mkdir()
     monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
     monkeypatch.setenv("CLUSTER", str(tmp_path / "cluster"))
-    monkeypatch.setitem(jobs.POLL_S, "slurm", 0.2)
+    monkeypatch.setitem(jobs.JOB_POLL_S, "slurm", 0.2)
     return lambda: [path.read_text() for path in sorted((tmp_path / "cluster").glob("*.sh"))]
 
 

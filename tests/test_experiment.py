@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, log_loss
 import bpfree
 from bpfree.algorithms import ARMS, Algorithm
 from bpfree.algorithms.networks import MLP, CaFoCNN
-from bpfree.errors import InvalidInput, MissingData, TrainingDiverged, UnknownName
+from bpfree.errors import InvalidInput, MissingData, TrainingDiverged
 from bpfree.evidence.evidence import recorded_runs
 from bpfree.experiments import experiment as module
 from bpfree.experiments import runner, study
@@ -66,34 +66,6 @@ def no_training(monkeypatch):
 
 
 # ---------------------------------------------------------------- the value
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"algorithm": "mf_interleavd"}, ("unknown algorithm", "did you mean 'mf_interleaved'", "bp, bp_ds")),
-        ({"data": "fashion-mnist"}, ("unknown data set", "did you mean 'fashion_mnist'", "digits, mnist")),
-        ({"protocol": "converge"}, ("unknown protocol", "did you mean 'convergence'")),
-        ({"preset": "thesys"}, ("unknown preset of mf", "did you mean 'thesis'", "2026, reference")),
-        ({"precision": "bf-16"}, ("unknown precision", "did you mean 'bf16'")),
-        ({"options": {"scedule": "sequential"}}, ("unknown option of mf", "did you mean 'schedule'")),
-        (
-            {"hyperparameters": {"learning_rate": 1}},
-            ("unknown option of mf 'learning_rate'", "lr, weight_decay"),
-        ),
-        ({"architecture": "2 by 8"}, ("architecture '2 by 8'", "'2x1000'", "'1000-500'", "'cnn'")),
-        ({"architecture": "0x8"}, ("architecture '0x8'",)),
-        ({"max_epochs": 0}, ("max_epochs=0",)),
-        ({"seed": -1}, ("seed=-1", "integer of 0 or more")),
-        ({"seed": 1.0}, ("seed=1.0",)),
-        ({"protocol": "published"}, ("no stopping rule for mf on digits 2x8",)),
-    ],
-)
-def test_names_and_values_that_cannot_be_are_refused_at_once(changes, says):
-    with pytest.raises((UnknownName, InvalidInput)) as raised:
-        Experiment(**{"algorithm": "mf", **SMALL, **changes})
-    assert all(word in str(raised.value) for word in says)
-    assert "\n" not in str(raised.value)
 
 
 def test_an_experiment_is_a_frozen_value():

@@ -12,7 +12,7 @@ import torch
 import bpfree
 import run_all
 from bpfree import Experiment, Stopping, tuning
-from bpfree.algorithms.arms import add, look
+from bpfree.algorithms.arms import add_arm, look
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.evidence import evidence, figures, stats, tables
 from bpfree.experiments import jobs, protocols, study
@@ -288,14 +288,14 @@ def test_a_protocol_that_shares_out_what_bp_took():
 
 
 def test_a_protocol_that_is_added_is_known_by_its_name():
-    mine = protocols.add("mine", own("shared"))
+    mine = protocols.add_protocol("mine", own("shared"))
     try:
-        assert protocols.add("mine", mine) is mine
+        assert protocols.add_protocol("mine", mine) is mine
         assert list(protocols.PROTOCOLS)[-1] == "mine"
         assert protocols.BUDGETS["mine"] == "passes"
         assert plain(protocol="mine").rule() == plain(protocol="own_parts:shared").rule()
         with pytest.raises(InvalidInput, match="a protocol 'mine' is there already"):
-            protocols.add("mine", own("brief"))
+            protocols.add_protocol("mine", own("brief"))
     finally:
         del protocols.PROTOCOLS["mine"], protocols.BUDGETS["mine"]
 
@@ -428,9 +428,9 @@ def test_the_command_that_tunes_finds_it(here):
 
 TABLE = """
 from dataclasses import replace
-from bpfree.algorithms import add
+from bpfree.algorithms import add_arm
 from own_parts import sharp
-add(replace(sharp, name="mine", label="My own"))
+add_arm(replace(sharp, name="mine", label="My own"))
 """
 
 
@@ -473,16 +473,16 @@ def test_a_module_that_cannot_be_imported_is_one_line(module, says, capsys):
 
 
 def test_an_arm_that_is_added_is_known_by_its_name():
-    mine = add(replace(own("sharp"), name="mine"))
+    mine = add_arm(replace(own("sharp"), name="mine"))
     try:
-        assert add(mine) is mine
+        assert add_arm(mine) is mine
         assert bpfree.arm("mine") is mine
         assert list(bpfree.ARMS)[-1] == "mine"
         assert Experiment("mine", architecture="1x4").resolved_options is not None
         assert mine.make(bpfree.MLP([4, 3], classes=2)).name == "mine"
         assert own("Reservoir")(bpfree.MLP([4, 3], classes=2)).name == "Reservoir"
         with pytest.raises(InvalidInput, match="an arm 'mine' is there already"):
-            add(own("sharp_too"))
+            add_arm(own("sharp_too"))
     finally:
         del bpfree.ARMS["mine"]
 

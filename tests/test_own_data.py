@@ -308,15 +308,15 @@ def test_data_that_are_added_are_known_by_a_name(here):
 
     with pytest.raises(UnknownName, match="unknown data set"):
         Experiment("mf", "clouds")
-    data.add("clouds", own_clouds.blobs)
+    data.add_data("clouds", own_clouds.blobs)
     try:
-        data.add("clouds", own_clouds.blobs)  # as by a module that is imported again
+        data.add_data("clouds", own_clouds.blobs)  # as by a module that is imported again
         assert_same(bpfree.load("clouds"), own_clouds.blobs(0))
         assert Experiment("mf", "clouds", **HOW).label == "mf clouds 1x8 seed 0"
         assert (data.dataset("clouds"), data.rank("clouds") > data.rank("cifar100")) == ("clouds", True)
         for name in ("clouds", "mnist"):
             with pytest.raises(InvalidInput, match=f"a data set '{name}' is there already"):
-                data.add(name, own_clouds.fixed)
+                data.add_data(name, own_clouds.fixed)
         with pytest.raises(UnknownName, match=r"did you mean 'clouds'\?"):
             bpfree.load("cloud")
     finally:

@@ -91,7 +91,7 @@ def test_snippets_run_in_order(capsys):
 @pytest.mark.parametrize("words", RUN_ALL, ids=" ".join)
 def test_run_all_takes_these_options(words, monkeypatch):
     taken = []
-    monkeypatch.setattr(run_all, "run", lambda args, notebooks: taken.append(args) or 0)
+    monkeypatch.setattr(run_all, "run_batch", lambda args, notebooks: taken.append(args) or 0)
     assert run_all.main(words) == 0
     assert taken[0].profile in ("quick", "laptop", "paper", "evidence")
 
@@ -129,7 +129,8 @@ def test_the_main_command_twice_at_once(tmp_path):
 @pytest.mark.parametrize("words", TUNING, ids=" ".join)
 def test_the_search_takes_these_options(words, monkeypatch):
     taken = []
-    monkeypatch.setattr(tuning, "run", lambda args, argv: taken.append(args) or 0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or the command sets it, for good
+    monkeypatch.setattr(tuning, "finish_studies", lambda args, argv: taken.append(args) or 0)
     assert tuning.main([word.replace("$STORAGE", "s.log") for word in words]) == 0
     assert taken[0].data == "fashion_mnist"
 

@@ -11,7 +11,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.evidence import stats
-from bpfree.experiments.store import COLUMNS
+from bpfree.experiments.store import TIDY_COLUMNS
 
 rng = np.random.default_rng(7)
 
@@ -30,7 +30,7 @@ def tidy(values: dict, metric: str = "test_accuracy", **changes) -> pd.DataFrame
         for (algorithm, protocol), series in values.items()
         for seed, value in enumerate(series)
     ]
-    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+    return pd.DataFrame(rows).reindex(columns=TIDY_COLUMNS)
 
 
 # -- a mean and its interval

@@ -15,7 +15,7 @@ import pytest
 from bpfree.errors import InvalidInput, TrainingDiverged
 from bpfree.evidence import evidence
 from bpfree.experiments.experiment import Experiment
-from bpfree.experiments.resolved import Resolved, sha256
+from bpfree.experiments.resolved import Resolved, hash_of
 from bpfree.experiments.runner import run, run_many
 from bpfree.experiments.store import Store, records
 
@@ -74,7 +74,7 @@ def test_the_same_experiments_are_read_and_not_trained(store, own):
     assert set(written(store)) == folders
     assert len(list(store)) == 4  # two of the five are one run
     assert bp.key == bp.experiment.key == store.read(bp.key).key in store
-    assert bp.key != bp.folder.name == sha256(bp.experiment.plain())
+    assert bp.key != bp.folder.name == hash_of(bp.experiment.plain())
 
 
 def test_they_are_found_by_what_decides_the_outcome_however_it_is_asked_for(store):

@@ -13,7 +13,7 @@ from bpfree.errors import InvalidInput, UnknownName
 from bpfree.evidence import compare, figures, stats, tables
 from bpfree.evidence.verdicts import verdicts
 from bpfree.experiments import published
-from bpfree.experiments.store import COLUMNS
+from bpfree.experiments.store import TIDY_COLUMNS
 
 
 class Shown:
@@ -61,7 +61,7 @@ def record(
         }
         for m, v in metrics.items()
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=TIDY_COLUMNS)
 
 
 def arm(algorithm: str, accuracies, seconds, machine: str = "m", **more) -> pd.DataFrame:
@@ -229,7 +229,7 @@ def test_what_was_printed_and_not_run_says_so_and_the_other_way_round():
     assert digits["accuracy (%), ours"].tolist() == ["98.20 ± 0.20 (n = 3)", "98.50 (n = 3)"]
     costs = shown.mf_efficiency(pair(where={"data": "digits"}))
     assert costs["numbers of"].tolist() == ["ours, convergence, cpu (not published)"] * 2
-    everything = shown.cafo_efficiency(pd.DataFrame(columns=COLUMNS))
+    everything = shown.cafo_efficiency(pd.DataFrame(columns=TIDY_COLUMNS))
     assert len(everything) == 2 * 3 * 4  # BP and two variants on four data sets
     assert set(everything["numbers of"]) == {"thesis", "ours: not run"}
 
@@ -306,7 +306,9 @@ def test_the_environment_has_a_column_for_each_machine():
     assert tables.environment([]).empty
 
 
-@pytest.mark.parametrize("records", [pair(), pair(where={"data": "digits"}), pd.DataFrame(columns=COLUMNS)])
+@pytest.mark.parametrize(
+    "records", [pair(), pair(where={"data": "digits"}), pd.DataFrame(columns=TIDY_COLUMNS)]
+)
 def test_the_papers_tables_are_narrow_and_label_their_joules(records):
     for table in (*(table(records) for table in FAMILIES), tables.best_hyperparameters()):
         assert len(table.columns) <= 10

@@ -425,10 +425,10 @@ def test_our_ranges_contain_the_published_ones():
 def test_tuned_settings_stand_beside_the_published_ones():
     assert tuning.beside_published().empty
     paper = ("fashion_mnist", "2x1000")
-    tuned.write(
+    tuned.write_settings(
         "mf", *paper, {"lr": 0.002, "weight_decay": 0.0, "batch_size": 128}, trials=20, val_accuracy=90.5
     )
-    tuned.write("mf", "digits", "2x64", {"lr": 0.5})  # never published
+    tuned.write_settings("mf", "digits", "2x64", {"lr": 0.5})  # never published
     table = tuning.beside_published().set_index("parameter")
     assert list(table.index) == ["lr", "weight_decay"]
     thesis, search = (
@@ -612,7 +612,7 @@ def test_protocols_with_a_budget_and_the_tuned_preset_are_not_searched(toy):
         InvalidInput, match="protocol 'matched' trains on the budget of another run: tune under"
     ):
         tune(arm(toy, protocol="matched"), 1)
-    tuned.write("bp", toy, "2x6", {"lr": 0.1})
+    tuned.write_settings("bp", toy, "2x6", {"lr": 0.1})
     with pytest.raises(InvalidInput, match="preset 'tuned' is what tuning makes"):
         tune(arm(toy, preset="tuned"), 1)
 

@@ -9,7 +9,7 @@ import pytest
 from bpfree.evidence import stats
 from bpfree.evidence.verdicts import ALGORITHMS, CLAIMS, IN_WORDS, judge, verdicts
 from bpfree.experiments import published
-from bpfree.experiments.store import COLUMNS
+from bpfree.experiments.store import TIDY_COLUMNS
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def runs(**per_arm) -> pd.DataFrame:
     for algorithm, metrics in per_arm.items():
         for metric, values in metrics.items():
             for seed, value in enumerate(values):
-                row = dict.fromkeys(COLUMNS)
+                row = dict.fromkeys(TIDY_COLUMNS)
                 row |= {"key": f"{algorithm} {seed}", "algorithm": algorithm, "data": "fashion_mnist"}
                 row |= {"architecture": "2x1000", "seed": seed, "protocol": "convergence", "max_epochs": 100}
                 row |= {"precision": "fp32", "device": "cpu", "settings": "thesis", "status": "finished"}
@@ -72,7 +72,7 @@ def runs(**per_arm) -> pd.DataFrame:
                 if metric not in ("test_accuracy", "val_loss", "epochs"):
                     row |= {"machine": "m", "provenance": "estimated: a model"}
                 rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=TIDY_COLUMNS)
 
 
 def test_claims_are_put_beside_what_was_printed():

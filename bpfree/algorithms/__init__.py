@@ -1,6 +1,6 @@
 """The training algorithms. Two of them differ only in their losses and in where they detach."""
 
-from .arms import ARMS, Arm, Range, add, arm
+from .arms import ARMS, Arm, Range, add_arm, arm
 from .base import Algorithm, Head
 from .bp import Backprop, DeepSupervision
 from .cafo import CascadedForward
@@ -8,20 +8,5 @@ from .ff import ForwardForward
 from .mf import MonoForward
 from .networks import MLP, Blocks, CaFoCNN
 
-__all__ = [
-    "ARMS",
-    "MLP",
-    "Algorithm",
-    "Arm",
-    "Backprop",
-    "Blocks",
-    "CaFoCNN",
-    "CascadedForward",
-    "DeepSupervision",
-    "ForwardForward",
-    "Head",
-    "MonoForward",
-    "Range",
-    "add",
-    "arm",
-]
+__all__ = ["ARMS", "MLP", "Algorithm", "Arm", "Backprop", "Blocks", "CaFoCNN", "CascadedForward"]
+__all__ += ["DeepSupervision", "ForwardForward", "Head", "MonoForward", "Range", "add_arm", "arm"]

@@ -49,8 +49,7 @@ class Arm:
     """An algorithm of a study: one class with the options that make it this arm.
 
     Attributes:
-        name: what experiments and records call it.
-        algorithm: its class.
+        name: what experiments and records call it; algorithm: its class.
         options: keyword options that an experiment of this arm may not contradict.
         label: what tables and figures call it; default: the last part of its name.
         family: in whose tables it stands and whose networks it trains by default: "ff", "cafo" or "mf";
@@ -133,7 +132,7 @@ def arm(name: str) -> Arm:
     return _ELSEWHERE[name]
 
 
-def add(arm: Arm) -> Arm:
+def add_arm(arm: Arm) -> Arm:
     """Puts an arm last in `ARMS`, for this process. Raises InvalidInput if its name is taken by another."""
     if ARMS.setdefault(arm.name, arm) is not arm:
         raise InvalidInput(f"an arm {arm.name!r} is there already: give yours another name")

@@ -12,8 +12,7 @@ from ..training.batches import Data
 from ..training.chance import stream
 from ..training.numerics import MadePinned, pinned
 from ..training.stage import OPTIMISERS, SCHEDULES, Group, Stage
-from . import networks
-from .networks import Blocks
+from .networks import Blocks, flatten
 
 PREDICT_BATCH = 1024
 
@@ -21,9 +20,7 @@ PREDICT_BATCH = 1024
 class Head(nn.Linear):
     """A linear read-out of one layer: an activation (B, ...), of which it reads (B, d_i), -> (B, classes)."""
 
-    def __init__(
-        self, width: int, classes: int, *, bias: bool, read: Callable[[Tensor], Tensor] = networks.flatten
-    ):
+    def __init__(self, width: int, classes: int, *, bias: bool, read: Callable[[Tensor], Tensor] = flatten):
         super().__init__(width, classes, bias=bias)
         self.read = read
 
@@ -48,15 +45,14 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         lr_schedule: of every stage: "constant", or another of `bpfree.training.loop.SCHEDULES`.
 
     Attributes:
-        presets: {source: options} for the contested choices: "thesis" (Spyra's thesis, arXiv
-            2509.19063), "2026" (the authors' camera-ready), "reference" (the source paper's code).
+        presets: {source: options} for the contested choices: "thesis" (Spyra's thesis, arXiv 2509.19063),
+            "2026" (the authors' camera-ready), "reference" (the source paper's code).
         name: what bars, histories and errors call it: the class's own, or that of the `Arm` that made it.
-        heads: the linear read-outs, named by the layer they read; a head of the same layer starts
-            from the same weights in every algorithm.
+        heads: the linear read-outs by the layer they read; one of the same layer starts from the same weights
+            in every algorithm.
         stages_finished: how many stages have been trained; kept with the weights.
 
-    Raises:
-        InvalidInput: a hyperparameter out of its range.
+    Raises InvalidInput for a hyperparameter out of its range.
     """
 
     presets: Mapping[str, Mapping] = {}
@@ -125,8 +121,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
     ) -> Stage:
         """A stage with this algorithm's own optimiser settings.
 
-        `layer` is the one it is read out at: stages of two algorithms that are read out at the same
-        layer see the same batches.
+        layer: at which it is read out; two algorithms' stages of one layer see the same batches.
         """
         return Stage(
             name=name,
@@ -147,8 +142,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
     def initialise(self, seed: int) -> None:
         """Every parameter afresh from the stream (seed, parameter name); running statistics reset.
 
-        A parameter of the network starts as the network says, if it says so (`Blocks.initialise_parameter`),
-        and else as the algorithm does.
+        The network's start as `Blocks.initialise_parameter` says, if it says so, else as the algorithm does.
         """
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

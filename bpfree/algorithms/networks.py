@@ -1,9 +1,6 @@
-"""The networks of the study as plain ordered blocks; nothing of any algorithm is in them.
+"""The networks of the study as plain ordered blocks of hidden layers; nothing of any algorithm is in them.
 
-A model is `blocks`, a list of modules that are applied one after the other, and `features`,
-the number of activations that each block puts out per sample. Models hold hidden layers only:
-whatever reads a class from an activation (a head, a projection matrix, a predictor) belongs to
-the algorithm that trains it.
+Whatever reads a class from an activation (a head, a projection matrix, a predictor) belongs to the algorithm.
 """
 
 from collections import OrderedDict
@@ -91,12 +88,10 @@ class MLP(Blocks):
                 "hidden layer, as in MLP([784, 1000, 1000], classes=10)"
             )
         blocks = [
-            nn.Sequential(
-                OrderedDict(
-                    flatten=nn.Flatten(),  # images come in as (N, C, H, W); later layers are flat already
-                    linear=nn.Linear(d_in, d_out),
-                    relu=nn.ReLU(inplace=True),
-                )
+            block_of(
+                flatten=nn.Flatten(),  # images come in as (N, C, H, W); later layers are flat already
+                linear=nn.Linear(d_in, d_out),
+                relu=nn.ReLU(inplace=True),
             )
             for d_in, d_out in pairwise(widths)
         ]
@@ -106,20 +101,18 @@ class MLP(Blocks):
 class CaFoCNN(Blocks):
     """The three-block CNN of Cascaded-Forward: Conv3x3, ReLU, MaxPool2, BatchNorm in each block.
 
-    Each block halves the picture (28 -> 14 -> 7 -> 3, 32 -> 16 -> 8 -> 4). Zhao et al.,
-    arXiv 2303.09728; convolutions without bias and BatchNorm with eps 1e-4.
+    Each block halves the picture (28 -> 14 -> 7 -> 3, 32 -> 16 -> 8 -> 4). Zhao et al., arXiv 2303.09728;
+    convolutions without bias and BatchNorm with eps 1e-4.
 
-    shape: (channels, height, width) of one image; channels: output channels of each block.
-    Raises InvalidInput for images too small to be halved by every block, or a count that is not positive.
+    shape: (channels, height, width) of one image; channels: output channels of each block. Raises
+    InvalidInput for images too small to be halved by every block, or a count that is not positive.
     """
 
     def __init__(self, shape: Sequence[int], *, classes: int, channels: Sequence[int] = (32, 128, 512)):
-        if not are_positive(shape) or len(shape) != 3:
-            raise InvalidInput(f"shape {shape!r} is no image: give (channels, height, width)")
-        if not are_positive(channels) or not channels:
+        if not (are_positive(shape) and len(shape) == 3 and are_positive(channels) and channels):
             raise InvalidInput(
-                f"channels {channels!r} do not make a CNN: give one positive integer per block, as in "
-                "channels=(32, 128, 512)"
+                f"shape {shape!r} and channels {channels!r} make no CNN: give (channels, height, width) "
+                "of an image, and one positive integer per block, as in channels=(32, 128, 512)"
             )
         c_in, height, width = shape
         if min(height, width) >> len(channels) < 1:
@@ -131,19 +124,21 @@ class CaFoCNN(Blocks):
         blocks, features = [], []
         for c_out in channels:
             height, width = height // 2, width // 2
-            blocks.append(
-                nn.Sequential(
-                    OrderedDict(
-                        conv=nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
-                        relu=nn.ReLU(inplace=True),
-                        pool=nn.MaxPool2d(2),
-                        norm=nn.BatchNorm2d(c_out, eps=1e-4),
-                    )
-                ).to(memory_format=torch.channels_last)  # a CPU step takes two thirds of the time
+            block = block_of(
+                conv=nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
+                relu=nn.ReLU(inplace=True),
+                pool=nn.MaxPool2d(2),
+                norm=nn.BatchNorm2d(c_out, eps=1e-4),
             )
+            blocks.append(block.to(memory_format=torch.channels_last))  # two thirds of the time on a CPU
             features.append(c_out * height * width)
             c_in = c_out
         super().__init__(blocks, features, inputs, classes)
+
+
+def block_of(**modules: nn.Module) -> nn.Sequential:
+    """These modules one after the other, by these names."""
+    return nn.Sequential(OrderedDict(modules))
 
 
 def are_positive(values: object) -> bool:

@@ -9,32 +9,17 @@
     profile_step(algorithm, data)   where the milliseconds of one step go
     resources(algorithm, data, m)   a training run under a tracing meter, as a tidy frame
     counts(algorithm, data)         operations and account together, for
-    bill(counts, history)           operations and bytes of a whole run
+    run_counts(counts, history)           operations and bytes of a whole run
 
 Operations and bytes are counted on a real step and need no particular hardware. None of these functions
 changes the algorithm that it is given.
 """
 
-from .flops import Counts, bill, counts, flops, paper_flops
+from .flops import Counts, counts, flops, paper_flops, run_counts
 from .memory import account, measured, saved_bytes
 from .roofline import Roofline, place, roofline, shapes
 from .timing import epoch_seconds, profile_step, resources, step_seconds
 
-__all__ = [
-    "Counts",
-    "Roofline",
-    "account",
-    "bill",
-    "counts",
-    "epoch_seconds",
-    "flops",
-    "measured",
-    "paper_flops",
-    "place",
-    "profile_step",
-    "resources",
-    "roofline",
-    "saved_bytes",
-    "shapes",
-    "step_seconds",
-]
+__all__ = ["Counts", "Roofline", "account", "counts", "epoch_seconds", "flops", "measured", "paper_flops"]
+__all__ += ["place", "profile_step", "resources", "roofline", "run_counts", "saved_bytes", "shapes"]
+__all__ += ["step_seconds"]

@@ -35,20 +35,15 @@ REGION = {"validation": "val", "prefix, cached": "prefix", "prefix, recomputed":
 def flops(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     """Operations of one pass over the training data, by stage and part, and of one prediction.
 
-    Returns:
-        A row per stage and part, with these columns.
-
+    A row per stage and part; raises InvalidInput for data that do not fit the network. Columns:
+        stage.
         part: "forward" and "backward" (the losses), "optimiser", "elementwise"; of a solved stage "forward"
             (the sums) and "solve"; "prefix, recomputed" and "prefix, cached" (one or the other; augmented
             data cannot be cached); "validation" (the read-out, without prefix); "prediction" last.
         obtained: "counted" (matrix products and convolutions) or "formula".
         when: "pass" (every epoch again), "once" (per stage), or "prediction".
-        samples: images that it is done for; per_sample: operations for one of them; flops: for all.
-
-        The optimiser works once a step whatever the batch holds; per sample is its share.
-
-    Raises:
-        InvalidInput: data that do not fit the network.
+        samples: images that it is done for; per_sample: operations for one of them (of the optimiser, which
+            works once a step, its share); flops: for all.
     """
     x, labels = batch_of(algorithm, data)
     size, rows = len(x), []
@@ -63,15 +58,10 @@ def flops(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     return frame.assign(flops=frame["samples"] * frame["per_sample"])
 
 
-def whole_batches(images: int, size: int) -> int:
-    """The images of a shuffled epoch, whose short last batch is left out."""
-    return images // size * size
-
-
 def descended_work(ready: PreparedStage, images: int) -> Iterator[tuple]:
-    """A step's forward and backward passes, elementwise work and optimiser."""
+    """A step's forward and backward passes, elementwise work and optimiser; without the last short batch."""
     size = len(ready.labels)
-    images = whole_batches(images, size)
+    images -= images % size
     watch = Kernels()
     forward = count(ready.forward)
     with watch:
@@ -100,7 +90,7 @@ def shared_work(ready: PreparedStage, data: Data) -> Iterator[tuple]:
     images, val = len(data.x_train), len(data.x_val)
     if stage.prefix:
         filled, validated = in_windows(images, size), in_windows(val, VALIDATION_BATCH)
-        training = filled if stage.losses is None else whole_batches(images, size)
+        training = filled if stage.losses is None else images - images % size
         recomputed = training + (validated if stage.readout is not None else 0)
         whole = count(apply, stage.prefix, ready.images)
         yield "prefix, recomputed", "counted", "pass", recomputed, whole / size
@@ -153,9 +143,6 @@ def paper_flops(algorithm: nn.Module, data: Data) -> int:
     return forward * (3 if algorithm.name in GLOBAL else 1)
 
 
-# ---------------------------------------------------------------- of a whole run
-
-
 class Counts(NamedTuple):
     """What an epoch costs, the same for every seed of an arm: the tables of `flops` and of `account`."""
 
@@ -168,15 +155,12 @@ def counts(algorithm: nn.Module, data: Data) -> Counts:
     return Counts(flops(algorithm, data), account(algorithm, data))
 
 
-def bill(counted: Counts, history: History) -> dict[str, float]:
+def run_counts(counted: Counts, history: History) -> dict[str, float]:
     """Operations of the whole run by region, as the history has seconds, and the most bytes of any stage.
 
-    Args:
-        counted: of the algorithm that the history is of, on its data.
-
-    Returns:
-        `prefix_flop`, `train_flop`, `val_flop` and `total_flop`: every epoch as it was trained, the prefix as
-        it was served. `memory_bytes` and `graph_bytes`: the largest `peak` and `graph` of `account`'s stages.
+    `prefix_flop`, `train_flop`, `val_flop` and `total_flop`: every epoch as it was trained, the prefix as it
+    was served. `memory_bytes` and `graph_bytes`: the largest `peak` and `graph` of `account`'s stages.
+    counted: of the algorithm that the history is of, on its data.
     """
     epochs = {stage.name: len(stage.rows) for stage in history.stages}
     served = {s.name: "prefix, " + s.prefix.partition(" ")[0] for s in history.stages}  # "cached in memory"

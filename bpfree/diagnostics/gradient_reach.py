@@ -13,16 +13,11 @@ from ..training.prefix import apply
 def gradient_reach(algorithm: nn.Module, x: Tensor, labels: Tensor) -> pd.DataFrame:
     """The norm of every loss's gradient at every parameter tensor, on one batch.
 
-    Nothing is frozen for this: a 0 says that the loss does not reach the parameter, not that the
-    parameter was forbidden to move.
+    Nothing is frozen for this: a 0 says that the loss does not reach the parameter, not that the parameter
+    was forbidden to move.
 
-    Args:
-        algorithm: trained or not; it is left as it is.
-        x, labels: images (B, C, H, W) and classes (B,) on the algorithm's device.
-
-    Returns:
-        A row per loss, named by its stage and, where a stage has several, its number; a column per
-        parameter.
+    x, labels: images (B, C, H, W) and classes (B,) on the algorithm's device, which is left as it is. Returns
+    a row per loss, named by its stage and, where a stage has several, its number; a column per parameter.
     """
     named = dict(algorithm.named_parameters())
     rows = {}

@@ -44,11 +44,8 @@ def counter() -> FlopCounterMode:
     def cholesky_solve(b, factor, *_, **__):  # two triangular solves of n² for each of k columns
         return 2 * b[-2] ** 2 * b[-1]
 
-    formulas = {
-        aten.addmm_: addmm_,
-        aten.linalg_cholesky_ex: cholesky_ex,
-        aten.cholesky_solve: cholesky_solve,
-    }
+    formulas = {aten.addmm_: addmm_, aten.linalg_cholesky_ex: cholesky_ex}
+    formulas[aten.cholesky_solve] = cholesky_solve
     return FlopCounterMode(display=False, custom_mapping=formulas)
 
 
@@ -56,9 +53,8 @@ class Kernels(TorchDispatchMode):
     """Watches every kernel that runs, forward and backward.
 
     Attributes:
-        elementwise: operations outside matrix products and optimiser, by one rule: a kernel that computes
-            does one operation per element of the largest tensor it reads or writes. A bias added inside a
-            matrix product counts likewise.
+        elementwise: operations outside matrix products and optimiser: a kernel that computes does one per
+            element of the largest tensor it reads or writes; a bias added in a matrix product likewise.
         traffic: bytes read and written by group, every kernel reading its inputs and writing its outputs
             once, as if nothing stayed in a cache between two kernels. (Fused optimisers declare that they
             may write the gradients, too, and are taken at their word.)

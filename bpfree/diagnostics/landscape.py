@@ -12,6 +12,7 @@ eigenvalue does (Dinh et al. 2017, arXiv 1703.04933; `rescaled` shows it).
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -29,11 +30,10 @@ from ..training.numerics import pinned
 from ..training.prefix import VALIDATION_BATCH
 
 Direction = Mapping[str, Tensor]  # parameter name -> a step, shaped like the parameter
-
 SPLITS = ("train", "val")
 ALPHAS = tuple(i / 10 for i in range(-10, 11))  # 1: the step is as long as the weights
 LINE = tuple(i / 20 for i in range(21))
-SAMPLES = 1000  # images of a split that `evidence` and `sharpness` look at
+LANDSCAPE_SAMPLES = 1000  # images of a split that `evidence` and `sharpness` look at
 VALUES = ("loss", "accuracy", "eigenvalue", "residual")
 
 
@@ -121,13 +121,9 @@ def surface(algorithm: nn.Module, data: Data, split: str = "val", samples: int |
         raise InvalidInput(f"the prediction of {algorithm.name} has no gradient: its landscape is flat steps")
     reached = torch.autograd.grad(score, list(named.values()), allow_unused=True)
     used = [name for name, gradient in zip(named, reached, strict=True) if gradient is not None]
-    heads = {name.split(".")[2] for name in used if name.startswith("algorithm.heads.")}
-    names = {}
-    for name in used:
-        role = name.removeprefix("algorithm.")
-        if len(heads) == 1 and role.startswith("heads."):
-            role = "head." + role.split(".", 2)[2]
-        names[role] = name
+    names = {name.removeprefix("algorithm."): name for name in used}
+    if len({role.split(".")[1] for role in names if role.startswith("heads.")}) == 1:
+        names = {re.sub(r"^heads\.[^.]+\.", "head.", role): name for role, name in names.items()}
     point = {role: named[name].detach() for role, name in names.items()}
     return Surface(predictor.requires_grad_(False), names, point, x, y)
 
@@ -139,8 +135,8 @@ def surface(algorithm: nn.Module, data: Data, split: str = "val", samples: int |
 def direction(algorithm: nn.Module, data: Data, seed: int = 0) -> dict[str, Tensor]:
     """A filter-normalised random direction: {role of the parameter: step}.
 
-    Drawn from the stream (seed, role), so that two algorithms that train the same network get the same
-    draw, each scaled to its own weights.
+    Drawn from the stream (seed, role): two algorithms that train the same network get the same draw, each
+    scaled to its own weights.
     """
     steps = {}
     for role, weight in surface(algorithm, data, samples=2).point.items():
@@ -154,11 +150,7 @@ def direction(algorithm: nn.Module, data: Data, seed: int = 0) -> dict[str, Tens
 
 @pinned()
 def along(
-    algorithm: nn.Module,
-    data: Data,
-    direction: Direction,
-    alphas: Iterable[float] = ALPHAS,
-    **which,
+    algorithm: nn.Module, data: Data, direction: Direction, alphas: Iterable[float] = ALPHAS, **which
 ) -> pd.DataFrame:
     """Loss and accuracy at the trained weights plus x · direction, for x in `alphas`.
 
@@ -187,10 +179,8 @@ def plane(
 def between(a: nn.Module, b: nn.Module, data: Data, t: Iterable[float] = LINE, **which) -> pd.DataFrame:
     """Loss and accuracy on the straight line (1 - x)·a + x·b between two solutions, for x in `t`.
 
-    which: `split` and `samples`, as in `surface`. Columns: x, loss (nats), accuracy (%).
-
-    Raises InvalidInput unless both predict through parameters of the same roles and shapes, and have
-    the same running statistics.
+    which: `split` and `samples`, as in `surface`. Columns: x, loss (nats), accuracy (%). Raises InvalidInput
+    unless both predict through parameters of the same roles and shapes, with the same running statistics.
     """
     here, there = surface(a, data, **which), surface(b, data, **which)
     shapes = [{role: tuple(value.shape) for role, value in s.point.items()} for s in (here, there)]
@@ -238,7 +228,7 @@ def sharpness(
     algorithm: nn.Module,
     data: Data,
     split: str = "train",
-    samples: int | None = SAMPLES,
+    samples: int | None = LANDSCAPE_SAMPLES,
     *,
     tolerance: float = 1e-2,
     max_iterations: int = 200,
@@ -259,12 +249,10 @@ def largest_eigenvalue(
 ) -> dict[str, float]:
     """The largest, not the largest in magnitude, eigenvalue of a symmetric matrix H, by power iteration.
 
-    H is known by its products with vectors only, and a hundredth is all the precision that is asked for. So a
-    dozen products do, where ARPACK's Lanczos method (`scipy.sparse.linalg.eigsh`) takes at least 21.
-
-    It finds the eigenvalue of largest magnitude. If that is negative, or two of opposite sign compete so that
-    it does not settle, it is repeated on H + ρI with ρ that magnitude: there the largest eigenvalue has the
-    largest magnitude.
+    A hundredth is all the precision that is asked for: a dozen products with vectors do, where ARPACK's
+    Lanczos method (`scipy.sparse.linalg.eigsh`) takes at least 21. If the eigenvalue of largest magnitude is
+    negative, or two of opposite sign compete so that it does not settle, it is repeated on H + ρI with ρ that
+    magnitude: there the largest eigenvalue has the largest magnitude.
 
     times: v -> H·v; start: (n,). Returns eigenvalue λ; residual: ‖Hv - λv‖/|λ|, the relative distance within
     which H surely has an eigenvalue (that of the largest is nearer its square), at most `tolerance` if it

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pandas as pd
 import psutil
@@ -24,32 +25,27 @@ def saved_bytes(algorithm: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str,
     losses that come one by one only the living graph counts. A storage that several tensors share counts
     once; parameters and buffers, which are there anyway, do not. The batch itself does, where it is kept.
 
-    Args:
-        algorithm: trained or not; it is left as it is.
-        batch: images (B, C, H, W) and classes (B,).
+    batch: images (B, C, H, W) and classes (B,).
     """
     return {ready.stage.name: ledger_of(ready).graph_peak for ready in prepared_stages(algorithm, *batch)}
 
 
 @pinned()
 def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
-    """What the training of each stage holds, in bytes, on a batch of the algorithm's size.
+    """What the training of each stage holds, in bytes, on a batch of the algorithm's size: a row per stage.
 
-    Returns:
-        A row per stage, indexed by its name.
-
-        parameters, buffers: of the whole network; all of them are there in every stage.
+    Columns:
+        parameters, buffers: of the whole network, which are there in every stage.
         gradients: when all of the stage's have come.
         state: the optimiser's, or the sums of a solved stage.
         graph: as `saved_bytes`.
         peak: the most there ever is of these together. It is below their sum, because the graph goes while
             the gradients come.
+        cache, best: not in the peak: the prefix's output on training and validation images (0 where the data
+            are augmented and it is recomputed), and the copy of the best weights so far.
 
-        Apart, and not in the peak: cache (the prefix's output on training and validation images; 0 where
-        the data are augmented and it is recomputed) and best (the copy of the best weights so far).
-
-        Not counted: the gradients of activations and the workspace of kernels, which come and go within
-        a kernel or two, and the data set.
+    Not counted: the gradients of activations and the workspace of kernels, which come and go within a kernel
+    or two, and the data set.
     """
     rows = {}
     for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
@@ -73,28 +69,23 @@ def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
 
 @pinned()
 def measured(algorithm: nn.Module, data: Data) -> pd.DataFrame:
-    """Peaks that the machine reports for one step of each stage, in bytes.
+    """Peaks that the machine reports for one step of each stage, in bytes: a row per stage.
 
-    Returns:
-        A row per stage. On CUDA:
-
+    Columns, on CUDA:
         allocated: torch.cuda.max_memory_allocated above what was there before: the account, and what it
             does not count.
         device: all that is in use on the device, as NVML and nvidia-smi report it, and as the papers quote.
         context: of that, what is not this process's tensors and their allocator's reserve: the CUDA
             context, and other processes.
-
-        Elsewhere:
-
+    Elsewhere:
         rss: the resident memory of this process: Python, its libraries, the data set, and the network.
     """
     device = algorithm.stages_finished.device
-    x, labels = batch_of(algorithm, data)
     before, rows = 0, {}
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-    for ready in prepared_stages(algorithm, x, labels):
+    for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
         if device.type == "cuda":
             ready.step(ready.step())  # the second step has the optimiser's state from the beginning
             torch.cuda.synchronize(device)
@@ -181,11 +172,11 @@ class Ledger:
                 hook.remove()
 
 
+@dataclass(eq=False)
 class Held:
     """A tensor that autograd keeps."""
 
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor
+    tensor: Tensor
 
 
 def ledger_of(ready: PreparedStage, look: Callable[[], object] = lambda: None) -> Ledger:
@@ -194,9 +185,8 @@ def ledger_of(ready: PreparedStage, look: Callable[[], object] = lambda: None) -
     if ready.stage.losses is None:
         with Survivors() as sums:
             ready.accumulate()
-        ledger.state = sums.bytes(
-            apart_from=ledger.permanent | {pointer(ready.inputs), pointer(ready.labels)}
-        )
+        batch = {pointer(ready.inputs), pointer(ready.labels)}
+        ledger.state = sums.bytes(apart_from=ledger.permanent | batch)
     else:
         with ledger.watching(ready.algorithm):
             optimiser = ready.step()
@@ -219,9 +209,8 @@ class Survivors(TorchDispatchMode):
 
     def bytes(self, apart_from: set[int]) -> int:
         alive = [t for t in (ref() for ref in self.made) if t is not None]
-        return sum(
-            {pointer(t): t.untyped_storage().nbytes() for t in alive if pointer(t) not in apart_from}.values()
-        )
+        sizes = {pointer(t): t.untyped_storage().nbytes() for t in alive}
+        return sum(size for storage, size in sizes.items() if storage not in apart_from)
 
 
 def pointer(tensor: Tensor) -> int:

@@ -20,12 +20,9 @@ class PreparedStage:
     """One stage, ready for its step.
 
     Attributes:
-        algorithm: a copy of the user's, with everything frozen but this stage's groups.
-        stage: the copy's.
-        images, labels: the batch, (B, C, H, W) and (B,).
-        inputs: what the prefix makes of it, (B, ...).
-        fresh: the part of the prefix that an earlier stage's cache does not hold yet.
-        below: what that part is applied to.
+        algorithm: a copy of the user's, with everything frozen but this stage's groups; stage: the copy's.
+        images, labels: the batch, (B, C, H, W) and (B,); inputs: what the prefix makes of it, (B, ...).
+        fresh: the part of the prefix that an earlier stage's cache does not hold yet; below: its input.
     """
 
     algorithm: nn.Module
@@ -68,12 +65,8 @@ class PreparedStage:
 def prepared_stages(algorithm: nn.Module, x: Tensor, labels: Tensor) -> Iterator[PreparedStage]:
     """The stages in order, each on what its frozen prefix makes of the batch; `algorithm` is left as it is.
 
-    Args:
-        algorithm: trained or not: what is counted does not depend on the values of the weights.
-        x, labels: images (B, C, H, W) and classes (B,).
-
-    Raises:
-        InvalidInput: images of another size than the network takes.
+    It may be trained or not: what is counted does not depend on the values of the weights. x, labels: images
+    (B, C, H, W) and classes (B,). Raises InvalidInput for images of another size than the network takes.
     """
     if x[0].numel() != algorithm.model.inputs:
         raise InvalidInput(

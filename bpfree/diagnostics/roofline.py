@@ -60,9 +60,7 @@ def roofline(
 ) -> Roofline:
     """Measures the machine: medians over at least `seconds` for each shape and for the copy.
 
-    Args:
-        device: default CUDA, else MPS, else CPU.
-        shapes: (m, k, n) of the matrix products in use; see `shapes`; default: those of the paper's MLPs.
+    device: default CUDA, else MPS, else CPU. shapes: (m, k, n) of the matrix products in use; see `shapes`.
     """
     device = pick_device(device)
     rows = []
@@ -91,11 +89,10 @@ def shapes(algorithm: nn.Module, data: Data) -> list[tuple[int, int, int]]:
 def place(algorithm: nn.Module, data: Data, roof: Roofline, *, seconds: float = 0.05) -> pd.DataFrame:
     """Each descended stage's step against the roofline.
 
-    Returns:
-        A row per stage: flops (matrix products, counted) and bytes (every kernel reads its inputs and
-        writes its outputs once) of a step, intensity (flops per byte), seconds (median), rate (flops per
-        second), limit (what the roofline allows), share (rate / limit; above 1 only where caches serve
-        what was counted as memory traffic).
+    A row per stage: flops (matrix products, counted) and bytes (every kernel reads its inputs and writes its
+    outputs once) of a step, intensity (flops per byte), seconds (median), rate (flops per second), limit
+    (what the roofline allows), share (rate / limit; above 1 only where caches serve what was counted as
+    memory traffic).
     """
     rows = []
     for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):

@@ -44,26 +44,23 @@ def epoch_seconds(algorithm: nn.Module, data: Data, *, seconds: float = 0.05) ->
     """What an epoch of every stage will take, by stage, from a few steps: an estimate, not a measurement.
 
     Training steps and validation, and the prefix where it is recomputed, as many as an epoch has batches;
-    drawing the batches is left out, and so is filling the cache. Of a solved stage, its one pass.
-
-    Args:
-        seconds: of trying, for each part of a stage.
+    drawing the batches is left out, and so is filling the cache. Of a solved stage, its one pass. Each part
+    of a stage is tried for about `seconds`.
     """
-    stages = prepared_stages(algorithm, *batch_of(algorithm, data))
-    return {ready.stage.name: one_epoch(ready, data, seconds) for ready in stages}
-
-
-def one_epoch(ready: PreparedStage, data: Data, seconds: float) -> float:
-    stage, size, device = ready.stage, len(ready.labels), ready.images.device
 
     def tried(call: Callable, *arguments) -> float:
-        return median_seconds(torch.no_grad()(partial(call, *arguments)), device, seconds, blocks=3)
+        return median_seconds(torch.no_grad()(partial(call, *arguments)), ready.images.device, seconds, 3)
 
-    step = tried(ready.accumulate) if stage.losses is None else timed(ready, seconds, blocks=3)
-    read = tried(stage.readout, ready.inputs) if stage.readout is not None else 0.0
-    again = stage.prefix and data.augment is not None  # recomputed for every batch
-    prefix = tried(apply, stage.prefix, ready.images) if again else 0.0
-    return len(data.x_train) // size * (step + prefix) + len(data.x_val) / size * (read + prefix)
+    took = {}
+    for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
+        stage, size = ready.stage, len(ready.labels)
+        step = tried(ready.accumulate) if stage.losses is None else timed(ready, seconds, blocks=3)
+        read = tried(stage.readout, ready.inputs) if stage.readout is not None else 0.0
+        again = stage.prefix and data.augment is not None  # recomputed for every batch
+        prefix = tried(apply, stage.prefix, ready.images) if again else 0.0
+        batches = len(data.x_train) // size
+        took[stage.name] = batches * (step + prefix) + len(data.x_val) / size * (read + prefix)
+    return took
 
 
 def timed(ready: PreparedStage, seconds: float, blocks: int = 5) -> float:
@@ -91,14 +88,12 @@ def median_seconds(call: Callable, device: torch.device, seconds: float = 0.2, b
 def profile_step(algorithm: nn.Module, data: Data, *, steps: int = 10) -> pd.DataFrame:
     """Where the milliseconds of one training step go, by stage and group of kernels.
 
-    Returns:
-        A row per descended stage and group: `ms` of a step and its `share` of the whole. Kernels are timed
-        by torch's profiler. "batches" is drawing and augmenting a batch and, where the prefix cannot be
-        cached, computing it. The last group is what remains of the step's wall clock, taken without the
-        profiler: the interpreter, autograd's own work, launching and waiting.
+    A row per descended stage and group: `ms` of a step and its `share` of the whole. Kernels are timed by
+    torch's profiler. "batches" is drawing and augmenting a batch and, where the prefix cannot be cached,
+    computing it. The last group is what remains of the step's wall clock, taken without the profiler: the
+    interpreter, autograd's own work, launching and waiting.
     """
-    device = algorithm.stages_finished.device
-    on_gpu = device.type == "cuda"
+    on_gpu = algorithm.stages_finished.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     drawing = batch_seconds(algorithm, data, steps)
     rows = []
@@ -134,22 +129,17 @@ def topmost(event, kernels: set[str]) -> str | None:
     name = event.name.partition("::")[2]
     if name not in kernels:
         return None
-    parent = event.cpu_parent
-    while parent is not None:
-        if parent.name.partition("::")[2] in kernels:
+    while (event := event.cpu_parent) is not None:
+        if event.name.partition("::")[2] in kernels:
             return None
-        parent = parent.cpu_parent
     return name
 
 
 def batch_seconds(algorithm: nn.Module, data: Data, batches: int) -> dict[str, float]:
     """Seconds of drawing one batch, by stage, from the training loop's own source."""
     size, device = batch_of(algorithm, data)[0].shape[0], algorithm.stages_finished.device
-    few = {
-        k: getattr(data, k)[: batches * size].to(device, copy=True)
-        for k in ("x_train", "y_train", "x_val", "y_val")
-    }
-    seconds = {}
+    names, seconds = ("x_train", "y_train", "x_val", "y_val"), {}
+    few = {name: getattr(data, name)[: batches * size].to(device, copy=True) for name in names}
     with PrefixCache(replace(data, **few), size, device, "auto", nullcontext()) as cache:
         for stage in algorithm.stages():
             source, row = cache.source(stage, Clock(device)), {}
@@ -163,15 +153,11 @@ def batch_seconds(algorithm: nn.Module, data: Data, batches: int) -> dict[str, f
 def resources(algorithm: nn.Module, data: Data, meter, **options) -> pd.DataFrame:
     """Train under a tracing meter: what the machine did meanwhile, as a tidy frame.
 
-    Args:
-        meter: a running `EnergyMeter(trace=True)`.
-        **options: of `bpfree.train`.
+    The samples of `meter.trace` inside this run, times from its beginning (time_s, channel, quantity, value,
+    unit), with the algorithm's name and the stage (by its share of the run's time, which leaves out what the
+    loop does between stages). Of a run that was over before the sampler came, a row without a value.
 
-    Returns:
-        The samples of `meter.trace` inside this run, times from its beginning (time_s, channel, quantity,
-        value, unit), with the algorithm's name and the stage (by its share of the run's time, which leaves
-        out what the loop does between stages). Of a run that was over before the sampler came, a row without
-        a value, so that it is not forgotten.
+    meter: a running `EnergyMeter(trace=True)`; options: of `bpfree.train`.
     """
     with meter.window(algorithm.name) as window:
         history = train(algorithm, data, meter=meter, **options)

@@ -96,8 +96,7 @@ def named(text: str, kind: str) -> object:
 def imported(module: str, what: str) -> ModuleType:
     """Somebody's own module, installed or in the current folder, as by `python -m`.
 
-    what: it is wanted for, for the error. Raises UnknownName if there is none, and InvalidInput if it cannot
-    be imported.
+    what: it is wanted for, for the error. Raises as `named`.
     """
     look_in(os.getcwd())
     try:

@@ -17,7 +17,7 @@ from . import InvalidInput, StorageFailed
 if TYPE_CHECKING:
     from torch import Tensor
 
-ELSEWHERE = "use a store elsewhere (the variable BPFREE_STORE, or store=)"
+OTHER_STORE = "use a store elsewhere (the variable BPFREE_STORE, or store=)"
 OUTPUT = "choose another --output"
 CHECKOUT = "use a checkout of your own"
 NAMED = {"data": "STORE", "cache": "DATA"}
@@ -33,17 +33,12 @@ def own_folder(kind: str) -> Path:
         raise InvalidInput(f"no folder for {kind} ({error}), nor one named in BPFREE_{NAMED[kind]}") from None
 
 
-def store_folder() -> Path:
-    """Where records are kept if no store is given: `BPFREE_STORE`, else in the user's data folder.
+def store_folder(root: str | os.PathLike | None = None) -> Path:
+    """A store's folder, there or not yet: `root`, else `BPFREE_STORE`, else in the user's data folder.
 
-    Raises InvalidInput if a file is there.
+    Raises InvalidInput for a file, and as `given_path`.
     """
-    return checked_store(os.environ.get("BPFREE_STORE") or own_folder("data") / "records")
-
-
-def checked_store(root: str | os.PathLike) -> Path:
-    """The folder, which need not be there yet, as `given_path` has it. Raises InvalidInput for a file."""
-    folder = given_path(root)
+    folder = given_path(root or os.environ.get("BPFREE_STORE") or own_folder("data") / "records")
     if os.path.isfile(folder):
         raise InvalidInput(f"store {folder} is a file: name a folder (the variable BPFREE_STORE, or store=)")
     return folder
@@ -83,7 +78,7 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
+def replace(path: Path, content: bytes, remedy: str = OTHER_STORE) -> None:
     """As `write`, but what was there before stays until the new content is whole, whoever else writes there.
 
     Raises StorageFailed.
@@ -122,7 +117,7 @@ def one_spelling(name: str) -> str:
 
 
 @contextmanager
-def refusals(path: Path, remedy: str = ELSEWHERE, doing: str = "written") -> Iterator[None]:
+def refusals(path: Path, remedy: str = OTHER_STORE, doing: str = "written") -> Iterator[None]:
     """Inside, an OSError becomes a StorageFailed that names the path, the reason and what to do.
 
     doing: what could not be done, "written" or "read".

@@ -30,10 +30,10 @@ class Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)
 
 
-def positive(text: str) -> int:
-    """The type of an option that takes a whole number of 1 or more."""
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more: give one")
+def whole(text: str, least: int = 1) -> int:
+    """The type of an option that takes a whole number of `least` or more."""
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more: give one")
     return int(text)
 
 
@@ -94,6 +94,12 @@ def helpers(grace_s: float) -> Iterator[Callable[..., subprocess.Popen]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def threads_each(processes: int) -> str:
+    """OMP_NUM_THREADS, which torch reads when it is imported, of so many processes that share the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return str(max(1, cores // processes))
 
 
 def run_program(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

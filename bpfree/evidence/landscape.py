@@ -29,7 +29,7 @@ def survey(
     directions: int = 3,
     alphas: Sequence[float] = around.ALPHAS,
     grid: Sequence[float] = around.ALPHAS[::2],
-    samples: int | None = around.SAMPLES,
+    samples: int | None = around.LANDSCAPE_SAMPLES,
 ) -> pd.DataFrame:
     """Everything chapter 08 shows, from trained runs whose weights were kept, as one tidy table.
 

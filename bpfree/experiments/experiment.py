@@ -1,5 +1,6 @@
 """An experiment is a value: what is to be trained, on what, and how long it may take."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -34,8 +35,7 @@ class Experiment:
 
     Attributes:
         algorithm: a name in `bpfree.ARMS`, or "module:object" of your own: an `Algorithm` or an `Arm`.
-        data: a data set name, the path of a .npz, whose absolute path the record has, or "module:object" of
-            your own: a `Data`, or a function that gives one.
+        data: as `bpfree.load` takes it; of a .npz the record has the absolute path.
         seed: of the weights, the batches and the validation split.
         architecture: "2x1000" (hidden layers x width), "1000-500" (widths), "cnn" (the three CaFo
             blocks), "cnn-16-32-64" (with these channels), or "module:Class" of your own `Blocks`; None: the
@@ -44,8 +44,8 @@ class Experiment:
             `Protocol`: how long it may train.
         preset: the source whose contested choices and hyperparameters are taken ("thesis", "2026",
             "reference"); None: the protocol's.
-        options: keyword options of the algorithm that choose between definitions.
-        hyperparameters: keyword options of the algorithm that are tuned (lr, weight_decay, ...).
+        options, hyperparameters: keyword options of the algorithm, those that choose between definitions and
+            those that are tuned (lr, weight_decay, ...).
         max_epochs: cap on every stage, below the protocol's; None: the protocol's. Under a protocol with a
             budget, of the run that sets it.
         precision: "fp32" or "bf16".
@@ -53,9 +53,8 @@ class Experiment:
         cache: of frozen prefixes, as in `bpfree.train`.
         stopping: "module:object" of your own `StopRule`; None: the protocol's.
 
-    Raises:
-        UnknownName: a name that does not exist, at once and not when the experiment runs.
-        InvalidInput: a value out of range.
+    Raises UnknownName or InvalidInput for a name that does not exist or a value out of range, at once and not
+    when the experiment runs.
     """
 
     algorithm: str
@@ -188,13 +187,19 @@ class Experiment:
 
 
 def fit(
-    experiment: Experiment, data: Data, *, progress: bool = True, meter=None, on_epoch=None
+    experiment: Experiment, data: Data, *, progress: bool = True, on_epoch=None
 ) -> tuple[Algorithm, History]:
     """Train as the experiment says, on `data`, and store nothing. Test data are not read.
 
     Raises as `bpfree.train` does, and InvalidInput if the protocol needs a budget.
     """
-    return train_resolved(experiment.resolve(data), data, progress=progress, meter=meter, on_epoch=on_epoch)
+    return train_resolved(experiment.resolve(data), data, progress=progress, on_epoch=on_epoch)
+
+
+def validated(history: History) -> dict:
+    """The row of the kept epoch of the last stage that was validated."""
+    kept = [stage.rows[stage.restored - 1] for stage in history.stages]
+    return [row for row in kept if not math.isnan(row.get("val_accuracy", math.nan))][-1]
 
 
 def train_resolved(resolved: Resolved, data: Data, **how) -> tuple[Algorithm, History]:

@@ -18,7 +18,7 @@ from . import published
 from .experiment import Experiment, build
 
 GROUP = ["algorithm", "data", "network", "protocol"]
-TIMES = ["epoch_s", "epochs", "at_most"]
+ESTIMATES = ["epoch_s", "epochs", "at_most"]
 
 
 def forecast(
@@ -27,16 +27,16 @@ def forecast(
     progress: bool = True,
     timed: Callable[[Algorithm, Data], float] | None = None,
 ) -> pd.DataFrame:
-    """How long these runs will take on this machine: a row per arm and protocol.
-
-    timed: how long an image takes, in the mean epoch of a descended stage, which bears its share of the
-    solved ones; by default from a few steps. Published data sets need not be here: their sizes are known.
+    """How long these runs will take on this machine, estimated: a row per arm and protocol.
 
     Columns algorithm, data, network, protocol, seeds ("0 1 2"), runs; then, of one run, epoch_s (the mean
     epoch of its stages), epochs (those that the papers report for this arm, the cap where they report none)
     and at_most (the cap); total_s, the seconds of all these runs at `epochs`, and most_s at the cap. A run on
-    a budget is taken to last as long as the backpropagation whose passes or energy it gets. All of these are
-    estimates; NaN for an .npz that is not here.
+    a budget is taken to last as long as the backpropagation whose passes or energy it gets. NaN for an .npz
+    that is not here; of published data only the sizes count.
+
+    timed: how long an image takes, in the mean epoch of a descended stage, which bears its share of the
+    solved ones; by default from a few steps.
     """
     known: dict[tuple, float] = {}
     rows = []
@@ -45,7 +45,6 @@ def forecast(
         what = (e.algorithm, e.data, e.resolved_architecture, e.protocol, e.seed)
         trained = e.reference() or e
         try:
-            # Of a published set only the sizes count: black images stand in its place.
             data = stand_in(e.data) if e.data in PUBLISHED else load(e.data, seed=e.seed)
         except MissingData:
             rows.append((*what, *[math.nan] * 3))
@@ -66,11 +65,11 @@ def forecast(
         reported = published.results(**arm, metric="epochs")["mean"].mean()  # whatever their stopping rule
         epochs = most if math.isnan(reported) else min(most, reported)
         rows.append((*what, known[shape] * len(data.x_train), epochs, most))
-    groups = pd.DataFrame(rows, columns=[*GROUP, "seed", *TIMES]).groupby(GROUP, sort=False)
+    groups = pd.DataFrame(rows, columns=[*GROUP, "seed", *ESTIMATES]).groupby(GROUP, sort=False)
     table = groups.agg(
         seeds=("seed", lambda seeds: " ".join(map(str, sorted(set(seeds))))),
         runs=("seed", "size"),
-        **{c: (c, "mean") for c in TIMES},
+        **{c: (c, "mean") for c in ESTIMATES},
     )
     table["total_s"] = table["runs"] * table["epoch_s"] * table["epochs"]
     table["most_s"] = table["runs"] * table["epoch_s"] * table["at_most"]

@@ -1,9 +1,9 @@
 """Runs as jobs: on a Slurm cluster, in processes of this machine, or one after the other in this process.
 
-Whoever trains a run puts its record into the store, where whoever needs it finds it; so jobs may be lost,
-repeated or joined by other batches at any time. Processes of this machine each go through the whole list, as
-`run_many` does. On a cluster each run is a job of its own, submitit's, which hands it to its process as a
-pickle in `<store>/jobs`: what is in it is ours, never data, records or weights.
+Whoever trains a run puts its record into the store; so jobs may be lost, repeated or joined by other batches
+at any time. Processes of this machine each go through the whole list, as `run_many` does. On a cluster each
+run is a job of its own, which submitit hands to its process as a pickle in `<store>/jobs`: what is in it is
+ours, never data, records or weights.
 """
 
 import errno
@@ -25,10 +25,11 @@ from functools import partial
 from pathlib import Path
 
 import platformdirs
+import torch
 from tqdm import tqdm
 
 from ..errors import InvalidInput, StorageFailed, choose, disk
-from ..errors.program import helpers, run_program, stop_with_starter
+from ..errors.program import helpers, run_program, stop_with_starter, threads_each
 from .experiment import Experiment
 from .runner import run_many
 from .store import Store
@@ -36,12 +37,12 @@ from .store import Store
 EXECUTORS = ("slurm", "local", "inline")
 #: What --slurm sets: numbers that submitit translates, and words that go to sbatch as they are.
 NUMBERS = {"timeout_min": int, "cpus_per_task": int, "gpus_per_node": int, "mem_gb": float}
-WORDS = ("partition", "account", "qos", "constraint", "gres", "nodelist", "exclude", "mem_per_gpu", "comment")
+SBATCH = ("partition", "account", "qos", "constraint", "gres", "nodelist", "exclude", "mem_per_gpu")
+SBATCH += ("comment",)
 TIMEOUT_MIN = 240  # of a job on a cluster, where nothing else is said
 REQUEUES = 20  # of a job whose time was up: its run goes on
 TRIES = 2
-POLL_S = {"slurm": 5.0, "local": 0.5}
-GRACE_S = 5.0  # for processes to end when they are told to
+JOB_POLL_S = {"slurm": 5.0, "local": 0.5}
 RETRY_AFTER_S = (5, 15, 60, 180, 600, 600, 600)  # pauses before jobs are submitted again
 #: What sbatch says when it would take the same jobs later, and when it would take fewer at a time.
 TEMPORARY = re.compile(
@@ -79,7 +80,8 @@ def submit(
     """Trains the runs that are not in the store yet, as jobs.
 
     The reference run of a budget goes before the runs that share it out. A run that fails is tried once more,
-    and then reported, while the others go on. A run that diverges is no failure: that is its record.
+    and then reported, while the others go on. A run that diverges is no failure: that is its record. Ctrl-C
+    cancels what is queued and stops what runs; its note says what is finished.
 
     Args:
         kind: "slurm", "local" (processes of this machine) or "inline" (this process).
@@ -92,7 +94,6 @@ def submit(
         InvalidInput: submitit is not installed, there is no Slurm, or it refuses the jobs permanently, which
             is raised after those that it accepted have ended.
         StorageFailed: the files that tell the jobs what to do cannot be written.
-        KeyboardInterrupt: its note says what is finished; what was queued is cancelled, what ran is stopped.
     """
     choose("executor", kind, EXECUTORS)
     batch = Batch(experiments, Store(store).root.absolute())
@@ -117,7 +118,7 @@ def submit(
 
 
 class Batch:
-    """The outcome of each run so far, noted in files that every process sees which trains them.
+    """The outcome of each run so far, noted in files that all processes see which train them.
 
     runs: each once, the references of budgets first; root: of the store; folder: of the notes and the logs.
     """
@@ -191,13 +192,13 @@ def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None) 
 
     def attempt(e: Experiment, go: Callable) -> bool | None:
         if batch.is_ready(e):
+            log = batch.file(e, "log") if held else None
             try:
                 if held:
                     held.write_text(str(batch.runs.index(e)), encoding="utf-8")
                 if go() is not None:
                     batch.note(e)
             except Exception as error:
-                log = batch.file(e, "log") if held else None
                 if log:
                     with open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
                         traceback.print_exc(file=file)
@@ -213,15 +214,16 @@ def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None) 
 
 def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
     """Trains a batch in processes of this machine, each with its share of the cores and its own GPU."""
-    gpus = visible_gpus()
+    # The values of CUDA_VISIBLE_DEVICES under which a process sees one of this process's GPUs.
+    names, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    gpus = names.split(",")[:count] if names else [str(i) for i in range(count)]
     workers = min(workers or len(gpus) or 1, len(batch.runs))
     told = json.dumps({"root": str(batch.root), "runs": [vars(e) for e in batch.runs]}, default=dict)
     with disk.refusals(batch.folder):
         (batch.folder / "batch.json").write_text(told, encoding="utf-8")
 
     def begin(number: int) -> subprocess.Popen:
-        # torch reads the number of threads when it is imported.
-        own = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), **os.environ}
+        own = {"OMP_NUM_THREADS": threads_each(workers), **os.environ}
         if gpus:
             own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
         code = "import sys; from bpfree.experiments.jobs import process; sys.exit(process())"
@@ -230,10 +232,10 @@ def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
             how = {"env": own, "stdout": log, "stderr": subprocess.STDOUT}
             return with_retries(lambda: start(command, **how), batch.folder)
 
-    with helpers(GRACE_S) as start:
+    with helpers(grace_s=5) as start:
         working = {number: begin(number) for number in range(workers)}
         while working:
-            time.sleep(POLL_S["local"])
+            time.sleep(JOB_POLL_S["local"])
             for number, status in [(n, process.poll()) for n, process in working.items()]:
                 left = [e for e in batch.runs if batch.is_left(e)]
                 if status and left:  # it died of the run that it held; another takes its place
@@ -260,27 +262,14 @@ def process() -> int:
     return run_program("job", work)
 
 
-def visible_gpus() -> list[str]:
-    """The values of CUDA_VISIBLE_DEVICES under which a process sees one of this process's GPUs."""
-    import torch
-
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return names.split(",")[:count] if names else [str(i) for i in range(count)]
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # ---------------------------------------------------------------- on a cluster
 
 
+@dataclass
 class Training:
     """What a job does: train a run, or find that it is in the store. Returns the record's key."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    root: Path
 
     def __call__(self, experiment: Experiment) -> str:
         (record,) = run_many([experiment], self.root, progress=False)
@@ -318,7 +307,7 @@ def on_cluster(batch: Batch, workers: int, slurm: Mapping[str, object], bar: tqd
                 else:
                     batch.note(e, reason(error) if error else elsewhere, job.paths.stdout)
             batch.show(bar, len(running))
-            time.sleep(POLL_S["slurm"])
+            time.sleep(JOB_POLL_S["slurm"])
     finally:
         for job in running.values():
             job.cancel(check=False)
@@ -326,41 +315,31 @@ def on_cluster(batch: Batch, workers: int, slurm: Mapping[str, object], bar: tqd
         raise refusal
 
 
-class Command:
-    """A command as a job: its exit status and what it printed, to stdout and to stderr."""
-
-    def __init__(self, words: Sequence[str]):
-        self.words, self.folder = list(words), Path.cwd()
-
-    def __call__(self) -> tuple[int, str, str]:
-        how = {"cwd": self.folder, "encoding": "utf-8", "errors": "replace"}
-        done = subprocess.run(self.words, capture_output=True, **how)
-        return done.returncode, done.stdout, done.stderr
-
-
-def run_on_cluster(words: Sequence[str], store: Store, slurm: Mapping[str, object]) -> tuple[int, str, str]:
-    """Runs a command as a Slurm job and waits for it; see `Command`.
+def run_on_cluster(
+    words: Sequence[str], store: Store, slurm: Mapping[str, object]
+) -> subprocess.CompletedProcess:
+    """Runs a command as a Slurm job, in this folder, and waits for it.
 
     Raises InvalidInput if Slurm refuses it or it ends without an exit status.
     """
     logs = new_folder(store.root.absolute())
     cluster = engine(logs, slurm)
-    job = with_retries(lambda: cluster.submit(Command(words)), logs)
+    how = {"cwd": Path.cwd(), "capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    job = with_retries(lambda: cluster.submit(subprocess.run, list(words), **how), logs)
     print(f"the chapters are job {job.job_id}, whose log is {job.paths.stdout}", flush=True)
     try:
         while not job.done():
-            time.sleep(POLL_S["slurm"])
+            time.sleep(JOB_POLL_S["slurm"])
     except KeyboardInterrupt:
         job.cancel(check=False)
         raise
-    error = job.exception()
-    if error is not None:
+    if error := job.exception():
         raise InvalidInput(f"job {job.job_id} failed: {reason(error)}; its log is {job.paths.stdout}")
-    result = job.result()
+    done = job.result()
     shutil.rmtree(logs, ignore_errors=True)
     with suppress(OSError):  # where others have theirs
         logs.parent.rmdir()
-    return result
+    return done
 
 
 def engine(logs: Path, slurm: Mapping[str, object]):
@@ -397,39 +376,34 @@ def with_retries(submit_jobs: Callable, logs: Path):
             with disk.refusals(logs), redirect_stderr(io.StringIO()):  # where submitit repeats what it raises
                 return submit_jobs()
         except StorageFailed as error:
-            cause = error.__cause__
+            cause, remedy = error.__cause__, ""
             if cause.errno not in TEMPORARY_ERRNO:
                 raise
         except RuntimeError as error:  # submitit's, with what sbatch has said
-            cause = error
+            cause, remedy = error, ""
             if TOO_MANY.search(str(error)):
                 remedy = "give a smaller --workers, so that fewer are handed in at a time"
-            else:
+            elif not TEMPORARY.search(str(error)):
                 remedy = "change --slurm" + ", or give a smaller --workers" * ("submit limit" in str(error))
-            if not TEMPORARY.search(str(error)) or TOO_MANY.search(str(error)):
-                raise InvalidInput(f"Slurm refuses the jobs ({refusal_of(error)}): {remedy}") from error
-        why = f"no jobs are taken at present ({refusal_of(cause)})"
+        said = [line for line in str(cause).splitlines() if "error:" in line] or [last_line(str(cause))]
+        if remedy:
+            raise InvalidInput(f"Slurm refuses the jobs ({said[0].strip()}): {remedy}") from cause
+        why = f"no jobs are taken at present ({said[0].strip()})"
         if pause is None:
             raise InvalidInput(f"{why}: try again later") from cause
         log.warning("%s: trying again in %g s", why, pause)
         time.sleep(pause)
 
 
-def refusal_of(error: Exception) -> str:
-    """Why sbatch, or the system, refuses a job, in one line."""
-    lines = [line for line in str(error).splitlines() if "error:" in line] or [last_line(str(error))]
-    return lines[0].strip()
-
-
 def slurm_settings(pairs: Sequence[str]) -> dict[str, object]:
     """What `--slurm KEY=VALUE ...` says, as submitit takes it. Raises UnknownName or InvalidInput."""
     settings: dict[str, object] = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (equals and value):
+        key, _, value = pair.partition("=")
+        if not value:
             raise InvalidInput(f"--slurm {pair!r}: give KEY=VALUE, such as partition=gpu")
-        choose("setting of --slurm", key, [*NUMBERS, *WORDS])
-        if key in WORDS:
+        choose("setting of --slurm", key, [*NUMBERS, *SBATCH])
+        if key in SBATCH:
             settings[f"slurm_{key}"] = value
             continue
         number = re.fullmatch(r"[0-9]+(\.[0-9]+)?" if NUMBERS[key] is float else r"[0-9]+", value)

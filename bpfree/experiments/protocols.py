@@ -84,7 +84,15 @@ class Published(Protocol):
         settings = _settings(source, **arm)
         stopping = {k.removeprefix("stopping."): v for k, v in settings.items() if k.startswith("stopping.")}
         if not stopping:
-            raise InvalidInput(_not_published(source, **arm))
+            table = published.hyperparameters(source=source, algorithm=algorithm)
+            table = table[table["parameter"].str.startswith("stopping.")]
+            networks = ", ".join(sorted(set(table["data"] + " " + table["architecture"])))
+            known = f"published are {networks}" if networks else ""
+            raise InvalidInput(
+                f"protocol 'published' has no stopping rule for {algorithm} on {data} {architecture} in "
+                f"source {source!r}: {known or 'nothing of this algorithm was published there'}; "
+                "use protocol='convergence'"
+            )
         options = {k: v for k, v in settings.items() if not k.startswith("stopping.")}
         return Rule(Stopping(**stopping), None, source, options, source)
 
@@ -124,7 +132,7 @@ def protocol(name: str) -> Protocol:
     return found
 
 
-def add(name: str, own: Protocol) -> Protocol:
+def add_protocol(name: str, own: Protocol) -> Protocol:
     """Puts a protocol last in `PROTOCOLS`, for this process. Raises InvalidInput if its name is taken."""
     if PROTOCOLS.setdefault(name, own) is not own:
         raise InvalidInput(f"a protocol {name!r} is there already: give yours another name")
@@ -187,18 +195,7 @@ def _settings(source: str, **arm: str) -> dict:
     return dict(zip(table["parameter"], table["value"], strict=True))
 
 
-def is_published(algorithm: str, data: str, architecture: str, source: str = "thesis") -> bool:
+def is_published(algorithm: str, data: str, architecture: str) -> bool:
     """Whether protocol "published" knows this arm."""
-    settings = _settings(source, algorithm=algorithm, data=data, architecture=architecture)
+    settings = _settings("thesis", algorithm=algorithm, data=data, architecture=architecture)
     return any(name.startswith("stopping.") for name in settings)
-
-
-def _not_published(source: str, algorithm: str, data: str, architecture: str) -> str:
-    table = published.hyperparameters(source=source, algorithm=algorithm)
-    table = table[table["parameter"].str.startswith("stopping.")]
-    networks = ", ".join(sorted(set(table["data"] + " " + table["architecture"])))
-    known = f"published are {networks}" if networks else "nothing of this algorithm was published there"
-    return (
-        f"protocol 'published' has no stopping rule for {algorithm} on {data} {architecture} in source "
-        f"{source!r}: {known}; use protocol='convergence'"
-    )

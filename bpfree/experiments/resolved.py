@@ -26,8 +26,7 @@ class Resolved:
         stopping: the stop rule of every stage, or the "module:object" of the user's own.
         budget: what the stages may spend together, if another run sets it.
         device: its type, such as "cuda".
-        training_version: that of this package when it was trained.
-        algorithm_version, network_version, stopping_version: of the user's own parts; None: they have none.
+        training_version: this package's when it was trained; `VERSIONS`: of the user's own parts, if any.
     """
 
     algorithm: str
@@ -67,7 +66,7 @@ class Resolved:
         Raises ValueError if it is neither.
         """
         found = cls.of(plain)
-        if name not in (found.key, sha256(plain)):
+        if name not in (found.key, hash_of(plain)):
             raise ValueError(f"the experiment under the key {name} is of another run")
         return found
 
@@ -84,7 +83,7 @@ class Resolved:
         """
         own = self.data.endswith(".npz") or ":" in self.data
         decisive = {k: v for k, v in self.plain().items() if k not in LABELS}
-        return sha256(_canonical({**decisive, "published": None if own else self.data}))
+        return hash_of(_canonical({**decisive, "published": None if own else self.data}))
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -94,7 +93,7 @@ class Resolved:
         return {name: getattr(self, name) for name in LABELS}
 
 
-def sha256(plain: Mapping) -> str:
+def hash_of(plain: Mapping) -> str:
     """Of plain values, in hexadecimal."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
 import time
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from .. import diagnostics
 from ..algorithms import Algorithm
-from ..data import read
+from ..data import data_source
 from ..energy import EnergyMeter, measure_idle
 from ..errors import InvalidInput, StorageFailed, TrainingDiverged, check_positive, disk
 from ..training.batches import Data
@@ -28,7 +27,7 @@ from ..training.loop import pick_device
 from ..training.numerics import pinned
 from ..training.stopping import Budget
 from .beside import SideBySide
-from .experiment import Experiment, build, train_resolved
+from .experiment import Experiment, build, train_resolved, validated
 from .machine import machine
 from .resolved import Resolved
 from .store import Record, RunLock, Store
@@ -81,9 +80,9 @@ def run_many(
     at_once: how many of them train side by side, in threads of this process. Each has the outcome that it has
         alone; its record says that it shared the machine, so that its costs count for nothing. A run waits
         until the device has the memory for it.
-    attempt: how a run is tried, time after time until it gives something other than None, which then stands
+    attempt: how a run is tried, again and again until it gives something other than None, which then stands
     in the run's place: `attempt(experiment, go)`, where `go()` is its record, or None as long as another
-    process trains it. By default just that; others may skip a run, or survive its errors.
+    process trains it. Others than the default may skip a run, or survive its errors.
 
     Shows a bar over runs (off with the variable TQDM_DISABLE=1). Raises as `run` does, but for divergence;
     after that, as after Ctrl-C, the same call goes on where this one stopped.
@@ -164,9 +163,11 @@ class _Job:
             self.store.sweep(key)
             return record
         with self.store.claim(key) as claim:
-            if not (self._wait(claim) if wait else claim.take()):
-                self.holder = claim.holder()
-                return None
+            if not claim.take():
+                if not wait:
+                    self.holder = claim.holder()
+                    return None
+                self._wait(claim)
             record = self.store.find(self.resolved)  # which may be there since we waited
             if record is None:
                 self.store.set_aside(key)
@@ -176,17 +177,14 @@ class _Job:
             self.store.sweep(key)
             return record
 
-    def _wait(self, claim: RunLock) -> bool:
+    def _wait(self, claim: RunLock) -> None:
         """Waits until the claim is ours."""
-        if claim.take():
-            return True
         text = f"{self.experiment.label}: waiting for {claim.holder()}"
         log.info(text)
         off = {} if self.progress else {"disable": True}
         with tqdm(desc=text, bar_format="{desc} ({elapsed})", leave=False, **off) as bar:
             while not claim.take(POLL_S):
                 bar.refresh()
-        return True
 
     def _train(self) -> Record:
         """Train and store; what cannot be stored is kept in the checkpoint."""
@@ -243,8 +241,9 @@ def _train(
         except TrainingDiverged as diverged:
             history = diverged.history
             error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
-    bill = {} if error else diagnostics.bill(counted(resolved, algorithm, data), history)
-    frame = history.frame()
+    bill = {} if error else diagnostics.run_counts(counted(resolved, algorithm, data), history)
+    frame, begun_s = history.frame(), checkpoint.begun_s
+    trace = meter.trace.assign(time_s=lambda t: t["time_s"] + begun_s)
     return algorithm, Record(
         experiment=resolved,
         status="failed" if error else "finished",
@@ -252,11 +251,7 @@ def _train(
         history=frame[list(OUTCOME)],
         cost=totals(history) | bill,
         epoch_cost=frame[["stage", "epoch", *COST]],
-        trace=history.staged(
-            meter.trace.assign(time_s=lambda t: t["time_s"] + checkpoint.begun_s),
-            meter.reading.seconds + checkpoint.begun_s,
-            checkpoint.begun_s,
-        ),
+        trace=history.staged(trace, meter.reading.seconds + begun_s, begun_s),
         stages=[{name: getattr(stage, name) for name in STAGE} for stage in history.stages],
         machine=machine(resolved.device),
         provenance=history.provenance,
@@ -344,12 +339,9 @@ def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, flo
         loss = nn.functional.cross_entropy(scores.float(), labels).item()
         for suffix in (f"[{name}]",) if metrics else ("", f"[{name}]"):
             metrics |= {f"test_accuracy{suffix}": accuracy, f"test_loss{suffix}": loss}
-    restored = [s.rows[s.restored - 1] for s in history.stages]
-    validated = [row for row in restored if not math.isnan(row.get("val_accuracy", math.nan))]
-    metrics |= {name: validated[-1][name] for name in ("val_accuracy", "val_loss")}
-    metrics["epochs"] = history.epochs
-    metrics["samples"] = sum(row["samples"] for s in history.stages for row in s.rows)
-    return metrics
+    metrics |= {name: validated(history)[name] for name in ("val_accuracy", "val_loss")}
+    samples = sum(row["samples"] for s in history.stages for row in s.rows)
+    return {**metrics, "epochs": history.epochs, "samples": samples}
 
 
 def totals(history: History) -> dict[str, float]:
@@ -365,7 +357,7 @@ _kept: tuple = (None, None)  # the data set that was asked for last, and by what
 def loaded(name: str, seed: int) -> Data:
     """As `bpfree.load`. The files are read each time, since they may have changed; the tensors are kept."""
     global _kept
-    source = read(name)
+    source = data_source(name)
     kept, data = _kept  # of another thread, perhaps, but of one call
     if kept != (source.identity, seed):
         data = source.data(seed)

@@ -10,7 +10,6 @@ trained once, and its folder has a small file, `asked-*.json`, for every further
 """
 
 import errno
-import hashlib
 import io
 import json
 import logging
@@ -21,28 +20,29 @@ import socket
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from safetensors.torch import load
+from torch import Tensor
 
 from ..errors import InvalidInput, StorageFailed, TrainingDiverged, disk
 from ..training.history import REGIONS
 from .protocols import origin
-from .resolved import LABELS, Resolved
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
+from .resolved import LABELS, Resolved, hash_of
 
 log = logging.getLogger("bpfree")
 FORMAT = 3  # of the files below; raised when a reader of the old form could not read the new one
 READ = (2, FORMAT)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 RECORD, SUMS, WEIGHTS = "record.json", "SHA256SUMS", "weights.safetensors"
-SERIES = {"history": "history.parquet", "epoch_cost": "cost.parquet", "trace": "trace.parquet"}
+SERIES_FILES = {"history": "history.parquet", "epoch_cost": "cost.parquet", "trace": "trace.parquet"}
 #: Of a record: the columns without which a series is none of ours, and the types of its scalars.
 NEEDED = {
     "history": ("stage", "epoch"),
@@ -55,8 +55,8 @@ TYPES = {
     **{"provenance": (str, NoneType), "meter": (dict, NoneType), "error": (dict, NoneType)},
 }
 #: By the last word of a metric's name.
-UNITS = {"accuracy": "%", "loss": "nats", "j": "J", "flop": "FLOP", "bytes": "B"}
-UNITS |= {name: name for name in ("epochs", "samples", "s")}
+METRIC_UNITS = {"accuracy": "%", "loss": "nats", "j": "J", "flop": "FLOP", "bytes": "B"}
+METRIC_UNITS |= {name: name for name in ("epochs", "samples", "s")}
 
 
 class DamagedRecord(InvalidInput):
@@ -72,13 +72,12 @@ class Record:
         status, error: "finished", or "failed" and why.
         metrics: the outcome: `test_accuracy` (%), `test_loss`, the same by every other read-out
             (`test_accuracy[sum]`), and `epochs` and `samples` trained.
-        history: one row per stage and epoch: losses, accuracies, rate.
+        history: one row per stage and epoch: losses, accuracies, rate; epoch_cost: their seconds and joules.
         cost: totals: `train_s`, `val_s`, `prefix_s`, `total_s`, `..._measured_j`, `..._estimated_j` and
             `..._flop`; and the most bytes that a stage holds (`memory_bytes`) and keeps for the backward pass
             (`graph_bytes`).
-        epoch_cost: seconds and joules of every epoch.
-        trace: what the machine did meanwhile: time_s, channel, quantity, value, unit, stage; of a resumed
-            run what it did since.
+        trace: what the machine did meanwhile: time_s (since the run began), channel ("process", "gpu:0"),
+            quantity, value, unit, stage; of a resumed run what it did since.
         stages: per stage how its inputs came, how it ended, and the epoch that was restored.
         machine: where it ran; costs of different machines must not be pooled.
         provenance: how the joules were obtained.
@@ -86,19 +85,19 @@ class Record:
             the joules net of these, and what the sensors did meanwhile. All joules of `cost` are gross.
         contended: whether others were at work beside it, on its processor or its GPU: its seconds and joules
             are then not its own alone, and no table of evidence has them.
-        resumed: how often it was resumed from a checkpoint. Seconds and joules are then those of the
-            epochs that count and of every computation of a cached prefix; what was lost with a process that
-            was killed is not in them. Operations and bytes are those of a run without an interruption.
+        resumed: how often it was resumed from a checkpoint. Seconds and joules are then those of the epochs
+            that count and of every computation of a cached prefix, and not what was lost with a killed
+            process; operations and bytes are those of a run without an interruption.
         folder: where it lies; None if it was not stored.
     """
 
     experiment: Resolved
     status: str
     metrics: dict[str, float]
-    history: "pd.DataFrame"
+    history: pd.DataFrame
     cost: dict
-    epoch_cost: "pd.DataFrame"
-    trace: "pd.DataFrame"
+    epoch_cost: pd.DataFrame
+    trace: pd.DataFrame
     stages: list[dict]
     machine: dict
     provenance: str | None = None
@@ -112,43 +111,36 @@ class Record:
     def key(self) -> str:
         return self.experiment.key
 
-    def weights(self) -> "dict[str, Tensor]":
+    def weights(self) -> dict[str, Tensor]:
         """The trained parameters and buffers by name.
 
         Raises InvalidInput if none were stored, and DamagedRecord if they are not what was stored.
         """
-        from safetensors.torch import load
-
         path = self.folder / WEIGHTS if self.folder else None
         if path is None or not path.exists():
             stored = f"remove {self.folder} and run it again" if self.folder else "run it"
             raise InvalidInput(f"record {self.key[:12]} has no weights: {stored} with keep_weights=True")
         with _damage(path, self.folder):
             content = _content(path)
-            _verify({WEIGHTS: content}, _sums(self.folder))
+            _verify(self.folder, {WEIGHTS: content})
             return load(content)
 
 
-class RunLock:
+class RunLock(AbstractContextManager):
     """The lock of one run. One process has it at a time; the system frees it when that process dies.
 
     A context manager, which releases the lock if it was taken. A note beside the lock says who has it.
     """
 
     def __init__(self, folder: Path, key: str):
-        from filelock import FileLock
-
-        self.folder, self.key = folder, key
+        self.folder, self.note = folder, folder / f"{key}.json"
         self.lock = FileLock(folder / f"{key}.lock")
-        self.note = folder / f"{key}.json"
 
     def take(self, wait_s: float = 0.0) -> bool:
         """Whether the lock is ours, after waiting for at most `wait_s` seconds.
 
         Raises StorageFailed where no file can be made or the file system has no locks.
         """
-        from filelock import Timeout
-
         with disk.refusals(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -163,7 +155,7 @@ class RunLock:
                     raise
                 raise StorageFailed(
                     f"the file system of {self.folder} has no locks, so that two processes could train one "
-                    f"run: {disk.ELSEWHERE}"
+                    f"run: {disk.OTHER_STORE}"
                 ) from error
             note = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
             self.note.write_text(note, encoding="utf-8")
@@ -171,30 +163,23 @@ class RunLock:
 
     def holder(self) -> str:
         """Who has the lock, as far as is known."""
-        try:
+        with suppress(OSError, ValueError):
             note = disk.read_object(self.note.read_bytes())
-        except (OSError, ValueError):
-            return "another process"
-        pid, host = note.get("pid"), note.get("host")
-        known = type(pid) is int and isinstance(host, str) and host.isprintable()
-        return f"process {pid} on {host}" if known else "another process"
+            pid, host = note.get("pid"), note.get("host")
+            if type(pid) is int and isinstance(host, str) and host.isprintable():
+                return f"process {pid} on {host}"
+        return "another process"
 
     def forget(self) -> None:
         """Releases a lock that is ours and whose run is stored, and removes its file, which nobody needs now.
 
         Without a record the file must stay: who waits for it would then hold another than who comes later.
         """
-        self._release()
+        self.__exit__()
         with suppress(OSError):  # on Windows, while others have it open: then the last of them removes it
             Path(self.lock.lock_file).unlink(missing_ok=True)
 
-    def __enter__(self) -> "RunLock":
-        return self
-
     def __exit__(self, *_) -> None:
-        self._release()
-
-    def _release(self) -> None:
         if self.lock.is_locked:
             with suppress(OSError):  # a note that stays is written over by who comes next
                 self.note.unlink(missing_ok=True)
@@ -204,13 +189,11 @@ class RunLock:
 class Store:
     """A folder of records, one folder per key; beside them the `checkpoints` and `locks` of unfinished runs.
 
-    Args:
-        root: default `BPFREE_STORE`, else the user's data folder; of another `Store` its own.
+    root: as in `disk.store_folder`, or another `Store`, whose own it then is.
     """
 
     def __init__(self, root: "Store | str | os.PathLike | None" = None):
-        given = root.root if isinstance(root, Store) else root
-        self.root = disk.checked_store(given) if given else disk.store_folder()
+        self.root = root.root if isinstance(root, Store) else disk.store_folder(root)
 
     def __contains__(self, key: str) -> bool:
         """Whether anything lies under a key; whether it is whole, `read` says."""
@@ -225,7 +208,7 @@ class Store:
         return self.root / "checkpoints" / f"{key}.safetensors"
 
     def claim(self, key: str) -> RunLock:
-        """The right to train this run and to write its record; see `RunLock`."""
+        """The right to train this run and to write its record."""
         return RunLock(self.root / "locks", key)
 
     def __iter__(self) -> Iterator[str]:
@@ -241,14 +224,14 @@ class Store:
         Raises as `read` does.
         """
         seen: set[Resolved] = set()
-        for record in map(_read, self._all()):
+        for record in map(read_folder, self._all()):
             for labels in (record.experiment.labels, *_asked(record.folder)):
                 experiment = replace(record.experiment, **labels)
                 if experiment not in seen:
                     seen.add(experiment)
                     yield replace(record, experiment=experiment)
 
-    def write(self, record: Record, weights: "dict[str, Tensor] | None" = None) -> Record:
+    def write(self, record: Record, weights: dict[str, Tensor] | None = None) -> Record:
         """Stores a record under its key; an earlier one of the same key stays as it is.
 
         All files are written into a folder of another name, which is then renamed: a reader finds
@@ -294,7 +277,11 @@ class Store:
             return None
         record = next((r for r in found if r.experiment.labels == experiment.labels), found[0])
         if record.experiment.labels != experiment.labels:
-            _remember(experiment.labels, record.folder)
+            note = record.folder / _asked_file(experiment.labels)
+            content = json.dumps(experiment.labels, sort_keys=True).encode()
+            with suppress(OSError):  # in a store that may only be read they are forgotten
+                if not note.exists() or note.read_bytes() != content:
+                    disk.replace(note, content)
         return replace(record, experiment=experiment)
 
     def set_aside(self, key: str) -> None:
@@ -319,17 +306,17 @@ class Store:
         """
         if key not in self:
             raise InvalidInput(f"no record {key[:12]} in {self.root}: run the experiment first")
-        return _read(self.folder(key))
+        return read_folder(self.folder(key))
 
     def _home(self, key: str) -> Path:
         return self.root / key[:2] / key
 
     def _all(self) -> Iterator[Path]:
         """The folder of every record."""
-        for parent in (self.root / name for name in _names(self.root) if len(name) == 2):
-            for name in _names(parent):
-                if re.fullmatch("[0-9a-f]{64}", name) and parent / name == self._home(name):
-                    yield parent / name
+        for parent in (name for name in _names(self.root) if len(name) == 2):
+            for name in _names(self.root / parent):
+                if name.startswith(parent) and re.fullmatch("[0-9a-f]{64}", name):
+                    yield self._home(name)
 
     @cached_property
     def _before(self) -> dict[str, list[Path]]:
@@ -353,17 +340,15 @@ class Store:
         found = []
         for folder in self._folders(key):
             with suppress(DamagedRecord):
-                found.append(_read(folder))
+                found.append(read_folder(folder))
         return found
 
 
 # ---------------------------------------------------------------- what a record's files are
 
 
-def _read(folder: Path) -> Record:
+def read_folder(folder: Path) -> Record:
     """The record in a folder; raises as `Store.read` does."""
-    import pandas as pd
-
     with _damage(folder, folder):
         content = _content(folder / RECORD)
         scalars = disk.read_object(content)
@@ -376,9 +361,9 @@ def _read(folder: Path) -> Record:
         )
     with _damage(folder, folder):
         _need(found in READ, f"its format is {found!r}")
-        files = {name: _content(folder / name) for name in SERIES.values()}
-        _verify({RECORD: content, **files}, _sums(folder))
-        series = {field: pd.read_parquet(io.BytesIO(files[name])) for field, name in SERIES.items()}
+        files = {name: _content(folder / name) for name in SERIES_FILES.values()}
+        _verify(folder, {RECORD: content, **files})
+        series = {field: pd.read_parquet(io.BytesIO(files[name])) for field, name in SERIES_FILES.items()}
         _need(scalars.pop("key") == folder.name, "it is the record of another run")
         experiment = Resolved.named(scalars.pop("experiment"), folder.name)
         record = Record(experiment, **scalars, **series, folder=folder)
@@ -395,36 +380,32 @@ def _key_in(folder: Path) -> str:
         return folder.name
 
 
-def _remember(labels: Mapping, folder: Path) -> None:
-    """Notes in a record's folder that it was asked for under these labels."""
-    content = json.dumps(labels, sort_keys=True).encode()
-    path = folder / f"asked-{hashlib.sha256(content).hexdigest()[:16]}.json"
-    with suppress(OSError):  # in a store that may only be read they are forgotten
-        if not path.exists() or path.read_bytes() != content:
-            disk.replace(path, content)
+def _asked_file(labels: Mapping) -> str:
+    """The file in a record's folder that notes that it was asked for under these labels."""
+    return f"asked-{hash_of(labels)[:16]}.json"
 
 
 def _asked(folder: Path) -> Iterator[dict]:
     """The other labels under which a record was asked for. Raises DamagedRecord for a file that is none."""
     for path in sorted(folder.glob("asked-*.json")):
         with _damage(path, path):
-            content = _content(path)
-            digest = hashlib.sha256(content).hexdigest()[:16]
-            _need(path.name == f"asked-{digest}.json", "it is not what was written")
-            labels = disk.read_object(content)
+            labels = disk.read_object(_content(path))
+            _need(path.name == _asked_file(labels), "it is not what was written")
             _need(set(labels) == set(LABELS), f"it has {', '.join(labels)}")
         yield labels
 
 
-def files_of(record: Record, weights: "dict[str, Tensor] | None") -> dict[str, bytes]:
+def files_of(record: Record, weights: dict[str, Tensor] | None) -> dict[str, bytes]:
     """The files of a record by name, with their content."""
-    files = {file: getattr(record, field).to_parquet(None, index=False) for field, file in SERIES.items()}
+    files = {
+        name: getattr(record, field).to_parquet(None, index=False) for field, name in SERIES_FILES.items()
+    }
     if weights is not None:
         files[WEIGHTS] = disk.safetensors(weights)
-    scalars = {name: value for name, value in vars(record).items() if name not in (*SERIES, "folder")}
+    scalars = {name: value for name, value in vars(record).items() if name not in (*SERIES_FILES, "folder")}
     what = {"format": FORMAT, "key": record.key, **scalars, "experiment": record.experiment.plain()}
     files[RECORD] = json.dumps(what, indent=1).encode()
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    sums = "".join(f"{sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     return {**files, SUMS: sums.encode()}
 
 
@@ -460,18 +441,14 @@ def _names(folder: Path) -> list[str]:
     return []
 
 
-def _sums(folder: Path) -> dict[str, str] | None:
-    """The checksums of a record's files by name; None for a record from before there were any."""
+def _verify(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Raises ValueError for a file of a folder that is not what was written there, if there are checksums."""
     if not os.path.lexists(folder / SUMS):
-        return None
+        return  # a record from before there were any
     text = _content(folder / SUMS).decode(errors="replace")
-    return {name: digest for digest, name in re.findall("(?m)^([0-9a-f]{64})  (.+)$", text)}
-
-
-def _verify(files: Mapping[str, bytes], sums: Mapping[str, str] | None) -> None:
-    """Raises ValueError for a file that has not the checksum that it was written with."""
+    sums = {name: digest for digest, name in re.findall("(?m)^([0-9a-f]{64})  (.+)$", text)}
     for name, content in files.items():
-        whole = sums is None or sums.get(name) == hashlib.sha256(content).hexdigest()
+        whole = sums.get(name) == sha256(content).hexdigest()
         _need(whole, f"{name} is not what was written: its checksum is another")
 
 
@@ -484,7 +461,7 @@ def _check(record: Record) -> None:
         _need(value is None or type(value) in (int, float), f"its {name} is {value!r}")
     for field, columns in NEEDED.items():
         lacking = [name for name in columns if name not in getattr(record, field)]
-        _need(not lacking, f"{SERIES[field]} has no {', '.join(lacking)}")
+        _need(not lacking, f"{SERIES_FILES[field]} has no {', '.join(lacking)}")
     for stage in record.stages:
         stage["name"], stage["restored"]
     _need(isinstance(record.machine["id"], str), f"its machine is {record.machine!r}")
@@ -493,14 +470,17 @@ def _check(record: Record) -> None:
         TrainingDiverged(**record.error)  # which running it again raises
 
 
+# ---------------------------------------------------------------- as tidy tables
+
+#: Of each run, which one it is.
 FIELDS = ("algorithm", "data", "architecture", "seed", "protocol", "preset")
 FIELDS += ("max_epochs", "precision", "device")
-COLUMNS = ("key", *FIELDS, "settings", "status", "metric", "value", "unit", "provenance", "machine")
+TIDY_COLUMNS = ("key", *FIELDS, "settings", "status", "metric", "value", "unit", "provenance", "machine")
 
 
 def records(
     store: Store | str | os.PathLike | None = None, *, training_version: int | None = None
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """All records of a store as one tidy table; see `tidy`.
 
     training_version: only records of this one. Raises InvalidInput for a record that cannot be read, and if
@@ -517,70 +497,21 @@ def records(
     return tidy(r for r in found if training_version in (None, r.experiment.training_version))
 
 
-def tidy(records: Iterable[Record]) -> "pd.DataFrame":
+def tidy(records: Iterable[Record]) -> pd.DataFrame:
     """A row per run and metric, for each set of labels under which the run was asked for.
 
     Columns: key (which names one set of rows: where the same run comes again with other labels, a number
-    stands before it, as in "2:"), algorithm, data, architecture, seed, protocol, preset, max_epochs (the cap
-    on every stage), precision, device, settings (where they come from; see `protocols.origin`), status, then
-    metric, value, unit, provenance (of energies: how they were obtained) and machine (its id; costs of
-    different machines must not be pooled). `stages_at_cap` counts the stages that ended at the cap, as far as
-    is known. Failed runs have a row with the metric "failed".
+    stands before it, as in "2:"), those of the experiment, settings (where they come from; see
+    `protocols.origin`), status, then metric, value, unit, provenance (of energies: how they were obtained)
+    and machine (its id; costs of different machines must not be pooled). `stages_at_cap` counts the stages
+    that ended at the cap, as far as is known. Failed runs have a row with the metric "failed".
     """
-    import pandas as pd
-
     rows, asked = [], {}
     for record in records:
         others = asked.setdefault(record.key, {})
         number = others.setdefault(record.experiment, len(others) + 1)
         rows += _rows(record, f"{number}:{record.key}" if number > 1 else record.key)
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def epochs(records: Iterable[Record]) -> "pd.DataFrame":
-    """A row per run, stage and epoch: the history beside its cost.
-
-    Columns: those of `tidy` that say which run it is, `History.frame`'s, and then `pass` (epochs since the
-    run began), `elapsed_s` (seconds since then, by the end of the epoch: prefix, training and validation)
-    and `kept` (whether this epoch's weights are the ones that the stage kept).
-    """
-    frames = []
-    for record in records:
-        frame = record.history.merge(record.epoch_cost, on=["stage", "epoch"])
-        restored = {stage["name"]: stage["restored"] for stage in record.stages}
-        frame = frame.assign(
-            **{"pass": range(1, len(frame) + 1)},
-            elapsed_s=frame[[f"{region}_s" for region in REGIONS]].fillna(0.0).sum(axis=1).cumsum(),
-            kept=frame["epoch"] == frame["stage"].map(restored),
-            provenance=record.provenance,
-            machine=record.machine["id"],
-        )
-        frames.append(_named(frame, record))
-    return _joined(frames)
-
-
-def traces(records: Iterable[Record]) -> "pd.DataFrame":
-    """What the machine did during each run: a row per sample and quantity.
-
-    Columns: those of `tidy` that say which run it is and on which machine, then time_s (since the run began),
-    channel ("process", "gpu:0"), quantity, value, unit and stage.
-    """
-    return _joined([_named(r.trace.assign(machine=r.machine["id"]), r) for r in records])
-
-
-def _joined(frames: "list[pd.DataFrame]") -> "pd.DataFrame":
-    import pandas as pd
-
-    if not frames:
-        raise InvalidInput("no records to show: run an experiment first")
-    return pd.concat(frames, ignore_index=True)
-
-
-def _named(frame: "pd.DataFrame", record: Record) -> "pd.DataFrame":
-    """With columns in front that say which run it is."""
-    for position, name in enumerate(FIELDS):
-        frame.insert(position, name, getattr(record.experiment, name))
-    return frame
+    return pd.DataFrame(rows, columns=TIDY_COLUMNS)
 
 
 def _rows(record: Record, key: str) -> Iterator[dict]:
@@ -595,6 +526,46 @@ def _rows(record: Record, key: str) -> Iterator[dict]:
         provenance = {"J": record.provenance, "s": "wall clock"}.get(unit(metric), "counted")
         whose = {"provenance": provenance, "machine": record.machine["id"]}
         yield {**fixed, "metric": metric, "value": value, "unit": unit(metric), **whose}
+
+
+def epochs(records: Iterable[Record]) -> pd.DataFrame:
+    """A row per run, stage and epoch: the history beside its cost.
+
+    Columns: those of `tidy` that say which run it is, `History.frame`'s, and then `pass` (epochs since the
+    run began), `elapsed_s` (seconds since then, by the end of the epoch: prefix, training and validation)
+    and `kept` (whether this epoch's weights are the ones that the stage kept).
+    """
+    found = []
+    for record in records:
+        frame = record.history.merge(record.epoch_cost, on=["stage", "epoch"])
+        restored = {stage["name"]: stage["restored"] for stage in record.stages}
+        frame = frame.assign(
+            **{"pass": range(1, len(frame) + 1)},
+            elapsed_s=frame[[f"{region}_s" for region in REGIONS]].fillna(0.0).sum(axis=1).cumsum(),
+            kept=frame["epoch"] == frame["stage"].map(restored),
+            provenance=record.provenance,
+        )
+        found.append((record, frame))
+    return _joined(found)
+
+
+def traces(records: Iterable[Record]) -> pd.DataFrame:
+    """What the machine did during each run: a row per sample and quantity.
+
+    Columns: those of `tidy` that say which run it is and on which machine, and those of `Record.trace`.
+    """
+    return _joined([(record, record.trace) for record in records])
+
+
+def _joined(found: list[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
+    """These frames below each other, with columns that say which run each is of, and on which machine."""
+    if not found:
+        raise InvalidInput("no records to show: run an experiment first")
+    frames = [frame.assign(machine=record.machine["id"]) for record, frame in found]
+    for (record, _), frame in zip(found, frames, strict=True):
+        for position, name in enumerate(FIELDS):
+            frame.insert(position, name, getattr(record.experiment, name))
+    return pd.concat(frames, ignore_index=True)
 
 
 def stages_at_cap(record: Record) -> int | None:
@@ -614,4 +585,4 @@ def stages_at_cap(record: Record) -> int | None:
 
 def unit(metric: str) -> str:
     """The unit of a metric, from the last word of its name."""
-    return UNITS.get(metric.partition("[")[0].rpartition("_")[2], "")
+    return METRIC_UNITS.get(metric.partition("[")[0].rpartition("_")[2], "")

@@ -32,10 +32,11 @@ OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
 STUDIED = {*LADDER, *CAFO, "ff", "ff_sgd"}
 FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")
-MF = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows
+SHOWN_RUNGS = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows
 LADDER_SETTINGS = {"optimiser": "adamw", "lr": 1e-3, "weight_decay": 0.0}  # a rung changes nothing else
 NOT_CACHED = ("cifar10", "cifar100")  # augmented: their prefixes are recomputed anyway
 LOCAL = ("mf_interleaved", "mf", "ff", "cafo_rand", "cafo_dfa")  # what a budget is given to
+BUDGETED = ("matched", "equal_energy")
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,16 @@ class Profile:
     max_epochs: int | None
     hyperparameters: Mapping = field(default_factory=dict)
     budgets: tuple[str, ...] = LOCAL
-    compared: tuple[str, ...] = MF
+    compared: tuple[str, ...] = SHOWN_RUNGS
     preset: str | None = None
     caps: Mapping[str, int] = field(default_factory=dict)
 
     def arms(self, family: str, *algorithms: str, **settings) -> "list[Experiment]":
         """One experiment for each network, algorithm and seed of a family, in this order.
 
-        algorithms: if none is named, all of the papers' and those that were added to the table. One that is
-            not the papers' trains the networks of its family.
-        settings: further fields of each experiment; `hyperparameters` join the profile's.
+        algorithms: default: all of the papers', and those that were added to the table, which train the
+            networks of their family. settings: further fields of each experiment; `hyperparameters` join the
+            profile's.
         """
         from ..algorithms.architectures import default_architecture  # here, because torch comes with it
         from ..algorithms.arms import arm
@@ -133,15 +134,10 @@ class Profile:
         """What a chapter trains, or reads from the store; nothing twice."""
         return list(dict.fromkeys(CHAPTERS[choose("chapter", number, CHAPTERS)](self)))
 
-    @property
-    def rivals(self) -> tuple[str, ...]:
-        """The rungs of the ladder that get BP's budget."""
-        return tuple(a for a in RIVALS if a in self.budgets)
-
-    def budgeted(self, family: str, protocol: str) -> "list[Experiment]":
-        """The family's local algorithms under a protocol that gives them BP's passes or energy."""
+    def budgeted(self, family: str) -> "list[Experiment]":
+        """The family's local algorithms with BP's passes, and with its energy."""
         chosen = [a for a in self.budgets if a in OTHERWISE[family]]
-        return self.arms(family, *chosen, protocol=protocol) if chosen else []
+        return [e for b in BUDGETED for e in self.arms(family, *chosen, protocol=b)] if chosen else []
 
     def published(self, family: str) -> "list[Experiment]":
         """The family's arms as the paper ran them, where it did."""
@@ -159,20 +155,20 @@ CHAPTERS = {
     "00": lambda p: p.arms("mf", "bp")[:1],
     "01": lambda p: p.fitting("ff").arms("ff"),
     "02": lambda p: p.arms("cafo"),
-    "03": lambda p: p.arms("mf", *MF, *added("mf")),
+    "03": lambda p: p.arms("mf", *SHOWN_RUNGS, *added("mf")),
     "05": lambda p: [
         *p.arms("ff"),
         *p.arms("cafo"),
         *p.arms("mf", *p.compared, *added("mf")),
         *p.arms("mf", "bp", "mf", protocol="convergence_loss"),
-        *(e for f in NETWORKS for protocol in ("matched", "equal_energy") for e in p.budgeted(f, protocol)),
+        *(e for f in NETWORKS for e in p.budgeted(f)),
         *(e for f in NETWORKS for e in p.published(f)),
     ],
     "06": lambda p: [*p.arms("mf", "bp", "mf"), *p.arms("ff", "bp", "ff")],
     "07": lambda p: [
         *p.ladder(),
         *(e for e in p.ladder("mf", cache=False) if e.data not in NOT_CACHED),
-        *(e for protocol in ("matched", "equal_energy") for e in p.ladder(*p.rivals, protocol=protocol)),
+        *(e for b in BUDGETED for e in p.ladder(*(a for a in RIVALS if a in p.budgets), protocol=b)),
     ],
     "08": lambda p: p.arms("mf", "bp", "mf"),
 }

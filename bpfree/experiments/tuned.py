@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from ..errors import InvalidInput, disk
 from .published import parse
 
-ARM = ["algorithm", "data", "architecture"]
+ARM_KEYS = ["algorithm", "data", "architecture"]
 #: The study's name and number of trials, its cap on the epochs of every stage (none: the protocol's), seed,
 #: protocol, the best trial's val_accuracy (%), this package's revision and the machine's id.
 PROVENANCE = ["study", "trials", "epochs", "seed", "protocol", "val_accuracy", "revision", "machine"]
-COLUMNS = [*ARM, "parameter", "value", *PROVENANCE]
+TUNED_COLUMNS = [*ARM_KEYS, "parameter", "value", *PROVENANCE]
 SHIPPED = Path(__file__).with_name("tuned.csv")
 
 
@@ -30,12 +31,12 @@ def store_path() -> Path:
 
 
 def table() -> pd.DataFrame:
-    """Every tuned setting, one a row: `COLUMNS`, with values as numbers, strings or None.
+    """Every tuned setting, one a row: `TUNED_COLUMNS`, with values as numbers, strings or None.
 
     Raises InvalidInput for a file that is damaged, and StorageFailed for one that cannot be read.
     """
-    shipped, own = _read(SHIPPED), _read(store_path())
-    replaced = pd.MultiIndex.from_frame(shipped[ARM]).isin(pd.MultiIndex.from_frame(own[ARM]))
+    shipped, own = _read_rows(SHIPPED), _read_rows(store_path())
+    replaced = pd.MultiIndex.from_frame(shipped[ARM_KEYS]).isin(pd.MultiIndex.from_frame(own[ARM_KEYS]))
     rows = pd.concat([shipped[~replaced], own], ignore_index=True)
     for column in ("value", "trials", "epochs", "seed", "val_accuracy"):
         rows[column] = pd.Series([parse(text) for text in rows[column]], dtype=object)
@@ -52,7 +53,7 @@ def settings(algorithm: str, data: str, architecture: str) -> dict:
     return dict(zip(rows["parameter"], rows["value"], strict=True))
 
 
-def write(
+def write_settings(
     algorithm: str,
     data: str,
     architecture: str,
@@ -65,16 +66,14 @@ def write(
     provenance: the columns in `PROVENANCE`; those left out stay empty. Two processes may write at once.
     Raises InvalidInput for a file that is damaged, StorageFailed if it cannot be written.
     """
-    from filelock import FileLock
-
     path = Path(path) if path is not None else store_path()
-    fixed = dict(zip(ARM, (algorithm, disk.one_spelling(data), architecture), strict=True)) | provenance
+    fixed = dict(zip(ARM_KEYS, (algorithm, disk.one_spelling(data), architecture), strict=True)) | provenance
     rows = [{**fixed, "parameter": name, "value": value} for name, value in values.items()]
-    new = pd.DataFrame(rows, columns=COLUMNS, dtype=object).map(_text)
+    new = pd.DataFrame(rows, columns=TUNED_COLUMNS, dtype=object).map(_as_text)
     with disk.refusals(path, "give another path"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            old = _read(path)
+            old = _read_rows(path)
             others = old[~_of(old, algorithm, data, architecture)]
             text = io.StringIO()
             pd.concat([others, new]).to_csv(text, index=False, lineterminator="\n")
@@ -88,29 +87,28 @@ def _of(rows: pd.DataFrame, algorithm: str, data: str, architecture: str) -> pd.
     return same_data & (rows["algorithm"] == algorithm) & (rows["architecture"] == architecture)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read_rows(path: Path) -> pd.DataFrame:
     """The rows as text; none where there is no file."""
     with disk.refusals(path, doing="read"):
         if not path.exists():
-            return pd.DataFrame(columns=COLUMNS, dtype=str)
+            return pd.DataFrame(columns=TUNED_COLUMNS, dtype=str)
         content = path.read_bytes()
     try:
         text = content.decode()
         header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row] or [[]]
+        if missing := [column for column in TUNED_COLUMNS if column not in header]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        # A row that was cut may still look like one, with another value: the last must have come to its end.
+        if not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+            raise ValueError("a row is not whole")
+        table = pd.DataFrame(rows, columns=header, dtype=str)[TUNED_COLUMNS]
+        if table.duplicated([*ARM_KEYS, "parameter"]).any():
+            raise ValueError("a parameter of an arm is there twice")
     except (ValueError, csv.Error) as error:
         raise InvalidInput(f"{path} cannot be read ({error}): remove it and tune again") from None
-    missing = [column for column in COLUMNS if column not in header]
-    if missing:
-        raise InvalidInput(f"{path} has no column {', '.join(missing)}: remove it and tune again")
-    # A row that was cut may still look like one, with another value: the last must have come to its end.
-    if not text.endswith("\n") or any(len(row) != len(header) for row in rows):
-        raise InvalidInput(f"{path} has a row that is not whole: remove it and tune again")
-    table = pd.DataFrame(rows, columns=header, dtype=str)[COLUMNS]
-    if table.duplicated([*ARM, "parameter"]).any():
-        raise InvalidInput(f"{path} has a parameter of an arm twice: remove it and tune again")
     return table
 
 
-def _text(value: object) -> str:
-    """What `published` reads back as the same value."""
+def _as_text(value: object) -> str:
+    """What `published.parse` reads back as the same value."""
     return "none" if value is None or value != value else str(value)

@@ -10,25 +10,30 @@ import sys
 from contextlib import suppress
 
 from ..errors import choose, disk
-from ..errors.program import INTERRUPTED, Parser, helpers, positive, run_program, stop_with_starter
+from ..errors.program import (
+    INTERRUPTED,
+    Parser,
+    helpers,
+    run_program,
+    stop_with_starter,
+    threads_each,
+    whole,
+)
 
 PROG = "python -m bpfree.tuning"
-GRACE_S = 30  # for a worker to give its trial back
 
 
-EXAMPLES = f"""examples:
+def parser() -> Parser:
+    examples = f"""examples:
   {PROG} bp mf --data fashion_mnist --trials 20 --max-epochs 8 --workers 2
   {PROG} ff --architecture 3x1000 --fix batch_size 64
   {PROG} my_module:MyAlgorithm --storage sqlite:///studies.db
 """
-
-
-def parser() -> Parser:
-    p = Parser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    p = Parser(prog=PROG, description=__doc__, epilog=examples)
     text = "algorithms (bp, mf, module:object, ...), or names of studies to go on with"
     p.add_argument("what", nargs="+", metavar="WHAT", help=text)
-    p.add_argument("--trials", type=positive, default=20, help="of each study, in all (default 20)")
-    p.add_argument("--workers", type=positive, default=1, help="processes on this machine (default 1)")
+    p.add_argument("--trials", type=whole, default=20, help="of each study, in all (default 20)")
+    p.add_argument("--workers", type=whole, default=1, help="processes on this machine (default 1)")
     p.add_argument("--storage", help="a journal file, a .db file, or a URL (default: in the store)")
     p.add_argument("--no-wait", action="store_true", help="end when no trial is left to begin")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -37,7 +42,7 @@ def parser() -> Parser:
     of.add_argument("--data", default="digits", help="a data set or an .npz file (default digits)")
     of.add_argument("--architecture", help="2x1000, cnn, ... (default: the paper's)")
     of.add_argument("--protocol", default="convergence", help="how long a trial trains (default convergence)")
-    of.add_argument("--max-epochs", type=positive, help="cap on every stage of every trial")
+    of.add_argument("--max-epochs", type=whole, help="cap on every stage of every trial")
     of.add_argument("--seed", type=int, default=0, help="of all trials (default 0)")
     twice = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     of.add_argument("--fix", **twice, help="what is not searched, such as batch_size 64; repeatable")
@@ -46,28 +51,28 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, 1 if --no-wait ended before all trials did, and otherwise as `run_program` has it."""
-    return run_program(PROG, lambda argv: run(parser().parse_args(argv), argv), argv)
+
+    def command(argv: list[str]) -> int:
+        args = parser().parse_args(argv)
+        disk.settle_store(PROG, disk.given_path("results") / "store")
+        os.environ.setdefault("OMP_NUM_THREADS", threads_each(args.workers))
+        if not args.worker:
+            return finish_studies(args, argv)
+        stop_with_starter()
+        with suppress(KeyboardInterrupt):  # which whoever started it reports
+            return finish_studies(args, argv)
+        return INTERRUPTED
+
+    return run_program(PROG, command, argv)
 
 
-def run(args: argparse.Namespace, argv: list[str]) -> int:
-    disk.settle_store(PROG, disk.given_path("results") / "store")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // args.workers)))  # before torch reads it
-    if not args.worker:
-        return tune(args, argv)
-    stop_with_starter()
-    with suppress(KeyboardInterrupt):  # which whoever started it reports
-        return tune(args, argv)
-    return INTERRUPTED
-
-
-def tune(args: argparse.Namespace, argv: list[str]) -> int:
+def finish_studies(args: argparse.Namespace, argv: list[str]) -> int:
     from . import budget, cost, finished, search  # here, because torch and Optuna take seconds to import
 
     how = {"wait": not (args.no_wait or args.worker), "progress": not args.worker}
     experiments, names = chosen(args)
     try:
-        with helpers(GRACE_S) as start:
+        with helpers(grace_s=30) as start:  # in which a worker gives its trial back
             # The others are this command again, each in a process of its own.
             command = [sys.executable, "-m", "bpfree.tuning", *argv, "--workers", "1", "--worker"]
             others = [start(command, stdout=subprocess.DEVNULL) for _ in range(args.workers - 1)]

@@ -1,12 +1,11 @@
-"""Several experiments tuned under one budget: the same trials, the same cap, the same pruner."""
+"""Several experiments tuned under one budget: the same trials, the same cap."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
@@ -27,9 +26,7 @@ def equal_budget(
     storage: StrPath | BaseStorage | None = None,
     *,
     max_epochs: int | None = None,
-    pruner: Callable[[], BasePruner] | None = None,
     path: str | os.PathLike | None = None,
-    wait: bool = True,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Tunes each experiment with `trials` trials, and keeps the best hyperparameters with their provenance.
@@ -39,27 +36,24 @@ def equal_budget(
 
     Args:
         experiments: of different algorithms, data or networks, under one protocol.
-        trials, storage, wait, progress: of every study; see `tune`.
+        trials, storage, progress: of every study; see `tune`.
         max_epochs: cap on every stage of every trial, in place of the experiments' own, which must agree.
-        pruner: makes the pruner of each study; None: no trial of any is cut short.
         path: of the file of tuned settings; default: `tuned.csv` in the store.
 
-    Raises:
-        InvalidInput: budgets that are not equal, two experiments on one arm, contested options (tuned
-            settings are kept for this package's own definitions); and what `tune` raises.
+    Raises InvalidInput: budgets that are not equal, two experiments on one arm, contested options (tuned
+    settings are kept for this package's own definitions); and what `tune` raises.
     """
     if max_epochs is not None:
         experiments = [replace(e, max_epochs=max_epochs) for e in experiments]
-    how = {"pruner": pruner, "path": path, "wait": wait, "progress": progress}
-    return results.trials(tune_all(experiments, trials, storage, **how))
+    return results.trials(tune_all(experiments, trials, storage, path, progress=progress))
 
 
-def tune_all(experiments, trials, storage, *, pruner=None, path=None, **how) -> list[Study]:
+def tune_all(experiments, trials, storage, path=None, **how) -> list[Study]:
     """The studies of `equal_budget`."""
     refuse_unequal(experiments)
     studies = []
     for experiment in experiments:
-        studies.append(tune(experiment, trials, storage, pruner=pruner() if pruner else None, **how))
+        studies.append(tune(experiment, trials, storage, **how))
         if finished(studies[-1]) >= trials:
             keep(studies[-1], path)
     return studies
@@ -91,7 +85,7 @@ def keep(study: Study, path: str | os.PathLike | None = None) -> Path:
     """Writes a study's best hyperparameters and their provenance into `path` (default: the store's file)."""
     own, winner = identity_of(study), best_trial(study)
     arm = own["algorithm"], own["experiment"]["data"], own["architecture"]
-    return tuned.write(
+    return tuned.write_settings(
         *(*arm, best(study), path),
         **{"study": study.study_name, "trials": finished(study), "epochs": own["max_epochs"]},
         **{"seed": own["seed"], "protocol": own["protocol"], "val_accuracy": winner.value},

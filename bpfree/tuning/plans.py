@@ -82,8 +82,8 @@ def beside_published() -> pd.DataFrame:
     none), theirs (the range that the thesis searched, as text) and their trials; ours (this package's), our
     range and trials; and val accuracy (%), of our best trial.
     """
-    values = published.hyperparameters().set_index(["source", *tuned.ARM, "parameter"])["value"]
-    ranges = published.searches().set_index([*tuned.ARM, "parameter"])
+    values = published.hyperparameters().set_index(["source", *tuned.ARM_KEYS, "parameter"])["value"]
+    ranges = published.searches().set_index([*tuned.ARM_KEYS, "parameter"])
     rows = []
     for row in tuned.table().itertuples():
         place, space = (row.algorithm, row.data, row.architecture), arm(row.algorithm).space

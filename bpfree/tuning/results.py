@@ -119,17 +119,17 @@ def importances(studies: Study | Iterable[Study]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["study", "algorithm", "parameter", "importance"])
 
 
-def tolerance(trials: pd.DataFrame, parameter: str = "lr", points: float = 2.0) -> pd.DataFrame:
-    """How far a parameter may be from its best value before the accuracy falls by so many points.
+def tolerance(trials: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
+    """How far the learning rate may be from its best value before the accuracy falls by so many points.
 
-    trials: of sweeps over the parameter, as `trials` gives them. A row per algorithm: best (validation
+    trials: of sweeps over `lr`, as `trials` gives them. A row per algorithm: best (validation
     accuracy, %), at (the value there), low and high (where accuracy falls below best - points on either side,
     interpolated along the logarithm between two trials; where it never does, the end of the sweep), decades
     between these, and points. A trial that diverged has reached nothing.
     """
     rows = []
     for algorithm, part in trials.groupby("algorithm", sort=False):
-        curve = part.set_index(parameter)["value"].fillna(0.0).sort_index()
+        curve = part.set_index("lr")["value"].fillna(0.0).sort_index()
         x, y = np.log10(curve.index.to_numpy()), curve.to_numpy()
         k, least = int(y.argmax()), y.max() - points
         low, high = (_crossing(x[side], y[side], least) for side in (slice(k, None, -1), slice(k, None)))

@@ -22,11 +22,11 @@ from ..algorithms.arms import arm
 from ..data import StrPath, load, short
 from ..energy import EnergyMeter
 from ..errors import InvalidInput, TrainingDiverged, check_positive, choose
-from ..experiments.experiment import Experiment, fit
+from ..experiments.experiment import Experiment, fit, validated
 from ..experiments.machine import machine
 from ..experiments.protocols import LENGTHS
+from ..experiments.runner import POLL_S
 from ..training.batches import Data
-from ..training.history import History
 from ..training.loop import pick_device
 from .spaces import draw
 from .spaces import space as search_space
@@ -43,7 +43,6 @@ from .storage import (
     using,
 )
 
-POLL_S = 1.0  # between two looks at what other workers have finished
 IDENTITY = "bpfree"  # the user attribute of a study that says what it is of
 #: Of what it holds, what two calls that share a study are first compared by.
 FIRST = ("algorithm", "data_sha256", "architecture", "protocol", "seed", "space")
@@ -69,8 +68,8 @@ def tune(
     A trial whose loss diverges is a failed one and counts; one whose worker was killed is made up for.
 
     Args:
-        experiment: what is trained; its `max_epochs` caps every stage of every trial, and what it fixes in
-            its hyperparameters is not searched.
+        experiment: its `max_epochs` caps every stage of every trial; what its hyperparameters fix is not
+            searched.
         trials: finished trials that the study should have in all.
         storage: see `open_storage`; default: a journal file in `studies/` of the store.
         name: of the study; default: `study_name`.
@@ -81,9 +80,8 @@ def tune(
             not, return as soon as none is left to begin.
         progress: show a bar over trials (off with the variable TQDM_DISABLE=1).
 
-    Raises:
-        InvalidInput: a space that cannot be searched, a storage that cannot be opened, a study of this name
-            of something else, a protocol that trains on another run's budget.
+    Raises InvalidInput: a space that cannot be searched, a storage that cannot be opened, a study of this
+    name of something else, a protocol that trains on another run's budget.
     """
     how = {"pruner": pruner, "wait": wait, "progress": progress}
     return search(experiment, search_space(experiment, space), trials, storage, name, **how)
@@ -95,20 +93,18 @@ def sweep(
     values: Sequence[float],
     storage: StrPath | BaseStorage | None = None,
     *,
-    name: str | None = None,
-    wait: bool = True,
     progress: bool = True,
 ) -> Study:
     """Trains an experiment at each of these values of one hyperparameter, all else as it says.
 
-    A study like those of `tune`, which takes in further values between the smallest and the largest. Its
-    default name is the experiment's with the parameter behind it. Raises as `tune` does.
+    A study like those of `tune`, which takes in further values between the smallest and the largest. Its name
+    is the experiment's with the parameter behind it. Raises as `tune` does.
     """
     values = sorted(set(values))
     ends = (*values[:1], *values[-1:])
     ranges = search_space(experiment, {parameter: (*ends, "log") if values[0] > 0 else ends})
-    name = name or f"{study_name(experiment)}-{parameter}"
-    how = {"listed": (parameter, values), "wait": wait, "progress": progress}
+    name = f"{study_name(experiment)}-{parameter}"
+    how = {"listed": (parameter, values), "progress": progress}
     return search(experiment, ranges, len(values), storage, name, **how)
 
 
@@ -194,8 +190,8 @@ def study_name(experiment: Experiment) -> str:
 def identity(experiment: Experiment, ranges: Mapping, data: Data, pruner: BasePruner | None) -> dict:
     """What two calls must agree on to share a study, as plain values; the device is not part of it.
 
-    `experiment` is there to make the study's experiment again, `fixed` are the settings that differ from the
-    algorithm's defaults and were not searched: with the best trial's they are the whole recipe.
+    `experiment` is there to make it again; `fixed` are the settings that differ from the algorithm's defaults
+    and were not searched: with the best trial's they are the whole recipe.
     """
     resolved, known = experiment.resolve(data), arm(experiment.algorithm)
     defaults, presets = known.algorithm.options(), known.algorithm.presets
@@ -279,50 +275,34 @@ def train_trial(trial: Trial, experiment: Experiment, data: Data, place: Place) 
     candidate = replace(experiment, hyperparameters={**experiment.hyperparameters, **trial.params})
     # torch imports its compiler with a process's first optimiser, for seconds that are no trial's.
     torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    report, early, value = Reporter(trial, place), None, math.nan
+    epochs, early, value = 0, None, math.nan
+
+    def report(algorithm, stage, row: dict) -> None:
+        """Counts epochs; tells a pruner the accuracy of the last stage's, and ends what it prunes."""
+        nonlocal epochs
+        epochs += 1
+        last = stage.name == algorithm.stages()[-1].name and "val_accuracy" in row
+        if last and not isinstance(trial.study.pruner, NopPruner):
+            with using(place):
+                trial.report(row["val_accuracy"], row["epoch"])
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
     with EnergyMeter() as meter:
         try:
-            value = kept_accuracy(fit(candidate, data, progress=False, on_epoch=report)[1])
+            value = validated(fit(candidate, data, progress=False, on_epoch=report)[1])["val_accuracy"]
         except (TrainingDiverged, optuna.TrialPruned) as error:
             early = error
+    spent = ("seconds", "measured_j", "estimated_j", "provenance")
+    cost = {**{name: getattr(meter.reading, name) for name in spent}, "epochs": epochs}
+    cost["machine"] = machine(pick_device(experiment.device))["id"]
     with using(place):
-        # One attribute, because a storage writes each to the disk by itself.
-        trial.set_user_attr("cost", trial_cost(meter, experiment, report.epochs))
+        trial.set_user_attr("cost", cost)  # one attribute: a storage writes each to the disk by itself
         if isinstance(early, TrainingDiverged):
             trial.set_user_attr("reason", DIVERGED)
     if isinstance(early, optuna.TrialPruned):
         raise early
     return value
-
-
-def kept_accuracy(history: History) -> float:
-    """Validation accuracy (%) of the kept epoch of the last stage that was validated."""
-    kept = [stage.rows[stage.restored - 1].get("val_accuracy", math.nan) for stage in history.stages]
-    return [value for value in kept if not math.isnan(value)][-1]
-
-
-class Reporter:
-    """Counts epochs; tells a pruner the validation accuracy of the last stage's, and ends what it prunes."""
-
-    def __init__(self, trial: Trial, place: Place):
-        self.trial, self.place, self.epochs = trial, place, 0
-
-    def __call__(self, algorithm, stage, row: dict) -> None:
-        self.epochs += 1
-        if isinstance(self.trial.study.pruner, NopPruner):
-            return
-        if stage.name == algorithm.stages()[-1].name and "val_accuracy" in row:
-            with using(self.place):
-                self.trial.report(row["val_accuracy"], row["epoch"])
-                if self.trial.should_prune():
-                    raise optuna.TrialPruned
-
-
-def trial_cost(meter: EnergyMeter, experiment: Experiment, epochs: int) -> dict:
-    """What the trial took: training, validation and everything between."""
-    reading = meter.reading
-    spent = {name: getattr(reading, name) for name in ("seconds", "measured_j", "estimated_j", "provenance")}
-    return {**spent, "epochs": epochs, "machine": machine(pick_device(experiment.device))["id"]}
 
 
 # ---------------------------------------------------------------- how parameters are drawn

@@ -12,8 +12,6 @@ from ..errors import InvalidInput, choose
 from ..experiments.experiment import Experiment
 
 SCALES = ("log", "linear", "int", "log int")
-
-
 DESCRIPTIONS = {
     "lr": "learning rate",
     "weight_decay": "weight decay",
@@ -31,11 +29,8 @@ DESCRIPTIONS = {
 def space(experiment: Experiment, own: Mapping[str, Sequence] | None = None) -> dict[str, Range]:
     """What a study of this experiment searches: {parameter: range}.
 
-    Without `own`, the arm's ranges, less what does nothing under the experiment's options and less what its
-    hyperparameters fix.
-
-    own: ranges in place of the arm's: {parameter: (low, high, scale)}, scale one of `SCALES` (default
-        "linear").
+    own: ranges {parameter: (low, high, scale)}, scale one of `SCALES` (default "linear"). Without them the
+        arm's, less what does nothing under the experiment's options and less what it fixes.
 
     Raises UnknownName for a parameter that the algorithm does not have, or another scale; InvalidInput for a
     range that is empty or beyond what the algorithm takes, for a parameter that is fixed or does nothing, and

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import optuna
+from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from ..data import StrPath
 from ..errors import BpfreeError, InvalidInput, StorageFailed, disk
@@ -35,20 +39,19 @@ class Place(NamedTuple):
 
     storage: BaseStorage
     name: str
-    path: Path | None
+    path: Path | None = None
 
 
 def open_storage(storage: StrPath | BaseStorage | None, study: str) -> Place:
-    """The storage of a study of this name; made if it is not there.
+    """The storage of a study of this name; made if it is not there. Raises InvalidInput if it cannot be.
 
     storage: None for a journal in the default store; a path ending in .db, .sqlite or .sqlite3 (SQLite) or in
         anything else (a journal file); an RDB URL; or an Optuna storage, which is taken as it is.
-    Raises InvalidInput if it cannot be opened.
     """
     if not re.fullmatch(r"[\w.+-]+", study):
         raise InvalidInput(f"study name {study!r}: use letters, digits and .+-_ only")
     if isinstance(storage, BaseStorage):
-        return Place(storage, type(storage).__name__, None)
+        return Place(storage, type(storage).__name__)
     text = str(storage if storage is not None else Store().root / "studies" / f"{study}.log")
     with opening(without_password(text)):
         return _open_url(text) if "://" in text else _open_file(Path(text).expanduser().resolve())
@@ -69,8 +72,6 @@ def opening(name: str) -> Iterator[None]:
 @contextmanager
 def using(place: Place) -> Iterator[None]:
     """Inside, what the system or a database refuses becomes a StorageFailed. A journal does so by itself."""
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         with disk.refusals(place.path or place.name, OTHER_STORAGE):
             yield
@@ -83,20 +84,18 @@ def using(place: Place) -> Iterator[None]:
 
 def why(error: Exception) -> str:
     """The cause of an error, in one line."""
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__  # Optuna guesses, the driver knows
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, StorageInternalError):
+        error = error.__cause__ or error  # Optuna guesses, the driver knows
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _open_url(text: str) -> Place:
-    from sqlalchemy.engine import make_url  # here, because only databases need it
-
     url = make_url(text)
     if url.get_backend_name() != "sqlite":
         heartbeat = {"heartbeat_interval": HEARTBEAT_S, "grace_period": 2 * HEARTBEAT_S}
-        return Place(_database(text, **heartbeat), without_password(text), None)
+        return Place(_database(text, **heartbeat), without_password(text))
     if url.database in (None, "", ":memory:"):
-        return Place(InMemoryStorage(), text, None)
+        return Place(InMemoryStorage(), text)
     return _open_sqlite(Path(url.database).resolve(), text)
 
 
@@ -123,8 +122,6 @@ def _open_sqlite(path: Path, url: str = "sqlite://") -> Place:
 
 
 def _database(url: str, options: dict | None = None, **heartbeat) -> RDBStorage:
-    from sqlalchemy.pool import NullPool
-
     # Each transaction opens its connection and closes it: none is left open, and none idles through a long
     # trial until the server drops it. Braces are a template of Optuna's.
     escaped = url.replace("{", "{{").replace("}", "}}")
@@ -133,8 +130,6 @@ def _database(url: str, options: dict | None = None, **heartbeat) -> RDBStorage:
 
 def file_lock(path: Path, name: str):
     """A lock beside a storage's file; the system frees it when its holder dies, however it dies."""
-    from filelock import FileLock
-
     folder = path.with_name(path.name + ".claims")
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock")
@@ -151,8 +146,6 @@ def study_lock(place: Place, name: str) -> Iterator[ExitStack]:
 
 def without_password(text: str) -> str:
     """The name of a storage for messages, without its password."""
-    from sqlalchemy.engine import make_url
-
     try:
         return make_url(text).render_as_string(hide_password=True) if "://" in text else text
     except Exception:  # not a URL after all
@@ -262,8 +255,6 @@ class Slots:
         if not self.place.path:
             fail_stale_trials(self.study)  # does nothing where there is no heartbeat
             return
-        from filelock import Timeout
-
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             claim = self._claim(trial.number)
             try:

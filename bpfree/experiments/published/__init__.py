@@ -16,7 +16,7 @@ printed. Where papers contradict each other, or themselves, both numbers are her
 
 import ast
 import functools
-from importlib import resources
+from pathlib import Path
 
 import pandas as pd
 
@@ -47,8 +47,7 @@ PUBLICATIONS = {
 
 @functools.cache
 def _table(name: str) -> pd.DataFrame:
-    with (resources.files(__name__) / f"{name}.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file, dtype=str, keep_default_na=False)
+    return pd.read_csv(Path(__file__).with_name(f"{name}.csv"), dtype=str, keep_default_na=False)
 
 
 def _filtered(name: str, where: dict[str, object]) -> pd.DataFrame:
