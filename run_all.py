@@ -25,7 +25,7 @@ def parser() -> Parser:
   run_all.py --only 03 --datasets cifar10 --seeds 0 1 2
   run_all.py --profile laptop --list                what would be trained, and for how long
   run_all.py --with my_parts                        with what my_parts.py of this folder adds to the tables
-  run_all.py --profile paper --executor slurm --slurm partition=gpu gpus_per_node=1
+  run_all.py --profile paper --jobs slurm --slurm partition=gpu gpus_per_node=1
 """
     p = Parser(prog="run_all.py", description=__doc__, epilog=examples)
     p.add_argument("--profile", default="quick", help="quick (default), laptop, paper or evidence")
@@ -48,7 +48,7 @@ def parser() -> Parser:
     flag(instead, "--figures-only", "redraw figures/ from its records")
     flag(instead, "--collect", "take the store's runs of the profile into figures/ as its records; redraw")
     flag(instead, "--add", "with --collect: beside the runs that are there, not instead of them")
-    executor_options(p)
+    job_options(p)
     return p
 
 
@@ -56,12 +56,14 @@ def flag(options, name: str, text: str) -> None:
     options.add_argument(name, action="store_true", help=text)
 
 
-def executor_options(p: Parser) -> None:
+def job_options(p: Parser) -> None:
     jobs = p.add_argument_group("to train every run beforehand, as jobs")
     text = "slurm (a job for each), local (processes of this machine) or inline (one after the other in this)"
-    jobs.add_argument("--executor", metavar="KIND", help=text)
+    jobs.add_argument("--jobs", metavar="KIND", help=text)
     text = "runs at a time (default: one for each GPU, or one; with slurm all)"
     jobs.add_argument("--workers", type=whole, metavar="N", help=text)
+    text = "runs side by side in each process, sharing its GPU; their costs count for nothing (default: 1)"
+    jobs.add_argument("--at-once", type=whole, default=1, metavar="N", help=text)
     flag(jobs, "--keep-going", "execute the chapters although jobs have failed")
     text = "of the jobs: partition=gpu gpus_per_node=1 cpus_per_task=4 mem_gb=16 timeout_min=120 ..."
     jobs.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
@@ -99,10 +101,15 @@ def refuse_contradictions(p: Parser, args: argparse.Namespace) -> None:
     if args.add and not args.collect:
         raise InvalidInput("--add is for --collect: add that, or leave it out")
     kinds = ("slurm", "local", "inline")
-    for option, some in {"slurm": kinds[:1], "workers": kinds[:2], "keep_going": kinds}.items():
-        if option in given and args.executor not in some:
+    for option, some in {
+        "slurm": kinds[:1],
+        "workers": kinds[:2],
+        "at_once": kinds[1:],
+        "keep_going": kinds,
+    }.items():
+        if option in given and args.jobs not in some:
             which = " or ".join(some)
-            raise InvalidInput(f"{name[option]} is for --executor {which}: add that, or leave it out")
+            raise InvalidInput(f"{name[option]} is for --jobs {which}: add that, or leave it out")
 
 
 def settle_surroundings() -> None:
@@ -231,24 +238,24 @@ def run_batch(args: argparse.Namespace, notebooks: Path) -> int:
     output = disk.given_path(args.output or ROOT / "results")
     disk.settle_store("run_all.py", output / "store")
     Store()  # refuses what is no folder, now and not in a chapter
-    if args.executor:  # one that cannot be had, and settings that it does not know, are refused at once
+    if args.jobs:  # one that cannot be had, and settings that it does not know, are refused at once
         from bpfree.experiments import jobs
 
         args.settings = jobs.slurm_settings(args.slurm)
-        if choose("executor", args.executor, jobs.EXECUTORS) == "slurm":
+        if choose("kind of job", args.jobs, jobs.JOB_KINDS) == "slurm":
             jobs.engine(Path(tempfile.gettempdir()), args.settings)
     check_data(chosen.datasets, present=not args.list, download=args.download)
     if args.list:
         print_list(chapters, values, needed_runs(chosen, chapters))
         return 0
     failures = 0
-    if args.executor:
+    if args.jobs:
         failures = hand_out(needed_runs(chosen, chapters), args)
         if failures and not args.keep_going:
             text = "no chapter was executed: mend it and give the same command, or add --keep-going"
             print(f"run_all.py: {text}", file=sys.stderr)
             return 1
-        if args.executor == "slurm":
+        if args.jobs == "slurm":
             return max(chapters_on_cluster(args), min(failures, 1))
     if args.update_notebooks:
         values = [{} for _ in chapters]
@@ -285,11 +292,16 @@ def hand_out(runs: list, args: argparse.Namespace) -> int:
     """Trains the runs as jobs, says which failed, and returns how many."""
     from bpfree.experiments import jobs
 
-    how = {"workers": args.workers, "slurm": args.settings, "progress": sys.stderr.isatty()}
-    failures = jobs.submit(runs, args.executor, **how)
+    how = {
+        "workers": args.workers,
+        "at_once": args.at_once or 1,
+        "slurm": args.settings,
+        "progress": sys.stderr.isatty(),
+    }
+    failures = jobs.submit(runs, args.jobs, **how)
     for failure in failures:
         print(f"run_all.py: {failure}", file=sys.stderr)
-    print(f"{args.executor}: {len(runs) - len(failures)} of {len(runs)} runs are in the store", flush=True)
+    print(f"{args.jobs}: {len(runs) - len(failures)} of {len(runs)} runs are in the store", flush=True)
     return len(failures)
 
 
@@ -299,7 +311,7 @@ def chapters_on_cluster(args: argparse.Namespace) -> int:
     from bpfree.experiments.store import Store
 
     options = Parser(add_help=False)
-    executor_options(options)
+    job_options(options)
     _, rest = options.parse_known_args(args.argv)
     command = [sys.executable, str(ROOT / "run_all.py"), *rest]
     done = jobs.run_on_cluster(command, Store(), args.settings)

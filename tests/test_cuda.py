@@ -99,7 +99,7 @@ class Looking(bpfree.Backprop):
 def test_a_step_that_cannot_be_captured_is_called(data, caplog):
     def looking(**how):
         algorithm = Looking(MLP([64, 300, 200], classes=10))
-        history = train(algorithm, data, seed=1, max_epochs=3, progress=False, **how)
+        history = train(algorithm, data, seed=1, max_epochs=3, device="cuda", progress=False, **how)
         return {key: value.cpu() for key, value in weights(algorithm).items()}, history
 
     found, history = looking()
@@ -125,7 +125,7 @@ def test_it_learns_what_the_cpu_learns(name, data):
 
 def test_runs_side_by_side_have_the_bits_that_they_have_alone(tmp_path):
     arms = ["bp", "mf", "ff", "mf_interleaved"] * 2
-    how = {"architecture": "300-200", "max_epochs": 5}
+    how = {"architecture": "300-200", "max_epochs": 5, "device": "cuda"}
     runs = [bpfree.Experiment(name, "digits", seed=k, **how) for k, name in enumerate(arms)]
     alone = bpfree.run_many(runs, tmp_path / "alone", progress=False)
     together = bpfree.run_many(runs, tmp_path / "together", progress=False, at_once=8)

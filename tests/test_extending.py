@@ -440,7 +440,7 @@ def test_a_batch_has_what_a_module_adds_in_its_chapters_and_its_jobs(here):
     (here / "own_table.py").write_text(TABLE)
     command = [sys.executable, Path(run_all.__file__), "--with", "own_table", "--only", "03"]
     done = subprocess.run(
-        [*command, "--seeds", "0", "--executor", "local", "--output", "out"],
+        [*command, "--seeds", "0", "--jobs", "local", "--output", "out"],
         capture_output=True,
         text=True,
         cwd=here,

@@ -511,7 +511,7 @@ def nothing_runs(monkeypatch):
         ("-p seeds [1]", ["-p seeds", "--seeds"]),
         ("--figures-only --seeds 1", ["--figures-only", "--seeds"]),
         ("--add", ["--add", "--collect"]),
-        ("--keep-going", ["--keep-going", "--executor"]),
+        ("--keep-going", ["--keep-going", "--jobs"]),
         ("--update-notebooks --profile paper", ["--update-notebooks", "--profile"]),
         ("--list --output x", ["--list", "--output"]),
         ("--resum", ["--resum", "--help"]),

@@ -34,7 +34,7 @@ from .experiment import Experiment
 from .runner import run_many
 from .store import Store
 
-EXECUTORS = ("slurm", "local", "inline")
+JOB_KINDS = ("slurm", "local", "inline")
 #: What --slurm sets: numbers that submitit translates, and words that go to sbatch as they are.
 NUMBERS = {"timeout_min": int, "cpus_per_task": int, "gpus_per_node": int, "mem_gb": float}
 SBATCH = ("partition", "account", "qos", "constraint", "gres", "nodelist", "exclude", "mem_per_gpu")
@@ -74,6 +74,7 @@ def submit(
     store: Store | str | os.PathLike | None = None,
     *,
     workers: int | None = None,
+    at_once: int = 1,
     slurm: Mapping[str, object] | None = None,
     progress: bool = True,
 ) -> list[Failure]:
@@ -88,6 +89,7 @@ def submit(
         store: must lie where all the jobs' machines see it.
         workers: runs at a time. Default: on a cluster all; in local processes one for each GPU, or one. The
             seconds and joules of runs that share a processor are not those of a run alone.
+        at_once: runs side by side in each local process or in this one; see `run_many`.
         slurm: settings of the jobs; see `slurm_settings`.
 
     Raises:
@@ -95,7 +97,7 @@ def submit(
             is raised after those that it accepted have ended.
         StorageFailed: the files that tell the jobs what to do cannot be written.
     """
-    choose("executor", kind, EXECUTORS)
+    choose("kind of job", kind, JOB_KINDS)
     batch = Batch(experiments, Store(store).root.absolute())
     total, off = len(batch.runs), {} if progress else {"disable": True}
     try:
@@ -103,9 +105,9 @@ def submit(
             if kind == "slurm":
                 on_cluster(batch, workers or total, slurm or {}, bar)
             elif kind == "local":
-                in_processes(batch, workers, bar)
+                in_processes(batch, workers, at_once, bar)
             else:
-                train_here(batch, bar)
+                train_here(batch, bar, at_once=at_once)
         return batch.failures()
     except KeyboardInterrupt as stop:
         stop.add_note(
@@ -184,7 +186,7 @@ class Batch:
 # ---------------------------------------------------------------- in this process, and in others beside it
 
 
-def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None) -> None:
+def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None, at_once: int = 1) -> None:
     """Trains what no other process trains, until every run of the batch is done or has failed.
 
     held: where to write which run is being trained; each then has a log of its tracebacks, too.
@@ -209,18 +211,18 @@ def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None) 
             bar.update()
         return True
 
-    run_many(batch.runs, batch.root, progress=False, attempt=attempt)
+    run_many(batch.runs, batch.root, progress=False, at_once=at_once, attempt=attempt)
 
 
-def in_processes(batch: Batch, workers: int | None, bar: tqdm) -> None:
+def in_processes(batch: Batch, workers: int | None, at_once: int, bar: tqdm) -> None:
     """Trains a batch in processes of this machine, each with its share of the cores and its own GPU."""
     # The values of CUDA_VISIBLE_DEVICES under which a process sees one of this process's GPUs.
     names, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
     gpus = names.split(",")[:count] if names else [str(i) for i in range(count)]
     workers = min(workers or len(gpus) or 1, len(batch.runs))
-    told = json.dumps({"root": str(batch.root), "runs": [vars(e) for e in batch.runs]}, default=dict)
+    told = {"root": str(batch.root), "runs": [vars(e) for e in batch.runs], "at_once": at_once}
     with disk.refusals(batch.folder):
-        (batch.folder / "batch.json").write_text(told, encoding="utf-8")
+        (batch.folder / "batch.json").write_text(json.dumps(told, default=dict), encoding="utf-8")
 
     def begin(number: int) -> subprocess.Popen:
         own = {"OMP_NUM_THREADS": threads_each(workers), **os.environ}
@@ -256,7 +258,7 @@ def process() -> int:
         folder, number = Path(argv[0]), argv[1]
         told = disk.read_object((folder / "batch.json").read_bytes())
         batch = Batch([Experiment(**run) for run in told["runs"]], Path(told["root"]), folder)
-        train_here(batch, held=folder / f"process{number}.run")
+        train_here(batch, held=folder / f"process{number}.run", at_once=told["at_once"])
         return 0
 
     return run_program("job", work)

@@ -241,7 +241,7 @@ def _train(
         except TrainingDiverged as diverged:
             history = diverged.history
             error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
-    bill = {} if error else diagnostics.run_counts(counted(resolved, algorithm, data), history)
+    bill = {} if error else diagnostics.run_counts(counts_of(resolved, algorithm, data), history)
     frame, begun_s = history.frame(), checkpoint.begun_s
     trace = meter.trace.assign(time_s=lambda t: t["time_s"] + begun_s)
     return algorithm, Record(
@@ -309,7 +309,7 @@ def metered(meter: EnergyMeter, idle: dict[str, dict[str, float]], history: Hist
 _counted: dict[tuple, diagnostics.Counts] = {}  # of the arms that this process has trained
 
 
-def counted(resolved: Resolved, algorithm: Algorithm, data: Data) -> diagnostics.Counts:
+def counts_of(resolved: Resolved, algorithm: Algorithm, data: Data) -> diagnostics.Counts:
     """Operations and bytes; counted for the first seed of an arm only, because they do not depend on it."""
     what = (resolved.algorithm, resolved.architecture, resolved.data_sha256, data.augment is not None)
     arm = (*what, json.dumps(dict(resolved.options), sort_keys=True))
@@ -323,7 +323,7 @@ def needed(resolved: Resolved, algorithm: Algorithm, data: Data) -> int:
 
     Twice what a step holds, because a captured one keeps its memory for as long as the stage lasts.
     """
-    account = counted(resolved, algorithm, data).account
+    account = counts_of(resolved, algorithm, data).account
     stage = 2 * account["peak"] + account["cache"] + account["best"]
     tensors = [tensor for tensor in vars(data).values() if isinstance(tensor, torch.Tensor)]
     return sum(tensor.nbytes for tensor in tensors) + int(stage.max())

@@ -69,7 +69,7 @@ def write_settings(
     path = Path(path) if path is not None else store_path()
     fixed = dict(zip(ARM_KEYS, (algorithm, disk.one_spelling(data), architecture), strict=True)) | provenance
     rows = [{**fixed, "parameter": name, "value": value} for name, value in values.items()]
-    new = pd.DataFrame(rows, columns=TUNED_COLUMNS, dtype=object).map(_as_text)
+    new = pd.DataFrame(rows, columns=TUNED_COLUMNS, dtype=object).map(_in_words)
     with disk.refusals(path, "give another path"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -109,6 +109,6 @@ def _read_rows(path: Path) -> pd.DataFrame:
     return table
 
 
-def _as_text(value: object) -> str:
+def _in_words(value: object) -> str:
     """What `published.parse` reads back as the same value."""
     return "none" if value is None or value != value else str(value)

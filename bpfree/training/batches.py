@@ -70,7 +70,7 @@ def _reflect(i: Tensor, n: int) -> Tensor:
     return (n - 1) - ((n - 1) - i.abs()).abs()
 
 
-def plan(
+def batch_plan(
     n: int, batch_size: int, generator: torch.Generator, augment: Augmentation | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """One epoch of shuffled batches of n samples, on the CPU: their rows and, if augmented, their views.
@@ -96,8 +96,8 @@ def pick(x: Tensor, rows: Tensor, augment: Augmentation | None = None, views: Te
 def batches(
     x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator, augment: Augmentation | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of a `plan`, of x (N, ...) and y (N,)."""
-    order, views = plan(len(x), batch_size, generator, augment)
+    """The batches of a `batch_plan`, of x (N, ...) and y (N,)."""
+    order, views = batch_plan(len(x), batch_size, generator, augment)
     order, views = order.to(x.device), None if views is None else views.to(x.device)
     return (
         (pick(x, rows, augment, None if views is None else views[k]), y.index_select(0, rows))

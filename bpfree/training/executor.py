@@ -94,7 +94,10 @@ class Replayed(Called):
     def __init__(self, *what):
         super().__init__(*what)
         batches, size = self.source.batches, self.source.batch_size
-        self.cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.cursor = cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
+        # The row of a buffer that belongs to the batch at hand. A function that does not hold this object, as
+        # nothing here does that is replayed: so its memory is free as soon as the stage has ended.
+        self.at = lambda buffer: buffer.index_select(0, cursor)[0]
         self.rows = torch.arange(batches * size, device=self.device).view(batches, size)
         self.views = torch.zeros_like(self.rows) if self.source.augment else None
         self.sums = (self.total.clone(), torch.zeros((), dtype=torch.int64, device=self.device))
@@ -129,12 +132,8 @@ class Replayed(Called):
 
     # -- what is captured
 
-    def _at(self, buffer: Tensor) -> Tensor:
-        """The row of a buffer that belongs to the batch at hand."""
-        return buffer.index_select(0, self.cursor)[0]
-
     def _fetch(self) -> tuple[Tensor, Tensor]:
-        return self.source.fetch(self._at(self.rows), None if self.views is None else self._at(self.views))
+        return self.source.fetch(self.at(self.rows), None if self.views is None else self.at(self.views))
 
     def _update(self, batch: tuple[Tensor, Tensor]) -> None:
         self.tape.rewind()
@@ -158,7 +157,7 @@ class Replayed(Called):
                 self.cursor.zero_()
                 self._update(self._fetch())
                 if k == 0:
-                    self.tape = Tape(noted.draws, self.source.batches, self.device, self._at)
+                    self.tape = Tape(noted.draws, self.source.batches, self.device, self.at)
                     self.tape.record(stream("noted"))
                 if self.stage.readout is not None:
                     super().validate()
@@ -202,9 +201,10 @@ class Replayed(Called):
             return self._graph(lambda: outputs(inputs())).replay
         held = []
         below, above = self._graph(lambda: held.append(inputs())), self._graph(lambda: outputs(*held))
+        clock = self.source.clock
 
         def replay(_held=held) -> None:  # the tensors between the two graphs live as long as these
-            with self.source.clock.prefix_work():
+            with clock.prefix_work():
                 below.replay()
             above.replay()
 

@@ -143,6 +143,7 @@ def train(
                     checkpoint.save(optimiser, keep, first=clock.settle)
                 log.ended = log.ended or length.ended_by(len(log.rows))
                 log.restored = keep.restore()
+                del how, optimiser, keep  # their memory goes before the next stage's comes
             for parameter in algorithm.parameters():
                 parameter.grad = None  # a finished stage keeps no gradients
             algorithm.stages_finished.fill_(number)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput
 from ..errors.disk import refusals
-from .batches import Data, pick, plan
+from .batches import Data, batch_plan, pick
 from .clock import Clock
 from .limits import free_memory
 
@@ -134,7 +134,7 @@ class BatchSource:
 
     def plan(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """The rows of each batch of an epoch, and if augmented their views, where the images lie."""
-        rows, views = plan(self.size, self.batch_size, generator, self.augment)
+        rows, views = batch_plan(self.size, self.batch_size, generator, self.augment)
         rows, device = rows[: self.batches], self.train.device
         return rows.to(device), None if views is None else views[: self.batches].to(device)
 

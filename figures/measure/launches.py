@@ -21,6 +21,7 @@ and of `AT_ONCE` runs of a network with different seeds, one after the other and
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def floors(name: str, data: Data, architecture: str, roof: diagnostics.Roofline)
     ]
 
 
-def together(folder: Path, quick: bool) -> list[tuple]:
+def together(folder: Path, quick: bool) -> Iterator[tuple]:
     """Passes a second of `AT_ONCE` runs, in one process and one after the other or side by side."""
     n, pixels = (256 if quick else 54_000), np.random.default_rng(0)
     images = {
@@ -115,7 +116,6 @@ def together(folder: Path, quick: bool) -> list[tuple]:
     }
     labels = {key.replace("x", "y", 1): np.arange(len(x)) % 10 for key, x in images.items()}
     np.savez(folder / "noise.npz", **images, **labels)
-    found = []
     for name in ("bp", "mf"):
         how = {"architecture": "2x1000", "max_epochs": 2 if quick else EPOCHS}
         runs = [bpfree.Experiment(name, str(folder / "noise.npz"), seed=s, **how) for s in range(AT_ONCE)]
@@ -127,8 +127,7 @@ def together(folder: Path, quick: bool) -> list[tuple]:
             passes = sum(record.metrics["epochs"] for record in records)
             executor = f"{records[0].stages[0]['executor']}, {way}"
             where = "fashion_mnist", "2x1000", name, "all", executor
-            found.append((*where, "passes", passes / seconds, "1/s", AT_ONCE))
-    return found
+            yield *where, "passes", passes / seconds, "1/s", AT_ONCE
 
 
 def main() -> None:
@@ -137,21 +136,26 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     rows, seconds = [], 0.0 if args.quick else SECONDS
+    here = machine(pick_device())
+    where = f"{here['accelerator'] or here['cpu']}, torch {here['torch']}"
+
+    def keep(found: list[tuple]) -> None:  # at once: what was measured stays, however this ends
+        rows.extend(found)
+        table = pd.DataFrame(rows, columns=COLUMNS).assign(machine=where)
+        table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        for found in together(Path(folder), args.quick):
+            keep([found])
     roof = diagnostics.roofline()
     for (name, architecture), arms in tqdm(RUNS.items(), unit="network"):
         data = noise(name, args.quick)
         for arm in tqdm(arms, unit="arm", leave=False):
             found = floors(arm, data, architecture, roof)
-            for executor in ("eager", "graph"):
+            for executor in ("graph", "eager"):
                 found += measure(arm, data, architecture, executor, seconds)
-            rows += [(name, architecture, arm, *one) for one in found]
-    with tempfile.TemporaryDirectory() as folder:
-        rows += together(Path(folder), args.quick)
-    here = machine(pick_device())
-    where = f"{here['accelerator'] or here['cpu']}, torch {here['torch']}"
-    table = pd.DataFrame(rows, columns=COLUMNS).assign(machine=where)
-    table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")
-    print(f"{args.out}: {len(table)} rows")
+            keep([(name, architecture, arm, *one) for one in found])
+    print(f"{args.out}: {len(rows)} rows")
 
 
 if __name__ == "__main__":
