@@ -52,12 +52,12 @@ def trainings(monkeypatch):
     """What was trained in this process, in order; a `broken` algorithm raises as often as it says."""
     done, broken, plain = [], Counter(), runner._train
 
-    def train(resolved, *rest):
+    def train(resolved, *rest, **how):
         done.append((resolved.algorithm, resolved.seed, resolved.protocol))
         if broken[resolved.algorithm] > 0:
             broken[resolved.algorithm] -= 1
             raise RuntimeError("lost the GPU")
-        return plain(resolved, *rest)
+        return plain(resolved, *rest, **how)
 
     monkeypatch.setattr(runner, "_train", train)
     return SimpleNamespace(done=done, broken=broken)
@@ -114,10 +114,10 @@ def test_divergence_is_a_record_and_no_failure(tmp_path, trainings):
 def test_an_interrupt_says_what_is_finished(tmp_path, monkeypatch):
     plain = runner._train
 
-    def train(resolved, *rest):
+    def train(resolved, *rest, **how):
         if resolved.algorithm == "mf":
             raise KeyboardInterrupt
-        return plain(resolved, *rest)
+        return plain(resolved, *rest, **how)
 
     monkeypatch.setattr(runner, "_train", train)
     with pytest.raises(KeyboardInterrupt) as stop:
