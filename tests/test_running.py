@@ -24,7 +24,7 @@ from tqdm import tqdm
 from bpfree.data import PUBLISHED
 from bpfree.energy import EnergyMeter
 from bpfree.errors import InvalidInput, MissingData, StorageFailed, TrainingDiverged
-from bpfree.evidence.tables.summary import bill
+from bpfree.evidence.tables.summary import bill_of_run
 from bpfree.experiments import runner
 from bpfree.experiments.experiment import Experiment
 from bpfree.experiments.runner import run, run_many
@@ -50,9 +50,9 @@ def trainings(monkeypatch):
     """The experiments that were trained, in order."""
     done, plain = [], runner._train
 
-    def train(resolved, *rest):
+    def train(resolved, *rest, **how):
         done.append((resolved.algorithm, resolved.seed))
-        return plain(resolved, *rest)
+        return plain(resolved, *rest, **how)
 
     monkeypatch.setattr(runner, "_train", train)
     monkeypatch.setattr(runner, "POLL_S", 0.02)
@@ -497,10 +497,10 @@ def test_anything_else_ends_the_batch_and_what_is_finished_stays(store, tmp_path
 def test_ctrl_c_ends_the_batch_and_says_how_to_go_on(store, monkeypatch):
     plain = runner._train
 
-    def interrupted(resolved, *rest):
+    def interrupted(resolved, *rest, **how):
         if resolved.seed == 2:
             raise KeyboardInterrupt
-        return plain(resolved, *rest)
+        return plain(resolved, *rest, **how)
 
     monkeypatch.setattr(runner, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt) as stop:
@@ -625,7 +625,7 @@ def test_a_record_says_what_its_joules_are_gross_and_net_of(tmp_path, monkeypatc
     assert gross == pytest.approx(75 * seconds, rel=0.1)
     assert record.meter["net_measured_j"]["bare"] == pytest.approx(gross - 50 * seconds)
     assert record.meter["sensors"]["plug machine"]["watts"] == pytest.approx(75.0, rel=0.01)
-    table = bill(record, "POL").set_index("how it was obtained")
+    table = bill_of_run(record, "POL").set_index("how it was obtained")
     assert table.loc["net of the idle power", "what"] == "energy"
 
 
