@@ -152,7 +152,7 @@ class OneStep(Algorithm):
         stage = self.stage("only", self.heads.parameters(), self.losses, self.readout, layer=1)
         return [stage if self.validated else replace(stage, readout=None)]
 
-    def losses(self, x, labels, generator):
+    def losses(self, x, labels, chance):
         self.steps += 1
         yield nn.functional.cross_entropy(self.heads["1"](x.flatten(1)), labels)
         if self.steps == 2 * 4:  # the last step of the second of epochs of two

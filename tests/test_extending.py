@@ -46,7 +46,7 @@ class Reservoir(Algorithm):
     def readout(self, a):
         return self.sharpness * self.heads["output"](a)
 
-    def losses(self, a, labels, generator):
+    def losses(self, a, labels, chance):
         yield cross_entropy(self.readout(a), labels)
 
 

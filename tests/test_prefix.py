@@ -396,9 +396,9 @@ def test_the_prefix_is_in_eval_mode_even_while_the_rest_trains():
     modes = []
     first_block, second_block = algorithm.model.blocks
 
-    def watch(x, labels, generator):
+    def watch(x, labels, chance):
         modes.append((first_block.training, second_block.training))
-        yield from second.losses(x, labels, generator)
+        yield from second.losses(x, labels, chance)
 
     algorithm.stages = lambda: [first, replace(second, losses=watch)]
     for mode in ("auto", False):

@@ -423,7 +423,7 @@ def test_a_record_that_cannot_be_written_is_kept_in_the_checkpoint(store, monkey
     def refuse(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("bpfree.training.loop.step", refuse)
+    monkeypatch.setattr("bpfree.training.executor.step", refuse)
     assert run(small("mf", architecture="2x4"), store, progress=False).resumed == 1
 
 

@@ -50,7 +50,7 @@ class Scripted(Algorithm):
     def initialise_parameter(self, name, value, generator):
         value.zero_()
 
-    def losses(self, x, labels, generator):
+    def losses(self, x, labels, chance):
         self.count += 1
         yield -self.weight.sum()  # a step adds 1
 
@@ -185,7 +185,7 @@ class TwoRates(Scripted):
         (stage,) = super().stages()
         return [replace(stage, groups=[Group([self.weight], 1.0), Group([self.other], 0.25)])]
 
-    def losses(self, x, labels, generator):
+    def losses(self, x, labels, chance):
         self.count += 1
         yield -self.weight.sum() - self.other.sum()
 
@@ -212,7 +212,7 @@ def test_a_step_is_one_of_torchs_optimiser_on_the_sum_of_the_losses(name, refere
     start = torch.linspace(-1, 1, 5)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
 
-    def losses(x, y, generator):
+    def losses(x, y, chance):
         yield (x * ours).sum()
         yield ours.pow(2).sum()
 
@@ -301,9 +301,9 @@ class Recorder(Algorithm):
         return stages
 
     def note(self, number):
-        def losses(x, labels, generator):
+        def losses(x, labels, chance):
             self.seen.append((number, x.clone(), labels.clone()))
-            self.chance.append(torch.rand(1, generator=generator).item())
+            self.chance.append(chance.uniform(1).item())
             self.start = self.start or weights(self)
             yield nn.functional.cross_entropy(self.heads["1"](x.flatten(1)), labels)
 
@@ -364,10 +364,10 @@ def test_the_samples_seen_are_the_samples_accounted_for():
 
         def counted(stages, count=count):
             def wrap(losses):
-                def spy(x, labels, generator):
+                def spy(x, labels, chance):
                     count[0] += len(x)
                     assert len(x) == len(labels)
-                    yield from losses(x, labels, generator)
+                    yield from losses(x, labels, chance)
 
                 return spy
 
@@ -444,11 +444,11 @@ def test_only_the_stages_own_parameters_are_free_while_it_lasts_and_no_gradient_
     groups = {s.name: {id(p) for group in s.groups for p in group.parameters} for s in stages}
 
     def watch(stage):
-        def losses(x, labels, generator):
+        def losses(x, labels, chance):
             free = {id(p) for p in algorithm.parameters() if p.requires_grad}
             holding = {id(p) for p in algorithm.parameters() if p.grad is not None}
             observed.setdefault(stage.name, []).append((free, holding))
-            yield from stage.losses(x, labels, generator)
+            yield from stage.losses(x, labels, chance)
 
         return replace(stage, losses=losses)
 
@@ -512,7 +512,7 @@ class Greedy(Algorithm):
         for i in (1, 2):
             network = nn.Sequential(blocks[i - 1], self.heads[str(i)])
 
-            def losses(x, labels, generator, network=network):
+            def losses(x, labels, chance, network=network):
                 yield nn.functional.cross_entropy(network(x), labels)
 
             stages.append(

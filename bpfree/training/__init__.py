@@ -2,6 +2,8 @@
 
 stage        what a stage is: groups of parameters, losses, read-out, prefix; and one step of it
 batches      data on the device, and the one way to draw shuffled, augmented batches
+chance       keyed streams of random numbers, drawn on the CPU
+executor     how a step is carried out: called, or captured once and replayed on a GPU
 loop         `train`: for each stage freeze, compute the prefix, take the rows of its epochs, restore
 stopping     when a stage ends and which epoch's weights it keeps; budgets
 prefix       what a frozen prefix puts out, computed once, in memory or on disk

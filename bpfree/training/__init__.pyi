@@ -2,6 +2,8 @@
 
 from .batches import Augmentation as Augmentation
 from .batches import Data as Data
+from .chance import Chance as Chance
+from .chance import stream as stream
 from .checkpoint import Checkpoint as Checkpoint
 from .history import History as History
 from .history import StageHistory as StageHistory
@@ -10,7 +12,6 @@ from .loop import train as train
 from .numerics import pinned as pinned
 from .stage import Group as Group
 from .stage import Stage as Stage
-from .stage import stream as stream
 from .stopping import Budget as Budget
 from .stopping import Stopping as Stopping
 from .stopping import StopRule as StopRule

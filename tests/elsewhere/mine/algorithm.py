@@ -14,7 +14,7 @@ class Reservoir(Algorithm):
         head, depth = self.heads["output"], len(self.model.blocks)
         return [self.stage("read-out", head.parameters(), self.losses, head, self.model.blocks, layer=depth)]
 
-    def losses(self, a, labels, generator):
+    def losses(self, a, labels, chance):
         yield cross_entropy(self.heads["output"](a), labels)
 
 
