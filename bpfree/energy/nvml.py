@@ -14,6 +14,9 @@ their power for only a quarter of the time: no interval here covers that. The to
 No GPU is believed to draw more than twice the highest power limit that it can be set to, which leaves room
 for excursions of milliseconds, or ``MOST_GPU_W`` if the driver names none: GPUs are sold for 1,400 W at most.
 
+On Grace Hopper and Grace Blackwell NVML can also tell the power of the whole module (the scope
+NVML_POWER_SCOPE_MODULE): it holds the GPU's, so that adding it would bill that twice, and is not read.
+
 Whatever NVML and its Python module raise, errors of their own or any other, means that the sensor is
 unavailable, for that reason.
 """

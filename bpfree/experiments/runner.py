@@ -241,15 +241,18 @@ def _train(
         except TrainingDiverged as diverged:
             history = diverged.history
             error = {"stage": diverged.stage, "epoch": diverged.epoch, "lr": diverged.lr}
-    bill = {} if error else diagnostics.run_counts(counts_of(resolved, algorithm, data), history)
+    metrics, counts = {}, {}
+    if not error:
+        metrics = outcome(algorithm, history, data)
+        counts = diagnostics.run_counts(counts_of(resolved, algorithm, data), history)
     frame, begun_s = history.frame(), checkpoint.begun_s
     trace = meter.trace.assign(time_s=lambda t: t["time_s"] + begun_s)
     return algorithm, Record(
         experiment=resolved,
         status="failed" if error else "finished",
-        metrics={} if error else outcome(algorithm, history, data),
+        metrics=metrics,
         history=frame[list(OUTCOME)],
-        cost=totals(history) | bill,
+        cost=totals(history) | counts,
         epoch_cost=frame[["stage", "epoch", *COST]],
         trace=history.staged(trace, meter.reading.seconds + begun_s, begun_s),
         stages=[{name: getattr(stage, name) for name in STAGE} for stage in history.stages],
