@@ -55,9 +55,9 @@ def log(path, *words):
 
 def logged(path):
     train, write = running._train, Store.write
-    def logging_train(resolved, *rest):
+    def logging_train(resolved, *rest, **how):
         log(path, "begins", resolved.key)
-        return train(resolved, *rest)
+        return train(resolved, *rest, **how)
     def logging_write(self, record, *rest):
         written = write(self, record, *rest)
         log(path, "stored", record.key)

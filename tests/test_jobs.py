@@ -364,7 +364,7 @@ FLAKY = """
 import os, sys
 from pathlib import Path
 
-def train(resolved, *rest):
+def train(resolved, *rest, **how):
     notes = Path(os.environ["NOTES"])
     with open(notes / "trained", "a") as log:
         log.write(f"{resolved.algorithm} {os.environ.get('OMP_NUM_THREADS')}\\n")
@@ -374,7 +374,7 @@ def train(resolved, *rest):
     if resolved.algorithm == "bp_ds" and not (notes / "killed").exists():
         (notes / "killed").touch()
         os.kill(os.getpid(), 9)
-    return plain(resolved, *rest)
+    return plain(resolved, *rest, **how)
 
 if sys.argv[0] == "-c":
     from bpfree.experiments import runner
