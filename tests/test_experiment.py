@@ -504,6 +504,12 @@ def test_the_machine_is_known_by_what_costs_depend_on(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr("bpfree.experiments.machine.git_revision", lambda: "another revision")
     assert machine("cpu")["id"] == here["id"]  # the code is not the machine
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    assert (
+        machine("cuda")["executor"] == "graph"
+    )  # so that its costs are not pooled with those of older records
+    assert "executor" not in here
 
 
 def test_the_line_under_a_notebook_names_versions_and_hardware():
