@@ -26,8 +26,8 @@ from .resolved import Resolved
 from .store import Record
 
 #: Raised by hand whenever a change alters what training computes: records of another version are not reused.
-#: (Since chance is drawn on the CPU for every device, Forward-Forward's wrong labels on CUDA are others than in
-#: older records of version 1, and AdamW's rate is rounded to float32 there; nothing else is.)
+#: (Since chance is drawn on the CPU for every device, Forward-Forward's wrong labels on CUDA are others than
+#: in older records of version 1, and a rate is rounded to float32 there; nothing else differs.)
 TRAINING_VERSION = 1
 
 
