@@ -55,6 +55,7 @@ OPTIONS = [
     *((name, {}) for name in ARMS),
     *((name, {"optimiser": "sgd", "lr_schedule": "step"}) for name in ("bp", "mf", "cafo_dfa")),
     *((name, {"optimiser": "adam", "weight_decay": 0.1, "lr_schedule": "cooldown"}) for name in ("bp", "mf")),
+    *((name, {"lr_schedule": "linear"}) for name in ("bp", "mf", "ff", "ff_sgd")),
     ("ff", {"negatives": "hard", "lr_schedule": "cooldown"}),
     ("ff", {"negatives": "hybrid", "predict_by": "softmax"}),
     ("ff", {"predict_by": "softmax", "passes": 1}),

@@ -21,6 +21,7 @@ OPTIONS = [
     *((name, {}) for name in ARMS),
     ("bp", {"optimiser": "sgd", "lr_schedule": "step"}),
     ("mf", {"optimiser": "sgd", "momentum": 0.0}),
+    *((name, {"lr_schedule": "linear"}) for name in ("bp", "mf", "ff")),
     ("ff", {"negatives": "hard"}),
     ("ff", {"negatives": "hybrid", "predict_by": "softmax"}),
     ("ff", {"predict_by": "softmax", "passes": 1, "lr_schedule": "cooldown"}),
@@ -77,13 +78,15 @@ def test_so_they_do_on_augmented_images(name, data):
 
 
 @pytest.mark.parametrize("name", [*LADDER, "ff"])
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
 @pytest.mark.parametrize("kinds", [("graph", "graph"), ("eager", "graph"), ("graph", "eager")])
-def test_a_run_resumes_under_either(name, kinds, data, tmp_path):
-    whole, _ = trained(name, {}, data)
+def test_a_run_resumes_under_either(name, schedule, kinds, data, tmp_path):
+    options = {"lr_schedule": schedule}
+    whole, _ = trained(name, options, data)
     before, after = kinds
     with pytest.raises(KeyboardInterrupt):
-        trained(name, {}, data, executor=before, checkpoint=Eager(tmp_path / "c", dies_after=2))
-    assert same(whole, trained(name, {}, data, executor=after, checkpoint=Eager(tmp_path / "c"))[0])
+        trained(name, options, data, executor=before, checkpoint=Eager(tmp_path / "c", dies_after=2))
+    assert same(whole, trained(name, options, data, executor=after, checkpoint=Eager(tmp_path / "c"))[0])
 
 
 def test_a_tape_gives_every_step_what_it_would_have_drawn():

@@ -22,6 +22,7 @@ from bpfree.algorithms.networks import MLP, CaFoCNN
 from bpfree.errors import InvalidInput, TrainingDiverged, UnknownName
 from bpfree.training import Stopping, train
 from bpfree.training.batches import Augmentation
+from bpfree.training.chance import stream
 from bpfree.training.history import COST, OUTCOME
 from bpfree.training.prefix import VALIDATION_BATCH
 from bpfree.training.stage import SCHEDULES, Group, Stage, make_optimiser, step
@@ -198,6 +199,42 @@ def test_a_schedule_scales_the_rate_of_every_group():
     assert [row["lr"] for row in history.stages[0].rows] == pytest.approx(rates)
     assert algorithm.weight.item() == pytest.approx(sum(rates))
     assert algorithm.other.item() == pytest.approx(sum(rates) / 4)
+
+
+HAND_MADE = {
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.0, weight_decay=0.1, fused=True),
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.0, weight_decay=0.1, momentum=0.9, fused=True),
+}
+
+
+@pytest.mark.parametrize("optimiser", HAND_MADE)
+def test_a_linear_rate_falls_to_zero_over_each_stage_step_by_step(optimiser):
+    """A loop by hand takes every step t of a stage's T at (1 - t/T) of the rate, and keeps the same epoch."""
+    options = {"optimiser": optimiser, "lr": 0.05, "weight_decay": 0.1, "lr_schedule": "linear"}
+    data, ours, theirs = toy(), arm("mf", **options), arm("mf", **options)
+    history = train(ours, data, seed=2, max_epochs=3, stopping=Stopping(patience=1), progress=False)
+    theirs.initialise(2)
+    for stage, found in zip(theirs.stages(), history.stages, strict=True):
+        parameters = [p for group in stage.groups for p in group.parameters]
+        by_hand, t, steps = HAND_MADE[optimiser](parameters), 0, 3 * (len(data.x_train) // 16)
+        for epoch, row in enumerate(found.rows, start=1):
+            assert row["lr"] == pytest.approx(0.05 * (1 - t / steps))
+            for x, y in data.epoch(16, stream(2, stage.stream, epoch, "order")):
+                by_hand.param_groups[0]["lr"] = 0.05 * (1 - t / steps)
+                with torch.no_grad():
+                    for block in stage.prefix:
+                        x = block(x)
+                by_hand.zero_grad()
+                nn.functional.cross_entropy(stage.readout(x), y).backward()
+                by_hand.step()
+                t += 1
+            if epoch == found.restored:
+                kept = [p.detach().clone() for p in parameters]
+        assert t == steps  # early stopping does not cut it short
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+    assert same(dict(ours.named_parameters()), dict(theirs.named_parameters()))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         batch_size: samples per training step.
         optimiser: "adam", "adamw" or "sgd" (with `momentum`).
         epochs: cap of every stage; None leaves it to `bpfree.train`.
-        lr_schedule: of every stage: "constant", or another of `bpfree.training.loop.SCHEDULES`.
+        lr_schedule: of every stage: "constant", or another of `bpfree.training.stage.SCHEDULES`.
 
     Attributes:
         presets: {source: options} for the contested choices: "thesis" (Spyra's thesis, arXiv 2509.19063),

@@ -10,7 +10,7 @@ is drawn on the CPU, in the same order, and rates and step counts lie on the dev
 import gc
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInput
 from .chance import Chance, Noted, Tape, stream
 from .prefix import BatchSource
-from .stage import Stage, step
+from .stage import STEP_BY_STEP, Stage, set_rates, step
 
 log = logging.getLogger("bpfree")
 EXECUTORS = ("auto", "eager", "graph")
@@ -45,15 +45,18 @@ class Called:
         self.optimiser, self.autocast, self.device = optimiser, autocast, source.cache.device
         self.total = torch.zeros((), device=self.device)
 
-    def begin(self, key: tuple) -> None:
-        """Begins the epoch whose order and chance are those of `key`."""
+    def begin(self, key: tuple, rates: Sequence[Sequence[float]]) -> None:
+        """Begins the epoch whose order and chance are those of `key`; rates: as of `rates_of`."""
         self._train()
+        self.rates = iter(rates)
         self.chance = Chance(stream(*key, "losses"), self.device)
         self.batches = self.source.shuffled(stream(*key, "order"))
         self.total.zero_()
 
     def step(self) -> None:
         """Trains on the next batch."""
+        if rates := next(self.rates, None):  # none are left after a single row, which holds for the epoch
+            set_rates(self.optimiser, rates)
         inputs, labels = next(self.batches)
         self.total += step(self.stage, self.optimiser, inputs, labels, self.chance, self.autocast)
 
@@ -82,7 +85,8 @@ class Replayed(Called):
     """Replays a step and the validation, which are captured when it is made.
 
     All that a step reads lies in buffers with fixed addresses, which are filled when an epoch begins: the
-    rows of every batch, their views, and the random numbers of the losses. `cursor` says which batch is next.
+    rows of every batch, their views, their rates where these change from step to step, and the random numbers
+    of the losses. `cursor` says which batch is next.
     Where the prefix is recomputed it has a graph of its own, so that its time can be told from the rest.
 
     On a CPU nothing can be captured: the same buffers are read by the same functions, called one by one.
@@ -100,6 +104,10 @@ class Replayed(Called):
         self.at = lambda buffer: buffer.index_select(0, cursor)[0]
         self.rows = torch.arange(batches * size, device=self.device).view(batches, size)
         self.views = torch.zeros_like(self.rows) if self.source.augment else None
+        # In double precision, as Python's floats: rounded where they are used, to what a called step reads.
+        shape = batches, len(self.stage.groups)
+        stepwise = self.stage.schedule in STEP_BY_STEP
+        self.rates = torch.zeros(shape, dtype=torch.float64, device=self.device) if stepwise else None
         self.sums = (self.total.clone(), torch.zeros((), dtype=torch.int64, device=self.device))
         if self.device.type == "cuda":
             self.side, self.pool = torch.cuda.Stream(self.device), torch.cuda.graph_pool_handle()
@@ -114,8 +122,12 @@ class Replayed(Called):
                 with torch.no_grad():
                     self._score = self._captured(lambda: batches(self.source.validation()), self._sum)
 
-    def begin(self, key: tuple) -> None:
+    def begin(self, key: tuple, rates: Sequence[Sequence[float]]) -> None:
         self._train()
+        if self.rates is None:
+            set_rates(self.optimiser, *rates)
+        else:
+            self.rates.copy_(torch.tensor(rates, dtype=torch.float64))
         rows, views = self.source.plan(stream(*key, "order"))
         self.rows.copy_(rows)
         if views is not None:
@@ -137,6 +149,8 @@ class Replayed(Called):
 
     def _update(self, batch: tuple[Tensor, Tensor]) -> None:
         self.tape.rewind()
+        if self.rates is not None:
+            set_rates(self.optimiser, self.at(self.rates))
         self.total += step(self.stage, self.optimiser, *batch, self.tape, self.autocast)
         self.cursor += 1
 

@@ -48,9 +48,9 @@ class History:
     def frame(self) -> "pd.DataFrame":
         """One row per stage and epoch.
 
-        Columns: stage, epoch, lr, train_loss, val_loss (cross-entropy), val_accuracy (%), samples seen;
-        then `prefix_`, `train_` and `val_` seconds (`_s`), measured (`_measured_j`) and estimated
-        (`_estimated_j`) joules; NaN where there is no such value. A cached prefix is paid in the
+        Columns: stage, epoch, lr (of its first step), train_loss, val_loss (cross-entropy), val_accuracy (%),
+        samples seen; then `prefix_`, `train_` and `val_` seconds (`_s`), measured (`_measured_j`) and
+        estimated (`_estimated_j`) joules; NaN where there is no such value. A cached prefix is paid in the
         first epoch's row.
         """
         import pandas as pd

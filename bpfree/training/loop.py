@@ -9,7 +9,7 @@ checkpoint are readers of the rows. All this is shared: no algorithm has a fast 
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from .history import History
 from .numerics import pinned
 from .prefix import PrefixCache
 from .progress import Progress
-from .stage import MADE_FOR_THE_CAP, SCHEDULES, Stage, freeze_all_but, make_optimiser, set_rates
+from .stage import MADE_FOR_THE_CAP, Stage, freeze_all_but, make_optimiser, rates_of
 from .stopping import Budget, Length, StopRule, stop_rule
 
 PRECISIONS = ("fp32", "bf16")
@@ -62,7 +62,8 @@ def train(
             (seed, stage, epoch). Same seed, machine, versions and threads: bit-identical results.
         max_epochs: cap on the epochs of every stage (default: the stage's own, or 100).
         stopping: the rule for every stage: a `Stopping`, a `StopRule` of your own, or what "module:object"
-            names. Default: `Stopping()`. Under a cooldown and with a budget no stage stops early.
+            names. Default: `Stopping()`. With a budget, and under a schedule that is made for the whole cap,
+            no stage stops early.
         budget: what all stages may spend together. Default: none.
         cache: "auto" computes a frozen prefix once per stage and keeps its output in memory, or on
             disk beyond half of the free memory, and recomputes it for augmented inputs; True insists
@@ -188,16 +189,15 @@ class Epochs:
         """Trains and validates the epochs of a descended stage after those in `rows`, one by one."""
         stage, cost = executor.stage, {} if rows else spent
         while (epoch := len(rows) + 1) <= (cap := length.cap(rows)):
-            rates = [group.lr * SCHEDULES[stage.schedule](epoch, cap) for group in stage.groups]
-            set_rates(executor.optimiser, rates)
-            row = {"stage": stage.name, "epoch": epoch, "lr": rates[0]}
-            row |= self.train(executor, epoch, cap, cost)
+            rates = rates_of(stage, epoch, cap, executor.source.batches)
+            row = {"stage": stage.name, "epoch": epoch, "lr": rates[0][0]}
+            row |= self.train(executor, epoch, cap, rates, cost)
             row |= self.validate(executor, cost)
             cost |= row
             rows.append(cost)  # the dict itself, because the clock may correct its joules
             if length.unit == "measured_j":
                 self.clock.settle()
-            self.watch.check(rows[-1], lr=max(rates))
+            self.watch.check(rows[-1], lr=max(rates[0]))
             yield rows[-1]
             cost = {}
 
@@ -219,12 +219,14 @@ class Epochs:
         rows.append(spent)
         self.watch.check(rows[-1], solved=solved)
 
-    def train(self, executor: Called, epoch: int, cap: int, cost: dict) -> dict:
+    def train(
+        self, executor: Called, epoch: int, cap: int, rates: Sequence[Sequence[float]], cost: dict
+    ) -> dict:
         """The mean loss of one shuffled pass, whose order and chance are this stage's and epoch's own."""
         stage, source = executor.stage, executor.source
         found = {"train_loss": math.nan, "samples": 0}
         with self.clock.region(cost, "train"), self.watch.refusing():
-            executor.begin((self.seed, stage.stream or stage.name, epoch))
+            executor.begin((self.seed, stage.stream or stage.name, epoch), rates)
             for _ in range(source.batches):
                 executor.step()
                 found["samples"] += source.batch_size

@@ -22,14 +22,16 @@ def cooldown(epoch: int, cap: int, shift: int = 0) -> float:
     return 2.0 * (1 + cap - e) / cap if e > cap // 2 else 1.0
 
 
-#: name -> (epoch counted from 1, cap) -> factor on the rate
+#: name -> (k, n) -> factor on the rate of the k-th of n epochs, counted from 1, or for `STEP_BY_STEP` steps
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "constant": lambda epoch, cap: 1.0,
     "step": lambda epoch, cap: 0.1 ** ((epoch - 1) // 20),  # Gong's Mono-Forward code
     "cooldown": cooldown,
     "cooldown_thesis": lambda epoch, cap: cooldown(epoch, cap, shift=1),
+    "linear": lambda step, steps: 1.0 - (step - 1) / steps,  # 1 − t/T at step t of T, counted from 0
 }
-MADE_FOR_THE_CAP = ("cooldown", "cooldown_thesis")  # early stopping may not cut these short
+STEP_BY_STEP = ("linear",)  # these change from step to step, the others from epoch to epoch
+MADE_FOR_THE_CAP = ("cooldown", "cooldown_thesis", "linear")  # early stopping may not cut these short
 
 
 @dataclass
@@ -60,8 +62,8 @@ class Stage:
         optimiser: "adam", "adamw" or "sgd".
         momentum: of "sgd".
         epochs: this stage's own cap; the smaller of it and `train(max_epochs=...)` counts.
-        schedule: a name in `SCHEDULES`: the factor on every group's rate. Under a cooldown, which is made
-            for the whole cap, early stopping does not cut the stage short.
+        schedule: a name in `SCHEDULES`: the factor on every group's rate. Under one of `MADE_FOR_THE_CAP`
+            early stopping does not cut the stage short.
         stream: names the random stream of its batches; stages of two algorithms with the same one see
             the same batches. Default: the stage's name.
         accumulate, solve: of a solved stage.
@@ -146,10 +148,20 @@ def make_optimiser(stage: Stage) -> torch.optim.Optimizer:
     return made(groups, fused=fused, capturable=cuda)
 
 
-def set_rates(optimiser: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+def rates_of(stage: Stage, epoch: int, cap: int, steps: int) -> list[list[float]]:
+    """The rates of the groups in an epoch, counted from 1, of `cap` with so many steps each: a row for every
+    step, or a single one that holds for all of them."""
+    if stage.schedule in STEP_BY_STEP:
+        places = [((epoch - 1) * steps + step, cap * steps) for step in range(1, steps + 1)]
+    else:
+        places = [(epoch, cap)]
+    return [[group.lr * SCHEDULES[stage.schedule](*place) for group in stage.groups] for place in places]
+
+
+def set_rates(optimiser: torch.optim.Optimizer, rates: Sequence[float] | Tensor) -> None:
     """The learning rate of each group, in place where it lies on a device."""
     for group, rate in zip(optimiser.param_groups, rates, strict=True):
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
         else:
-            group["lr"] = rate
+            group["lr"] = float(rate)
