@@ -77,9 +77,14 @@ def test_so_they_do_on_augmented_images(name, data):
     assert not same(found[0], trained(name, {}, plain)[0])
 
 
-@pytest.mark.parametrize("name", [*LADDER, "ff"])
-@pytest.mark.parametrize("schedule", ["constant", "linear"])
-@pytest.mark.parametrize("kinds", [("graph", "graph"), ("eager", "graph"), ("graph", "eager")])
+KINDS = [("graph", "graph"), ("eager", "graph"), ("graph", "eager")]
+RESUMED = [
+    *((name, "constant", kinds) for name in (*LADDER, "ff") for kinds in KINDS),
+    *((name, "linear", ("eager", "graph")) for name in ("bp", "mf", "ff")),
+]
+
+
+@pytest.mark.parametrize(("name", "schedule", "kinds"), RESUMED)
 def test_a_run_resumes_under_either(name, schedule, kinds, data, tmp_path):
     options = {"lr_schedule": schedule}
     whole, _ = trained(name, options, data)
