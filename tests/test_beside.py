@@ -5,11 +5,13 @@ import time
 
 import pytest
 import torch
+from helpers import Eager
 
 import bpfree
 from bpfree.errors import InvalidInput
 from bpfree.experiments import beside
 from bpfree.experiments.beside import SideBySide
+from bpfree.experiments.store import Store
 
 CPU = torch.device("cpu")
 
@@ -48,11 +50,11 @@ def test_an_error_of_one_stops_the_others_and_the_same_call_goes_on(tmp_path):
             raise InvalidInput("not this one")
         return go()
 
-    two = [experiments(1)[0], experiments(2, max_epochs=10_000)[1]]
-    begin = time.monotonic()
+    long = {"max_epochs": 1000, "options": {"lr_schedule": "cooldown"}}  # which nothing cuts short
+    two = [experiments(1)[0], experiments(2, **long)[1]]
     with pytest.raises(InvalidInput, match="not this one"):
         bpfree.run_many(two, tmp_path, progress=False, at_once=2, attempt=attempt)
-    assert time.monotonic() - begin < 60
+    assert len(list(Store(tmp_path))) == 0  # the other did not come to its end
     assert len(bpfree.run_many(experiments(2), tmp_path, progress=False, at_once=2)) == 2
 
 
@@ -76,7 +78,38 @@ def test_a_run_waits_for_the_memory_that_it_needs(monkeypatch):
     assert 500 in most  # more than there is: it trains alone
 
 
-@pytest.mark.parametrize("count", [0, -1, 1.5, "two"])
+def test_what_shared_its_machine_before_it_was_interrupted_says_so(tmp_path):
+    data, first, second = bpfree.load("digits"), Eager(tmp_path / "c", dies_after=1), Eager(tmp_path / "c")
+    first.shared = True
+    how = {"max_epochs": 3, "progress": False, "device": "cpu"}
+    with pytest.raises(KeyboardInterrupt):
+        bpfree.train(bpfree.Backprop(bpfree.MLP([64, 9], classes=10)), data, checkpoint=first, **how)
+    bpfree.train(bpfree.Backprop(bpfree.MLP([64, 9], classes=10)), data, checkpoint=second, **how)
+    assert (second.resumed, second.shared) == (1, True)
+
+
+def test_ctrl_c_while_tasks_are_handed_out_stops_those_that_have_begun():
+    company, stopped = SideBySide(2), []
+
+    def task():
+        while not stopped:
+            try:
+                company.go_on()
+            except KeyboardInterrupt:
+                stopped.append(True)
+            time.sleep(0.01)
+
+    class Tasks(dict):
+        def items(self):
+            yield from super().items()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(company.each(Tasks(one=task)))
+    assert stopped
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "two", 33])
 def test_a_number_that_is_none_is_refused(count, tmp_path):
     with pytest.raises(InvalidInput, match="at_once"):
         bpfree.run_many([], tmp_path, at_once=count)

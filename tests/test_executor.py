@@ -11,7 +11,7 @@ import bpfree
 from bpfree.algorithms import ARMS
 from bpfree.algorithms.negatives import hard_wrong, uniform_wrong
 from bpfree.algorithms.networks import MLP, CaFoCNN
-from bpfree.errors import UnknownName
+from bpfree.errors import InvalidInput, UnknownName
 from bpfree.training import Augmentation
 from bpfree.training.chance import Chance, Noted, Tape, stream
 from bpfree.training.history import OUTCOME
@@ -116,6 +116,50 @@ def test_a_tape_gives_every_step_what_it_would_have_drawn():
                 assert torch.equal(found, expected)
                 assert found.dtype == expected.dtype
             cursor += 1
+
+
+class Unsteady(bpfree.Backprop):
+    """Asks for other random numbers at its second step than at the first."""
+
+    count = 0
+
+    def losses(self, x, labels, chance):
+        self.count += 1
+        for draw in self.asks(chance)[: 2 if self.count == 1 else None]:
+            draw(len(x))
+        yield from super().losses(x, labels, chance)
+
+
+class Others(Unsteady):
+    def asks(self, chance):
+        return [chance.uniform, chance.uniform if self.count == 1 else chance.exponential]
+
+
+class Fewer(Unsteady):
+    def asks(self, chance):
+        return [chance.uniform] * (2 if self.count == 1 else 1)
+
+
+class More(Unsteady):
+    def asks(self, chance):
+        return [chance.uniform] * 3
+
+
+class Replacing(bpfree.Backprop):
+    """Puts another tensor in a buffer's place, which a captured step would never see."""
+
+    def losses(self, x, labels, chance):
+        self.stages_finished = self.stages_finished.clone()
+        yield from super().losses(x, labels, chance)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "said"),
+    [(Others, "other random"), (Fewer, "other random"), (More, "other random"), (Replacing, "buffer")],
+)
+def test_what_cannot_be_replayed_is_refused(algorithm, said, data):
+    with pytest.raises(InvalidInput, match=said):
+        train(algorithm(MLP([36, 9], classes=3)), data, max_epochs=1, progress=False, executor="graph")
 
 
 def test_wrong_labels_are_those_that_torch_itself_draws():

@@ -23,9 +23,16 @@ def _allocated() -> list[int]:
 
 
 def synchronise() -> None:
-    """Wait for the work on the devices in use, so that queued kernels fall inside their window."""
+    """Wait for the work on the devices in use, so that queued kernels fall inside their window.
+
+    A thread that works on a stream of its own waits for that alone: others may be capturing.
+    """
     for index in _allocated():
-        cuda().synchronize(index)
+        stream = cuda().current_stream(index)
+        if stream == cuda().default_stream(index):
+            cuda().synchronize(index)
+        else:
+            stream.synchronize()
 
 
 def nvml_uuid(uuid: object, prefix: str = "GPU-") -> str:

@@ -17,6 +17,7 @@ from ..training.limits import free_memory
 from ..training.numerics import pinned
 
 Key, Value = TypeVar("Key"), TypeVar("Value")
+MOST_AT_ONCE = 32  # so many streams torch has; beyond that two runs would share one
 LOOK_S = 1.0  # between two looks whether all shall stop, while a run waits for memory
 SHARE_OF_MEMORY = 0.9
 
@@ -31,6 +32,7 @@ class SideBySide:
         self.count, self.free = count, free
         self.available = 0  # bytes, when nobody was training
         self.promised: list[int] = []  # bytes, to those that are
+        self.streams: list[torch.cuda.Stream] = []  # of CUDA, of places that are free
         self.stopped, self.changed = threading.Event(), threading.Condition()
 
     def each(self, tasks: dict[Key, Callable[[], Value]]) -> Iterator[tuple[Key, Value]]:
@@ -40,8 +42,8 @@ class SideBySide:
         """
         # Settings that hold for the whole process: else the first to end would take them from the others.
         with pinned(flush=True), ThreadPoolExecutor(self.count) as pool:
-            futures = {pool.submit(task): key for key, task in tasks.items()}
             try:
+                futures = {pool.submit(task): key for key, task in tasks.items()}
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BaseException:
@@ -61,12 +63,14 @@ class SideBySide:
                 self.changed.wait(LOOK_S)
                 self.go_on()
             self.promised.append(need)
+            own = (self.streams.pop() if self.streams else torch.cuda.Stream(device)) if cuda else None
         try:
-            with torch.cuda.stream(torch.cuda.Stream(device)) if cuda else nullcontext():
+            with torch.cuda.stream(own) if cuda else nullcontext():
                 yield
         finally:
             with self.changed:
                 self.promised.remove(need)
+                self.streams += [own] if cuda else []
                 self.changed.notify_all()
 
     def go_on(self, *_: object) -> None:

@@ -26,7 +26,7 @@ from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
 from ..training.loop import pick_device
 from ..training.numerics import pinned
 from ..training.stopping import Budget
-from .beside import SideBySide
+from .beside import MOST_AT_ONCE, SideBySide
 from .experiment import Experiment, build, train_resolved, validated
 from .machine import machine
 from .resolved import Resolved
@@ -88,6 +88,8 @@ def run_many(
     after that, as after Ctrl-C, the same call goes on where this one stopped.
     """
     check_positive("at_once", at_once)
+    if at_once > MOST_AT_ONCE:
+        raise InvalidInput(f"at_once={at_once}: only {MOST_AT_ONCE} runs can have a stream each; use fewer")
     store, beside = Store(store), SideBySide(at_once) if at_once > 1 else None
     waiting = {i: _Job(e, store, progress, keep_weights, beside) for i, e in enumerate(experiments)}
     records: dict[int, Record] = {}
@@ -195,6 +197,7 @@ class _Job:
         if data.sha256 != self.resolved.data_sha256:
             raise InvalidInput(f"{self.experiment.data} was changed after its run had begun: run it again")
         place, how = nullcontext(), {"progress": self.progress}
+        checkpoint.shared = self.beside is not None
         if self.beside:
             device = pick_device(self.resolved.device)
             need = needed(self.resolved, build(self.resolved, data), data)
@@ -204,7 +207,7 @@ class _Job:
             idle = {} if self.beside else idle_power(torch.device(self.resolved.device), self.store)
             with place:
                 algorithm, record = _train(self.resolved, data, checkpoint, idle, **how)
-            if self.beside:
+            if checkpoint.shared:
                 record = replace(record, contended=True)
         except KeyboardInterrupt as stop:
             kept = f"from {checkpoint.path}" if checkpoint.path.exists() else "from its beginning"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Draw = Callable[[torch.Generator], Tensor]
+NOT_ALIKE = "its losses ask for other random numbers at one step than at another"
 
 
 def stream(*key) -> torch.Generator:
@@ -60,6 +61,9 @@ class Noted(Chance):
         """To be called when a step begins."""
         self.draws.clear()
 
+    def end(self) -> None:
+        """To be called when it has ended."""
+
     def ask(self, draw: Draw) -> Tensor:
         self.draws.append(draw)
         return super().ask(draw)
@@ -69,15 +73,16 @@ class Tape(Chance):
     """The numbers of all steps of an epoch in one buffer for each of the `draws` of a step.
 
     at: what picks a buffer's row for the step at hand.
+    A step that asks for other numbers than those is a RuntimeError.
     """
 
     def __init__(
         self, draws: Sequence[Draw], steps: int, device: torch.device, at: Callable[[Tensor], Tensor]
     ):
         self.draws, self.steps, self.at = draws, steps, at
-        shapes = [draw(stream("noted")) for draw in draws]
-        self.buffers = [torch.empty((steps, *one.shape), dtype=one.dtype, device=device) for one in shapes]
-        self.asked: Iterator[Tensor] = iter(())
+        self.samples = [draw(stream("noted")) for draw in draws]  # by which a draw is known again
+        self.buffers = [torch.empty((steps, *s.shape), dtype=s.dtype, device=device) for s in self.samples]
+        self.asked: Iterator[tuple[Tensor, Tensor]] = iter(())
 
     def record(self, generator: torch.Generator) -> None:
         """Draws what the steps of an epoch will ask for, step after step, as they would have drawn it."""
@@ -86,7 +91,15 @@ class Tape(Chance):
             buffer.copy_(torch.stack(row))
 
     def rewind(self) -> None:
-        self.asked = iter(self.buffers)
+        self.asked = zip(self.buffers, self.samples, strict=True)
 
     def ask(self, draw: Draw) -> Tensor:
-        return self.at(next(self.asked))
+        buffer, sample = next(self.asked, (None, None))
+        fresh = draw(stream("noted"))
+        if buffer is None or fresh.dtype != sample.dtype or not torch.equal(fresh, sample):
+            raise RuntimeError(NOT_ALIKE)
+        return self.at(buffer)
+
+    def end(self) -> None:
+        if next(self.asked, None) is not None:
+            raise RuntimeError(NOT_ALIKE)

@@ -74,6 +74,7 @@ class Checkpoint:
     path: of the file; it and its folder are made when first needed. None: nothing is read or written.
     run: names the run and what else must be equal to resume it, such as the machine.
     resumed, begun_s: how often the run was resumed, and the seconds of training that the file then held.
+    shared: whether the run, or a part of it that was interrupted, shared its machine; the caller says so.
     """
 
     every_s = 30.0
@@ -81,7 +82,7 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike | None = None, run: str = ""):
         self.path, self.run = None if path is None else Path(path), run
-        self.resumed, self.begun_s = 0, 0.0
+        self.resumed, self.begun_s, self.shared = 0, 0.0, False
         self._stage: dict = {}  # what `resume` puts back
         self._last, self._took = time.monotonic(), 0.01
 
@@ -100,6 +101,7 @@ class Checkpoint:
         history.stages[:] = stages
         history.provenance = saved["provenance"]
         self.resumed = saved["resumed"] + 1
+        self.shared |= saved.get("shared", False)
         self.begun_s = history.total("s") or 0.0
         self._stage = {"best": saved["best"], "tensors": tensors}
         log.info("resumed from %s after %d epochs", self.path, history.epochs)
@@ -147,6 +149,7 @@ class Checkpoint:
         scalars = {
             "of": self._of(),
             "resumed": self.resumed,
+            "shared": self.shared,
             "stages": [asdict(stage) for stage in self.history.stages],
             "provenance": self.history.provenance,
             "best": None if keep is None else keep.epoch,  # of a stage that has not ended

@@ -110,7 +110,11 @@ class Replayed(Called):
         self.rates = torch.zeros(shape, dtype=torch.float64, device=self.device) if stepwise else None
         self.sums = (self.total.clone(), torch.zeros((), dtype=torch.int64, device=self.device))
         if self.device.type == "cuda":
-            self.side, self.pool = torch.cuda.Stream(self.device), torch.cuda.graph_pool_handle()
+            # A thread that has a stream of its own captures on it: torch has few, and gives them out in turn.
+            here = torch.cuda.current_stream(self.device)
+            shared = here == torch.cuda.default_stream(self.device)
+            self.side = torch.cuda.Stream(self.device) if shared else here
+            self.pool = torch.cuda.graph_pool_handle()
         with _capturing, self._undone():
             self._rehearse()
             self._train()
@@ -152,6 +156,7 @@ class Replayed(Called):
         if self.rates is not None:
             set_rates(self.optimiser, self.at(self.rates))
         self.total += step(self.stage, self.optimiser, *batch, self.tape, self.autocast)
+        self.tape.end()
         self.cursor += 1
 
     def _sum(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -165,6 +170,7 @@ class Replayed(Called):
         the optimiser makes its state, and the draws of a step are noted."""
         gc.collect()  # a dead graph of these parameters would tie them to the stream that it was made on
         self.tape = noted = Noted(self.device)
+        places = [buffer.data_ptr() for buffer in self.algorithm.buffers()]
         with self._aside():
             for k in range(WARM_UPS):
                 self._train()
@@ -175,6 +181,8 @@ class Replayed(Called):
                     self.tape.record(stream("noted"))
                 if self.stage.readout is not None:
                     super().validate()
+        if places != [buffer.data_ptr() for buffer in self.algorithm.buffers()]:
+            raise RuntimeError("it replaces a buffer, which must be changed in place")
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

@@ -55,7 +55,8 @@ class Stage:
         losses: `losses(inputs, labels, chance)` yields scalar losses one by one; the loop runs
             backward on each as it comes, so the graph of one is freed before the next is built.
             inputs: (B, ...) what the prefix puts out; labels: (B,); random numbers come from `chance`. On a
-            GPU one step of them is captured and replayed, so they may not look at the values of tensors.
+            GPU one step of them is captured and replayed: they may not look at the values of tensors, what
+            they change must be tensors, in place, and Python's own values stay as they were at the capture.
         groups: the parameters that may move; all others are frozen while the stage lasts.
         readout: inputs (B, ...) -> class scores (B, classes); validates the stage. None: unvalidated.
         prefix: frozen modules, in order, that turn an image into this stage's input (in eval mode).

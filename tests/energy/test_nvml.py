@@ -308,6 +308,8 @@ def fake_torch(monkeypatch, uuids, allocated=(), initialised=True):
         memory_reserved=lambda i: 1024 if i in allocated else 0,
         get_device_properties=lambda i: types.SimpleNamespace(uuid=uuids[i]),
         synchronize=calls.append,
+        default_stream=lambda i: f"default {i}",
+        current_stream=lambda i: f"default {i}",
     )
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=module))
     return calls
