@@ -58,6 +58,7 @@ class Arm:
         space: parameter -> range that a search tries.
         lengths: likewise of lengths of training, which are searched only under the protocol "published":
             under any other, patience and cap are the protocol's and the same for all.
+        division: likewise of how a budget that is fixed in advance is divided over the stages.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Arm:
     line: object = None
     space: Mapping[str, Range] = field(default_factory=lambda: LAYERS)
     lengths: Mapping[str, Range] = field(default_factory=dict)
+    division: Mapping[str, Range] = field(default_factory=dict)
 
     def make(self, model: Blocks, **options) -> Algorithm:
         """The algorithm on this network; `options` go before the arm's own."""
@@ -86,6 +88,7 @@ MF = {name: {"schedule": schedule, "detach": detach} for (schedule, detach), nam
 EPOCHS, CAFO_EPOCHS = {"epochs": Range(5, 30, "int")}, {"epochs": Range(3, 1500, "log int")}
 DFA_EPOCHS = {**CAFO_EPOCHS, "block_epochs": Range(3, 250, "log int")}
 RIDGE = {"ridge": Range(1e-6, 1e1, "log")}
+DIVISION = {"stage_ratio": Range(0.5, 1.0, "linear")}  # from halving to equal shares
 
 # Colours are Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which
 # white paper swallows; markers repeat the distinction in print, and dashes do within each family.
@@ -96,9 +99,10 @@ _ARMS = (
     Arm(
         *("mf_sequential_joint", MonoForward, MF["mf_sequential_joint"]),
         *("MF sequential, not detached", "mf", "#CC79A7", "X", LONG),
+        division=DIVISION,
     ),
     Arm("mf_interleaved", MonoForward, MF["mf_interleaved"], "MF interleaved", "mf", "#0072B2", "D", DOUBLE),
-    Arm("mf", MonoForward, MF["mf"], "MF", "mf", "#D55E00", "P", DASHED, lengths=EPOCHS),
+    Arm("mf", MonoForward, MF["mf"], "MF", "mf", "#D55E00", "P", DASHED, lengths=EPOCHS, division=DIVISION),
     Arm("ff", ForwardForward, ADAMW, "FF (AdamW)", "ff", "#009E73", "^", DASHED, HEAD),
     Arm("ff_sgd", ForwardForward, SGD, "FF (SGD)", "ff", "#66C2A5", "<", DOTTED, HEAD),
     Arm(

@@ -1,6 +1,7 @@
 """Mono-Forward: every layer learns from its own read-out through one projection matrix."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -45,6 +46,8 @@ class MonoForward(Algorithm):
             prediction). Sequential stages are validated by their own G_i either way.
         aux_weight: λ of the undetached simultaneous loss. Detached losses do not mix, so that there it
             has nothing to weigh and must be 1.
+        stage_ratio: of sequential stages, how many passes of a budget that is fixed in advance (protocol
+            "frontier") each has for one of the stage before it: 1 is equal shares, 0.5 halves them.
         input_projection: also train M_0 on the pixels, first. It feeds nothing: it is multinomial
             logistic regression. Off by default (the camera-ready trains it, the thesis did not).
     """
@@ -69,6 +72,7 @@ class MonoForward(Algorithm):
         detach: bool = True,
         predict_by: str = "last",
         aux_weight: float = 1.0,
+        stage_ratio: float = 1.0,
         input_projection: bool = False,
         **common,
     ):
@@ -85,6 +89,8 @@ class MonoForward(Algorithm):
                 f"aux_weight={aux_weight}: {self.name} has one loss per layer and no λ; leave it at 1"
             )
         self.aux_weight = aux_weight
+        check_range("stage_ratio", stage_ratio, above=0.0)
+        self.stage_ratio = stage_ratio
         self.depth = len(model.blocks)
         for i in range(0 if input_projection else 1, self.depth + 1):
             self.heads[str(i)] = self.head(i)  # M_i
@@ -95,7 +101,8 @@ class MonoForward(Algorithm):
         if self.schedule == "simultaneous":
             how = self.simultaneous_losses, self.simultaneous_readout
             return [self.stage("network", self.parameters(), *how, layer=self.depth)]
-        return [self.sequential_stage(int(i)) for i in sorted(self.heads, key=int)]
+        stages = [self.sequential_stage(int(i)) for i in sorted(self.heads, key=int)]
+        return [replace(stage, share=self.stage_ratio**i) for i, stage in enumerate(stages)]
 
     def sequential_stage(self, i: int) -> Stage:
         """Stage i: L_i moves M_i and W_i, or without detaching everything from W_1 up."""

@@ -34,8 +34,6 @@ TRACE_SAMPLES = 300  # of a trace's series: more cannot be told apart in a panel
 TEXT = dict.fromkeys(
     ("key", "run", "chapters", "figures", "algorithm", "data", "architecture", "protocol", "preset"), str
 ) | {"machine": str}
-#: What decides an experiment's outcome apart from the images themselves, the device and how BP fared.
-BESIDES = ("data_sha256", "device", "budget")
 EPOCHS = ["run", "stage", "epoch", "pass", "elapsed_s", "train_loss", "val_loss", "val_accuracy", "kept"]
 TRACES = ["run", "stage", "time_s", "channel", "quantity", "value", "unit"]
 SERIES_KEYS = ("run", "stage", "channel", "quantity")  # the columns that say to which series a row belongs
@@ -47,7 +45,8 @@ SERIES_KEYS = ("run", "stage", "channel", "quantity")  # the columns that say to
 def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experiment]], list[Record]]":
     """A function from experiments to their records in the store: those there are, on whatever device.
 
-    A record of an experiment has all that decides its outcome in common with it, but for `BESIDES`.
+    A record of an experiment has all that decides its outcome in common with it, but for the images
+    themselves, the device, and a budget that BP set it.
     """
     from ..training.stopping import Budget
 
@@ -57,7 +56,7 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
 
     @functools.cache
     def records_of(experiment: "Experiment") -> list[Record]:
-        budget = Budget("passes", 1) if experiment.rule().budget else None
+        budget = Budget("passes", 1) if experiment.reference() else None
         return found.get(_identity(experiment.resolve(SimpleNamespace(sha256=""), budget)), [])
 
     def of(experiments: "Iterable[Experiment]") -> list[Record]:
@@ -70,10 +69,16 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
 def joined(before: Iterable[Record], after: Iterable[Record]) -> list[Record]:
     """Both; of runs with all settings in common the one that came after, whatever budget BP set it."""
     both = (r for records in (before, after) for r in records)
-    return list({_identity(r.experiment, besides=("budget",)): r for r in both}.values())
+    return list({_identity(r.experiment, besides=_set_by_others(r.experiment)): r for r in both}.values())
 
 
-def _identity(resolved: Resolved, besides: Iterable[str] = BESIDES) -> str:
+def _set_by_others(resolved: Resolved) -> tuple[str, ...]:
+    """The budget, unless the experiment fixed it itself."""
+    return () if resolved.budget is None or resolved.budget.exact else ("budget",)
+
+
+def _identity(resolved: Resolved, besides: Iterable[str] | None = None) -> str:
+    besides = ("data_sha256", "device", *_set_by_others(resolved)) if besides is None else besides
     return json.dumps({k: v for k, v in resolved.plain().items() if k not in besides}, sort_keys=True)
 
 

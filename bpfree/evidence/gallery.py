@@ -34,6 +34,7 @@ Experiments = Callable[[study.Profile], "list[Experiment]"]
 PRINTED = {"source": ["thesis", "2026"], "protocol": ["published", "convergence_loss"], "variant": ""}
 STUDY = ("runs", "epochs", "traces")
 TABLES = (*STUDY, "machines")
+APART = ("09",)  # whose runs are the many of `frontier.csv`
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def collect(
     if add and path_of("runs", folder).exists():
         found = evidence.joined(committed_runs(folder=folder), found)
     of = evidence.recorded_runs(found)
-    chapters = {chapter: of(study.plan(profile, [chapter])) for chapter in study.CHAPTERS}
+    chapters = {c: of(study.plan(profile, [c])) for c in study.CHAPTERS if c not in APART}
     shown = {name: of(e.shows(profile)) for name, e in GALLERY.items() if e.shows is not None}
     for name, runs in list(shown.items()):
         if not any(r.status == "finished" and r.experiment.algorithm != REFERENCE for r in runs):

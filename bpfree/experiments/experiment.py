@@ -1,5 +1,6 @@
 """An experiment is a value: what is to be trained, on what, and how long it may take."""
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from ..algorithms.architectures import (
     parse_architecture,
 )
 from ..algorithms.arms import arm
-from ..data import check_name, short
+from ..data import PUBLISHED, check_name, load, short, stand_in
 from ..errors import InvalidInput, check_positive, check_seed, choose, named
 from ..errors.disk import one_spelling
 from ..training.batches import Data
@@ -21,7 +22,7 @@ from ..training.history import History
 from ..training.loop import PRECISIONS, pick_device, train
 from ..training.numerics import pinned
 from ..training.stopping import Budget, stop_rule
-from .protocols import REFERENCE, TUNED, Rule, rule
+from .protocols import OWN, REFERENCE, TUNED, Rule, rule
 from .resolved import Resolved
 from .store import Record
 
@@ -49,7 +50,7 @@ class Experiment:
         options, hyperparameters: keyword options of the algorithm, those that choose between definitions and
             those that are tuned (lr, weight_decay, ...).
         max_epochs: cap on every stage, below the protocol's; None: the protocol's. Under a protocol with a
-            budget, of the run that sets it.
+            budget, of the run that sets it; under "frontier" the budget itself, in passes, of all stages.
         precision: "fp32" or "bf16".
         device: "auto", "cpu", "cuda" or "mps".
         cache: of frozen prefixes, as in `bpfree.train`.
@@ -103,10 +104,11 @@ class Experiment:
         options = self.resolved_options(chosen)
         for name in options:
             choose(f"option of {self.algorithm}", name, cls.options())
+        given = {**self.options, **self.hyperparameters}
         for name, value in known.options.items():
-            if options[name] != value:
+            if given.get(name, value) != value:
                 raise InvalidInput(
-                    f"{name}={options[name]!r} contradicts {self.algorithm!r}, which is {name}={value!r}: "
+                    f"{name}={given[name]!r} contradicts {self.algorithm!r}, which is {name}={value!r}: "
                     "leave it out, or choose another algorithm"
                 )
         if not own:  # whose values are tried when it is built, from the data
@@ -133,13 +135,14 @@ class Experiment:
 
     def reference(self) -> "Experiment | None":
         """The run whose cost is this one's budget, if it has one: the same seed's BP under `convergence`."""
-        if self.rule().budget is None:
+        if self.rule().budget in (None, OWN):
             return None
         return replace(self.against(REFERENCE), protocol="convergence")
 
     def rule(self) -> Rule:
         """What the protocol says of this arm, with this experiment's own stop rule if it has one."""
-        found = rule(self.protocol, self.algorithm, self.data, self.resolved_architecture, self.preset)
+        place = self.algorithm, self.data, self.resolved_architecture
+        found = rule(self.protocol, *place, self.preset, self.max_epochs)
         return replace(found, stopping=self.stopping or found.stopping)
 
     def resolved_options(self, chosen: Rule) -> dict:
@@ -160,7 +163,9 @@ class Experiment:
         budget: what `reference()` left to spend, under a protocol that has one.
         """
         chosen = self.rule()
-        if (chosen.budget is None) != (budget is None):
+        if chosen.budget == OWN:
+            budget = Budget("passes", self.max_epochs or chosen.max_epochs, exact=True)
+        elif (chosen.budget is None) != (budget is None):
             raise InvalidInput(
                 f"protocol {self.protocol!r} trains on a budget that another run sets: use bpfree.run"
             )
@@ -180,7 +185,7 @@ class Experiment:
             hyperparameters_from=chosen.source,
             options=self.resolved_options(chosen),
             stopping=chosen.stopping,
-            max_epochs=min(caps, default=None),
+            max_epochs=budget.amount if chosen.budget == OWN else min(caps, default=None),
             budget=budget,
             device=pick_device(self.device).type,
             training_version=TRAINING_VERSION,
@@ -198,6 +203,16 @@ def fit(
     return train_resolved(experiment.resolve(data), data, progress=progress, on_epoch=on_epoch)
 
 
+@functools.cache
+def least_passes(algorithm: str, data: str, architecture: str) -> int:
+    """The smallest budget that an arm can be given: a pass for each of its stages.
+
+    Raises MissingData where a user's own data are not there; of published data only the sizes count.
+    """
+    images = stand_in(data) if data in PUBLISHED else load(data)
+    return len(build(Experiment(algorithm, data, architecture=architecture).resolve(images), images).stages())
+
+
 def validated(history: History) -> dict:
     """The row of the kept epoch of the last stage that was validated."""
     kept = [stage.rows[stage.restored - 1] for stage in history.stages]
@@ -207,8 +222,11 @@ def validated(history: History) -> dict:
 def train_resolved(resolved: Resolved, data: Data, **how) -> tuple[Algorithm, History]:
     """`fit` of a resolved experiment; `how` are further arguments of `bpfree.train`."""
     algorithm = build(resolved, data)
-    own = ("seed", "max_epochs", "stopping", "budget", "cache", "precision", "device")
-    return algorithm, train(algorithm, data, **{name: getattr(resolved, name) for name in own}, **how)
+    names = ("seed", "max_epochs", "stopping", "budget", "cache", "precision", "device")
+    own = {name: getattr(resolved, name) for name in names}
+    if resolved.budget is not None:  # which is all that there is to spend
+        own["max_epochs"] = None
+    return algorithm, train(algorithm, data, **own, **how)
 
 
 def build(resolved: Resolved, data: Data) -> Algorithm:

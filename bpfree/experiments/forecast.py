@@ -16,6 +16,7 @@ from ..training.loop import pick_device
 from ..training.stopping import DEFAULT_CAP
 from . import published
 from .experiment import Experiment, build
+from .protocols import OWN
 
 GROUP = ["algorithm", "data", "network", "protocol"]
 ESTIMATES = ["epoch_s", "epochs", "at_most"]
@@ -60,7 +61,8 @@ def forecast(
             known[shape] = sum(epoch_seconds(algorithm, data).values()) / stages / len(data.x_train)
         rule = trained.rule()
         caps = trained.max_epochs, rule.max_epochs, trained.resolved_options(rule)["epochs"]
-        most = min([cap for cap in caps if cap is not None], default=DEFAULT_CAP) * stages
+        most = min([cap for cap in caps if cap is not None], default=DEFAULT_CAP)
+        most *= 1 if rule.budget == OWN else stages
         arm = {"algorithm": trained.algorithm, "data": e.data, "architecture": e.resolved_architecture}
         reported = published.results(**arm, metric="epochs")["mean"].mean()  # whatever their stopping rule
         epochs = most if math.isnan(reported) else min(most, reported)

@@ -10,6 +10,8 @@ An efficiency claim means nothing without its protocol:
     matched           the passes over the data that the same seed's BP took under `convergence`, its patience
                       included, in equal shares to the stages; no early stopping
     equal_energy      likewise the joules (without sensors: the seconds) that it spent on this machine
+    frontier          a budget of passes that the experiment fixes in advance, its `max_epochs`: divided over
+                      the arm's stages, the rate falling linearly to zero over each of them, last weights kept
 
 A protocol of your own is a `Protocol` that an experiment names as "module:object".
 """
@@ -27,6 +29,7 @@ REFERENCE = "bp"  # whose cost is the budget of the protocols that have one
 CONVERGENCE_CAP = 100
 LENGTHS = ("epochs", "block_epochs")  # settings that are the protocol's to give
 HYPERPARAMETERS = ("lr", "weight_decay", "head_lr", "head_weight_decay", "block_lr", "block_weight_decay")
+OWN = "own"  # the budget that an experiment fixes itself
 TUNED = "tuned"  # the preset that takes hyperparameters from `bpfree.experiments.tuned`
 
 
@@ -40,7 +43,8 @@ class Rule:
         preset: whose contested choices to take; None, and for "tuned", this package's.
         hyperparameters: published or tuned settings that are options of the algorithm.
         source: where these come from: "thesis" (also where "2026" has none), "2026", "tuned" or "defaults".
-        budget: what of the reference run is shared out, "passes" or "energy"; None: nothing.
+        budget: what of the reference run is shared out, "passes" or "energy"; "own": the experiment's
+            `max_epochs` passes, by default the rule's; None: nothing.
     """
 
     stopping: Stopping | str
@@ -58,20 +62,34 @@ class Protocol:
     For instance `patient = Protocol(Stopping(patience=50), max_epochs=500)` in your module `mine` is the
     protocol "mine:patient". What it says of an arm is part of a run's key; its name is not.
 
-    Attributes: as of `Rule`; `preset` is the one that is taken where an experiment names none.
+    Attributes: as of `Rule`; `preset` is the one that is taken where an experiment names none, `lr_schedule`
+    the schedule of every stage that an experiment does not choose itself (None: the arm's own).
     """
 
     stopping: Stopping | str = field(default_factory=Stopping)
     max_epochs: int | None = CONVERGENCE_CAP
     preset: str | None = None
     budget: str | None = None
+    lr_schedule: str | None = None
 
-    def rule(self, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
-        """What it says of one arm: stopping, cap and budget are its own, settings the preset's source's."""
+    def rule(
+        self,
+        algorithm: str,
+        data: str,
+        architecture: str,
+        preset: str | None = None,
+        passes: int | None = None,
+    ) -> Rule:
+        """What it says of one arm: stopping, cap and budget are its own, settings the preset's source's.
+
+        passes: the experiment's budget, where it fixes one.
+        """
         preset = preset or self.preset
-        settings, source = settings_of(preset, algorithm, data, architecture)
+        settings, source = settings_of(preset, algorithm, data, architecture, passes)
         options = {k: v for k, v in settings.items() if not k.startswith("stopping.") and k not in LENGTHS}
         source = source if options else "defaults"
+        if self.lr_schedule:
+            options["lr_schedule"] = self.lr_schedule
         return Rule(self.stopping, self.max_epochs, preset, options, source, self.budget)
 
 
@@ -112,9 +130,10 @@ PROTOCOLS: dict[str, Protocol] = {
     "convergence_loss": ByLoss(Stopping("val_loss"), preset="2026"),
     "matched": Protocol(Stopping(patience=None), None, budget="passes"),
     "equal_energy": Protocol(Stopping(patience=None), None, budget="energy"),
+    "frontier": Protocol(Stopping(patience=None, restore="last"), 16, budget=OWN, lr_schedule="linear"),
 }
 #: Those that share out what another run took, and what of it.
-BUDGETS = {name: protocol.budget for name, protocol in PROTOCOLS.items() if protocol.budget}
+BUDGETS = {name: p.budget for name, p in PROTOCOLS.items() if p.budget not in (None, OWN)}
 
 
 def protocol(name: str) -> Protocol:
@@ -136,18 +155,27 @@ def add_protocol(name: str, own: Protocol) -> Protocol:
     """Puts a protocol last in `PROTOCOLS`, for this process. Raises InvalidInput if its name is taken."""
     if PROTOCOLS.setdefault(name, own) is not own:
         raise InvalidInput(f"a protocol {name!r} is there already: give yours another name")
-    if own.budget:
+    if own.budget not in (None, OWN):
         BUDGETS[name] = own.budget
     return own
 
 
-def rule(name: str, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
-    """The protocol's rule for one arm.
+def rule(
+    name: str,
+    algorithm: str,
+    data: str,
+    architecture: str,
+    preset: str | None = None,
+    passes: int | None = None,
+) -> Rule:
+    """The protocol's rule for one arm; passes: the experiment's own budget, which only some protocols read.
 
     Raises UnknownName for no such protocol; InvalidInput for "published" or "tuned" where an arm was neither,
     and for a protocol of the user's own that gives no rule.
     """
-    found = protocol(name).rule(algorithm, data, architecture, preset)
+    known = protocol(name)
+    own = {"passes": passes or known.max_epochs} if known.budget == OWN else {}
+    found = known.rule(algorithm, data, architecture, preset, **own)
     if not isinstance(found, Rule):
         raise InvalidInput(f"protocol {name!r} gave {found!r} for {algorithm}: let it give a bpfree.Rule")
     if not isinstance(found.stopping, Stopping | str):
@@ -158,14 +186,20 @@ def rule(name: str, algorithm: str, data: str, architecture: str, preset: str | 
     return found
 
 
-def settings_of(preset: str | None, algorithm: str, data: str, architecture: str) -> tuple[dict, str]:
-    """The published or tuned settings of an arm by preset, stopping included, and where they come from."""
+def settings_of(
+    preset: str | None, algorithm: str, data: str, architecture: str, passes: int | None = None
+) -> tuple[dict, str]:
+    """The published or tuned settings of an arm by preset, stopping included, and where they come from.
+
+    passes: the budget that the experiment fixes, for which settings are tuned apart.
+    """
     arm = {"algorithm": algorithm, "data": data, "architecture": architecture}
     if preset == TUNED:
-        settings = tuned.settings(**arm)
+        settings = tuned.settings(**arm, passes=passes)
         if not settings:
+            budget = f" for a budget of {passes} passes" if passes else ""
             raise InvalidInput(
-                f"preset 'tuned': {algorithm} on {data} {architecture} has not been tuned: run "
+                f"preset 'tuned': {algorithm} on {data} {architecture} has not been tuned{budget}: run "
                 "bpfree.tuning.equal_budget, or take another preset"
             )
         return settings, TUNED

@@ -12,6 +12,9 @@ from ..training.stopping import Budget, Stopping
 LABELS = ("data", "protocol", "preset", "hyperparameters_from")
 #: The optional `version` of the user's own parts.
 VERSIONS = ("algorithm_version", "network_version", "stopping_version")
+#: Options that this package got later than its first records: at this value they change nothing, and a key
+#: leaves them out, so that a run from before is found.
+LATER = {"stage_ratio": 1.0}
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class Resolved:
 
     Attributes:
         options: every keyword option of the algorithm.
+        max_epochs: the cap of every stage; the budget of all, where the experiment fixes one.
         stopping: the stop rule of every stage, or the "module:object" of the user's own.
-        budget: what the stages may spend together, if another run sets it.
+        budget: what the stages may spend together, if anything is said of that.
         device: its type, such as "cuda".
         training_version: this package's when it was trained; `VERSIONS`: of the user's own parts, if any.
     """
@@ -72,7 +76,8 @@ class Resolved:
 
     def plain(self) -> dict:
         """All of it as values that JSON knows; without the versions that there are not."""
-        return {k: v for k, v in asdict(self).items() if v is not None or k not in VERSIONS}
+        found = {k: v for k, v in asdict(self).items() if v is not None or k not in VERSIONS}
+        return found | {"budget": self.budget and self.budget.plain()}
 
     @cached_property
     def key(self) -> str:
@@ -83,6 +88,8 @@ class Resolved:
         """
         own = self.data.endswith(".npz") or ":" in self.data
         decisive = {k: v for k, v in self.plain().items() if k not in LABELS}
+        options = {k: v for k, v in self.options.items() if k not in LATER or v != LATER[k]}
+        decisive |= {"options": options}
         return hash_of(_canonical({**decisive, "published": None if own else self.data}))
 
     def __hash__(self) -> int:

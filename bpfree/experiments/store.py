@@ -574,6 +574,8 @@ def stages_at_cap(record: Record) -> int | None:
     From its epochs, or else from their number; None where that leaves it open, or the run did not finish.
     """
     cap, epochs = record.experiment.max_epochs, record.metrics.get("epochs")
+    if record.experiment.budget is not None:  # which says how long a stage trains, and no cap does
+        cap = None
     if record.status != "finished" or cap is None:
         return 0 if record.status == "finished" else None
     if len(record.history):

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 #: BP, and what changes from it to Mono-Forward, one thing at a time.
 LADDER = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint", "mf_interleaved", "mf")
 CAFO = ("bp", "cafo_rand", "cafo_rand_mse", "cafo_dfa")
+#: What is asked how much a joule buys, and in how many passes.
+FRONTIER = ("bp", "bp_ds", "mf_interleaved", "mf")
+PASSES = (1, 2, 4, 8, 16, 32, 64)
+#: How many settings are tried of every arm at each budget: the best of one budget are those tried at the next.
+TRIALS = {1: 12, 2: 12, 4: 12, 8: 6, 16: 4, 32: 3, 64: 3}
 
 #: Family -> data set -> the networks of the paper (arXiv 2509.19063), each with the algorithms that train it,
 #: its BP baseline first. On other data a family trains its network for them, by `OTHERWISE`.
@@ -52,6 +57,7 @@ class Profile:
         preset: of every run, as in `Experiment`; with "tuned", arms that were not tuned take the published
             settings, and rungs of the ladder that have none of either are left out where BP has some. The
             ladder with equal settings has no preset.
+        passes: the budgets of chapter 09.
     """
 
     datasets: tuple[str, ...]
@@ -62,6 +68,7 @@ class Profile:
     compared: tuple[str, ...] = SHOWN_RUNGS
     preset: str | None = None
     caps: Mapping[str, int] = field(default_factory=dict)
+    passes: tuple[int, ...] = PASSES
 
     def arms(self, family: str, *algorithms: str, **settings) -> "list[Experiment]":
         """One experiment for each network, algorithm and seed of a family, in this order.
@@ -125,6 +132,24 @@ class Profile:
         own = {"preset": None, "hyperparameters": {**LADDER_SETTINGS, **self.hyperparameters}}
         return self.arms("mf", *(algorithms or LADDER), **{**own, **settings})
 
+    def frontier(self, *algorithms: str) -> "list[Experiment]":
+        """Arms of Mono-Forward's networks (default: `FRONTIER`) with each budget that has a pass for every
+        stage of theirs; with the preset "tuned" those that were tuned for it. Seed by seed."""
+        from . import tuned
+        from .experiment import least_passes
+        from .protocols import TUNED
+
+        found = []
+        for e in self.arms(
+            "mf", *(algorithms or FRONTIER), protocol="frontier", preset=None, max_epochs=None
+        ):
+            place = e.algorithm, e.data, e.architecture
+            for passes in self.passes:
+                known = self.preset != TUNED or tuned.settings(*place, passes=passes)
+                if known and passes >= least_passes(e.algorithm, e.data, e.architecture):
+                    found.append(replace(e, max_epochs=passes, preset=self.preset))
+        return sorted(found, key=lambda e: self.seeds.index(e.seed))
+
     def fitting(self, family: str) -> "Profile":
         """Over those of its data sets that a family is trained on; the bundled digits if that is none."""
         trained = {e.data for e in self.arms(family)}
@@ -171,11 +196,14 @@ CHAPTERS = {
         *(e for b in BUDGETED for e in p.ladder(*(a for a in RIVALS if a in p.budgets), protocol=b)),
     ],
     "08": lambda p: p.arms("mf", "bp", "mf"),
+    "09": lambda p: p.frontier(),
 }
 
 PROFILES = {
     # small networks on the bundled digits: two minutes, offline
-    "quick": Profile(("digits",), (0, 1, 2), 25, {"lr": 3e-3}, budgets=("mf",), caps={"cafo": 12}),
+    "quick": Profile(
+        ("digits",), (0, 1, 2), 25, {"lr": 3e-3}, budgets=("mf",), caps={"cafo": 12}, passes=PASSES[:6]
+    ),
     # one seed on two data sets, for a CPU
     "laptop": Profile(("mnist", "fashion_mnist"), (0,), 20, budgets=RIVALS),
     # the whole study: wants a GPU

@@ -101,6 +101,8 @@ def train(
     algorithm.initialise(seed)
     algorithm.prepare(data)
     data, stages = data.to(device), algorithm.stages()
+    if budget is not None and budget.exact:
+        budget.lengths(stages)  # refuses one that is too small
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     history, clock = History(algorithm.name, seed), Clock(device, meter)
     checkpoint = checkpoint or Checkpoint()

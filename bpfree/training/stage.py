@@ -65,6 +65,7 @@ class Stage:
         epochs: this stage's own cap; the smaller of it and `train(max_epochs=...)` counts.
         schedule: a name in `SCHEDULES`: the factor on every group's rate. Under one of `MADE_FOR_THE_CAP`
             early stopping does not cut the stage short.
+        share: its weight where an exact `Budget` is divided.
         stream: names the random stream of its batches; stages of two algorithms with the same one see
             the same batches. Default: the stage's name.
         accumulate, solve: of a solved stage.
@@ -79,6 +80,7 @@ class Stage:
     momentum: float = 0.9
     epochs: int | None = None
     schedule: str = "constant"
+    share: float = 1.0
     stream: str = ""
     accumulate: Callable[[Tensor, Tensor], None] | None = None
     solve: Callable[[], None] | None = None

@@ -105,18 +105,58 @@ class Budget:
     one; of seconds or joules, those of training, validation and prefix work. Of these a stage inherits what
     the stages before it left or owes what they overdrew; it trains for one epoch at least, and ends with the
     epoch whose end lies nearest to its limit.
+
+    exact: of passes: none more than these are spent, and the stages have their `Stage.share` of them; see
+        `lengths`.
     """
 
     unit: str
     amount: float
+    exact: bool = False
 
     def __post_init__(self):
         choose("unit of a budget", self.unit, BUDGET_UNITS)
         if type(self.amount) not in (int, float) or not 0 < self.amount < math.inf:
             raise InvalidInput(f"a budget of {self.amount!r} {self.unit}: use a number greater than 0")
+        if self.exact and (self.unit != "passes" or type(self.amount) is not int):
+            raise InvalidInput(
+                f"an exact budget of {self.amount!r} {self.unit}: use a whole number of passes"
+            )
+
+    def plain(self) -> dict:
+        """As values that JSON knows: with `exact` only where it is."""
+        return {"unit": self.unit, "amount": self.amount} | ({"exact": True} if self.exact else {})
+
+    def lengths(self, stages: Sequence["Stage"]) -> list[int]:
+        """The passes of every stage under an exact budget, which add up to it.
+
+        A stage that is solved has one. Of what is left, each of the others in turn has its share, rounded to
+        the nearest (a half up): one pass at least, and never those that the stages behind it need.
+
+        Raises InvalidInput if there are fewer passes than stages.
+        """
+        if self.amount < len(stages):
+            raise InvalidInput(
+                f"a budget of {self.amount} passes for {len(stages)} stages: every stage needs one at least, "
+                f"so give {len(stages)} or more"
+            )
+        left, found = self.amount, []
+        for i, stage in enumerate(stages):
+            behind = stages[i + 1 :]
+            passes = 1
+            if stage.losses is not None:
+                descended = [s.share for s in behind if s.losses is not None]
+                own = left - (len(behind) - len(descended))
+                passes = math.floor(own * stage.share / (stage.share + sum(descended)) + 0.5)
+                passes = min(max(1, passes), left - len(behind))
+            found.append(passes)
+            left -= passes
+        return found
 
     def share(self, stages: Sequence["Stage"], done: Sequence[StageHistory]) -> float:
         """What the next stage, a descended one, may spend after those that are `done`."""
+        if self.exact:
+            return self.lengths(stages)[len(done)]
         descended = sum(stage.losses is not None for stage in stages)
         if self.unit == "passes":
             return max(1, math.ceil((self.amount - (len(stages) - descended)) / descended))

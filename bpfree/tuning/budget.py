@@ -1,22 +1,24 @@
 """Several experiments tuned under one budget: the same trials, the same cap."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.study import Study
+from optuna.trial import TrialState
 
 from ..data import StrPath
 from ..errors import InvalidInput
 from ..experiments import tuned
-from ..experiments.experiment import Experiment
+from ..experiments.experiment import Experiment, least_passes
 from ..experiments.machine import git_revision
 from . import results
 from .results import best, best_trial
 from .search import identity_of, tune
+from .spaces import quasi_random, space
 from .storage import finished
 
 
@@ -46,6 +48,46 @@ def equal_budget(
     if max_epochs is not None:
         experiments = [replace(e, max_epochs=max_epochs) for e in experiments]
     return results.trials(tune_all(experiments, trials, storage, path, progress=progress))
+
+
+def tune_budgets(
+    experiments: Sequence[Experiment],
+    trials: Mapping[int, int],
+    storage: StrPath | BaseStorage | None = None,
+    *,
+    path: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> list[Study]:
+    """Tunes each experiment for each of several budgets that are fixed in advance, the small ones first.
+
+    At an experiment's smallest budget the first points of one Sobol sequence are tried; at each further one
+    the best of those that were tried before it. An arm with more stages than a budget has passes is left out
+    there. The best settings are kept, each for its budget, where `preset="tuned"` finds them.
+
+    Args:
+        experiments: of different algorithms, data or networks, under the protocol "frontier".
+        trials: {passes: trials}; no more trials for a larger budget than for a smaller one.
+        storage, path, progress: as of `equal_budget`.
+
+    Raises InvalidInput: trials that grow with the budget; and what `equal_budget` raises.
+    """
+    budgets = sorted(trials)
+    if [trials[b] for b in budgets] != sorted(trials.values(), reverse=True):
+        raise InvalidInput(f"trials={dict(trials)!r}: a larger budget may not have more than a smaller one")
+    studies = []
+    for experiment in experiments:
+        refuse_unequal([experiment])
+        points = quasi_random(space(experiment), trials[budgets[0]])
+        for passes in budgets:
+            if passes < least_passes(experiment.algorithm, experiment.data, experiment.resolved_architecture):
+                continue
+            own = replace(experiment, max_epochs=passes)
+            how = {"points": points[: trials[passes]], "progress": progress}
+            studies.append(tune(own, trials[passes], storage, **how))
+            keep(studies[-1], path)
+            values = [(t.value, t.params) for t in studies[-1].get_trials(states=(TrialState.COMPLETE,))]
+            points = [params for _, params in sorted(values, key=lambda one: -one[0])]
+    return studies
 
 
 def tune_all(experiments, trials, storage, path=None, **how) -> list[Study]:
@@ -86,7 +128,7 @@ def keep(study: Study, path: str | os.PathLike | None = None) -> Path:
     own, winner = identity_of(study), best_trial(study)
     arm = own["algorithm"], own["experiment"]["data"], own["architecture"]
     return tuned.write_settings(
-        *(*arm, best(study), path),
+        *(*arm, best(study), path, own["budget"] and own["budget"]["amount"]),
         **{"study": study.study_name, "trials": finished(study), "epochs": own["max_epochs"]},
         **{"seed": own["seed"], "protocol": own["protocol"], "val_accuracy": winner.value},
         **{"revision": git_revision(), "machine": winner.user_attrs["cost"]["machine"]},

@@ -24,7 +24,7 @@ from ..energy import EnergyMeter
 from ..errors import InvalidInput, TrainingDiverged, check_positive, choose
 from ..experiments.experiment import Experiment, fit, validated
 from ..experiments.machine import machine
-from ..experiments.protocols import LENGTHS
+from ..experiments.protocols import LENGTHS, OWN
 from ..experiments.runner import POLL_S
 from ..training.batches import Data
 from ..training.loop import pick_device
@@ -46,7 +46,7 @@ from .storage import (
 IDENTITY = "bpfree"  # the user attribute of a study that says what it is of
 #: Of what it holds, what two calls that share a study are first compared by.
 FIRST = ("algorithm", "data_sha256", "architecture", "protocol", "seed", "space")
-LEFT_OUT = ("device", "cache", "data", "budget", "hyperparameters_from")
+LEFT_OUT = ("device", "cache", "data", "hyperparameters_from")
 
 
 def tune(
@@ -56,6 +56,7 @@ def tune(
     *,
     name: str | None = None,
     space: Mapping[str, Sequence] | None = None,
+    points: Sequence[Mapping[str, float]] = (),
     pruner: BasePruner | None = None,
     wait: bool = True,
     progress: bool = True,
@@ -74,6 +75,7 @@ def tune(
         storage: see `open_storage`; default: a journal file in `studies/` of the store.
         name: of the study; default: `study_name`.
         space: ranges in place of those of the arm: {parameter: (low, high, scale)}.
+        points: parameters that the first trials take, in place of what TPE draws.
         pruner: an Optuna pruner, which is told the validation accuracy of every epoch of the last stage; so
             of an algorithm in several stages only the last can be cut short. None: no trial is.
         wait: whether to wait for trials that other workers run, and to run those again that they lose; if
@@ -83,7 +85,7 @@ def tune(
     Raises InvalidInput: a space that cannot be searched, a storage that cannot be opened, a study of this
     name of something else, a protocol that trains on another run's budget.
     """
-    how = {"pruner": pruner, "wait": wait, "progress": progress}
+    how = {"listed": points, "pruner": pruner, "wait": wait, "progress": progress}
     return search(experiment, search_space(experiment, space), trials, storage, name, **how)
 
 
@@ -104,18 +106,18 @@ def sweep(
     ends = (*values[:1], *values[-1:])
     ranges = search_space(experiment, {parameter: (*ends, "log") if values[0] > 0 else ends})
     name = f"{study_name(experiment)}-{parameter}"
-    how = {"listed": (parameter, values), "progress": progress}
+    how = {"listed": [{parameter: value} for value in values], "progress": progress}
     return search(experiment, ranges, len(values), storage, name, **how)
 
 
 def search(
-    experiment, ranges, trials, storage, name, *, listed=None, pruner=None, wait=True, progress=True
+    experiment, ranges, trials, storage, name, *, listed=(), pruner=None, wait=True, progress=True
 ) -> Study:
     """What `tune` and `sweep` share."""
     check_positive("trials", trials)
     if experiment.preset == "tuned":
         raise InvalidInput("preset 'tuned' is what tuning makes: leave it out of an experiment to be tuned")
-    if experiment.rule().budget:
+    if experiment.rule().budget not in (None, OWN):
         raise InvalidInput(
             f"protocol {experiment.protocol!r} trains on the budget of another run: tune under "
             "'convergence', and run with preset='tuned'"

@@ -5,12 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
+import torch
 from optuna.trial import Trial
 
 from ..algorithms.arms import Range, arm, look
 from ..errors import InvalidInput, choose
 from ..experiments.experiment import Experiment
+from ..experiments.protocols import OWN
 
+#: What is searched of these where a budget is fixed in advance, the same of every arm: rates that fall to zero,
+#: and decays that can be felt in so few passes (AdamW multiplies them by the rate).
+FALLING = {"lr": Range(3e-5, 1e-2, "log"), "weight_decay": Range(1e-3, 1.0, "log")}
 SCALES = ("log", "linear", "int", "log int")
 DESCRIPTIONS = {
     "lr": "learning rate",
@@ -20,6 +25,7 @@ DESCRIPTIONS = {
     "block_lr": "learning rate of the blocks",
     "block_weight_decay": "weight decay of the blocks",
     "aux_weight": "λ, weight of the auxiliary losses",
+    "stage_ratio": "passes of a stage for one of the stage before",
     "ridge": "ridge of the closed-form predictors",
     "epochs": "epochs per stage",
     "block_epochs": "epochs of the blocks",
@@ -37,10 +43,13 @@ def space(experiment: Experiment, own: Mapping[str, Sequence] | None = None) -> 
     where nothing is left to search.
     """
     algorithm, known = experiment.algorithm, arm(experiment.algorithm)
-    options = experiment.resolved_options(experiment.rule())
+    chosen = experiment.rule()
+    options = experiment.resolved_options(chosen)
     fixed = {**experiment.options, **experiment.hyperparameters}
     if own is None:
         ranges = {**known.space, **(known.lengths if experiment.protocol == "published" else {})}
+        if chosen.budget == OWN:
+            ranges |= {n: r for n, r in FALLING.items() if n in ranges} | known.division
         found = {n: r for n, r in ranges.items() if n not in fixed and not idle(n, options)}
         if not found:
             raise InvalidInput(
@@ -81,6 +90,22 @@ def draw(trial: Trial, ranges: Mapping[str, Range]) -> None:
     for name, tried in ranges.items():
         suggest = trial.suggest_int if tried.scale.endswith("int") else trial.suggest_float
         suggest(name, tried.low, tried.high, log=tried.scale.startswith("log"))
+
+
+def quasi_random(ranges: Mapping[str, Range], n: int, seed: int = 0) -> list[dict[str, float]]:
+    """The first n points of a scrambled Sobol sequence over these ranges: even in every parameter, and the
+    first k of them are nearly as even as k points can be."""
+    engine = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=seed)
+    points = []
+    for row in engine.draw(n, dtype=torch.float64).tolist():
+        point = {}
+        for u, (name, (low, high, scale)) in zip(row, ranges.items(), strict=True):
+            log, whole = scale.startswith("log"), scale.endswith("int")
+            top = high + 1 if whole else high  # so that the last whole number has its share
+            value = low * (top / low) ** u if log else low + (top - low) * u
+            point[name] = min(int(value), high) if whole else value
+        points.append(point)
+    return points
 
 
 def _range(name: str, given: Sequence) -> Range:

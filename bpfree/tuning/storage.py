@@ -4,7 +4,7 @@ import math
 import re
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -202,10 +202,10 @@ class Slots:
     many earlier trials precede as the study should have gives it back.
 
     total: how many finished trials the study should have.
-    listed: (parameter, values): what is tried in place of what the sampler draws.
+    listed: what is tried in place of what the sampler draws: parameters that a trial is given.
     """
 
-    def __init__(self, study: Study, total: int, place: Place, listed: tuple[str, Sequence] | None = None):
+    def __init__(self, study: Study, total: int, place: Place, listed: Sequence[Mapping] = ()):
         self.study, self.total, self.place, self.listed = study, total, place, listed
 
     def run_next(self, begin: Callable[[Trial], object], objective: Callable[[Trial], float]) -> bool:
@@ -266,16 +266,17 @@ class Slots:
             self._forget(trial.number)
 
     def _enqueue_listed(self) -> None:
-        """Enqueues the first of the listed values that no trial has or had, if none is waiting.
+        """Enqueues the first of those listed that no trial has or had, if none is waiting.
 
         Its `GridSampler` takes a lost trial's value for done, and begins anew when values are added.
         """
         trials = self.study.get_trials(deepcopy=False)
-        if self.listed is None or any(t.state == TrialState.WAITING for t in trials):
+        if any(t.state == TrialState.WAITING for t in trials):
             return
-        parameter, values = self.listed
-        had = {t.params.get(parameter) for t in trials if is_finished(t) or t.state == TrialState.RUNNING}
-        self.study.enqueue_trial({parameter: next(value for value in values if value not in had)})
+        had = [t.params.items() for t in trials if is_finished(t) or t.state == TrialState.RUNNING]
+        left = (point for point in self.listed if not any(point.items() <= one for one in had))
+        if point := next(left, None):
+            self.study.enqueue_trial(dict(point))
 
     def _taken(self, before: float = math.inf) -> int:
         """Trials that are finished or run; of those with smaller numbers only, if `before` is given."""

@@ -1,0 +1,71 @@
+"""What does a joule buy? Tunes and trains the frontier's runs, a piece at a time.
+
+    python figures/measure/frontier.py                                 all of it: days on a CPU
+    python figures/measure/frontier.py --data mnist --algorithms bp mf --seeds 3
+    python figures/measure/frontier.py --seconds 600                   begins nothing new after ten minutes
+
+Every algorithm is tuned for every budget on seed 0 with the same trials (`bpfree.tuning.tune_budgets`), which
+see no test image; then its seeds are trained, seed by seed, so that a run that is stopped leaves whole ones.
+The same command goes on where it stopped: what the store (`--store`, else BPFREE_STORE) has is not trained
+again. At the end figures/data has what was found: frontier.csv and frontier_trials.csv.
+"""
+
+import argparse
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[1] / "data"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", nargs="+")
+    parser.add_argument("--algorithms", nargs="+")
+    parser.add_argument("--budgets", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    args = parser.parse_args()
+    if args.store:
+        os.environ["BPFREE_STORE"] = str(args.store)
+
+    from bpfree import tuning
+    from bpfree.evidence import frontier
+    from bpfree.experiments import study
+    from bpfree.experiments.runner import run_many
+    from bpfree.experiments.store import Store
+
+    chosen = study.profile("evidence", args.data or ("fashion_mnist", "mnist"), range(args.seeds))
+    chosen = replace(chosen, passes=tuple(args.budgets))
+    algorithms = args.algorithms or study.FRONTIER
+    trials = {passes: study.TRIALS[passes] for passes in chosen.passes}
+    in_time = Clock(args.seconds).in_time
+    for experiment in replace(chosen, preset=None, seeds=(0,), passes=chosen.passes[-1:]).frontier(
+        *algorithms
+    ):
+        if in_time():
+            studies = tuning.tune_budgets([experiment], trials)
+            frontier.keep_trials(tuning.trials(studies), args.out)
+    runs = chosen.frontier(*algorithms)
+    run_many(runs, keep_weights=False, attempt=lambda _, go: go() if in_time() else "not begun")
+    print(frontier.keep(Store().records(), args.out))
+
+
+@dataclass
+class Clock:
+    """For so many seconds something new may begin."""
+
+    seconds: float
+
+    def __post_init__(self):
+        self.begun = time.monotonic()
+
+    def in_time(self) -> bool:
+        return time.monotonic() - self.begun < self.seconds
+
+
+if __name__ == "__main__":
+    main()
