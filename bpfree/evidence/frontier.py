@@ -47,7 +47,7 @@ def points(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def keep(records: Iterable[Record], folder: Path = FOLDER) -> Path:
-    """Writes the points of these runs beside those in `folder`/data; of a run that is there twice the later."""
+    """Writes the points of these runs beside those in `folder`/data; of the same run the later."""
     return _keep(points(records), folder / "data" / "frontier.csv", ["run"])
 
 

@@ -16,7 +16,7 @@ CAFO = ("bp", "cafo_rand", "cafo_rand_mse", "cafo_dfa")
 #: What is asked how much a joule buys, and in how many passes.
 FRONTIER = ("bp", "bp_ds", "mf_interleaved", "mf")
 PASSES = (1, 2, 4, 8, 16, 32, 64)
-#: How many settings are tried of every arm at each budget: the best of one budget are those tried at the next.
+#: How many settings are tried of every arm at each budget: those that were best at the one before.
 TRIALS = {1: 12, 2: 12, 4: 12, 8: 6, 16: 4, 32: 3, 64: 3}
 
 #: Family -> data set -> the networks of the paper (arXiv 2509.19063), each with the algorithms that train it,

@@ -2,8 +2,8 @@
 
 `tuned.csv` in this package holds what is shipped, `<store>/tuned.csv` what was tuned here. Of an arm
 (algorithm, data, architecture) that is in both, the store's rows count, and all of them: two searches are
-never mixed. An arm's rows are a whole recipe: what was searched, and what the search had fixed. What was tuned
-for a budget of passes stands apart, under `passes`, and is of that budget alone.
+never mixed. An arm's rows are a whole recipe: what was searched, and what the search had fixed. What was
+tuned for a budget of passes stands apart, under `passes`, and is of that budget alone.
 """
 
 import csv

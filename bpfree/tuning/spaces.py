@@ -13,8 +13,8 @@ from ..errors import InvalidInput, choose
 from ..experiments.experiment import Experiment
 from ..experiments.protocols import OWN
 
-#: What is searched of these where a budget is fixed in advance, the same of every arm: rates that fall to zero,
-#: and decays that can be felt in so few passes (AdamW multiplies them by the rate).
+#: What is searched of these where a budget is fixed in advance, the same of every arm: rates that fall to
+#: zero, and decays that can be felt in so few passes (AdamW multiplies them by the rate).
 FALLING = {"lr": Range(3e-5, 1e-2, "log"), "weight_decay": Range(1e-3, 1.0, "log")}
 SCALES = ("log", "linear", "int", "log int")
 DESCRIPTIONS = {
