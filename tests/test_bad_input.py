@@ -397,9 +397,15 @@ GROUPS: dict[str, dict[str, tuple[Callable, str | tuple[str, ...]]]] = {
             call(lambda b: b.tuned("", "\udcff".encode("utf-8", "replace").decode() + '"')),
             "tuned.csv",
         ),
-        "value": (call(lambda b: b.tuned("bp,digits,1x4,lr,-3,s,1,1,0,convergence,9,r,m")), "lr=-3"),
-        "parameter": (call(lambda b: b.tuned("bp,digits,1x4,rate,3,s,1,1,0,convergence,9,r,m")), "'rate'"),
-        "accuracy": (call(lambda b: b.tuned("bp,digits,1x4,lr,0.1,s,1,1,0,convergence,high,r,m")), "'high'"),
+        "value": (call(lambda b: b.tuned("bp,digits,1x4,none,lr,-3,s,1,1,0,convergence,9,r,m")), "lr=-3"),
+        "parameter": (
+            call(lambda b: b.tuned("bp,digits,1x4,none,rate,3,s,1,1,0,convergence,9,r,m")),
+            "'rate'",
+        ),
+        "accuracy": (
+            call(lambda b: b.tuned("bp,digits,1x4,none,lr,0.1,s,1,1,0,convergence,high,r,m")),
+            "'high'",
+        ),
     },
 }
 CASES = {f"{group}: {name}": case for group, cases in GROUPS.items() for name, case in cases.items()}

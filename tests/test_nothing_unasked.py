@@ -83,7 +83,7 @@ def test_code_in_parameters_and_settings_is_text(tmp_path, monkeypatch, bomb):
     with pytest.raises(InvalidInput, match="takes a value of type list"):
         chapter.parse("flags", f"!!python/object/apply:os.mkdir [{str(bomb.path)!r}]")
     monkeypatch.setenv("BPFREE_STORE", str(tmp_path))
-    row = f'bp,digits,1x4,lr,"{python}",s,1,1,0,convergence,9,r,m'
+    row = f'bp,digits,1x4,none,lr,"{python}",s,1,1,0,convergence,9,r,m'
     (tmp_path / "tuned.csv").write_text(",".join(tuned.TUNED_COLUMNS) + f"\n{row}\n")
     with pytest.raises(InvalidInput, match="use a number"):
         Experiment("bp", preset="tuned", architecture="1x4")

@@ -106,7 +106,7 @@ def test_a_budget_replaces_stopping_and_nothing_else(protocol, budget):
 
 
 def test_tuned_settings_come_from_tuning_with_this_packages_choices(monkeypatch):
-    monkeypatch.setattr(tuned, "settings", lambda algorithm, data, architecture: {"lr": 0.25, "epochs": 3})
+    monkeypatch.setattr(tuned, "settings", lambda **_: {"lr": 0.25, "epochs": 3})
     found = rule("convergence", "mf", "digits", "2x256", "tuned")
     assert (found.preset, found.source) == ("tuned", "tuned")
     assert found.hyperparameters == {"lr": 0.25}  # how long is the protocol's to say

@@ -113,7 +113,9 @@ def test_a_study_of_tuned_settings_takes_published_ones_where_nothing_was_tuned(
     from bpfree.experiments import tuned
 
     found = {("bp", "mnist", "2x1000"): {"lr": 0.5}, ("mf", "mnist", "2x1000"): {"lr": 0.25}}
-    monkeypatch.setattr(tuned, "settings", lambda *arm, **named: found.get((*arm, *named.values()), {}))
+    monkeypatch.setattr(
+        tuned, "settings", lambda *arm, passes=None, **named: found.get((*arm, *named.values()), {})
+    )
     chosen = study.Profile(("mnist",), (0,), None, preset="tuned")
     presets = {e.algorithm: e.preset for e in chosen.arms("mf")}
     assert {name for name, preset in presets.items() if preset == "tuned"} == {"bp", "mf"}

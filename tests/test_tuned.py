@@ -110,7 +110,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
 
 
 HEAD = ",".join(tuned.TUNED_COLUMNS) + "\n"
-ROW = "mf,digits,2x256,lr,0.0012,s,20,8,0,convergence,97,r,m\n"
+ROW = "mf,digits,2x256,none,lr,0.0012,s,20,8,0,convergence,97,r,m\n"
 
 
 @pytest.mark.parametrize(

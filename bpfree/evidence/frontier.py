@@ -7,13 +7,16 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from ..algorithms.arms import ordered
 from ..experiments.store import Record
+from . import stats
 from .evidence import FOLDER, read_table, write_table
-from .order import arranged
+from .order import NETWORK, PLACE, arranged
 
-WHO = ["data", "architecture", "algorithm", "passes", "seed"]
+WHO = [*PLACE, "passes", "seed"]
 SETTINGS = ["lr", "weight_decay", "aux_weight", "stage_ratio"]
 SCORES = ["val_accuracy", "test_accuracy", "test_accuracy[sum]"]
 COSTS = ["flop", "s", "measured_j", "estimated_j"]
@@ -62,3 +65,175 @@ def _keep(table: pd.DataFrame, path: Path, by: list[str]) -> Path:
     both = pd.concat([*old, table], ignore_index=True).drop_duplicates(by, keep="last")
     order = [c for c in (*WHO, "study", "trial") if c in both]
     return write_table(arranged(both, *order), path)
+
+
+# ---------------------------------------------------------------- what a target costs
+
+#: Backpropagation, and its own answers to heads at every layer and to layers that freeze.
+BASELINES = ("bp", "bp_ds", "bp_freeze")
+BEST, ALL = "backpropagation's best", "reached by all"
+EQUAL_DRAWS = 2000  # of the bootstrap at equal accuracy
+
+
+def whole(points: pd.DataFrame) -> pd.DataFrame:
+    """The points of the seeds that have every budget that their arm has: of others the best is not known."""
+    budgets = points.groupby([*PLACE, "seed"])["passes"].transform("nunique")
+    return points[budgets == budgets.groupby([points[c] for c in PLACE]).transform("max")]
+
+
+def targets(points: pd.DataFrame) -> pd.DataFrame:
+    """The validation accuracies (%) that are to be reached, two for each network.
+
+    Columns: data, architecture, target, accuracy. `BEST`: of every arm of `BASELINES` the median over seeds
+    of its best validation accuracy at any budget (of an even number the lower middle one, so that more than
+    half reach it), and of these the highest. `ALL`: the highest that every seed of every arm reaches at some
+    budget. Both are of validation data: the test data have no say in what counts as reached.
+    """
+    best = whole(points).groupby([*PLACE, "seed"])["val_accuracy"].max()
+    rows = []
+    for place, arms in best.groupby(level=NETWORK, sort=False):
+        medians = arms.groupby(level="algorithm").quantile(interpolation="lower")
+        rivals = medians[medians.index.isin(BASELINES)]
+        if len(rivals):
+            rows.append((*place, BEST, rivals.max()))
+        rows.append((*place, ALL, arms.min()))
+    return arranged(pd.DataFrame(rows, columns=[*NETWORK, "target", "accuracy"]), *NETWORK)
+
+
+def bill(points: pd.DataFrame, cost: str) -> pd.Series:
+    """What a run of each arm and budget costs, in a column of `COSTS`; by data, network, algorithm, passes.
+
+    The median over its runs that had their machine to themselves; of the machine that has most of them, since
+    two machines' costs have no mean in common. Operations are the same on all.
+    """
+    known = points.dropna(subset=cost)
+    if cost != "flop" and len(known):
+        known = known[known["machine"] == known["machine"].value_counts().index[0]]
+    return known.groupby([*PLACE, "passes"])[cost].median()
+
+
+def means(points: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """The mean test accuracy of every arm and budget beside its cost, and which of them lie on the front.
+
+    Columns: data, architecture, algorithm, passes; n, mean, sd (of test accuracy in %; sample, 0 of one
+    seed); cost (see `bill`); front: whether no arm and budget of the network has a higher mean for as much or
+    less. What has no cost is left out.
+    """
+    found = points.groupby([*PLACE, "passes"])["test_accuracy"].agg(n="count", mean="mean", sd="std")
+    table = found.fillna({"sd": 0.0}).join(bill(points, cost).rename("cost"), how="inner").reset_index()
+    table = arranged(table, *PLACE, "passes").reset_index(drop=True)
+    table["front"] = False
+    for _, rows in table.groupby(NETWORK):
+        by_cost = rows.sort_values(["cost", "mean"], ascending=[True, False])
+        better = by_cost["mean"] > by_cost["mean"].cummax().shift(fill_value=-math.inf)
+        table.loc[better.index[better], "front"] = True
+    return table
+
+
+def reaching(points: pd.DataFrame, accuracy: float) -> pd.Series:
+    """Of every arm and seed the smallest budget whose run reaches a validation accuracy (%).
+
+    Infinite where none does. By data, architecture, algorithm and seed.
+    """
+    passes = points["passes"].where(points["val_accuracy"] >= accuracy, math.inf)
+    return passes.groupby([points[c] for c in (*PLACE, "seed")]).min()
+
+
+def trimmed_mean(values: Iterable[float]) -> float:
+    """The mean without the smallest and the largest value, MLPerf's "olympic" one: one infinite value does
+    not matter, two make it infinite. NaN of fewer than three."""
+    inner = sorted(values)[1:-1]
+    return sum(inner) / len(inner) if inner else math.nan
+
+
+def ratio_of_medians(own: pd.Series, base: pd.Series) -> tuple[float, float, float]:
+    """median(own) / median(base) over the seeds that both have, and its 95 % interval.
+
+    By a seeded bootstrap that draws whole seeds, whose values may be infinite. NaN without two seeds.
+    """
+    seeds = own.index.intersection(base.index)
+    a, b = own.loc[seeds].to_numpy(float), base.loc[seeds].to_numpy(float)
+    with np.errstate(invalid="ignore"):  # ∞ / ∞ says nothing: NaN
+        if len(seeds) < 2:
+            return math.nan, math.nan, math.nan
+        drawn = np.random.default_rng(stats.SEED).integers(len(seeds), size=(stats.RESAMPLES, len(seeds)))
+        ratios = np.median(a[drawn], axis=1) / np.median(b[drawn], axis=1)
+        middle = float(np.median(a) / np.median(b))
+    if np.isnan(ratios).any():
+        return middle, math.nan, math.nan
+    low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")  # of values that occur
+    return middle, float(low), float(high)
+
+
+def to_target(points: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """What every target of `targets` costs every arm, seed by seed the smallest budget that reaches it.
+
+    Columns: data, architecture, target, accuracy, algorithm; n (seeds), misses; passes, cost (medians over
+    seeds, a miss being infinite), trimmed (`trimmed_mean` of the cost), and ratio, low, high: of the medians
+    to that of the cheapest of `BASELINES`, named in `baseline`; see `ratio_of_medians`.
+    """
+    points, price = whole(points), bill(points, cost)
+    rows = []
+    for goal in targets(points).itertuples(index=False):
+        here = points[(points["data"] == goal.data) & (points["architecture"] == goal.architecture)]
+        passes, spent = reaching(here, goal.accuracy), {}
+        for algorithm, of_seeds in passes.groupby(level="algorithm"):
+            place = (goal.data, goal.architecture, algorithm)
+            paid = [math.inf if n == math.inf else price.get((*place, n), math.nan) for n in of_seeds]
+            spent[algorithm] = pd.Series(paid, of_seeds.index.get_level_values("seed"))
+        rivals = {name: spent[name].median(skipna=False) for name in BASELINES if name in spent}
+        cheapest = min(rivals, key=lambda name: (math.isnan(rivals[name]), rivals[name]), default="")
+        for algorithm in ordered(spent):
+            own = spent[algorithm]
+            ratio = ratio_of_medians(own, spent[cheapest]) if cheapest else (math.nan,) * 3
+            count = len(own), int((own == math.inf).sum())
+            steps = passes.xs(algorithm, level="algorithm").median()
+            found = (steps, own.median(skipna=False), trimmed_mean(own), *ratio, cheapest)
+            rows.append((*goal, algorithm, *count, *found))
+    columns = [*NETWORK, "target", "accuracy", "algorithm", "n", "misses"]
+    columns += ["passes", "cost", "trimmed", "ratio", "low", "high", "baseline"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def at_equal_accuracy(points: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """What every arm spends to be, in the mean over seeds, as accurate as backpropagation at its very best.
+
+    That is the arm and budget of `BASELINES` with the highest mean validation accuracy, of equals the
+    cheapest; another arm spends the cheapest of its budgets whose mean is as high. Seeds are those that all
+    arms of the network have.
+
+    Columns: data, architecture, algorithm, n, baseline, baseline_passes, accuracy (that mean, in %), passes
+    (NaN: no budget is enough), test and baseline_test (mean test accuracy of either, in %), ratio of the
+    costs (infinite where no budget is enough), low and high: its 95 % interval, by a seeded bootstrap over
+    seeds in which backpropagation's best is found anew each time. NaN where a cost is not known.
+    """
+    points, price, rows = whole(points), bill(points, cost), []
+    for network, here in points.groupby(NETWORK, sort=False):
+        arms = ["algorithm", "passes"]
+        val = here.pivot_table(index="seed", columns=arms, values="val_accuracy").dropna()
+        test = here.pivot_table(index="seed", columns=arms, values="test_accuracy").loc[val.index].mean()
+        rivals = val.columns[val.columns.get_level_values("algorithm").isin(BASELINES)]
+        if rivals.empty or val.empty:
+            continue
+        paid = pd.Series([price.get((*network, *arm), math.nan) for arm in val], val.columns)
+        draws = np.random.default_rng(stats.SEED).integers(len(val), size=(EQUAL_DRAWS, len(val)))
+        means = np.vstack([val.mean(), val.to_numpy()[draws].mean(axis=1)])  # (1 + draws, arms and budgets)
+        order = np.argsort(paid.to_numpy(), kind="stable")  # the cheapest first, unknown costs last
+        columns, means, paid = val.columns[order], means[:, order], paid.to_numpy()[order]
+        base = np.flatnonzero(columns.isin(rivals))
+        best = base[means[:, base].argmax(axis=1)]  # of equals the first
+        level = means[np.arange(len(means)), best]
+        for name in ordered(set(columns.get_level_values("algorithm"))):
+            own = np.flatnonzero(columns.get_level_values("algorithm") == name)
+            enough = means[:, own] >= level[:, None]
+            first = own[enough.argmax(axis=1)]
+            ratios = np.where(enough.any(axis=1), paid[first] / paid[best], math.inf)
+            ends = np.quantile(ratios[1:], [0.025, 0.975], method="inverted_cdf")
+            ends = ends if len(val) > 1 and not np.isnan(ratios).any() else (math.nan, math.nan)
+            reached = bool(enough[0].any())
+            passes = columns[first[0]][1] if reached else math.nan
+            of_test = test[columns[first[0]]] if reached else math.nan
+            found = (level[0], passes, of_test, test[columns[best[0]]], ratios[0], *ends)
+            rows.append((*network, name, len(val), *columns[best[0]], *found))
+    columns = [*NETWORK, "algorithm", "n", "baseline", "baseline_passes", "accuracy", "passes", "test"]
+    return pd.DataFrame(rows, columns=[*columns, "baseline_test", "ratio", "low", "high"])

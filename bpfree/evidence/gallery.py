@@ -94,6 +94,7 @@ def _everything(profile: study.Profile) -> "list[Experiment]":
 
 
 _curves, _resources, _comparison = figures.curves, figures.resources, figures.comparison
+_frontier = figures.frontier
 
 GALLERY: dict[str, Exhibit] = {
     # the paper's figures 1 to 6
@@ -114,6 +115,9 @@ GALLERY: dict[str, Exhibit] = {
         lambda runs: _forest(runs, "mf"), "runs", lambda profile: profile.chapter("05")
     ),
     "decomposition": Exhibit(_comparison.decomposition, "runs", _everything),
+    # what a joule buys
+    "frontier": Exhibit(_frontier.accuracy_against_cost, "frontier"),
+    "targets": Exhibit(_frontier.cost_of_targets, "frontier"),
     # of other measurements
     "memory": Exhibit(figures.hardware.memory_lines, "memory"),
     "scaling": Exhibit(figures.hardware.scaling, "scaling"),

@@ -5,10 +5,10 @@ all of them share: a figure of your own looks like them if `style.new_figure` ma
 decorates the function that draws it.
 """
 
-from . import comparison, curves, forest, hardware, landscape, resources, style, tuning
+from . import comparison, curves, forest, frontier, hardware, landscape, resources, style, tuning
 from .single import alignment, bill_bars, goodness, images, learning_curves, pictures, reach, readout_points
 from .style import energy_of
 
-__all__ = ["comparison", "curves", "forest", "hardware", "landscape", "resources", "style", "tuning"]
-__all__ += ["alignment", "bill_bars", "energy_of", "goodness", "images", "learning_curves", "pictures"]
-__all__ += ["reach", "readout_points"]
+__all__ = ["alignment", "bill_bars", "comparison", "curves", "energy_of", "forest", "frontier", "goodness"]
+__all__ += ["hardware", "images", "landscape", "learning_curves", "pictures", "reach"]
+__all__ += ["readout_points", "resources", "style", "tuning"]

@@ -1,0 +1,128 @@
+"""What a budget buys: accuracy against cost, with the front that nothing beats, and what a target costs."""
+
+import math
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ...algorithms.arms import look, ordered
+from ...errors import choose
+from .. import frontier
+from ..order import NETWORK
+from . import style
+
+AXES = {
+    "flop": ("operations of training (TFLOP)", 1e12, "operations counted"),
+    "s": ("seconds of training", 1.0, "wall clock"),
+    "measured_j": ("energy of training (J, measured)", 1.0, "energy measured, gross"),
+    "estimated_j": ("energy of training (J, estimated)", 1.0, "energy estimated by a model, not measured"),
+}
+MOST = 4  # panels
+
+
+@style.styled
+def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
+    """Test accuracy against what a budget costs: a line per arm, its seeds' spread, and the Pareto front.
+
+    Args:
+        points: as `evidence.frontier.points` gives it; a panel per network, four at most.
+        cost: "flop", "s", "measured_j" or "estimated_j". A budget is drawn at what it costs a run that has
+            its machine to itself (`evidence.frontier.bill`); its accuracy is of all seeds.
+    """
+    style.require(points, "runs on a budget")
+    label, size, obtained = AXES[choose("cost", cost, AXES)]
+    means = frontier.means(points, cost)
+    if means.empty:
+        return style.blank(f"no run has a cost of its own in {label}")
+    panels = [part for _, part in means.groupby(NETWORK, sort=False)][:MOST]
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = style.new_figure(columns=columns, rows=lines, height=1.0 + 2.7 * lines)
+    for ax, part in zip(axes.flat, panels, strict=False):
+        front = part[part["front"]].sort_values("cost")
+        ax.step(
+            front["cost"] / size, front["mean"], where="post", color=style.GREY, lw=4, alpha=0.6, zorder=1
+        )
+        for name, arm in part.groupby("algorithm", sort=False):
+            arm = arm.sort_values("cost")
+            x, colour = arm["cost"] / size, look(name).colour
+            ax.fill_between(
+                x, arm["mean"] - arm["sd"], arm["mean"] + arm["sd"], color=colour, alpha=0.15, lw=0
+            )
+            style.curve(
+                ax, name, x, arm["mean"], marker=look(name).marker, ms=4.5, mec="white", mew=0.4, lw=1.3
+            )
+        ax.set_xscale("log")
+        style.plain_log(ax.xaxis, *ax.get_xlim())
+        ax.set(xlabel=label, ylabel="test accuracy (%)")
+        first = part.iloc[0]
+        n = part.groupby("algorithm", sort=False)["n"].agg(["min", "max"])
+        said = "; ".join(f"{look(a).label}: n = {_span(low, high)}" for a, low, high in n.itertuples())
+        style.name_panel(
+            ax,
+            f"{style.data_name(first['data'])} {first['architecture']}",
+            textwrap.fill(said, 105 // columns),
+        )
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    front = Line2D([], [], color=style.GREY, lw=4, alpha=0.6, label="front: nothing cheaper is better")
+    style.legend(figure, ordered(means["algorithm"]), extra=[front])
+    style.caption(
+        figure,
+        "a mark is a budget of passes that was fixed in advance, the rate falling to zero; mean over n seeds",
+        "band: sample standard deviation",
+        f"{obtained}; training and prefix work, without validation",
+    )
+    return figure
+
+
+@style.styled
+def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
+    """What each target costs every arm, as a ratio to the cheapest backpropagation, with its interval.
+
+    points, cost: as of `accuracy_against_cost`. A panel per network and target.
+    """
+    style.require(points, "runs on a budget")
+    _, _, obtained = AXES[choose("cost", cost, AXES)]
+    table = frontier.to_target(points, cost)
+    groups = [part for _, part in table.groupby([*NETWORK, "target"], sort=False)][: 2 * MOST]
+    rows = -(-len(groups) // 2)
+    height = 0.9 + rows * (0.75 + 0.24 * max(map(len, groups)))
+    figure, axes = style.new_figure(columns=min(2, len(groups)), rows=rows, height=height)
+    for ax, part in zip(axes.flat, groups, strict=False):
+        for place, row in enumerate(part.itertuples()):
+            text = f"n = {row.n}" + (f", {row.misses} never" if row.misses else "")
+            if math.isfinite(row.ratio):
+                ax.barh(place, row.ratio, height=0.6, **style.bar(row.algorithm))
+                if math.isfinite(row.low) and row.high > row.low:
+                    ends = [row.low, min(row.high, 1e3)]
+                    ax.plot(ends, [place] * 2, color="black", lw=1.0)
+                text = f"{style.ratio(row.ratio)}, {text}"
+            elif not math.isnan(row.ratio):
+                text = f"not reached, {text}"
+            ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=7, va="center")
+        ax.axvline(1.0, color="black", lw=0.8)
+        known = part[["ratio", "high"]].to_numpy()
+        ax.set_xlim(0, 1.1 * min(3.0, known[np.isfinite(known)].max(initial=1.0)))
+        ax.set_ylim(-0.6, len(part) - 0.4)
+        style.bars_named(ax, [look(name).label for name in part["algorithm"]], fontsize=8)
+        first = part.iloc[0]
+        where = f"{style.data_name(first['data'])} {first['architecture']}: {first['accuracy']:.2f} %"
+        style.name_panel(ax, where, first["target"])
+    for ax in axes.flat[len(groups) :]:
+        ax.set_visible(False)
+    style.caption(
+        figure,
+        "bar: cost of the smallest budget that reaches the target on validation data, median over n seeds, "
+        "as a ratio to the cheapest arm of backpropagation",
+        "line: its 95 % interval, by a bootstrap over seeds",
+        f"{obtained}; training and prefix work, without validation",
+    )
+    return figure
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"

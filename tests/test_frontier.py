@@ -1,0 +1,430 @@
+"""The frontier: a budget fixed in advance, its division, its search, and what a target costs."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats as scipy_stats
+
+import bpfree
+from bpfree import Experiment, tuning
+from bpfree.errors import InvalidInput, UnknownName
+from bpfree.evidence import frontier
+from bpfree.evidence.figures import frontier as pictures
+from bpfree.experiments import study, tuned
+from bpfree.experiments.experiment import fit
+from bpfree.experiments.store import Store
+from bpfree.training.stage import Stage
+from bpfree.training.stopping import Budget
+from bpfree.tuning.spaces import quasi_random
+
+SMALL = {"architecture": "2x16", "device": "cpu", "protocol": "frontier"}
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("BPFREE_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(tuned, "SHIPPED", tmp_path / "shipped.csv")
+    return tmp_path / "store"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return bpfree.load("digits")
+
+
+# ---------------------------------------------------------------- a budget and its division
+
+
+def stages(*shares: float | None) -> list[Stage]:
+    """Stages with these shares; None is one that is solved."""
+    return [
+        Stage(str(i), losses=None if share is None else lambda *_: iter(()), share=share or 1.0)
+        for i, share in enumerate(shares)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("passes", "shares", "lengths"),
+    [
+        (8, (1,), [8]),
+        (8, (1, 1), [4, 4]),
+        (9, (1, 1), [5, 4]),  # a half is rounded up
+        (12, (1, 0.5), [8, 4]),
+        (16, (1, 0.5, 0.25), [9, 5, 2]),  # 64/7, then 2/3 of 7
+        (2, (1, 0.001), [1, 1]),  # each has one
+        (3, (0.001, 1, 1), [1, 1, 1]),
+        (8, (None, 1, None, 1), [1, 3, 1, 3]),  # what is solved has its one
+        (2, (None, None), [1, 1]),
+    ],
+)
+def test_an_exact_budget_is_divided_by_shares(passes, shares, lengths):
+    assert Budget("passes", passes, exact=True).lengths(stages(*shares)) == lengths
+
+
+def test_whatever_the_shares_an_exact_budget_is_spent_and_no_stage_goes_without():
+    generator = np.random.default_rng(0)
+    for _ in range(500):
+        shares = generator.uniform(0.01, 1, generator.integers(1, 6))
+        passes = int(generator.integers(len(shares), 70))
+        lengths = Budget("passes", passes, exact=True).lengths(stages(*shares))
+        assert sum(lengths) == passes
+        assert min(lengths) >= 1
+        wanted = passes * shares / shares.sum()
+        if wanted.min() > 1.5:
+            assert np.abs(np.array(lengths) - wanted).max() < 1.5  # rounding is passed on
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (lambda: Budget("passes", 1, exact=True).lengths(stages(1, 1)), "1 passes for 2 stages.*give 2"),
+        (lambda: Budget("s", 3, exact=True), "whole number of passes"),
+        (lambda: Budget("passes", 2.5, exact=True), "whole number of passes"),
+        (lambda: Experiment("mf", max_epochs=0, protocol="frontier"), "max_epochs"),
+        (lambda: Experiment("mf", options={"stage_ratio": 0.0}, protocol="frontier"), "stage_ratio"),
+        (lambda: Experiment("ff_sgd", options={"lr_schedule": "linear"}), "contradicts 'ff_sgd'"),
+        (lambda: Experiment("mf", protocol="frontier", preset="tuned"), "budget of 16 passes"),
+    ],
+)
+def test_bad_input_is_one_line(what, words):
+    with pytest.raises(InvalidInput, match=words) as error:
+        what()
+    assert "\n" not in str(error.value)
+
+
+def test_too_few_passes_are_refused_before_anything_is_trained(digits):
+    for name in ("mf", "cafo_rand_mse"):
+        with pytest.raises(InvalidInput, match="every stage needs one"):
+            fit(Experiment(name, max_epochs=1, protocol="frontier"), digits, progress=False)
+
+
+@pytest.mark.parametrize("algorithm", ["bp", "bp_ds", "mf", "mf_interleaved", "ff", "ff_sgd", "cafo_rand"])
+@pytest.mark.parametrize("passes", [8, 9])
+def test_every_arm_spends_the_budget_and_keeps_its_last_weights(digits, algorithm, passes):
+    network = "cnn-2-2-2" if algorithm.startswith("cafo") else "2x16"
+    e = Experiment(algorithm, **{**SMALL, "architecture": network}, max_epochs=passes)
+    trained, history = fit(e, digits, progress=False)
+    assert history.epochs == passes
+    for stage in history.stages:
+        assert stage.ended in ("budget", "solved")
+        assert stage.restored == len(stage.rows)
+    for stage in trained.stages():
+        assert stage.losses is None or stage.schedule == "linear"
+
+
+def test_the_rate_falls_to_zero_over_each_stage(digits):
+    """MF on a budget of 3 against plain torch: 2 passes for layer 1 and 1 for layer 2, step by step."""
+    e = Experiment("mf", **SMALL, max_epochs=3, options={"stage_ratio": 0.5}, hyperparameters={"lr": 0.01})
+    trained, history = fit(e, digits, progress=False)
+    assert [len(stage.rows) for stage in history.stages] == [2, 1]
+    model = bpfree.MLP([64, 16, 16], classes=10)
+    twin = bpfree.MonoForward(model, lr=0.01)
+    twin.initialise(0)
+    wd = e.resolved_options(e.rule())["weight_decay"]
+    steps = len(digits.x_train) // 128
+    hidden = digits.x_train
+    from bpfree.training.chance import stream
+
+    for i, passes in ((1, 2), (2, 1)):
+        block, head = model.blocks[i - 1], twin.heads[str(i)]
+        parameters = [*block.parameters(), *head.parameters()]
+        optimiser = torch.optim.AdamW(parameters, lr=0.01, weight_decay=wd)
+        for epoch in range(passes):
+            order = torch.randperm(len(hidden), generator=stream(0, f"layer {i}", epoch + 1, "order"))
+            for k in range(steps):
+                for group in optimiser.param_groups:
+                    group["lr"] = 0.01 * (1 - (epoch * steps + k) / (passes * steps))
+                rows = order[128 * k : 128 * (k + 1)]
+                optimiser.zero_grad()
+                loss = torch.nn.functional.cross_entropy(head(block(hidden[rows])), digits.y_train[rows])
+                loss.backward()
+                optimiser.step()
+        with torch.no_grad():
+            hidden = block(hidden)
+    for name, value in trained.state_dict().items():
+        if name != "stages_finished":
+            torch.testing.assert_close(value, twin.state_dict()[name], atol=1e-5, rtol=1e-4)
+
+
+# ---------------------------------------------------------------- keys
+
+
+def test_the_budget_is_part_of_the_key_and_the_usual_division_is_not(digits):
+    def key(*, algorithm="mf", ratio=None, **changes):
+        options = {} if ratio is None else {"options": {"stage_ratio": ratio}}
+        return Experiment(algorithm, **{**SMALL, **options, **changes}).resolve(digits).key
+
+    assert key(max_epochs=4) != key(max_epochs=8)
+    assert key(max_epochs=16) == key()  # the protocol's own
+    assert key(max_epochs=4, ratio=1.0) == key(max_epochs=4)
+    assert key(max_epochs=4, ratio=0.5) != key(max_epochs=4)
+    assert key(protocol="convergence", ratio=1) == key(protocol="convergence")
+
+
+def test_records_on_a_budget_tell_budgets_apart(store):
+    runs = [Experiment("bp", **SMALL, max_epochs=n) for n in (1, 2)]
+    records = bpfree.run_many(runs, progress=False)
+    table = bpfree.records()
+    assert sorted(table["max_epochs"].unique()) == [1, 2]
+    assert (table.loc[table["metric"] == "stages_at_cap", "value"] == 0).all()
+    found = frontier.points(records)
+    assert found["passes"].tolist() == [1, 2]
+    assert found["flop"].iloc[1] == pytest.approx(2 * found["flop"].iloc[0])
+    assert found["run"].tolist() == [r.key[:12] for r in records]
+    assert frontier.points([bpfree.run(replace(runs[0], protocol="convergence"), progress=False)]).empty
+
+
+# ---------------------------------------------------------------- the search
+
+
+def test_quasi_random_points_are_as_even_as_sobols():
+    ranges = {
+        "lr": tuning.space(Experiment("mf", protocol="frontier"))["lr"],
+        "n": (3, 6, "int"),
+        "share": (0.5, 1.0, "linear"),
+    }
+    points = quasi_random(ranges, 16)
+    u = np.array(
+        [[math.log(p["lr"] / 3e-5) / math.log(1e-2 / 3e-5), (p["share"] - 0.5) / 0.5] for p in points]
+    )
+    for column in u.T:  # of 16 points of a Sobol sequence each sixteenth of an axis has one
+        assert sorted((16 * column).astype(int)) == list(range(16))
+    assert scipy_stats.qmc.discrepancy(u) < 0.02
+    assert {n: sum(p["n"] == n for p in points) for n in (3, 4, 5, 6)} == dict.fromkeys((3, 4, 5, 6), 4)
+    assert quasi_random(ranges, 8) == points[:8]
+
+
+def test_every_arm_has_the_same_trials_and_small_budgets_choose_for_large_ones(store):
+    arms = [Experiment(name, **SMALL) for name in ("bp", "mf")]
+    trials = {1: 4, 2: 4, 4: 2}
+    studies = tuning.tune_budgets(arms, trials, progress=False)
+    table = tuning.trials(studies)
+    counts = table.groupby(["algorithm", "study"], sort=False).size()
+    assert counts["bp"].tolist() == [4, 4, 2]
+    assert counts["mf"].tolist() == [4, 2]  # a budget of one pass is none for two stages
+    assert set(table.loc[table["algorithm"] == "mf", "stage_ratio"].between(0.5, 1)) == {True}
+    for name in ("bp", "mf"):
+        of = {n: g for n, g in table[table["algorithm"] == name].groupby("study", sort=False)}
+        smaller, larger = list(of.values())[-2:]
+        best = smaller.sort_values("value", ascending=False)["lr"].head(2)
+        assert set(larger["lr"]) == set(best)
+        for passes in (2, 4):
+            own = tuned.settings(name, "digits", "2x16", passes=passes)
+            last = {2: smaller, 4: larger}[passes]
+            assert own["lr"] == last.loc[last["value"].idxmax(), "lr"]
+    assert tuned.settings("bp", "digits", "2x16") == {}  # of no other length of training
+    again = tuning.trials(tuning.tune_budgets(arms, trials, progress=False))
+    assert again["value"].tolist() == table["value"].tolist()
+    e = Experiment("mf", **SMALL, max_epochs=4, preset="tuned")
+    assert e.rule().source == "tuned"
+    assert e.resolved_options(e.rule())["lr_schedule"] == "linear"
+    with pytest.raises(InvalidInput, match="budget of 8 passes"):
+        Experiment("mf", **SMALL, max_epochs=8, preset="tuned")
+    with pytest.raises(InvalidInput, match="larger budget"):
+        tuning.tune_budgets(arms, {1: 2, 2: 3}, progress=False)
+
+
+def test_the_study_has_every_budget_that_fits():
+    chosen = replace(study.profile("quick", seeds=[0, 1]), passes=(1, 2, 4))
+    runs = chosen.frontier("bp", "mf")
+    assert [(e.seed, e.algorithm, e.max_epochs) for e in runs] == [
+        (seed, *arm) for seed in (0, 1) for arm in (("bp", 1), ("bp", 2), ("bp", 4), ("mf", 2), ("mf", 4))
+    ]
+    assert {e.protocol for e in runs} == {"frontier"}
+    assert not any(e.reference() for e in runs)
+    assert replace(chosen, preset="tuned").frontier("bp", "mf") == []  # nothing was tuned
+    tuned.write_settings("mf", "digits", "2x256", {"lr": 0.5}, passes=4)
+    [*found] = replace(chosen, preset="tuned").frontier("bp", "mf")
+    assert {(e.algorithm, e.max_epochs, e.rule().hyperparameters["lr"]) for e in found} == {("mf", 4, 0.5)}
+
+
+# ---------------------------------------------------------------- what a target costs
+
+
+def made(arms: dict[str, dict[int, list[float]]], cost: dict[str, float], data="mnist") -> pd.DataFrame:
+    """Points with these validation accuracies by arm, budget and seed; a pass costs so much."""
+    rows = [
+        {"data": data, "architecture": "2x1000", "algorithm": name, "passes": passes, "seed": seed}
+        | {"val_accuracy": value, "test_accuracy": value - 1, "flop": passes * cost[name]}
+        | {"s": passes * cost[name], "machine": "m"}
+        for name, budgets in arms.items()
+        for passes, values in budgets.items()
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+COST = {"bp": 10.0, "bp_ds": 11.0, "mf": 4.0}
+
+
+def test_targets_are_backpropagations_median_best_and_what_all_reach():
+    points = made(
+        {
+            "bp": {1: [80, 80, 80], 2: [90, 91, 92]},
+            "bp_ds": {1: [85, 85, 85], 2: [84, 93, 96]},
+            "mf": {2: [99, 79, 99], 4: [99, 81, 99]},
+        },
+        COST,
+    )
+    found = frontier.targets(points).set_index("target")["accuracy"]
+    assert found[frontier.BEST] == 93  # of 85, 93, 96; bp's is 91; mf's do not count
+    assert found[frontier.ALL] == 81  # mf's worst seed at its best budget
+    even = points[points["seed"] < 2]
+    assert frontier.targets(even).set_index("target").loc[frontier.BEST, "accuracy"] == 90  # of 90 and 91
+
+
+def test_a_seed_without_all_budgets_says_nothing():
+    points = made({"bp": {1: [80, 80], 2: [90, 99]}}, COST)
+    points = points.drop(points.query("passes == 1 and seed == 1").index)
+    assert frontier.whole(points)["seed"].unique().tolist() == [0]
+    assert frontier.targets(points)["accuracy"].tolist() == [90, 90]
+
+
+def test_cost_to_target_takes_the_smallest_budget_and_counts_misses_as_infinite():
+    points = made(
+        {
+            "bp": {1: [80, 80, 80], 2: [90, 91, 92]},
+            "mf": {2: [91, 91, 80], 4: [80, 95, 80]},  # seed 0 reaches it early and loses it again
+        },
+        COST,
+    )
+    table = frontier.to_target(points, "flop")
+    best = table[table["target"] == frontier.BEST].set_index("algorithm")
+    assert best.loc["bp", "accuracy"] == 91
+    assert best["misses"].tolist() == [1, 1]  # bp's own: seed 0
+    assert best.loc["mf", ["passes", "cost", "ratio"]].tolist() == [2, 8, 0.4]
+    assert best.loc["bp", ["cost", "ratio"]].tolist() == [20, 1]
+    lost = made({"bp": {2: [90, 91]}, "mf": {2: [1, 2]}}, COST)
+    table = frontier.to_target(lost, "flop")
+    row = table.query("algorithm == 'mf'").iloc[0]
+    assert (row["misses"], row["cost"], row["ratio"]) == (2, math.inf, math.inf)
+
+
+def test_a_cost_is_of_runs_that_were_alone_and_of_one_machine():
+    points = made({"bp": {1: [80, 81, 82, 83]}}, COST)
+    points["s"] = [5.0, 7.0, 100.0, math.nan]
+    points["machine"] = ["a", "a", "b", "a"]
+    assert frontier.bill(points, "s").tolist() == [6.0]
+    assert frontier.bill(points, "flop").tolist() == [10.0]
+    points["s"] = math.nan
+    assert frontier.bill(points, "s").empty
+    assert frontier.to_target(points, "s")["cost"].isna().all()
+
+
+def test_trimmed_mean_and_median_with_misses():
+    assert frontier.trimmed_mean(range(1, 11)) == 5.5
+    assert frontier.trimmed_mean([*range(1, 10), math.inf]) == 5.5
+    assert frontier.trimmed_mean([*range(1, 9), math.inf, math.inf]) == math.inf
+    assert math.isnan(frontier.trimmed_mean([1, 2]))
+    five = pd.Series([1, 2, 3, 4, 5, *[math.inf] * 5])
+    one = pd.Series([1.0] * 10)
+    assert frontier.ratio_of_medians(five, one)[0] == math.inf
+    assert frontier.ratio_of_medians(five.replace(math.inf, 5), one)[0] == 5
+
+
+def test_the_ratio_of_medians_pairs_seeds_and_its_interval_holds_the_truth():
+    generator, held = np.random.default_rng(1), 0
+    for _ in range(100):
+        base = pd.Series(generator.lognormal(0, 0.3, 15))
+        own = pd.Series(0.5 * generator.lognormal(0, 0.3, 15))
+        middle, low, high = frontier.ratio_of_medians(own, base)
+        assert low <= middle <= high
+        held += low <= 0.5 <= high
+    assert held >= 85
+    middle, low, high = frontier.ratio_of_medians(0.5 * base, base)  # the same seeds are drawn of both
+    assert (middle, low, high) == (0.5, 0.5, 0.5)
+    assert all(map(math.isnan, frontier.ratio_of_medians(own[:1], base[:1])))
+
+
+def test_equal_accuracy_is_that_of_backpropagation_at_its_best():
+    points = made(
+        {
+            "bp": {1: [80, 82], 2: [90, 92], 4: [90, 90]},
+            "bp_ds": {1: [70, 70], 2: [91, 91]},  # as good as bp's best, and dearer
+            "mf": {2: [89, 89], 4: [96, 88], 8: [99, 99]},
+        },
+        COST,
+    )
+    table = frontier.at_equal_accuracy(points, "flop").set_index("algorithm")
+    row = table.loc["mf"]
+    assert (row["baseline"], row["baseline_passes"], row["accuracy"]) == ("bp", 2, 91)
+    assert (row["passes"], row["ratio"]) == (4, 16 / 20)
+    assert (row["test"], row["baseline_test"]) == (91, 90)
+    assert table.loc["bp", "ratio"] == 1
+    assert row["low"] <= row["ratio"] <= row["high"]
+    worse = made({"bp": {1: [80, 82]}, "mf": {2: [79, 79]}}, COST)
+    row = frontier.at_equal_accuracy(worse, "flop").set_index("algorithm").loc["mf"]
+    assert (row["ratio"], row["high"]) == (math.inf, math.inf)
+    assert math.isnan(row["passes"])
+    assert frontier.at_equal_accuracy(made({"mf": {2: [79, 79]}}, COST), "flop").empty
+
+
+def test_the_interval_at_equal_accuracy_is_the_bootstraps():
+    """Against every draw of three seeds with replacement, all 27 of them, written out."""
+    points = made({"bp": {1: [80, 81, 85], 2: [84, 83, 82]}, "mf": {2: [82, 83, 81], 4: [86, 82, 84]}}, COST)
+    val = points.pivot_table(index="seed", columns=["algorithm", "passes"], values="val_accuracy")
+    price = {("bp", 1): 10, ("bp", 2): 20, ("mf", 2): 8, ("mf", 4): 16}
+    ratios = []
+    for draw in itertools.product(range(3), repeat=3):
+        mean = val.iloc[list(draw)].mean()
+        best = max([("bp", 1), ("bp", 2)], key=lambda arm: (mean[arm], -price[arm]))
+        enough = [price[arm] for arm in (("mf", 2), ("mf", 4)) if mean[arm] >= mean[best]]
+        ratios.append(min(enough, default=math.inf) / price[best])
+    row = frontier.at_equal_accuracy(points, "flop").set_index("algorithm").loc["mf"]
+    low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")
+    assert (row["low"], row["high"]) == (low, high)
+
+
+def test_the_front_is_what_nothing_cheaper_beats():
+    generator = np.random.default_rng(2)
+    arms = {name: {2**k: generator.uniform(80, 99, 3) for k in range(5)} for name in COST}
+    table = frontier.means(made(arms, COST), "flop")
+    for row in table.itertuples():
+        beaten = ((table["cost"] <= row.cost) & (table["mean"] > row.mean)).any()
+        same = (table["cost"] <= row.cost) & (table["mean"] == row.mean)
+        assert row.front == (not beaten and same.sum() == 1)
+    assert table["n"].eq(3).all()
+
+
+def test_pictures_say_everything_and_hide_nothing():
+    arms = {
+        "bp": {1: [80, 82, 81], 2: [90, 92, 91]},
+        "mf": {2: [89, 89, 79], 4: [96, 88, 90]},
+    }
+    points = pd.concat([made(arms, COST), made(arms, COST, "fashion_mnist")])
+    picture = pictures.accuracy_against_cost(points, "s")
+    shown = [ax for ax in picture.axes if ax.get_visible()]
+    assert [ax.get_title(loc="left") for ax in shown] == ["MNIST 2x1000", "Fashion-MNIST 2x1000"]
+    means = frontier.means(points, "s")
+    for ax, (_, part) in zip(shown, means.groupby("data", sort=False), strict=True):
+        drawn = {
+            tuple(map(float, xy)) for line in ax.get_lines() for xy in zip(*line.get_data(), strict=True)
+        }
+        assert {(row.cost, row.mean) for row in part.itertuples()} <= drawn
+        low, high = ax.get_ylim()
+        assert ((part["mean"] - part["sd"] >= low) & (part["mean"] + part["sd"] <= high)).all()
+        assert ax.get_xlabel() == "seconds of training"
+    bars = pictures.cost_of_targets(points, "flop")
+    assert (
+        sum(len(ax.patches) for ax in bars.axes)
+        == np.isfinite(frontier.to_target(points, "flop")["ratio"]).sum()
+    )
+    with pytest.raises(UnknownName, match="allowed are flop, s, measured_j"):
+        pictures.accuracy_against_cost(points, "joules")
+    points["estimated_j"] = math.nan
+    assert pictures.accuracy_against_cost(points, "estimated_j").axes  # a reason in place of a picture
+
+
+def test_what_is_kept_stays_beside_what_comes(tmp_path):
+    (tmp_path / "data").mkdir()
+    first = bpfree.run_many([Experiment("bp", **SMALL, max_epochs=1)], progress=False)
+    more = bpfree.run_many([Experiment("bp", **SMALL, max_epochs=2)], progress=False)
+    for records in (first, more, first):
+        path = frontier.keep(records, tmp_path)
+    assert pd.read_csv(path)["passes"].tolist() == [1, 2]
+    assert list(pd.read_csv(path).columns) == list(frontier.points(Store().records()).columns)
