@@ -1,15 +1,15 @@
 """What the committed runs and measurements answer: numbers computed, each with the n of its own runs."""
 
 from collections.abc import Iterator
-from math import isnan, nan
+from math import inf, isnan, nan
 
 import pandas as pd
 
 from ..algorithms.arms import label
 from ..experiments import published
 from ..experiments.protocols import REFERENCE
-from . import gallery
-from .order import NETWORK, arranged, network_name
+from . import frontier, gallery
+from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
 from .tables.text import Quantity
 
@@ -106,3 +106,77 @@ def _ours(algorithm: str) -> Iterator[tuple]:
                 who = f"here, {device[whole.machine]}"
                 there = (runs[runs["machine"] == whole.machine] for runs in pair)
                 yield data, network, who, *ours.comparison("epochs", "ratio", *there), of_a_pass, whole
+
+
+def waiting(*algorithms: str) -> pd.DataFrame:
+    """How much of training to convergence is waiting: the passes after the one whose weights were kept.
+
+    A row per network and algorithm, of the committed runs of chapter 05 under `convergence`: n (seeds), the
+    passes of a run, how many of them came after the kept one of their stage, and that in %.
+    """
+    rows = []
+    for r in gallery.committed_runs("05"):
+        e = r.experiment
+        if (
+            (e.protocol, r.status) == ("convergence", "finished")
+            and e.algorithm in algorithms
+            and len(r.history)
+        ):
+            last = r.history.groupby("stage")["epoch"].max()
+            kept = r.history[r.history["kept"]].groupby("stage")["epoch"].max()
+            place = e.data, e.architecture, e.algorithm, e.seed
+            rows.append((*place, last.sum(), (last - kept).sum()))
+    table = pd.DataFrame(rows, columns=[*PLACE, "seed", "passes", "waiting"]).query("data != 'digits'")
+    table = table.groupby([*PLACE, "seed"], as_index=False).mean()  # a seed that ran twice is one
+    found = []
+    for place, runs in arranged(table, *PLACE).groupby(PLACE, sort=False):
+        share = 100 * runs["waiting"] / runs["passes"]
+        who = {"network": network_name(*place[:2]), "algorithm": label(place[2]), "n": len(runs)}
+        numbers = {"passes": runs["passes"], "of these waiting": runs["waiting"], "in %": share}
+        found.append(who | {name: Quantity(v.mean(), v.std(ddof=1), 0) for name, v in numbers.items()})
+    return pd.DataFrame(found)
+
+
+def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
+    """For which networks and budgets local learning pays: Markdown, a line for each network.
+
+    What every local algorithm spends to be as accurate as backpropagation at its best, and who is on the
+    front.
+    """
+    equal, means = frontier.at_equal_accuracy(points, cost), frontier.means(points, cost)
+    lines = []
+    for (data, network), arms in equal.groupby(NETWORK, sort=False):
+        first, said = arms.iloc[0], []
+        for row in arms[~arms["algorithm"].isin(frontier.BASELINES)].itertuples():
+            interval = "" if isnan(row.low) else f", 95 % interval {_times(row.low)} to {_times(row.high)}"
+            if row.ratio == inf:
+                own = points[(points[PLACE] == [data, network, row.algorithm]).all(axis=1)]
+                tried = int(own["passes"].max())
+                said.append(f"{label(row.algorithm)} does not reach that in {tried} passes or fewer")
+            else:
+                said.append(
+                    f"{label(row.algorithm)} reaches that for **{row.ratio:.2f} times** the operations"
+                    f"{interval}, at {row.test:.2f} % on the test data"
+                )
+        here = means[(means[NETWORK] == [data, network]).all(axis=1) & means["front"]].sort_values("cost")
+        turns = (here["algorithm"] != here["algorithm"].shift()).cumsum()
+        front = [
+            f"{label(part['algorithm'].iat[0])} {_span(part['passes'])} ({part['mean'].iat[-1]:.2f} %)"
+            for _, part in here.groupby(turns)
+        ]
+        lines.append(
+            f"- {network_name(data, network)} (n = {first['n']}): backpropagation is at its best as "
+            f"{label(first['baseline'])} with {first['baseline_passes']} passes, "
+            f"{first['baseline_test']:.2f} % on the test data. {'; '.join(said)}. On the front, from the "
+            f"cheapest to the dearest, by passes: {', '.join(front)}."
+        )
+    return "\n".join(lines)
+
+
+def _times(ratio: float) -> str:
+    return "never" if ratio == inf else f"{ratio:.2f}"
+
+
+def _span(passes: pd.Series) -> str:
+    first, last = passes.iat[0], passes.iat[-1]
+    return f"{first}" if first == last else f"{first} to {last}"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..algorithms.arms import ordered
+from ..experiments import store
 from ..experiments.store import Record
 from . import stats
 from .evidence import FOLDER, read_table, write_table
@@ -128,6 +129,35 @@ def means(points: pd.DataFrame, cost: str) -> pd.DataFrame:
         better = by_cost["mean"] > by_cost["mean"].cummax().shift(fill_value=-math.inf)
         table.loc[better.index[better], "front"] = True
     return table
+
+
+def best(points: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
+    """(data, network, algorithm) and its points at the budget with the highest mean validation accuracy.
+
+    Of equals the smallest budget; in the order of tables.
+    """
+    found = []
+    for place, runs in arranged(points, *PLACE, "passes").groupby(PLACE, sort=False):
+        by_budget = runs.groupby("passes")["val_accuracy"].mean()
+        found.append((place, runs[runs["passes"] == by_budget.idxmax()]))
+    return found
+
+
+def best_records(points: pd.DataFrame) -> pd.DataFrame:
+    """The test accuracies of `best` as tidy records (see `bpfree.records`), which tables and tests take.
+
+    Budgets differ from arm to arm, each being the one that its own validation chose.
+    """
+    parts = [runs for _, runs in best(points)]
+    runs = pd.concat(parts) if parts else points
+    runs = runs.rename(columns={"run": "key"}).assign(
+        **{"protocol": "frontier", "preset": "tuned", "settings": "tuned for each budget", "unit": "%"},
+        **{"max_epochs": math.nan, "precision": "fp32", "status": "finished", "stages_at_cap": 0.0},
+        **{"machine": None, "provenance": None},
+    )
+    named = [c for c in store.TIDY_COLUMNS if c not in ("metric", "value")]
+    long = runs.melt(named, ["test_accuracy", "stages_at_cap"], "metric", "value")
+    return long.reindex(columns=store.TIDY_COLUMNS)
 
 
 def reaching(points: pd.DataFrame, accuracy: float) -> pd.Series:

@@ -34,6 +34,7 @@ Experiments = Callable[[study.Profile], "list[Experiment]"]
 PRINTED = {"source": ["thesis", "2026"], "protocol": ["published", "convergence_loss"], "variant": ""}
 STUDY = ("runs", "epochs", "traces")
 TABLES = (*STUDY, "machines")
+OTHERS = ("frontier_trials",)  # what no figure shows
 APART = ("09",)  # whose runs are the many of `frontier.csv`
 
 
@@ -155,7 +156,7 @@ def _gallery_name(name: str) -> str:
 
 def path_of(name: str, folder: Path = FOLDER) -> Path:
     """Where the table of a figure lies, or one of `TABLES`. Raises UnknownName for no such figure."""
-    if name not in (*TABLES, *(exhibit.table for exhibit in GALLERY.values())):
+    if name not in (*TABLES, *OTHERS, *(exhibit.table for exhibit in GALLERY.values())):
         name = GALLERY[_gallery_name(name)].table
     return Path(folder) / "data" / f"{name}.csv"
 

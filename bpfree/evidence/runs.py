@@ -258,7 +258,7 @@ def whose_settings(arms: pd.DataFrame) -> pd.Series:
     """
     said = _as_text(arms["settings"])
     thesis = functools.partial(published.searches, source="thesis")
-    for source, word, searches in (("tuned", "tuned here", tuned.table), ("thesis", "thesis", thesis)):
+    for source, word, searches in (("tuned", "tuned here", tuned.usual), ("thesis", "thesis", thesis)):
         own = arms["settings"] == source
         if own.any():
             table = searches().drop_duplicates(PLACE)

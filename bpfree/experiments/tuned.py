@@ -48,6 +48,12 @@ def table() -> pd.DataFrame:
         raise InvalidInput(f"{store_path()} cannot be read ({error}): remove it and tune again") from None
 
 
+def usual() -> pd.DataFrame:
+    """Of `table` what was tuned for no budget in particular."""
+    rows = table()
+    return rows[rows["passes"].isna()]
+
+
 def settings(algorithm: str, data: str, architecture: str, passes: int | None = None) -> dict:
     """The tuned hyperparameters of an arm, {parameter: value}; empty if it was never tuned.
 

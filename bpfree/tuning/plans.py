@@ -85,7 +85,7 @@ def beside_published() -> pd.DataFrame:
     values = published.hyperparameters().set_index(["source", *tuned.ARM_KEYS, "parameter"])["value"]
     ranges = published.searches().set_index([*tuned.ARM_KEYS, "parameter"])
     rows = []
-    for row in tuned.table().query("passes.isna()").itertuples():
+    for row in tuned.usual().itertuples():
         place, space = (row.algorithm, row.data, row.architecture), arm(row.algorithm).space
         known = {source: values.get((source, *place, row.parameter)) for source in ("thesis", "2026")}
         if row.parameter not in space or all(value is None for value in known.values()):

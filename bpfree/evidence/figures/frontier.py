@@ -92,6 +92,7 @@ def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
     rows = -(-len(groups) // 2)
     height = 0.9 + rows * (0.75 + 0.24 * max(map(len, groups)))
     figure, axes = style.new_figure(columns=min(2, len(groups)), rows=rows, height=height)
+    figure.get_layout_engine().set(wspace=0.12)
     for ax, part in zip(axes.flat, groups, strict=False):
         for place, row in enumerate(part.itertuples()):
             text = f"n = {row.n}" + (f", {row.misses} never" if row.misses else "")

@@ -3,12 +3,14 @@
 summary, bill_of_run, readouts, passes_times_cost      what runs reached and cost
 ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
                                                 the paper's tables, its numbers beside ours
+at_best, to_target, at_equal_accuracy           what budgets bought, and what a target costs
 overview, gap_to_printed                        all of it in a row; what sets it apart from what was printed
 agreement                                       how far ours agree with what was printed
 best_hyperparameters, environment               what was trained with, and on
 markdown, latex                                 a table as text
 """
 
+from .budgets import at_best, at_equal_accuracy, to_target
 from .paper import (
     agreement,
     cafo_efficiency,
@@ -25,7 +27,15 @@ from .setup import best_hyperparameters, environment
 from .summary import bill_of_run, passes_times_cost, readouts, summary
 from .text import Quantity, latex, markdown
 
-__all__ = ["agreement", "best_hyperparameters", "bill_of_run", "cafo_efficiency", "cafo_performance"]
-__all__ += ["cross_algorithm", "environment", "ff_efficiency", "ff_performance", "gap_to_printed", "latex"]
-__all__ += ["Quantity", "mf_efficiency", "mf_performance", "overview", "passes_times_cost"]
-__all__ += ["markdown", "readouts", "summary"]
+__all__ = [
+    "Quantity",
+    "agreement",
+    "at_best",
+    "at_equal_accuracy",
+    "best_hyperparameters",
+    "bill_of_run",
+    "cafo_efficiency",
+]
+__all__ += ["cafo_performance", "cross_algorithm", "environment", "ff_efficiency", "ff_performance"]
+__all__ += ["gap_to_printed", "latex", "markdown", "mf_efficiency", "mf_performance", "overview"]
+__all__ += ["passes_times_cost", "readouts", "summary", "to_target"]

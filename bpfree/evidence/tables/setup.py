@@ -29,7 +29,7 @@ def best_hyperparameters(used: Iterable[Resolved] = (), *, tuned: pd.DataFrame |
     Args:
         used: resolved experiments, `record.experiment` of each run. Where there are any, the table is of
             their data sets; several values of one arm are all shown.
-        tuned: as `bpfree.experiments.tuned.table()` gives it.
+        tuned: as `bpfree.experiments.tuned.usual()` gives it.
 
     Returns: a row per network, algorithm and parameter, with a column per source, "tuned" and "used".
     """

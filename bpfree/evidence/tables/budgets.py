@@ -1,0 +1,127 @@
+"""What budgets that were fixed in advance bought, and what a target costs: tables of `frontier.points`."""
+
+import math
+
+import pandas as pd
+
+from ...algorithms.arms import label
+from .. import frontier
+from ..order import network_name
+from .text import Quantity
+
+#: column of `frontier.points` -> what a reader calls it, and how many of its units are one of the reader's
+SPENT = {
+    "flop": ("operations (TFLOP)", 1e12),
+    "s": ("time (s)", 1.0),
+    "measured_j": ("energy (J, measured)", 1.0),
+    "estimated_j": ("energy (J, estimated)", 1.0),
+}
+RIVAL = "cheapest BP"
+
+
+def at_best(points: pd.DataFrame) -> pd.DataFrame:
+    """Every arm at the budget that validates best: what it reached there, by which settings, and the cost.
+
+    Columns: network, algorithm, passes, learning rate and weight decay, test accuracy (%) and that by all
+    layers, then the costs that are known: of runs that had their machine to themselves, gross.
+    """
+    rows = []
+    bills = {cost: frontier.bill(points, cost) for cost in SPENT}
+    for place, runs in frontier.best(points):
+        first = runs.iloc[0]
+        row = {
+            "network": network_name(*place[:2]),
+            "algorithm": label(place[2]),
+            "passes": first["passes"],
+            "learning rate": f"{first['lr']:.2g}",
+            "weight decay": f"{first['weight_decay']:.2g}",
+            "test accuracy (%)": Quantity.of(runs["test_accuracy"], 2),
+            "by all layers (%)": Quantity.of(runs["test_accuracy[sum]"], 2),
+        }
+        for cost, (name, size) in SPENT.items():
+            row[name] = _rounded(bills[cost].get((*place, first["passes"]), math.nan) / size)
+        rows.append(row)
+    return _without_blanks(pd.DataFrame(rows))
+
+
+def to_target(points: pd.DataFrame) -> pd.DataFrame:
+    """What it costs to reach each target of `frontier.targets`, by arm.
+
+    Columns: network, target, its validation accuracy (%), algorithm, n (seeds), never (how many of them miss
+    it at every budget), passes; then for every cost that is known the median over seeds, a miss being
+    infinite ("-"), and its ratio to the cheapest arm of backpropagation with the ratio's 95 % interval.
+    """
+    tables = {cost: frontier.to_target(points, cost) for cost in SPENT if len(frontier.bill(points, cost))}
+    if not tables:
+        return pd.DataFrame()
+    rows = []
+    for parts in zip(*(table.itertuples(index=False) for table in tables.values()), strict=True):
+        first = parts[0]
+        row = {
+            "network": network_name(first.data, first.architecture),
+            "target": first.target,
+            "validation (%)": f"{first.accuracy:.2f}",
+            "algorithm": label(first.algorithm),
+            "n": first.n,
+            "never": first.misses or "",
+            "passes": _rounded(first.passes),
+        }
+        for cost, part in zip(tables, parts, strict=True):
+            name, size = SPENT[cost]
+            row[name] = _rounded(part.cost / size)
+            row[f"{name.partition(' (')[0]} (× {RIVAL})"] = ratio_with_interval(
+                part.ratio, part.low, part.high
+            )
+        rows.append(row)
+    return _without_blanks(pd.DataFrame(rows))
+
+
+def at_equal_accuracy(points: pd.DataFrame) -> pd.DataFrame:
+    """What other algorithms spend to be as accurate as backpropagation at its best, of `frontier`'s function.
+
+    Columns: network, algorithm, n (seeds), what backpropagation is at its best and its mean validation
+    accuracy, the passes that the algorithm needs, and for every cost that is known their ratio, with its
+    95 % interval.
+    """
+    tables = {c: frontier.at_equal_accuracy(points, c) for c in SPENT if len(frontier.bill(points, c))}
+    rows = []
+    for parts in zip(*(table.itertuples(index=False) for table in tables.values()), strict=True):
+        first = parts[0]
+        if first.algorithm in frontier.BASELINES:
+            continue
+        best = f"{label(first.baseline)}, {first.baseline_passes} passes: {first.accuracy:.2f} %"
+        row = {
+            "network": network_name(first.data, first.architecture),
+            "algorithm": label(first.algorithm),
+            "n": first.n,
+            "backpropagation at its best (validation)": best,
+            "passes for that": _rounded(first.passes),
+        }
+        for cost, part in zip(tables, parts, strict=True):
+            what = SPENT[cost][0].partition(" (")[0]
+            row[f"{what} (× that)"] = ratio_with_interval(part.ratio, part.low, part.high)
+        rows.append(row)
+    return _without_blanks(pd.DataFrame(rows))
+
+
+def ratio_with_interval(ratio: float, low: float, high: float) -> str:
+    """As text: "0.42 (0.40 to 0.80)"; "not reached" if it is infinite; "" if it is not known."""
+    if math.isnan(ratio):
+        return ""
+    text = "not reached" if ratio == math.inf else f"{ratio:.2f}"
+    if math.isnan(low) or low == math.inf:
+        return text
+    ends = ["∞" if end == math.inf else f"{end:.2f}" for end in (low, high)]
+    return text if ends[0] == ends[1] == text else f"{text} ({ends[0]} to {ends[1]})"
+
+
+def _rounded(value: float) -> str:
+    """To three figures, never in powers of ten; "-" if it is infinite."""
+    if math.isnan(value):
+        return ""
+    return "-" if value == math.inf else str(Quantity(float(f"{value:.3g}")))
+
+
+def _without_blanks(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the columns that say nothing of any row."""
+    return table[[c for c in table if table[c].map(bool).any()]]
