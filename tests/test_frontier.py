@@ -13,8 +13,9 @@ from scipy import stats as scipy_stats
 import bpfree
 from bpfree import Experiment, tuning
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.evidence import frontier
+from bpfree.evidence import answers, frontier, gallery, tables
 from bpfree.evidence.figures import frontier as pictures
+from bpfree.evidence.verdicts import verdicts
 from bpfree.experiments import study, tuned
 from bpfree.experiments.experiment import fit
 from bpfree.experiments.store import Store
@@ -251,7 +252,7 @@ def made(arms: dict[str, dict[int, list[float]]], cost: dict[str, float], data="
     rows = [
         {"data": data, "architecture": "2x1000", "algorithm": name, "passes": passes, "seed": seed}
         | {"val_accuracy": value, "test_accuracy": value - 1, "flop": passes * cost[name]}
-        | {"s": passes * cost[name], "machine": "m"}
+        | {"s": passes * cost[name], "measured_j": math.nan, "estimated_j": math.nan, "machine": "m"}
         for name, budgets in arms.items()
         for passes, values in budgets.items()
         for seed, value in enumerate(values)
@@ -428,3 +429,79 @@ def test_what_is_kept_stays_beside_what_comes(tmp_path):
         path = frontier.keep(records, tmp_path)
     assert pd.read_csv(path)["passes"].tolist() == [1, 2]
     assert list(pd.read_csv(path).columns) == list(frontier.points(Store().records()).columns)
+
+
+# ---------------------------------------------------------------- tables and sentences
+
+
+@pytest.fixture
+def judged_points() -> pd.DataFrame:
+    arms = {
+        "bp": {1: [80, 82, 81], 2: [90, 92, 91]},
+        "mf": {2: [89, 89, 89], 4: [93, 95, 94], 8: [91, 91, 91]},
+        "mf_interleaved": {1: [70, 71, 72]},
+    }
+    settings = {"lr": 0.001, "weight_decay": 0.1, "device": "cpu", "test_accuracy[sum]": math.nan}
+    points = made(arms, {**COST, "mf_interleaved": 8.0}, "fashion_mnist").assign(**settings)
+    return points.assign(run=[f"{i:012d}" for i in range(len(points))])
+
+
+def test_every_arm_is_shown_at_the_budget_that_validates_best(judged_points):
+    table = tables.at_best(judged_points).set_index("algorithm")
+    assert table["passes"].to_dict() == {"BP": 2, "MF interleaved": 1, "MF": 4}
+    assert float(table.loc["MF", "test accuracy (%)"]) == 93
+    assert str(table.loc["BP", "test accuracy (%)"]) == "90.00 ± 1.00 (n = 3)"
+    assert table.loc["MF", "time (s)"] == "16.00"
+    assert not {"energy (J, measured)", "by all layers (%)"} & set(table)  # which nothing is known of
+
+
+def test_the_table_of_targets_says_what_was_never_reached(judged_points):
+    table = tables.to_target(judged_points).set_index(["target", "algorithm"])
+    ratio = "time (× cheapest BP)"
+    # In the draws in which backpropagation's median run misses its own target, any finite cost is no part of it.
+    assert table.loc[(frontier.BEST, "MF"), [ratio, "n"]].tolist() == ["0.80 (0.00 to 0.80)", 3]
+    assert table.loc[(frontier.BEST, "MF interleaved"), [ratio, "never", "time (s)"]].tolist() == [
+        "not reached",
+        3,
+        "-",
+    ]
+    assert table.loc[(frontier.ALL, "BP"), ratio] == "1.00"
+    equal = tables.at_equal_accuracy(judged_points).set_index("algorithm")
+    assert equal.loc["MF", "time (× that)"] == "0.80"
+    assert equal.loc["MF interleaved", "time (× that)"] == "not reached"
+    assert equal["backpropagation at its best (validation)"].unique().tolist() == ["BP, 2 passes: 91.00 %"]
+
+
+def test_the_papers_claims_are_judged_at_each_arms_best(judged_points):
+    found = verdicts(frontier.best_records(judged_points), ["frontier"], metrics=["test_accuracy"])
+    [row] = found.query("claim == 'MF, accuracy'").to_dict("records")
+    assert float(row["ours"]) == 3
+    assert (row["our protocol"], row["at the cap"]) == ("frontier", "")
+    assert row["contrast"] == "undecided (n = 3)"  # all differences are 3: there is no spread to test by
+
+
+def test_the_verdict_in_words_has_the_numbers_of_the_tables(judged_points):
+    [line] = answers.frontier_verdict(judged_points).splitlines()
+    assert "(n = 3)" in line
+    assert "backpropagation is at its best as BP with 2 passes, 90.00 % on the test data" in line
+    assert "MF reaches that for **0.80 times** the operations" in line
+    assert "MF interleaved does not reach that in 1 passes or fewer" in line
+    assert line.endswith("by passes: MF 2 to 4 (93.00 %).")
+
+
+def test_waiting_is_what_came_after_the_kept_epoch():
+    table = answers.waiting("bp").set_index("network")
+    runs = [
+        r
+        for r in gallery.committed_runs("05")
+        if (r.experiment.data, r.experiment.architecture) == ("cifar10", "3x2000")
+        and (r.experiment.algorithm, r.experiment.protocol) == ("bp", "convergence")
+    ]
+    epochs = gallery.recorded("epochs")
+    waited = []
+    for r in runs:
+        rows = epochs[epochs["run"] == r.key[:12]]
+        waited.append(rows["epoch"].max() - rows.loc[rows["kept"], "epoch"].max())
+    row = table.loc["CIFAR-10 3x2000"]
+    assert row["n"] == len({r.experiment.seed for r in runs})
+    assert float(row["of these waiting"]) == pytest.approx(np.mean(waited))

@@ -361,3 +361,35 @@ def test_a_few_test_images_do_not_make_chance_look_like_learning():
     accuracies = pd.Series({"bp": 75.0, "mf": 100.0})
     assert stats.learned(accuracies, [0, 1] * 100) == "far above chance: every algorithm"
     assert stats.learned(accuracies, [0, 1] * 10) == "not surely above chance on these data: BP"
+
+
+# ---------------------------------------------------------------- how many pairs would decide
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "tests"), [(0.3, 0.2, 1), (0.0, 0.2, 1), (0.5, 0.3, 4), (0.1, 0.2, 1)]
+)
+def test_the_pairs_needed_decide_four_studies_in_five_and_one_pair_less_does_not(mean, sd, tests):
+    """Against studies that are drawn, each judged by scipy's tests."""
+    generator, found = np.random.default_rng(0), {}
+    needed = int(stats.pairs_needed(mean, sd, tests))
+    for n in (needed, needed - 1):
+        decided = 0
+        for _ in range(2000):
+            values = generator.normal(mean, sd, n)
+            differ = scipy.stats.ttest_1samp(values, 0).pvalue < 0.05 / tests
+            low = scipy.stats.ttest_1samp(values, -0.25, alternative="greater").pvalue
+            high = scipy.stats.ttest_1samp(values, 0.25, alternative="less").pvalue
+            decided += differ or max(low, high) < 0.05
+        found[n] = decided / 2000
+    assert found[needed] > 0.78
+    if abs(mean) not in (0.1,):  # where both tests may decide, needed is an upper bound
+        assert found[needed - 1] < 0.81
+
+
+def test_pairs_needed_of_what_cannot_be_decided():
+    assert math.isnan(stats.pairs_needed(0.3, math.nan))
+    assert math.isnan(stats.pairs_needed(0.3, 0.0))
+    assert stats.pairs_needed(0.25, 5.0) == math.inf
+    assert stats.pairs_needed(0.0, 1.0, margin=None) == math.inf
+    assert stats.pairs_needed(0.3, 0.2, 10) > stats.pairs_needed(0.3, 0.2, 1)

@@ -1,14 +1,14 @@
-"""What does a joule buy? Tunes and trains the frontier's runs, a piece at a time.
+"""What does a joule buy? The frontier's search and runs, piece by piece. Writes figures/data/frontier.csv.
 
     python figures/measure/frontier.py                                 all of it: days on a CPU
     python figures/measure/frontier.py --data mnist --algorithms bp mf --seeds 3
     python figures/measure/frontier.py --seconds 600                   begins nothing new after ten minutes
-    python figures/measure/frontier.py --at-once 8                     on a GPU: outcomes sooner, without costs
+    python figures/measure/frontier.py --at-once 8                     on a GPU: sooner, but without costs
 
 Every algorithm is tuned for every budget on seed 0 with the same trials (`bpfree.tuning.tune_budgets`), which
 see no test image; then its seeds are trained, seed by seed, so that a run that is stopped leaves whole ones.
 The same command goes on where it stopped: what the store (`--store`, else BPFREE_STORE) has is not trained
-again. At the end figures/data has what was found: frontier.csv and frontier_trials.csv.
+again. The trials are in frontier_trials.csv beside it.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Tidy records in, tables out. Nothing here trains or reads files.
 
 summary, bill_of_run, readouts, passes_times_cost      what runs reached and cost
+undecided                                       what the runs leave open, and for how many pairs more
 ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
                                                 the paper's tables, its numbers beside ours
 at_best, to_target, at_equal_accuracy           what budgets bought, and what a target costs
@@ -24,7 +25,7 @@ from .paper import (
     overview,
 )
 from .setup import best_hyperparameters, environment
-from .summary import bill_of_run, passes_times_cost, readouts, summary
+from .summary import bill_of_run, passes_times_cost, readouts, summary, undecided
 from .text import Quantity, latex, markdown
 
 __all__ = [
@@ -38,4 +39,4 @@ __all__ = [
 ]
 __all__ += ["cafo_performance", "cross_algorithm", "environment", "ff_efficiency", "ff_performance"]
 __all__ += ["gap_to_printed", "latex", "markdown", "mf_efficiency", "mf_performance", "overview"]
-__all__ += ["passes_times_cost", "readouts", "summary", "to_target"]
+__all__ += ["passes_times_cost", "readouts", "summary", "to_target", "undecided"]

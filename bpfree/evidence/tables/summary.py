@@ -9,9 +9,18 @@ from ...algorithms.arms import label
 from ...data import dataset
 from ...energy.carbon import footprint
 from ...experiments.protocols import REFERENCE
-from ..order import NETWORK, PLACE, arranged
+from ..order import NETWORK, PLACE, arranged, network_name
 from ..runs import TOTALS, run_table
-from ..stats import KINDS, at_cap, one_kind, paired
+from ..stats import (
+    KINDS,
+    MOST_PAIRS,
+    ONE_SEED,
+    UNDECIDED,
+    at_cap,
+    one_kind,
+    paired,
+    pairs_needed,
+)
 from .text import Quantity
 
 if TYPE_CHECKING:
@@ -86,6 +95,33 @@ def bill_of_run(record: "Record", country: str) -> pd.DataFrame:
         ("carbon", carbon_is, f"{carbon.country_name} {carbon.year}, {carbon.source}"),
     ]
     return pd.DataFrame(rows, columns=["what", "how much", "how it was obtained"])
+
+
+def undecided(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """The contrasts that decide nothing, and how many pairs would, four times in five, were they as observed.
+
+    contrasts: as `stats.contrasts` gives it. Columns: network, protocol, algorithm, pairs (so far), the
+    difference (mean and sample standard deviation, in points), pairs needed (see `stats.pairs_needed`; "" of
+    a single pair, whose spread is not known).
+    """
+    family = contrasts.groupby("protocol")["difference"].transform("size")
+    rows = []
+    for row, tests in zip(contrasts.itertuples(), family, strict=True):
+        if row.verdict.startswith((UNDECIDED, ONE_SEED)):
+            needed = pairs_needed(row.difference, row.sd, tests)
+            many = f"more than {MOST_PAIRS}" if needed == np.inf else f"{needed:.0f}"
+            rows.append(
+                {
+                    "network": network_name(row.data, row.architecture),
+                    "protocol": row.protocol,
+                    "algorithm": label(row.algorithm),
+                    "pairs": row.n,
+                    "difference (points)": Quantity(row.difference, row.sd, 2, sign=True),
+                    "pairs needed": "" if np.isnan(needed) else many,
+                }
+            )
+    columns = ["network", "protocol", "algorithm", "pairs", "difference (points)", "pairs needed"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def readouts(records: pd.DataFrame) -> pd.DataFrame:
