@@ -458,7 +458,7 @@ def test_every_arm_is_shown_at_the_budget_that_validates_best(judged_points):
 def test_the_table_of_targets_says_what_was_never_reached(judged_points):
     table = tables.to_target(judged_points).set_index(["target", "algorithm"])
     ratio = "time (× cheapest BP)"
-    # In the draws in which backpropagation's median run misses its own target, any finite cost is no part of it.
+    # Where the draw's median run of backpropagation misses its own target, a finite cost is no part of it.
     assert table.loc[(frontier.BEST, "MF"), [ratio, "n"]].tolist() == ["0.80 (0.00 to 0.80)", 3]
     assert table.loc[(frontier.BEST, "MF interleaved"), [ratio, "never", "time (s)"]].tolist() == [
         "not reached",

@@ -235,15 +235,18 @@ def _beside_old(table: pd.DataFrame, path: Path, by: str) -> pd.DataFrame:
     return pd.concat([table, old[~old[by].isin(set(table[by]))]], ignore_index=True)
 
 
-def keep_machines(records: Iterable[Record], path: Path, runs: pd.DataFrame) -> None:
+def keep_machines(records: Iterable[Record], folder: Path) -> None:
     """Writes the hardware, versions and git revisions of the records' machines, a row for each combination.
 
-    Rows that are there stay if runs.csv has a run of that machine. Records of `narrow` know its id alone.
+    Rows that are there stay if a table in the folder, runs.csv or frontier.csv, has a run of that machine.
+    Records of `narrow` know its id alone.
     """
+    path = folder / "machines.csv"
+    runs = [read_table(p) for p in (folder / "runs.csv", folder / "frontier.csv") if p.exists()]
     known = pd.DataFrame([r.machine for r in records if "cpu" in r.machine])
     table = pd.concat([*([read_table(path)] if path.exists() else []), known], ignore_index=True)
     if len(table):
-        table = table[table["id"].isin(set(runs["machine"]))].drop_duplicates()
+        table = table[table["id"].isin({id_ for rows in runs for id_ in rows["machine"]})].drop_duplicates()
         write_table(table.sort_values(["id", "git"]), path)
 
 

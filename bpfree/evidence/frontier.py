@@ -14,7 +14,7 @@ from ..algorithms.arms import ordered
 from ..experiments import store
 from ..experiments.store import Record
 from . import stats
-from .evidence import FOLDER, read_table, write_table
+from .evidence import FOLDER, keep_machines, read_table, write_table
 from .order import NETWORK, PLACE, arranged
 
 WHO = [*PLACE, "passes", "seed"]
@@ -51,8 +51,11 @@ def points(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def keep(records: Iterable[Record], folder: Path = FOLDER) -> Path:
-    """Writes the points of these runs beside those in `folder`/data; of the same run the later."""
-    return _keep(points(records), folder / "data" / "frontier.csv", ["run"])
+    """Writes these runs' points beside those in `folder`/data, of the same run the later, and their machines."""
+    records = list(records)
+    path = _keep(points(records), folder / "data" / "frontier.csv", ["run"])
+    keep_machines(records, path.parent)
+    return path
 
 
 def keep_trials(trials: pd.DataFrame, folder: Path = FOLDER) -> Path:

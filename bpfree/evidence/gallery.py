@@ -254,7 +254,7 @@ def collect(
         of_table = [r for figure, rs in shown.items() if GALLERY[figure].table == name for r in rs]
         series = make({r.key: r for r in of_table}.values())
         evidence.keep_series(series, paths[name], runs, one_seed=name == "traces")
-    evidence.keep_machines(everything.values(), paths["machines"], runs)
+    evidence.keep_machines(everything.values(), paths["machines"].parent)
     return list(paths.values())
 
 
