@@ -51,7 +51,7 @@ def points(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def keep(records: Iterable[Record], folder: Path = FOLDER) -> Path:
-    """Writes these runs' points beside those in `folder`/data, of the same run the later, and their machines."""
+    """Writes these runs' points beside those in `folder`/data, of the same run the later; and machines."""
     records = list(records)
     path = _keep(points(records), folder / "data" / "frontier.csv", ["run"])
     keep_machines(records, path.parent)
