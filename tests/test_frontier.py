@@ -152,6 +152,18 @@ def test_the_rate_falls_to_zero_over_each_stage(digits):
             torch.testing.assert_close(value, twin.state_dict()[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("data", ["mnist", "fashion_mnist", "cifar10"])
+def test_every_arm_has_the_same_optimiser_and_batches_whatever_was_published(data):
+    shared = set()
+    for name in study.FRONTIER:
+        e = Experiment(name, data, protocol="frontier")
+        options = e.resolved_options(e.rule())
+        shared.add(
+            tuple(options[n] for n in ("optimiser", "batch_size", "lr", "weight_decay", "lr_schedule"))
+        )
+    assert shared == {("adamw", 128, 1e-3, 0.0, "linear")}
+
+
 # ---------------------------------------------------------------- keys
 
 
@@ -214,6 +226,11 @@ def test_every_arm_has_the_same_trials_and_small_budgets_choose_for_large_ones(s
         smaller, larger = list(of.values())[-2:]
         best = smaller.sort_values("value", ascending=False)["lr"].head(2)
         assert set(larger["lr"]) == set(best)
+        if name == "mf":  # the same rates and decays are tried of both
+            first, others = of[next(iter(of))], table[table["algorithm"] == "bp"].head(4)
+            assert first["lr"].tolist() == others["lr"].tolist()
+            assert first["weight_decay"].tolist() == others["weight_decay"].tolist()
+            assert first["stage_ratio"].nunique() == 4
         for passes in (2, 4):
             own = tuned.settings(name, "digits", "2x16", passes=passes)
             last = {2: smaller, 4: larger}[passes]

@@ -11,7 +11,9 @@ An efficiency claim means nothing without its protocol:
                       included, in equal shares to the stages; no early stopping
     equal_energy      likewise the joules (without sensors: the seconds) that it spent on this machine
     frontier          a budget of passes that the experiment fixes in advance, its `max_epochs`: divided over
-                      the arm's stages, the rate falling linearly to zero over each of them, last weights kept
+                      the arm's stages, the rate falling linearly to zero over each of them, last weights kept;
+                      where no preset is named, all arms have this package's defaults, AdamW among them, since
+                      what was published is of other lengths of training, and of unlike optimisers
 
 A protocol of your own is a `Protocol` that an experiment names as "module:object".
 """
@@ -85,7 +87,10 @@ class Protocol:
         passes: the experiment's budget, where it fixes one.
         """
         preset = preset or self.preset
-        settings, source = settings_of(preset, algorithm, data, architecture, passes)
+        if preset is None and self.budget == OWN:
+            settings, source = {}, "defaults"
+        else:
+            settings, source = settings_of(preset, algorithm, data, architecture, passes)
         options = {k: v for k, v in settings.items() if not k.startswith("stopping.") and k not in LENGTHS}
         source = source if options else "defaults"
         if self.lr_schedule:

@@ -18,7 +18,7 @@ from ..experiments.machine import git_revision
 from . import results
 from .results import best, best_trial
 from .search import identity_of, tune
-from .spaces import quasi_random, space
+from .spaces import FALLING, quasi_random, space
 from .storage import finished
 
 
@@ -60,8 +60,9 @@ def tune_budgets(
 ) -> list[Study]:
     """Tunes each experiment for each of several budgets that are fixed in advance, the small ones first.
 
-    At an experiment's smallest budget the first points of one Sobol sequence are tried; at each further one
-    the best of those that were tried before it. An arm with more stages than a budget has passes is left out
+    At an experiment's smallest budget the first points of a Sobol sequence are tried; at each further one the
+    best of those that were tried before it. Rates and decays are the same points for all arms; what an arm
+    has beside them is drawn from a sequence of its own. An arm with more stages than a budget has passes is left out
     there. The best settings are kept, each for its budget, where `preset="tuned"` finds them.
 
     Args:
@@ -77,13 +78,16 @@ def tune_budgets(
     studies = []
     for experiment in experiments:
         refuse_unequal([experiment])
-        points = quasi_random(space(experiment), trials[budgets[0]])
+        n, ranges = trials[budgets[0]], space(experiment)
+        shared = {name: r for name, r in ranges.items() if name in FALLING}
+        own = {name: r for name, r in ranges.items() if name not in FALLING}
+        drawn = quasi_random(shared, n), quasi_random(own, n, seed=1)
+        points = [a | b for a, b in zip(*drawn, strict=True)]
         for passes in budgets:
             if passes < least_passes(experiment.algorithm, experiment.data, experiment.resolved_architecture):
                 continue
-            own = replace(experiment, max_epochs=passes)
             how = {"points": points[: trials[passes]], "progress": progress}
-            studies.append(tune(own, trials[passes], storage, **how))
+            studies.append(tune(replace(experiment, max_epochs=passes), trials[passes], storage, **how))
             keep(studies[-1], path)
             values = [(t.value, t.params) for t in studies[-1].get_trials(states=(TrialState.COMPLETE,))]
             points = [params for _, params in sorted(values, key=lambda one: -one[0])]

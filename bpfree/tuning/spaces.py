@@ -95,6 +95,8 @@ def draw(trial: Trial, ranges: Mapping[str, Range]) -> None:
 def quasi_random(ranges: Mapping[str, Range], n: int, seed: int = 0) -> list[dict[str, float]]:
     """The first n points of a scrambled Sobol sequence over these ranges: even in every parameter, and the
     first k of them are nearly as even as k points can be."""
+    if not ranges:
+        return [{}] * n
     engine = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=seed)
     points = []
     for row in engine.draw(n, dtype=torch.float64).tolist():
