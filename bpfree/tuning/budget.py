@@ -62,8 +62,8 @@ def tune_budgets(
 
     At an experiment's smallest budget the first points of a Sobol sequence are tried; at each further one the
     best of those that were tried before it. Rates and decays are the same points for all arms; what an arm
-    has beside them is drawn from a sequence of its own. An arm with more stages than a budget has passes is left out
-    there. The best settings are kept, each for its budget, where `preset="tuned"` finds them.
+    has beside them is drawn from a sequence of its own. An arm with more stages than a budget has passes is
+    left out there. The best settings are kept, each for its budget, where `preset="tuned"` finds them.
 
     Args:
         experiments: of different algorithms, data or networks, under the protocol "frontier".
