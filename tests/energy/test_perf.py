@@ -357,6 +357,19 @@ def test_the_system_call_itself_on_a_clock_of_one_watt(powercap):
     assert value.joules == pytest.approx(window.reading.seconds, abs=0.1)
 
 
+def test_the_system_call_asks_for_the_event_that_it_is_given():
+    """Of the kernel's software events the dummy counts nothing; its neighbours count time."""
+    dummy, task_clock = (perf.Event("", "", CPU_CLOCK[0], number, 0, 1.0) for number in (9, 1))
+    try:
+        opened = [event.open() for event in (dummy, task_clock)]
+    except OSError as error:
+        pytest.skip(f"perf is not allowed here: {error}")
+    time.sleep(0.01)
+    assert [read() > 0 for read, _ in opened] == [False, True]
+    for _, close in opened:
+        close()
+
+
 def _perf(descriptor):
     try:
         return "perf_event" in os.readlink(f"/proc/self/fd/{descriptor}")
