@@ -3,7 +3,7 @@
     python figures/measure/pass_cost.py                  the paper's networks, 20 minutes to 2 hours
     python figures/measure/pass_cost.py --out PATH       somewhere else
     python figures/measure/pass_cost.py --executor WAY   "eager" or "graph"; default: as training has it here
-    python figures/measure/pass_cost.py --quick          few images, in a minute: does it run?
+    python figures/measure/pass_cost.py --quick          few images, in a minute or two: does it run?
 
 Run by hand on a quiet machine, on images of noise: what a pass takes depends on their number and size alone.
 Learning rates are 0: the operations are the same, and every pass is an early one, however many there are.
@@ -27,7 +27,7 @@ the mean over the arm's stages; n counts windows, and of a ratio rounds:
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +35,7 @@ from statistics import fmean
 import pandas as pd
 import torch
 from launches import floors, noise
+from torch import nn
 from tqdm import tqdm
 
 import bpfree
@@ -75,15 +76,21 @@ class Passes:
         self.name, self.prefix = name, "kept" if cache else "recomputed"
         self.images, self.validated, self.device = len(data.x_train), len(data.x_val), pick_device()
         self.stages: list[Called] = []
-        make, data, number = bpfree.arm(name).make, data.to(self.device), 0
-        while number < len((algorithm := make(build_model(architecture, data)).to(self.device)).stages()):
+
+        def fresh() -> nn.Module:
+            algorithm = bpfree.arm(name).make(build_model(architecture, data)).to(self.device)
             algorithm.initialise(0)
             algorithm.prepare(data)
-            stage, number = algorithm.stages()[number], number + 1
+            return algorithm
+
+        here = data.to(self.device)
+        for number in range(len(fresh().stages())):
+            algorithm = fresh()
+            stage = algorithm.stages()[number]
             if stage.losses is None:
                 continue
             freeze_all_but(algorithm, stage)
-            kept = PrefixCache(data, algorithm.batch_size, self.device, cache, nullcontext())
+            kept = PrefixCache(here, algorithm.batch_size, self.device, cache, nullcontext())
             source = kept.source(stage, Clock(self.device))
             what = algorithm, stage, source, make_optimiser(stage), nullcontext()
             self.stages.append(make_executor(executor, {}, *what))
@@ -133,28 +140,32 @@ def said(found: Comparison) -> str:
 
 @pinned(flush=True)
 def measure(
-    place: tuple[str, str], executor: str, quick: bool, roof: diagnostics.Roofline
-) -> Iterator[tuple]:
-    """The rows of a network, arm by arm, backpropagation's last."""
-    name, architecture = place
+    place: tuple[str, str],
+    executor: str,
+    quick: bool,
+    roof: diagnostics.Roofline,
+    keep: Callable[[list[tuple]], None],
+) -> None:
+    """Gives `keep` the rows of a network, arm by arm, backpropagation's last."""
     images, protocol = (256, QUICK) if quick else (IMAGES, PROTOCOL)
-    data, comparisons = noise(name, images, images // 4), []
+    (name, architecture), comparisons = place, []
+    data = noise(name, images, images // 4)
 
-    def finished(passes: Passes, side: int, found: list[Comparison]) -> Iterator[tuple]:
+    def finished(passes: Passes, side: int, found: list[Comparison]) -> None:
         rows = rows_of(passes, side, found)
         rows.append(("val", passes.val, None, None, "µs", 1, ""))
         if passes.prefix == "kept":
             least = [seconds for *_, seconds, _, _ in floors(passes.name, data, architecture, roof)]
             rows.append(("floor", passes.of_an_image([sum(least)]), None, None, "µs", 1, ""))
-        yield from ((*place, passes.name, passes.prefix, passes.executor, *row) for row in rows)
+        keep([(*place, passes.name, passes.prefix, passes.executor, *row) for row in rows])
 
     bp = Passes("bp", data, architecture, True, executor)
     for arm in RUNS[place]:
         for cache in (True, False) if arm in SEQUENTIAL else (True,):
             passes = Passes(arm, data, architecture, cache, executor)
             comparisons.append(compare(passes, bp, names=(arm, "bp"), **protocol))
-            yield from finished(passes, 0, comparisons[-1:])
-    yield from finished(bp, 1, comparisons)
+            finished(passes, 0, comparisons[-1:])
+    finished(bp, 1, comparisons)
 
 
 def main() -> None:
@@ -166,12 +177,15 @@ def main() -> None:
     here, rows = machine(pick_device()), []
     where = here["accelerator"] or f"{here['cpu']}, {here['cores']} cores"
     where = {"threads": torch.get_num_threads(), "machine": f"{where}, torch {here['torch']}"}
+
+    def keep(found: list[tuple]) -> None:  # at once: what was measured stays, however this ends
+        rows.extend(found)
+        table = pd.DataFrame(rows, columns=COLUMNS).assign(**where)
+        table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")
+
     roof = diagnostics.roofline()
     for place in tqdm(RUNS, unit="network"):
-        for row in measure(place, args.executor, args.quick, roof):
-            rows.append(row)  # written at once: what was measured stays, however this ends
-            table = pd.DataFrame(rows, columns=COLUMNS).assign(**where)
-            table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")
+        measure(place, args.executor, args.quick, roof, keep)
     print(f"{args.out}: {len(rows)} rows")
 
 
