@@ -673,6 +673,25 @@ def test_a_recomputed_prefix_is_an_open_bar_and_beside_it_stands_the_ratio():
     assert "measured once" in texts(figure).replace("\n", " ")
 
 
+def test_passes_that_were_compared_in_turns_are_drawn_by_their_means_and_said_to_be():
+    row = {"data": "mnist", "architecture": "2x8", "prefix": "kept", "threads": 1, "machine": "m", "n": 6}
+    row |= {"executor": "graph", "low": math.nan, "high": math.nan}
+    costs = {("bp", "train"): 10.0, ("bp", "val"): 2.0, ("mf", "train"): 4.0, ("mf", "val"): 1.0}
+    costs |= {
+        ("mf", "train ratio"): 0.41,
+        ("mf", "joules"): 900.0,
+        ("mf", "floor"): 0.1,
+    }  # of the table alone
+    rows = [{**row, "algorithm": a, "metric": m, "value": v} for (a, m), v in costs.items()]
+    figure = drawn(figures.hardware.pass_cost(pd.DataFrame(rows)))
+    assert [[t.get_text() for t in ax.texts] for ax in figure.axes] == [
+        ["×1.00", "×0.40"],
+        ["×1.00", "×0.50"],
+    ]
+    assert "means of windows" in texts(figure).replace("\n", " ")
+    assert "once" not in texts(figure)
+
+
 HELD = {  # algorithm, prefix -> bytes by each account, of two processes
     ("bp", "kept"): {"account": (20, 20), "with_prefix": (20, 20), "rss": (30, 50)},
     ("mf", "kept"): {"account": (10, 10), "with_prefix": (200, 200), "rss": (220, 180)},

@@ -18,8 +18,8 @@ time.
 :func:`compare` measures two pieces of work against each other, ``EnergyMeter(crosscheck="codecarbon")`` runs
 CodeCarbon's tracker beside. Joules are gross unless ``idle_w`` is given: then the reading has both.
 
-Logic verified; sensors unverified on hardware so far: every rule here is tested against a stub of NVML and
-imitated powercap trees, and no reading has yet been compared with a wattmeter.
+Logic verified; sensors unverified on hardware so far: every rule here is tested against a stub of NVML,
+imitated powercap trees and an imitated perf PMU, and no reading has yet been compared with a wattmeter.
 
 Nothing else of bpfree is needed: this folder, psutil, nvidia-ml-py, tabulate, CodeCarbon for carbon, and
 scipy for :func:`compare`.

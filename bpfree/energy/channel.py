@@ -19,7 +19,7 @@ class SensorChannel:
 
     ``period_s`` is the time between two updates of the sensor (or over which it averages), ``tolerance_w``
     its documented tolerance in watts, 0 where the maker documents none. ``own`` is one that the user brought
-    along: it belongs to the total even if it never shows anything.
+    along: it belongs to the total even if it never shows anything. ``interface``: as in :class:`EnergyValue`.
     """
 
     source: str
@@ -31,6 +31,7 @@ class SensorChannel:
     flags: tuple[str, ...] = ()
     kind: str = "cpu"  # whose contention concerns it: "cpu" or the GPU's channel name
     own: bool = False
+    interface: str = ""
     close: Callable[[], None] = field(default=lambda: None)
 
     @property
@@ -119,6 +120,7 @@ class SensorChannel:
             high + slack,
             (*self.flags, *(flag for flag, applies in notes.items() if applies)),
             basis=self.basis,
+            interface=self.interface,
         )
 
 

@@ -106,9 +106,12 @@ class Comparison:
 
     def __str__(self) -> str:
         spent, took = self.of_a_pass() or (None, None), self.of_a_pass("seconds")
+        windows = [
+            f"{len(found)} windows of {min(r.seconds for r in found):.3g} s" for found in self.readings
+        ]
         lines = [
-            f"{name}: {joules_text(j)} and {s:.4g} s a pass ({len(self.readings[0])} windows of {n} passes)"
-            for name, n, j, s in zip(self.names, self.passes, spent, took, strict=True)
+            f"{name}: {joules_text(j)} and {s:.4g} s a pass ({w} or more, {n} passes each)"
+            for name, n, j, s, w in zip(self.names, self.passes, spent, took, windows, strict=True)
         ]
         ratios = {"joules": self.ratio() or "not measured", "joules, net": self.ratio("net_measured_j")}
         ratios["seconds"] = self.ratio("seconds")

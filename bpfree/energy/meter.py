@@ -118,7 +118,7 @@ class EnergyMeter:
         crosscheck: "codecarbon" runs its offline tracker over the same window (see ``crosscheck``).
         trace: record power, utilisation, clock, temperature and memory at every sample.
         name: of the meter's own window.
-        powercap: root of the powercap file system.
+        sysfs: root of the system's file system, below which RAPL's files lie.
 
     Raises ValueError for an unknown country, source, GPU, rate or wattage, and ModuleNotFoundError for a
     country without CodeCarbon. A meter is used once.
@@ -136,7 +136,7 @@ class EnergyMeter:
         trace: bool = False,
         crosscheck: str | None = None,
         name: str = "",
-        powercap: str | Path = rapl.ROOT,
+        sysfs: str | Path = rapl.SYSFS,
         _clock: Callable[[], int] = time.perf_counter_ns,
         _sleep: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -166,7 +166,7 @@ class EnergyMeter:
         self._times = estimate.ProcessTimes()
         session, devices = nvml.open_gpus(found, wanted, gpus, hz) if wanted else (None, [])
         if rapl.RAPL in known:
-            rapl.open_zones(found, Path(powercap))
+            rapl.open_zones(found, Path(sysfs))
         if estimate.ESTIMATE in known:
             found.channels.append(estimate.EstimateChannel(power, self._times))
         self._channels, self._missing = found.channels, found.missing

@@ -1,4 +1,7 @@
-"""CPU packages and DRAM through RAPL's energy counters, read from powercap sysfs (Linux).
+"""CPU packages and DRAM through RAPL's energy counters, by powercap or else by perf events (Linux).
+
+Powercap's files are read where they can be; where not one of them can, the same counters are opened as perf
+events (see ``perf``), under the same names. The two are never mixed: a package is counted once.
 
 Layout (Linux, Documentation/power/powercap): zones ``intel-rapl:0`` named "package-0", with subzones
 ``intel-rapl:0:0`` named "core", "uncore" or "dram"; each has ``energy_uj`` and wraps after
@@ -12,23 +15,27 @@ Layout (Linux, Documentation/power/powercap): zones ``intel-rapl:0`` named "pack
 The counters advance about every millisecond (Khan et al. 2018, "RAPL in Action"). Intel documents no
 tolerance. No zone is believed to draw more than twice the highest limit that its constraints state
 (``constraint_*_power_limit_uw``, ``constraint_*_max_power_uw``), or ``MOST_ZONE_W`` if they state none or
-more: a package is sold for 500 W at most.
+more: a package is sold for 500 W at most. The limits are for all to read, and hold for perf's
+counters, too.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import perf
 from .accumulator import NS, Counter
 from .channel import Found, SensorChannel
 
 RAPL = "rapl"
-ROOT = Path("/sys/class/powercap")
+SYSFS = Path("/sys")
+POWERCAP = "class/powercap"
 UNIT_J = 1e-6
 RAPL_PERIOD_S = 1e-3
 MOST_ZONE_W = 1000.0
@@ -45,21 +52,31 @@ class Zone:
     channel: str
     control: str  # "intel-rapl" or "intel-rapl-mmio"
 
+    interface = ""
+    unit_j = UNIT_J
+
     def open(self) -> tuple[Callable[[], int], Callable[[], None]]:
         """A reader of ``energy_uj`` and its closer; the file stays open: a read is one system call."""
         descriptor = os.open(self.path / "energy_uj", os.O_RDONLY)
         return (lambda: int(os.pread(descriptor, 32, 0))), (lambda: os.close(descriptor))
 
+    def why(self, error: Exception) -> str:
+        return _unreadable(error, self.path)
+
     @property
-    def range_uj(self) -> int | None:
-        """The counter runs from 0 to this range inclusive, in steps of tens of µJ: it serves as modulus."""
+    def modulus(self) -> int | None:
+        """The counter runs from 0 to its range inclusive, in steps of tens of µJ: the range serves."""
         return max(0, _number(self.path / "max_energy_range_uj")) or None
 
     @property
-    def max_power_w(self) -> float:
-        """More than the zone can draw."""
+    def basis(self) -> str:
+        return "energy counter" + ("" if self.modulus else ", range unknown: a wrap would be a fault")
+
+    @property
+    def limit_w(self) -> float:
+        """More than the zone can draw, by its own account; infinite if it gives none."""
         paths = self.path.glob("constraint_*_uw")  # power_limit_uw, max_power_uw, min_power_uw
-        return min(2 * UNIT_J * max(map(_number, paths), default=0), MOST_ZONE_W) or MOST_ZONE_W
+        return 2 * UNIT_J * max(map(_number, paths), default=0) or math.inf
 
 
 def _number(path: Path) -> int:
@@ -70,13 +87,20 @@ def _number(path: Path) -> int:
         return 0
 
 
-def _zones(root: Path, found: Found) -> list[Zone]:
+def _zones(root: Path) -> tuple[list[Zone], dict[str, str]]:
     """Every zone below ``root``, nested or flat (sysfs shows both), "intel-rapl" before its mmio twin.
 
-    Zones without a readable name go to ``found.missing``.
+    Beside them why others, whose name cannot be read, are none; under "cpu" why there are none at all.
     """
-    paths = {path.name: path for path in sorted(root.rglob("intel-rapl*:*")) if path.is_dir()}
+    try:
+        paths = {path.name: path for path in sorted(root.rglob("intel-rapl*:*")) if path.is_dir()}
+    except OSError as error:
+        return [], {"cpu": _unreadable(error, root)}
+    if not paths:
+        why = "not Linux on Intel or AMD, a virtual machine, or no powercap driver"
+        return [], {"cpu": f"no RAPL zones under {root}: {why}"}
     zones: list[Zone] = []
+    failed: dict[str, str] = {}
     labels: dict[str, str] = {}
     taken: dict[str, str] = {}  # (control + channel) -> key: two zones of one control may have one name
     for key in sorted(paths, key=lambda key: key.split(":")):
@@ -84,14 +108,14 @@ def _zones(root: Path, found: Found) -> list[Zone]:
         try:
             label = labels[key] = (paths[key] / "name").read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            found.lack(RAPL, key, _unreadable(error, paths[key] / "name"))
+            failed[key] = _unreadable(error, paths[key] / "name")
             continue
         parent = labels.get(":".join([control, *numbers[:-1]]), "")
         channel = f"cpu:{label}" if _PACKAGE.match(label) else f"{label}:{parent}" if parent else label
         if taken.setdefault(control + channel, key) != key:
             channel += f" ({key})"
         zones.append(Zone(paths[key], label, channel, control))
-    return zones
+    return zones, failed
 
 
 def _unreadable(error: Exception, path: Path) -> str:
@@ -100,27 +124,50 @@ def _unreadable(error: Exception, path: Path) -> str:
     return f"cannot read {path}: {type(error).__name__}"
 
 
-def open_zones(found: Found, root: Path = ROOT) -> None:
-    """Open the zones that count, once each, add them to ``found``, and say of every other why it does not."""
-    before = len(found.missing)
-    try:
-        zones = _zones(root, found)
-    except OSError as error:
-        found.lack(RAPL, "cpu", _unreadable(error, root))
-        return
-    if not zones and len(found.missing) == before:
-        why = "not Linux on Intel or AMD, a virtual machine, or no powercap driver"
-        found.lack(RAPL, "cpu", f"no RAPL zones under {root}: {why}")
+def open_zones(found: Found, sysfs: Path = SYSFS) -> None:
+    """Open what counts, once each, add it to ``found``, and say of everything else why it does not count."""
+    zones, failed = _zones(sysfs / POWERCAP)
+    opened, refused = _open(found, zones)
+    failed |= refused
+    if not opened:
+        events, by_perf = perf.events(sysfs)
+        limits_w = {zone.channel: zone.limit_w for zone in reversed(zones)}
+        for event in events:
+            event.limit_w = limits_w.get(event.channel, math.inf)
+        opened, refused = _open(found, events)
+        failed = _either(failed, by_perf | refused, opened)
+    for channel, why in failed.items():
+        found.lack(RAPL, channel, why)
+
+
+def _either(by_powercap: dict[str, str], by_perf: dict[str, str], opened: Iterable[str]) -> dict[str, str]:
+    """By channel, why neither way leads to it; "cpu" speaks of all channels, where none has a name."""
+    named = {channel: None for channel in (*by_powercap, *by_perf) if channel not in ("cpu", *opened)}
+    reasons = {}
+    for channel in named or ([] if opened else ["cpu"]):
+        both = [way.get(channel, way.get("cpu")) for way in (by_powercap, by_perf)]
+        reasons[channel] = "; ".join(filter(None, both))
+    return reasons
+
+
+def _open(
+    found: Found, zones: Iterable[Zone | perf.Event]
+) -> tuple[dict[str, Callable[[], int]], dict[str, str]]:
+    """The readers of the zones that count, and why others that would do cannot be read, by channel."""
     opened: dict[str, Callable[[], int]] = {}
     failed: dict[str, str] = {}
+
+    def ignore(channel: str, why: str) -> None:
+        if (channel, why) not in found.ignored:  # the other way may have said so
+            found.ignored.append((channel, why))
+
     for zone in zones:  # "intel-rapl" sorts before "intel-rapl-mmio", so the twin comes second
         if zone.name == "psys":
-            found.ignored.append((zone.channel, "the whole platform, packages included: never added"))
+            ignore(zone.channel, "the whole platform, packages included: never added")
         elif not (_PACKAGE.match(zone.name) or zone.name == "dram"):
-            found.ignored.append((zone.channel, "part of its package: never added"))
+            ignore(zone.channel, "part of its package: never added")
         elif zone.channel in opened:
-            twin = f"{zone.channel} ({zone.control})"
-            found.ignored.append((twin, "a second window onto the same counter"))
+            ignore(f"{zone.channel} ({zone.control})", "a second window onto the same counter")
         else:
             with ExitStack() as closing:
                 try:
@@ -129,23 +176,24 @@ def open_zones(found: Found, root: Path = ROOT) -> None:
                     read()
                     twin = _mirrored(zone, read, opened)
                 except Exception as error:  # a file of sysfs may fail in ways of its own
-                    failed.setdefault(zone.channel, _unreadable(error, zone.path))
+                    failed.setdefault(zone.channel, zone.why(error))
                     continue
                 if twin:
-                    found.ignored.append((zone.channel, f"mirrors the counter of {twin}: counted once"))
+                    ignore(zone.channel, f"mirrors the counter of {twin}: counted once")
                     continue
                 closing.pop_all()  # it stays open
             opened[zone.channel] = read
             failed.pop(zone.channel, None)
-            name, modulus = zone.channel, zone.range_uj
-            counter = Counter(read, UNIT_J, modulus, zone.max_power_w, int(RAPL_PERIOD_S * NS))
-            basis = "energy counter" + ("" if modulus else ", range unknown: a wrap would be a fault")
-            found.channels.append(SensorChannel(RAPL, name, counter, RAPL_PERIOD_S, basis, close=close))
-    for channel, why in failed.items():
-        found.lack(RAPL, channel, why)
+            most_w, held_ns = min(zone.limit_w, MOST_ZONE_W), int(RAPL_PERIOD_S * NS)
+            counter = Counter(read, zone.unit_j, zone.modulus, most_w, held_ns)
+            sensor = RAPL, zone.channel, counter, RAPL_PERIOD_S, zone.basis
+            found.channels.append(SensorChannel(*sensor, interface=zone.interface, close=close))
+    return opened, failed
 
 
-def _mirrored(zone: Zone, read: Callable[[], int], opened: dict[str, Callable[[], int]]) -> str | None:
+def _mirrored(
+    zone: Zone | perf.Event, read: Callable[[], int], opened: dict[str, Callable[[], int]]
+) -> str | None:
     """The already opened die of the same package whose counter this one mirrors, if any.
 
     A mirror's value lies between two reads of the original taken just before and after. Two counters of

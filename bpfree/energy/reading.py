@@ -33,7 +33,8 @@ class EnergyValue:
     value belongs to the totals of its reading. A second look at a channel that another source already
     measures does not, nor does a part of what is measured as a whole, nor a sensor that could not be read
     from the start: they are shown and not added. One that was lost in the middle does, and then there is no
-    total. ``net_joules`` is ``joules`` less the idle baseline, if one was given.
+    total. ``net_joules`` is ``joules`` less the idle baseline, if one was given. ``interface`` names the
+    way to the source where it was not the usual one: "perf" for RAPL through perf events.
     """
 
     source: str
@@ -47,6 +48,7 @@ class EnergyValue:
     basis: str = ""
     primary: bool = True
     net_joules: float | None = None
+    interface: str = ""
 
     @property
     def role(self) -> str:
@@ -174,7 +176,8 @@ class Reading:
         for value in self.values:
             if value.status == "measured" and value.primary:
                 doubt = ", contradicted" if DISAGREE in value.flags else ""
-                sources.setdefault(value.source, []).append(_label(value.channel) + doubt)
+                source = f"{value.source}: {value.interface}" if value.interface else value.source
+                sources.setdefault(source, []).append(_label(value.channel) + doubt)
         parts = []
         if self.lacking:
             parts.append(f"incomplete: {', '.join(map(_label, self.lacking))} could not be read")

@@ -50,18 +50,16 @@ COLUMNS = ["data", "architecture", "algorithm", "stage", "executor", "metric", "
 OUT = Path(__file__).parents[1] / "data" / "launches.csv"
 
 
-def noise(name: str, quick: bool) -> Data:
-    """Random images, as many and as large as the data set's, augmented as it is; few of them validate."""
-    count, *shape = SIZES[name]
-    count = 256 if quick else count
+def noise(name: str, count: int, validated: int, augment: Augmentation | None = None) -> Data:
+    """Random images as large as the data set's, so many to train on and to validate."""
+    _, *shape = SIZES[name]
     generator = torch.Generator().manual_seed(0)
     parts = {}
-    for split, n in (("train", count), ("val", 128), ("test", 10)):
+    for split, n in (("train", count), ("val", validated), ("test", 10)):
         parts[f"x_{split}"] = torch.randn(n, *shape, generator=generator)
         parts[f"y_{split}"] = torch.arange(n) % 10
-    channels = shape[0]
-    augment = Augmentation() if name == "cifar10" else None
-    return Data(name, 10, **parts, mean=(0.0,) * channels, std=(1.0,) * channels, sha256="", augment=augment)
+    constants = {"mean": (0.0,) * shape[0], "std": (1.0,) * shape[0], "sha256": ""}
+    return Data(name, 10, **parts, **constants, augment=augment)
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,8 @@ def main() -> None:
             keep([found])
     roof = diagnostics.roofline()
     for (name, architecture), arms in tqdm(RUNS.items(), unit="network"):
-        data = noise(name, args.quick)
+        augment = Augmentation() if name == "cifar10" else None
+        data = noise(name, 256 if args.quick else SIZES[name][0], 128, augment)
         for arm in tqdm(arms, unit="arm", leave=False):
             found = floors(arm, data, architecture, roof)
             for executor in ("graph", "eager"):

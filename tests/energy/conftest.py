@@ -147,8 +147,9 @@ def metered(stub: Stub) -> Callable:
 class Powercap:
     """A powercap tree, nested as sysfs nests it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, sysfs: Path) -> None:
+        self.sysfs = sysfs
+        self.root = root = sysfs / "class" / "powercap"
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, zone: str) -> Path:
@@ -179,7 +180,7 @@ class Powercap:
 
 @pytest.fixture
 def powercap(tmp_path: Path) -> Powercap:
-    return Powercap(tmp_path / "powercap")
+    return Powercap(tmp_path / "sys")
 
 
 class Clock:

@@ -221,7 +221,7 @@ def test_check_on_a_machine_with_rapl(powercap):
     powercap.zone("intel-rapl:1", "psys")
     mover = threading.Timer(0.1, lambda: powercap.set(rapl_0=2_000_000))
     mover.start()
-    table = check(1.0, powercap=powercap.root)
+    table = check(1.0, sysfs=powercap.sysfs)
     mover.join()
     found = {(row.source, row.channel): row for row in table}
     assert found["rapl", "cpu:package-0"].status == "measured"

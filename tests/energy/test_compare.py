@@ -85,7 +85,13 @@ def test_the_ratio_of_known_joules_lies_in_its_interval(bench):
     assert result.ratio().error <= 0.01
     assert all(r.seconds >= 5.0 for readings in result.readings for r in readings)
     assert result.ratio("net_measured_j") is None  # no idle power was given
-    assert "bp / mf" in str(result)
+    shortest = min(r.seconds for r in result.readings[1])
+    assert (
+        f"({2 * result.rounds} windows of {shortest:.3g} s or more, {result.passes[1]} passes each)"
+        in str(result)
+    )
+    assert f"joules, bp / mf: {result.ratio()}" in str(result)
+    assert f"{result.rounds} rounds of A B B A; 95 % intervals" in str(result)
 
 
 def test_net_joules_have_a_ratio_of_their_own(bench):

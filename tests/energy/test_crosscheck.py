@@ -59,7 +59,7 @@ def test_both_bills_by_component(stub, powercap, tracked):
     tracked()
     powercap.zone("intel-rapl:0", "package-0", 0)
     stub.at(10.0)
-    options = {"country": "POL", "crosscheck": "codecarbon", "powercap": powercap.root}
+    options = {"country": "POL", "crosscheck": "codecarbon", "sysfs": powercap.sysfs}
     sources = ["nvml-counter", "rapl"]
     with HandMeter(sources=sources, _clock=stub.clock, _sleep=stub.sleep, **options) as meter:
         stub.at(15.0)

@@ -168,7 +168,7 @@ def test_any_file_of_a_zone_may_be_anything(powercap, clock, name, content):
         path.mkdir()
     elif content is not None:
         path.write_bytes(content)
-    with HandMeter(sources=["rapl"], powercap=powercap.root, _clock=clock) as meter:
+    with HandMeter(sources=["rapl"], sysfs=powercap.sysfs, _clock=clock) as meter:
         clock.seconds += 1
         powercap.set(rapl_1=31_000_000)
         if name != "energy_uj":
@@ -188,7 +188,7 @@ def test_any_file_of_a_zone_may_be_anything(powercap, clock, name, content):
 def test_a_counter_that_turns_to_nonsense_is_lost(powercap, clock, content):
     powercap.zone("intel-rapl:0", "package-0")
     powercap.zone("intel-rapl:1", "package-1")
-    with HandMeter(sources=["rapl"], powercap=powercap.root, _clock=clock) as meter:
+    with HandMeter(sources=["rapl"], sysfs=powercap.sysfs, _clock=clock) as meter:
         clock.seconds += 1
         powercap.set(rapl_1=31_000_000)
         (powercap.path("intel-rapl:0") / "energy_uj").write_bytes(content)
@@ -209,7 +209,7 @@ def test_a_die_that_vanishes_while_it_is_compared(powercap, clock, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "pread", vanishing)
-        meter = HandMeter(sources=["rapl"], powercap=powercap.root, _clock=clock)
+        meter = HandMeter(sources=["rapl"], sysfs=powercap.sysfs, _clock=clock)
     with meter:
         clock.seconds += 1
     assert {v.channel for v in meter.reading.values} == {"cpu:package-0-die-0", "cpu:package-0-die-1"}
@@ -217,7 +217,7 @@ def test_a_die_that_vanishes_while_it_is_compared(powercap, clock, monkeypatch):
 
 def test_a_powercap_that_cannot_be_listed(monkeypatch, powercap):
     monkeypatch.setattr(type(powercap.root), "rglob", failing(OSError(5, "Input/output error")))
-    with EnergyMeter(sources=["rapl"], powercap=powercap.root, hz=0) as meter:
+    with EnergyMeter(sources=["rapl"], sysfs=powercap.sysfs, hz=0) as meter:
         pass
     assert meter.reading.values[0].status == "unavailable"
     assert str(powercap.root) in meter.reading.values[0].reason

@@ -28,7 +28,7 @@ from conftest import HandMeter
 def test_windows_nest_and_overlap_for_free(powercap, clock, deltas, data):
     """E[a,b] + E[b,c] = E[a,c] through the whole meter, for windows that share their edges' readings."""
     powercap.zone("intel-rapl:0", "package-0", 262_143_328_850 - data.draw(st.integers(0, 10**8)))
-    with HandMeter(sources=["rapl"], powercap=powercap.root, _clock=clock) as meter:
+    with HandMeter(sources=["rapl"], sysfs=powercap.sysfs, _clock=clock) as meter:
         raw = int((powercap.path("intel-rapl:0") / "energy_uj").read_text())
         starts = {}
         readings = {}
@@ -50,7 +50,7 @@ def test_windows_nest_and_overlap_for_free(powercap, clock, deltas, data):
 
 
 def test_interface_without_any_sensor():
-    with EnergyMeter(sources=["rapl", "estimate"], powercap="/nonexistent") as meter:
+    with EnergyMeter(sources=["rapl", "estimate"], sysfs="/nonexistent") as meter:
         with meter.window("epoch 1") as epoch:
             sum(range(100_000))
         assert meter.reading.seconds > 0  # so far
@@ -63,7 +63,7 @@ def test_interface_without_any_sensor():
 
 
 def test_a_source_that_is_missing_has_no_joules_and_a_reason():
-    with EnergyMeter(sources=["rapl"], powercap="/nonexistent") as meter:
+    with EnergyMeter(sources=["rapl"], sysfs="/nonexistent") as meter:
         time.sleep(0.01)
     (value,) = meter.reading.values
     assert (value.status, value.joules, value.low, value.high) == ("unavailable", None, None, None)

@@ -15,7 +15,7 @@ RANGE = 262_143_328_850
 
 
 def meter(powercap, clock, **options):
-    return HandMeter(sources=["rapl"], powercap=powercap.root, _clock=clock, **options)
+    return HandMeter(sources=["rapl"], sysfs=powercap.sysfs, _clock=clock, **options)
 
 
 def joules(reading):
@@ -64,11 +64,11 @@ def test_links_alone_suffice(powercap, clock, tmp_path):
     """As on a real machine: the class directory holds nothing but links, subzones included."""
     powercap.zone("intel-rapl:0", "package-0")
     powercap.zone("intel-rapl:0:0", "dram")
-    classes = tmp_path / "class"
-    classes.mkdir()
+    classes = tmp_path / "links" / "class" / "powercap"
+    classes.mkdir(parents=True)
     for zone in ("intel-rapl", "intel-rapl:0", "intel-rapl:0:0"):
         (classes / zone).symlink_to(powercap.path(zone))
-    with HandMeter(sources=["rapl"], powercap=classes, _clock=clock) as m:
+    with HandMeter(sources=["rapl"], sysfs=tmp_path / "links", _clock=clock) as m:
         clock.seconds += 1
         powercap.set(rapl_0=3_000_000, rapl_0_0=2_000_000)
     assert joules(m.reading) == {"cpu:package-0": 2.0, "dram:package-0": 1.0}
@@ -237,7 +237,7 @@ def test_files_are_closed(powercap, clock):
 
 def test_estimate_stands_beside_the_package_and_outside_the_bill(powercap, clock):
     powercap.zone("intel-rapl:0", "package-0")
-    with HandMeter(sources=["rapl", "estimate"], powercap=powercap.root, _clock=clock) as m:
+    with HandMeter(sources=["rapl", "estimate"], sysfs=powercap.sysfs, _clock=clock) as m:
         sum(range(200_000))
         clock.seconds += 1
         powercap.set(rapl_0=31_000_000)

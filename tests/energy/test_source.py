@@ -133,7 +133,7 @@ def package(powercap, clock):
             powercap.set(rapl_0=round(package_w * 1e6 * now), rapl_0_0=round(4e6 * now))
 
         during()
-        return run(clock, "rapl", *sources, during=during, powercap=powercap.root, **options).reading
+        return run(clock, "rapl", *sources, during=during, sysfs=powercap.sysfs, **options).reading
 
     return metered
 

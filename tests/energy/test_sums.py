@@ -25,7 +25,7 @@ def both(stub, powercap):
     powercap.zone("intel-rapl:0", "package-0", 200_000_000)
 
     class Both:
-        root, clock = powercap.root, stub.clock
+        sysfs, clock = powercap.sysfs, stub.clock
 
         def at(self, seconds, package_w=20):
             stub.at(seconds)
@@ -40,7 +40,7 @@ def both(stub, powercap):
 def test_without_a_sensor_that_was_lost_there_is_no_total(stub, both):
     options = {"country": "POL", "idle_w": {"gpu:0": 10.0, "cpu:package-0": 5.0}}
     both.at(10)
-    with HandMeter(sources=SENSORS, powercap=both.root, _clock=both.clock, hz=0, **options) as meter:
+    with HandMeter(sources=SENSORS, sysfs=both.sysfs, _clock=both.clock, hz=0, **options) as meter:
         with meter.window("whole") as whole:
             both.at(20)
         with meter.window("broken") as broken:
@@ -64,7 +64,7 @@ def test_without_a_sensor_that_was_lost_there_is_no_total(stub, both):
 
 def test_a_package_that_was_lost_takes_the_total_with_it(both, powercap):
     both.at(10)
-    with HandMeter(sources=SENSORS, powercap=both.root, _clock=both.clock, hz=0) as meter:
+    with HandMeter(sources=SENSORS, sysfs=both.sysfs, _clock=both.clock, hz=0) as meter:
         both.at(20)
         (powercap.path("intel-rapl:0") / "energy_uj").write_text("")
     assert by_source(meter.reading)["nvml-counter"].joules == pytest.approx(1000.0)
@@ -76,7 +76,7 @@ def test_sensors_that_this_machine_never_had_are_not_missed(stub, both):
     """No counter, a second package without permission, a package that never moves: not part of any total."""
     stub.sensor(0, missing=NO_COUNTER)
     both.at(10, package_w=0)
-    with HandMeter(sources=SENSORS, powercap=both.root, _clock=both.clock, hz=0) as meter:
+    with HandMeter(sources=SENSORS, sysfs=both.sysfs, _clock=both.clock, hz=0) as meter:
         both.at(20, package_w=0)
     assert meter.reading.measured_j == pytest.approx(1000.0)
     assert meter.reading.lacking == ()
@@ -85,7 +85,7 @@ def test_sensors_that_this_machine_never_had_are_not_missed(stub, both):
 
 def test_the_second_source_of_a_channel_stands_in_for_the_first(stub, both):
     both.at(10)
-    with HandMeter(sources=SENSORS, powercap=both.root, _clock=both.clock, hz=0) as meter:
+    with HandMeter(sources=SENSORS, sysfs=both.sysfs, _clock=both.clock, hz=0) as meter:
         both.at(20)
         stub.sensor(0, missing=NO_COUNTER)
     assert by_source(meter.reading)["nvml-counter"].status == "unavailable"
@@ -117,7 +117,7 @@ def test_a_counter_that_has_not_had_time_to_move_is_no_loss(both):
 
 def test_a_package_that_leaps_is_unavailable(powercap, clock):
     powercap.zone("intel-rapl:0", "package-0")
-    with HandMeter(sources=["rapl"], powercap=powercap.root, _clock=clock, hz=0) as meter:
+    with HandMeter(sources=["rapl"], sysfs=powercap.sysfs, _clock=clock, hz=0) as meter:
         with meter.window() as leap:
             clock.seconds += 1
             powercap.set(rapl_0=200_001_000_000)
@@ -149,7 +149,7 @@ def test_what_a_package_can_draw_is_what_its_constraints_state(powercap, clock, 
     for name, watts in stated.items():
         text = watts if isinstance(watts, str) else str(watts * 1_000_000)
         (powercap.path("intel-rapl:0") / name).write_text(text)
-    with HandMeter(sources=["rapl"], powercap=powercap.root, _clock=clock, hz=0) as meter:
+    with HandMeter(sources=["rapl"], sysfs=powercap.sysfs, _clock=clock, hz=0) as meter:
         clock.seconds += 1
         powercap.set(rapl_0=leap_w * 1_000_000)
     assert meter.reading.values[0].status == status
@@ -223,7 +223,7 @@ def test_a_gpu_counter_that_stands_still_under_load_hands_over_to_power(stub):
 
 def test_a_package_that_stops_counting_takes_the_total_with_it(both):
     both.at(10)
-    with HandMeter(sources=SENSORS, powercap=both.root, _clock=both.clock, hz=0) as meter:
+    with HandMeter(sources=SENSORS, sysfs=both.sysfs, _clock=both.clock, hz=0) as meter:
         both.at(20)
         with meter.window() as stuck:
             both.at(30, package_w=20 * 20 / 30)

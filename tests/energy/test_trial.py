@@ -109,7 +109,7 @@ def test_packages_on_a_tree_of_files(powercap, phases):
 
         powercap.zone("intel-rapl:0", "package-0", gpu.counter(None) * 1000)
         length = min(lengths(rng)[0], 10.0)
-        with Tree(gpu, sources=["rapl"], powercap=powercap.root) as meter:
+        with Tree(gpu, sources=["rapl"], sysfs=powercap.sysfs) as meter:
             meter.pass_time(rng.uniform(0, 1))
             with meter.window() as window:
                 meter.pass_time(length)

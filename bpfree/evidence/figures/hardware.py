@@ -262,8 +262,8 @@ def _stage(row) -> str:
 def pass_cost(table: pd.DataFrame) -> Figure:
     """What a pass over the data costs: microseconds an image, training and validating; a row per network.
 
-    table: as `figures/measure/pass_cost.py` writes it. Beside each bar is its ratio to backpropagation's, if
-        that is there.
+    table: as `figures/measure/pass_cost.py` writes it, or wrote it before it counted windows (column n).
+        Beside each bar is its ratio to backpropagation's, if that is there.
     """
     style.require(table, "costs of a pass")
     networks = [part for _, part in table.groupby(NETWORK, sort=False)]
@@ -287,10 +287,12 @@ def pass_cost(table: pd.DataFrame) -> Figure:
         ways = [f"{look(n).label}, recomputed" if w == "recomputed" else look(n).label for n, w in wide.index]
         style.bars_named(panels[0], ways, fontsize=8)
         panels[0].set_title(f"images as of {_network(part)}", loc="left", fontsize=9)
+    repeated = "n" in table
+    how = "training: means of windows, in turns with backpropagation's," if repeated else "each measured once"
     style.caption(
         figure,
         "open bars: the frozen layers below are computed again for every batch; elsewhere they are kept",
-        f"each measured once on {_machine(table)}",
+        f"{how} on {_machine(table)}",
     )
     return figure
 
