@@ -34,7 +34,7 @@ STAND_IN = {
 
 def default_architecture(algorithm: str, data: str) -> str:
     """The paper's network for this algorithm and data set."""
-    networks = ARCHITECTURES.get(data, OWN_DATA)
+    networks = ARCHITECTURES.get(data.removesuffix("_plain"), OWN_DATA)
     return networks.get(arm(algorithm).family, networks["mf"])
 
 
