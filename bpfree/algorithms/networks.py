@@ -130,7 +130,7 @@ class Halving(Blocks):
         for c_out in channels:
             height, width = height // 2, width // 2
             block = self.block(c_in, c_out)
-            blocks.append(block.to(memory_format=torch.channels_last))  # two thirds of the time on a CPU
+            blocks.append(block.to(memory_format=torch.channels_last))  # up to a third faster on a CPU
             features.append(c_out * (1 if self.reads == "mean" else height * width))
             c_in = c_out
         super().__init__(blocks, features, inputs, classes, self.reads)
