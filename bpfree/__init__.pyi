@@ -8,6 +8,7 @@ from .algorithms import Backprop as Backprop
 from .algorithms import Blocks as Blocks
 from .algorithms import CaFoCNN as CaFoCNN
 from .algorithms import CascadedForward as CascadedForward
+from .algorithms import ConvNet as ConvNet
 from .algorithms import DeepSupervision as DeepSupervision
 from .algorithms import ForwardForward as ForwardForward
 from .algorithms import Head as Head

@@ -3,7 +3,8 @@
 Splits, normalisation and augmentation are those of Spyra and Dzwinel (arXiv 2509.19063 and
 2511.01061): a fixed 50k/10k split for MNIST and a seeded random tenth for validation
 elsewhere, per-channel mean and standard deviation, and for CIFAR a random crop from the
-image padded by reflection plus a random horizontal flip.
+image padded by reflection plus a random horizontal flip. "cifar10_plain" and "cifar100_plain"
+are the same without crop and flip, as Mono-Forward's authors train on them.
 """
 
 import functools
@@ -55,6 +56,7 @@ class _Published:
     validation: int | None = None  # so many of the training images validate; None: a seeded random tenth
     scale: int = 255
     augment: Augmentation | None = None
+    of: str = ""  # the set whose files these are, if not its own
 
 
 # Mean and standard deviation over all training pixels, as torchvision's examples print them.
@@ -77,6 +79,10 @@ PUBLISHED = {
     "cifar100": _Published(
         "CIFAR-100", "CIFAR100", "cifar-100-python", "cifar-100-python.tar.gz", **_CIFAR100, classes=100
     ),
+}
+PUBLISHED |= {
+    f"{name}_plain": replace(PUBLISHED[name], label=f"{PUBLISHED[name].label} plain", augment=None, of=name)
+    for name in ("cifar10", "cifar100")
 }
 NAMES = ("digits", *PUBLISHED)
 
@@ -165,10 +171,11 @@ def check_name(name: str) -> None:
 def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, seed: int = 0) -> Data:
     """Load a data set, on the CPU.
 
-    name: digits (bundled with scikit-learn), mnist, fashion_mnist, cifar10, cifar100, the path of an .npz
-        file with x_train, y_train, x_test, y_test as `Data.from_arrays` takes them, or "module:object" of
-        your own: a `Data`, or a function that gives one, which is called with seed=... if it takes that. Its
-        attribute `version`, if it has one, is part of the data's hash.
+    name: digits (bundled with scikit-learn), mnist, fashion_mnist, cifar10, cifar100; cifar10_plain or
+        cifar100_plain, the same images without augmentation; the path of an .npz file with x_train, y_train,
+        x_test, y_test as `Data.from_arrays` takes them; or "module:object" of your own: a `Data`, or a
+        function that gives one, which is called with seed=... if it takes that. Its attribute `version`, if
+        it has one, is part of the data's hash.
     root: folder of the named sets: `<root>/<name>.npz`, else torchvision's own files, unpacked or as they
         are published. Default: the environment variable BPFREE_DATA, else the user's cache directory.
     download: fetch a named set that is not there, or damaged, through torchvision, and keep it as .npz.
@@ -191,8 +198,8 @@ def data_source(name: StrPath, root: StrPath | None = None, *, download: bool = 
     check_name(name)
     if name == "digits":
         return _digits()
-    found, source = _find(name, data_root(root), download)
     known = PUBLISHED[name]
+    found, source = _find(known.of or name, data_root(root), download)
     for split in ("train", "test"):
         x, shape = found[f"x_{split}"], (getattr(known, split), *known.image)
         if (x.dtype, x.shape) != (np.uint8, shape):

@@ -343,6 +343,23 @@ def test_of_several_caps_the_highest_counts_and_of_equal_runs_neither():
         one(pd.concat([whole, again]), **where)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "variant", "printed"),
+    [("mf_interleaved", "local-bp", 80.2), ("mf_joint", "ce-matched-ge", 83.58), ("bp", "", 84.51)],
+)
+def test_the_later_numbers_of_mono_forwards_authors_stand_beside_ours_of_their_preset(
+    algorithm, variant, printed
+):
+    place = {"data": "cifar10_plain", "architecture": "conv-64-128-256-512"}
+    theirs = runs(algorithm, "published", test_accuracy=[81, 82, 83], where={**place, "preset": "gong"})
+    other = runs(algorithm, "convergence", test_accuracy=[1, 2, 3], where={**place, "preset": ""})
+    records = pd.concat([other, theirs])
+    row = one(records, source="gong-abdulla", algorithm=algorithm, variant=variant, **place)
+    assert (row["published"], row["ours"], row["ours_n"]) == (printed, 82, 3)
+    assert (row["our_protocol"], row["our_preset"]) == ("published", "gong")
+    assert row["difference"] == pytest.approx(82 - printed)
+
+
 def test_other_authors_numbers_stand_beside_ours_where_the_network_is_the_same():
     records = runs("cafo_rand", test_accuracy=[66, 66, 66], where={"architecture": "cnn"})
     table = compare.beside(records, source=["gong", "zhao"], data="cifar10", metric="test_accuracy")

@@ -35,6 +35,7 @@ from bpfree.errors import (
     UnknownName,
     choose,
 )
+from bpfree.experiments.experiment import Experiment
 from bpfree.training.batches import Augmentation, batches
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -227,11 +228,26 @@ def test_normalisation_is_torchvisions_to_the_bit(small, tmp_path, name):
 
 
 def test_which_sets_are_augmented(small, tmp_path):
+    augmented = {"cifar10", "cifar100"}
     for name in PUBLISHED:
-        write(tmp_path / f"{name}.npz", **small(name))
-        expected = Augmentation(pad=4, flip=True) if name.startswith("cifar") else None
+        if not name.endswith("_plain"):  # these read the others' files
+            write(tmp_path / f"{name}.npz", **small(name))
+    for name in PUBLISHED:
+        expected = Augmentation(pad=4, flip=True) if name in augmented else None
         assert load(name, tmp_path).augment == expected
     assert load("cifar100", tmp_path).classes == 100
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_plain_sets_are_the_same_images_of_the_same_files(small, tmp_path, name):
+    write(tmp_path / f"{name}.npz", **small(name))
+    augmented, plain = load(name, tmp_path, seed=3), load(f"{name}_plain", tmp_path, seed=3)
+    for part in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"):
+        assert torch.equal(getattr(augmented, part), getattr(plain, part))
+    assert (plain.name, plain.augment, plain.sha256) == (f"{name}_plain", None, augmented.sha256)
+    runs = [Experiment("mf", data, device="cpu").resolve(load(data, tmp_path)) for data in (name, plain.name)]
+    assert runs[0].key != runs[1].key
+    assert runs[0].architecture == runs[1].architecture == "3x2000"
 
 
 @pytest.mark.parametrize(
@@ -769,8 +785,9 @@ REAL = Path(os.environ.get("BPFREE_DATA", "no such folder"))
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_real_data_has_the_published_mean_and_deviation(name):
-    if not (REAL / f"{name}.npz").exists():
-        pytest.skip(f"needs {name}.npz in BPFREE_DATA")
+    file = f"{name.removesuffix('_plain')}.npz"
+    if not (REAL / file).exists():
+        pytest.skip(f"needs {file} in BPFREE_DATA")
     data = load(name, REAL)
     std, mean = torch.std_mean(data.x_train, dim=(0, 2, 3))
     # The constants describe the whole training part, of which validation holds a tenth or a sixth.

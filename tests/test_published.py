@@ -11,7 +11,7 @@ from bpfree.algorithms import ARMS
 from bpfree.data import NAMES
 from bpfree.errors import UnknownName
 from bpfree.experiments import published
-from bpfree.experiments.experiment import parse_architecture
+from bpfree.experiments.experiment import Experiment, parse_architecture
 from bpfree.training import Stopping
 
 
@@ -57,7 +57,7 @@ def test_it_is_filtered_by_any_columns():
 
 def test_every_name_in_it_is_one_of_this_package(lines):
     for line in lines:
-        assert line["source"] in ("thesis", "2026")
+        assert line["source"] in ("thesis", "2026", "gong")
         assert line["data"] in NAMES
         parse_architecture(line["architecture"])
         if line["parameter"].startswith("stopping."):
@@ -75,6 +75,9 @@ def test_rates_and_patiences_are_in_their_range():
         values = table.loc[table["parameter"] == name, "value"]
         assert all(value is None or (isinstance(value, int) and value > 0) for value in values)
 
+
+CONV = "conv-64-128-256-512"
+PLAIN = f"cifar10_plain {CONV}"
 
 # Copied by hand from what the papers printed: in their words and units, then in ours.
 PRINTED = [
@@ -100,6 +103,12 @@ PRINTED = [
     ("6.38862 ± 0.05261 %", "2026 fashion_mnist 2x1000 mf utilisation", 6.38862, 0.05261, "%", 20),
     # MF with its activations cached on the host, MNIST
     ("6.73066 Wh", "2026 mnist 2x1000 mf[cache on host] total_j", 24230.376, 3928.392, "J", 20),
+    # Mono-Forward on its authors' CNN: their later repository, and a third party's word of the first version
+    ("80.20 ± 0.35", f"gong-abdulla {PLAIN} mf_interleaved[local-bp] test_accuracy", 80.2, 0.35, "%", 3),
+    ("83.58 ± 0.49", f"gong-abdulla {PLAIN} mf_joint[ce-matched-ge] test_accuracy", 83.58, 0.49, "%", 3),
+    ("84.51 ± 0.05", f"gong-abdulla {PLAIN} bp test_accuracy", 84.51, 0.05, "%", 3),
+    ("77.8", f"gong {PLAIN} bp test_accuracy", 77.8, None, "%", None),
+    ("seed 426: 91.60", f"gong-abdulla fashion_mnist {CONV} bp[seed 426] test_accuracy", 91.6, None, "%", 1),
     # Forward-Forward as Hinton printed it
     (
         "error 1.36 %",
@@ -152,8 +161,8 @@ def test_a_verdict_is_a_word():
 
 def test_all_results_are_there_and_each_once():
     table = published.results()
-    # 921 printed numbers; the weights of 2x1000 were printed once for MNIST and Fashion-MNIST
-    assert len(table) == 921 + 1
+    # 923 printed numbers; the weights of 2x1000 were printed once for MNIST and Fashion-MNIST
+    assert len(table) == 923 + 1
     counts = table["source"].value_counts()
     assert counts[["thesis", "readme", "2026", "2026-reports"]].tolist() == [193, 60, 468, 68]
     place = ["source", "protocol", "data", "architecture", "algorithm", "variant", "baseline", "metric"]
@@ -190,3 +199,35 @@ def test_printed_ratios_follow_from_printed_means():
 def test_an_unknown_column_is_said():
     with pytest.raises(UnknownName, match="did you mean 'metric'"):
         published.results(metrics="epochs")
+
+
+def test_the_authors_cnn_is_a_network_of_this_package_and_runs_under_their_protocol():
+    """Two optimisers, one of which validation chose: Adam of backpropagation on CIFAR-10, else SGD."""
+    arms = published.hyperparameters(source="gong")[["algorithm", "data", "architecture"]].drop_duplicates()
+    assert len(arms) == 3 * 4
+    for algorithm, data, architecture in arms.to_numpy().tolist():
+        experiment = Experiment(algorithm, data, 424, architecture, protocol="published", preset="gong")
+        options, rule = experiment.resolved_options(experiment.rule()), experiment.rule()
+        adam = (algorithm, data) == ("bp", "cifar10_plain")
+        profile = ("adam", 1e-3, "cosine_epochs") if adam else ("sgd", 0.1, "step_30")
+        assert (options["optimiser"], options["lr"], options["lr_schedule"]) == profile
+        assert (options["momentum"], options["weight_decay"], options["batch_size"]) == (0.9, 0.0, 128)
+        assert (options["epochs"], rule.max_epochs) == (200, None)
+        assert (rule.stopping.metric, rule.stopping.patience) == ("val_accuracy", 15)
+        if algorithm == "bp":
+            assert options["head_bias"] is False
+        else:
+            assert (options["predict_by"], options["projection_bias"]) == ("sum", True)
+            assert options["aux_weight"] == 1.0
+        printed = published.results(source="gong-abdulla", algorithm=algorithm, data=data)
+        assert architecture in set(printed["architecture"])
+
+
+def test_their_square_s_other_corners_take_the_same_settings():
+    place = {"data": "cifar10_plain", "seed": 424, "architecture": CONV, "preset": "gong"}
+    corners = ("mf", "mf_sequential_joint", "mf_interleaved", "mf_joint")
+    found = [Experiment(name, **place) for name in corners]
+    options = [e.resolved_options(e.rule()) for e in found]
+    for one in options:
+        assert {**one, "schedule": 0, "detach": 0} == {**options[0], "schedule": 0, "detach": 0}
+    assert len({(one["schedule"], one["detach"]) for one in options}) == 4

@@ -6,7 +6,7 @@ from .bp import Backprop, DeepSupervision
 from .cafo import CascadedForward
 from .ff import ForwardForward
 from .mf import MonoForward
-from .networks import MLP, Blocks, CaFoCNN
+from .networks import MLP, Blocks, CaFoCNN, ConvNet
 
 __all__ = ["ARMS", "MLP", "Algorithm", "Arm", "Backprop", "Blocks", "CaFoCNN", "CascadedForward"]
-__all__ += ["DeepSupervision", "ForwardForward", "Head", "MonoForward", "Range", "add_arm", "arm"]
+__all__ += ["ConvNet", "DeepSupervision", "ForwardForward", "Head", "MonoForward", "Range", "add_arm", "arm"]

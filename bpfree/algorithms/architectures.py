@@ -9,7 +9,7 @@ from ..errors import InvalidInput, named
 from ..training.batches import Data
 from ..training.limits import free_memory
 from .arms import arm
-from .networks import MLP, Blocks, CaFoCNN
+from .networks import MLP, Blocks, CaFoCNN, ConvNet
 
 #: The paper's networks, by family of arms.
 ARCHITECTURES = {
@@ -21,16 +21,20 @@ ARCHITECTURES = {
 }
 OWN_DATA = {"ff": "2x1000", "cafo": "cnn", "mf": "2x1000"}
 
+#: What stands before a network's channels in its name, and the network.
+CONVOLUTIONAL = {"cnn": CaFoCNN, "conv": ConvNet}
+
 #: The smallest networks, on which an experiment's options are tried before anything is loaded.
 STAND_IN = {
     "mlp": lambda: MLP([100, 1, 1], classes=2),
     "cnn": lambda: CaFoCNN((1, 8, 8), classes=2, channels=(1, 1, 1)),
+    "conv": lambda: ConvNet((1, 8, 8), classes=2, channels=(1, 1, 1)),
 }
 
 
 def default_architecture(algorithm: str, data: str) -> str:
     """The paper's network for this algorithm and data set."""
-    networks = ARCHITECTURES.get(data, OWN_DATA)
+    networks = ARCHITECTURES.get(data.removesuffix("_plain"), OWN_DATA)
     return networks.get(arm(algorithm).family, networks["mf"])
 
 
@@ -42,9 +46,9 @@ def build_model(architecture: str, data: Data) -> Blocks:
     if own := own_network(architecture):
         return own(data.shape, classes=data.classes)
     family, numbers = parse_architecture(architecture)
-    if family == "cnn":
+    if family in CONVOLUTIONAL:
         check_memory(architecture, data.shape[0], numbers, taps=9)
-        return CaFoCNN(data.shape, classes=data.classes, **({"channels": numbers} if numbers else {}))
+        return CONVOLUTIONAL[family](data.shape, classes=data.classes, channels=numbers or None)
     check_memory(architecture, data.features, numbers)
     return MLP([data.features, *numbers], classes=data.classes)
 
@@ -71,15 +75,19 @@ def own_network(architecture: str) -> type[Blocks] | None:
 
 
 def parse_architecture(architecture: str) -> tuple[str, list[int]]:
-    """("mlp", hidden widths) or ("cnn", channels; none for CaFo's own). Raises InvalidInput for neither."""
+    """("mlp", hidden widths), ("cnn", channels; none for CaFo's own) or ("conv", channels).
+
+    Raises InvalidInput for anything else.
+    """
     name = architecture if isinstance(architecture, str) else ""
     if name == "cnn":
         return "cnn", []
     if match := re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]*)", name):
         return "mlp", [int(match[2])] * int(match[1])
-    if match := re.fullmatch(r"(cnn-)?([1-9][0-9]*(?:-[1-9][0-9]*)*)", name):
-        return "cnn" if match[1] else "mlp", [int(n) for n in match[2].split("-")]
+    if match := re.fullmatch(r"(?:(cnn|conv)-)?([1-9][0-9]*(?:-[1-9][0-9]*)*)", name):
+        return match[1] or "mlp", [int(n) for n in match[2].split("-")]
     raise InvalidInput(
         f"architecture {architecture!r}: use layers x width as in '2x1000', widths as in '1000-500', "
-        "'cnn', a cnn's channels as in 'cnn-16-32-64', or 'module:Class' of your own"
+        "'cnn', CaFo's channels as in 'cnn-16-32-64', Mono-Forward's as in 'conv-64-128-256-512', or "
+        "'module:Class' of your own"
     )

@@ -16,6 +16,10 @@ from .networks import Blocks, flatten
 
 PREDICT_BATCH = 1024
 
+#: How FF-Decomposition trains its CNN where validation preferred SGD to Adam (rate 1e-3, "cosine_epochs",
+#: which its early stopping cuts short): everywhere but with backpropagation on CIFAR-10.
+GONG_SGD = {"optimiser": "sgd", "lr": 0.1, "momentum": 0.9, "lr_schedule": "step_30", "epochs": 200}
+
 
 class Head(nn.Linear):
     """A linear read-out of one layer: an activation (B, ...), of which it reads (B, d_i), -> (B, classes)."""
@@ -46,7 +50,8 @@ class Algorithm(nn.Module, metaclass=MadePinned):
 
     Attributes:
         presets: {source: options} for the contested choices: "thesis" (Spyra's thesis, arXiv 2509.19063),
-            "2026" (the authors' camera-ready), "reference" (the source paper's code).
+            "2026" (the authors' camera-ready), "reference" (the source paper's code), "gong" (the CNN of
+            Mono-Forward's authors in their later repository, FF-Decomposition).
         name: what bars, histories and errors call it: the class's own, or that of the `Arm` that made it.
         heads: the linear read-outs by the layer they read; one of the same layer starts from the same weights
             in every algorithm.

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from ..errors import check_flag, check_range, choose
 from ..training.chance import Chance
 from ..training.stage import Stage
-from .base import Algorithm
+from .base import GONG_SGD, Algorithm
 from .networks import Blocks
 
 
@@ -26,7 +26,10 @@ class Backprop(Algorithm):
     """
 
     name = "bp"
-    presets = {source: {"head_bias": True, "head_init": "normal"} for source in ("thesis", "2026")}
+    presets = {
+        **{source: {"head_bias": True, "head_init": "normal"} for source in ("thesis", "2026")},
+        "gong": GONG_SGD,
+    }
 
     def __init__(self, model: Blocks, *, head_bias: bool = False, head_init: str = "uniform", **common):
         super().__init__(model, **common)
@@ -57,7 +60,9 @@ class DeepSupervision(Backprop):
 
         L = CE(V a_L + c, y) + λ Σ_{i=1..L} CE(M_i a_i, y),  nothing detached
 
-    Predicts through the output head V; the auxiliary heads M_i only shape the features.
+    Predicts through the output head V; the auxiliary heads M_i only shape the features. (The "global
+    multi-head" of Gong and Abdulla has no V: it is `mf_joint` with λ = 1. The preset "gong" trains this
+    network as they train that one.)
 
     Args:
         model, head_bias, head_init, **common: see `Backprop`.
@@ -67,7 +72,7 @@ class DeepSupervision(Backprop):
     """
 
     name = "bp_ds"
-    presets = {"2026": {**Backprop.presets["2026"], "input_head": True}}
+    presets = {"2026": {**Backprop.presets["2026"], "input_head": True}, "gong": GONG_SGD}
 
     def __init__(self, model: Blocks, *, aux_weight: float = 1.0, input_head: bool = False, **common):
         super().__init__(model, **common)

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from ..errors import InvalidInput, check_flag, check_range, choose
 from ..training.chance import Chance
 from ..training.stage import Stage
-from .base import Algorithm
+from .base import GONG_SGD, Algorithm
 from .networks import Blocks
 
 #: (schedule, detach) -> the corner of the ablation
@@ -24,7 +24,7 @@ CORNERS = {
 class MonoForward(Algorithm):
     """Mono-Forward (Gong et al., arXiv 2501.09238; Spyra, arXiv 2509.19063).
 
-    Layer i has a projection matrix M_i (classes × d_i) without bias, and learns from the
+    Layer i has a projection matrix M_i (classes × d_i), without bias by default, and learns from the
     cross-entropy of its own class scores, its goodness:
 
         a_i = block_i(a_{i-1}),  G_i = M_i a_i,  L_i = CE(G_i, y)
@@ -50,6 +50,12 @@ class MonoForward(Algorithm):
             "frontier") each has for one of the stage before it: 1 is equal shares, 0.5 halves them.
         input_projection: also train M_0 on the pixels, first. It feeds nothing: it is multinomial
             logistic regression. Off by default (the camera-ready trains it, the thesis did not).
+        projection_bias: whether the M_i have a bias (as the authors' later code has it).
+
+    The preset "gong" is of that code, FF-Decomposition, on its CNN (`ConvNet`). Departures: the biases of the
+    M_i start at 0, like all biases here, where torch draws them; one optimiser has all layers, which computes
+    what their own ones do there. On its MLPs that code descends the mean of the undetached losses, not their
+    sum: under SGD without decay, that is the sum at the L-th part of the rate.
     """
 
     presets = {
@@ -61,6 +67,12 @@ class MonoForward(Algorithm):
             "predict_by": "sum",
             "lr_schedule": "step",
             "epochs": 200,
+        },
+        "gong": {
+            **GONG_SGD,
+            "schedule": "simultaneous",
+            "predict_by": "sum",
+            "projection_bias": True,
         },
     }
 
@@ -74,6 +86,7 @@ class MonoForward(Algorithm):
         aux_weight: float = 1.0,
         stage_ratio: float = 1.0,
         input_projection: bool = False,
+        projection_bias: bool = False,
         **common,
     ):
         super().__init__(model, **common)
@@ -81,6 +94,7 @@ class MonoForward(Algorithm):
         self.predict_by = choose("predict_by", predict_by, ("last", "sum"))
         check_flag("detach", detach)
         check_flag("input_projection", input_projection)
+        check_flag("projection_bias", projection_bias)
         self.detach = detach
         self.name = CORNERS[schedule, detach]
         check_range("aux_weight", aux_weight)
@@ -93,7 +107,7 @@ class MonoForward(Algorithm):
         self.stage_ratio = stage_ratio
         self.depth = len(model.blocks)
         for i in range(0 if input_projection else 1, self.depth + 1):
-            self.heads[str(i)] = self.head(i)  # M_i
+            self.heads[str(i)] = self.head(i, bias=projection_bias)  # M_i
 
     # -- training
 

@@ -18,12 +18,17 @@ OUR_PROTOCOLS = {
     "published": ("published", "convergence"),
     "convergence_loss": ("convergence_loss", "convergence"),
     "matched": ("matched",),
+    "validation-selected": ("published", "convergence"),
 }
 OTHERS = ("convergence", "published")  # beside other authors' protocols
 #: Source -> the preset of ours that takes its definitions.
-PRESETS = {"thesis": "thesis", "readme": "thesis", "2026": "2026"}
+PRESETS = {"thesis": "thesis", "readme": "thesis", "2026": "2026", "gong-abdulla": "gong"}
 #: Variants that are our preset's usual arm: the thesis's Mono-Forward had no M_0.
-USUAL_VARIANTS = {("2026-reports", "without M_0"): "thesis"}
+USUAL_VARIANTS = {
+    ("2026-reports", "without M_0"): "thesis",
+    ("gong-abdulla", "local-bp"): "gong",
+    ("gong-abdulla", "ce-matched-ge"): "gong",
+}
 SUFFIXES = ("difference_low", "difference_high", "difference", "change", "percent", "ratio")
 FIXED = ["source", "protocol", "data", "architecture", "algorithm", "variant", "baseline", "metric", "unit"]
 BESIDE_COLUMNS = [*FIXED, "published", "published_sd", "published_n"]

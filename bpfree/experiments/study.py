@@ -262,7 +262,7 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
         return ""
     kind, channels = parse_architecture(network)
     halved = min(own.shape[1:]) >> (len(channels) or 3)  # the paper's CNN has three blocks
-    return otherwise if kind == "cnn" and not halved else network
+    return otherwise if kind != "mlp" and not halved else network
 
 
 def plan(chosen: Profile, chapters: Sequence[str] = ()) -> "list[Experiment]":

@@ -1,5 +1,6 @@
 """What a stage is, and one step of it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ def cooldown(epoch: int, cap: int, shift: int = 0) -> float:
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "constant": lambda epoch, cap: 1.0,
     "step": lambda epoch, cap: 0.1 ** ((epoch - 1) // 20),  # Gong's Mono-Forward code
+    "step_30": lambda epoch, cap: 0.1 ** ((epoch - 1) // 30),  # FF-Decomposition's SGD, and below its Adam
+    "cosine_epochs": lambda epoch, cap: (1.0 + math.cos(math.pi * (epoch - 1) / cap)) / 2.0,
     "cooldown": cooldown,
     "cooldown_thesis": lambda epoch, cap: cooldown(epoch, cap, shift=1),
     "linear": lambda step, steps: 1.0 - (step - 1) / steps,  # 1 − t/T at step t of T, counted from 0
