@@ -141,9 +141,8 @@ class MonoForward(Algorithm):
     def phases(self) -> list[tuple[list[int], float]]:
         """The layers that live from each time at which one begins or ends to the next, and how long it is."""
         begins = {i: (i - 1) * self.schedule for i in range(1, self.depth + 1)}
-        lives = {
-            i: (round(t, 9), round(t + 1, 9)) for i, t in begins.items()
-        }  # equal times are equal numbers
+        # Rounded, so that times that are equal are equal numbers.
+        lives = {i: (round(begin, 9), round(begin + 1, 9)) for i, begin in begins.items()}
         times = sorted({t for life in lives.values() for t in life})
         return [
             ([i for i, (begin, end) in lives.items() if begin <= now < end], then - now)
