@@ -11,6 +11,7 @@ from .algorithms import CascadedForward as CascadedForward
 from .algorithms import ConvNet as ConvNet
 from .algorithms import DeepSupervision as DeepSupervision
 from .algorithms import ForwardForward as ForwardForward
+from .algorithms import FreezeOut as FreezeOut
 from .algorithms import Head as Head
 from .algorithms import MonoForward as MonoForward
 from .algorithms import Range as Range

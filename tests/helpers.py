@@ -19,7 +19,7 @@ from bpfree.training.batches import Data
 from bpfree.training.chance import Chance
 from bpfree.training.checkpoint import Checkpoint
 from bpfree.training.history import OUTCOME, History
-from bpfree.training.stopping import Stopping
+from bpfree.training.stopping import Budget, Stopping
 
 LADDER = ("bp", "bp_ds", "mf", "mf_interleaved", "mf_joint", "mf_sequential_joint")
 
@@ -41,6 +41,14 @@ def toy(n=70, val=30, test=20, shape=(1, 3, 4), classes=3, seed=0, **changes) ->
 def arm(name: str, widths=(12, 8, 7, 6), classes=3, **options) -> Algorithm:
     """An arm of the study on a small MLP."""
     return ARMS[name].make(MLP(list(widths), classes=classes), **{"batch_size": 16, **options})
+
+
+def for_epochs(algorithm: Algorithm, epochs: int) -> dict:
+    """What tells training to take so many epochs a stage at most; exactly, where its length must be fixed."""
+    stages = algorithm.stages()
+    if any(stage.continues for stage in stages):
+        return {"budget": Budget("passes", epochs * len(stages), exact=True)}
+    return {"max_epochs": epochs}
 
 
 def resolved(**changes) -> Resolved:

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import Eager, ScriptedMeter, no_memory, outcome, same, toy, weights
+from helpers import Eager, ScriptedMeter, for_epochs, no_memory, outcome, same, toy, weights
 from safetensors import safe_open
 
 from bpfree.algorithms import ARMS
@@ -44,7 +44,7 @@ def arm(name: str, **options):
 def trained(name="mf", checkpoint=None, options=None, **how):
     """An arm trained for at most five epochs a stage: its weights and its history."""
     algorithm = arm(name, **(options or {}))
-    how = {"max_epochs": 5, "stopping": Stopping(patience=3), "progress": False, **how}
+    how = {**for_epochs(algorithm, 5), "stopping": Stopping(patience=3), "progress": False, **how}
     history = train(algorithm, toy(n=40, shape=SHAPE), seed=1, checkpoint=checkpoint, **how)
     return weights(algorithm), history
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import Eager, same, weights
+from helpers import Eager, for_epochs, same, weights
 
 import bpfree
 from bpfree.algorithms import ARMS
@@ -33,7 +33,8 @@ def trained(name, data, device="cuda", options=(), seed=1, **how):
     convolutional = name.startswith("cafo")
     network = CaFoCNN(data.shape, classes=10) if convolutional else MLP([64, 300, 200], classes=10)
     algorithm = ARMS[name].make(network, **dict(options))
-    history = train(algorithm, data, seed=seed, max_epochs=3, device=device, progress=False, **how)
+    how |= for_epochs(algorithm, 3)
+    history = train(algorithm, data, seed=seed, device=device, progress=False, **how)
     return {key: value.cpu() for key, value in weights(algorithm).items()}, history
 
 
@@ -56,6 +57,7 @@ OPTIONS = [
     *((name, {"optimiser": "sgd", "lr_schedule": "step"}) for name in ("bp", "mf", "cafo_dfa")),
     *((name, {"optimiser": "adam", "weight_decay": 0.1, "lr_schedule": "cooldown"}) for name in ("bp", "mf")),
     *((name, {"lr_schedule": "linear"}) for name in ("bp", "mf", "ff", "ff_sgd")),
+    *((name, {"lr_schedule": "cosine"}) for name in ("bp_freeze", "mf_overlapped")),
     ("ff", {"negatives": "hard", "lr_schedule": "cooldown"}),
     ("ff", {"negatives": "hybrid", "predict_by": "softmax"}),
     ("ff", {"predict_by": "softmax", "passes": 1}),
@@ -75,7 +77,9 @@ def test_a_graph_learns_what_called_operations_learn(name, options, precision, d
     assert {s.executor for s in second.stages if s.ended != "solved"} <= {"graph"}
 
 
-@pytest.mark.parametrize("name", ["bp", "mf", "mf_sequential_joint", "ff", "cafo_dfa"])
+@pytest.mark.parametrize(
+    "name", ["bp", "bp_freeze", "mf", "mf_overlapped", "mf_sequential_joint", "ff", "cafo_dfa"]
+)
 def test_so_it_does_on_augmented_images_and_where_it_is_resumed(name, data, tmp_path):
     data = replace(data, augment=Augmentation(pad=1))
     called, _ = trained(name, data, executor="eager")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import chance, toy
+from helpers import chance, for_epochs, toy
 from torch import nn
 
 import bpfree
@@ -33,8 +33,9 @@ def arm(name, **options):
 
 def diverged(algorithm, data=None, **how):
     """What training it raised; it has a history that says how far it came."""
+    how = {"stopping": NEVER, "progress": False, **for_epochs(algorithm, 30), **how}
     with pytest.raises(TrainingDiverged) as raised:
-        train(algorithm, data or toy(n=40, shape=SHAPE), stopping=NEVER, max_epochs=30, progress=False, **how)
+        train(algorithm, data or toy(n=40, shape=SHAPE), **how)
     error = raised.value
     last = error.history.stages[-1]
     assert (error.stage, error.epoch) == (last.name, last.rows[-1]["epoch"]) == (last.name, len(last.rows))
@@ -234,7 +235,7 @@ def test_a_row_that_is_not_finite_leaves_sparsemax_of_the_others_alone(bad):
 def test_an_image_that_is_not_finite_leaves_the_predictions_of_the_others_alone(name):
     options = {"loss": "sparsemax"} if name in ("cafo_rand", "cafo_dfa") else {}
     data, algorithm = toy(n=40, shape=SHAPE), arm(name, **options)
-    train(algorithm, data, max_epochs=1, progress=False)
+    train(algorithm, data, progress=False, **for_epochs(algorithm, 1))
     expected = algorithm.predict_all(data.x_test)
     images = data.x_test.clone()
     images[3] = math.nan

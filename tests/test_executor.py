@@ -5,7 +5,7 @@ Here on a CPU, where the buffers are read by the same functions without a captur
 
 import pytest
 import torch
-from helpers import LADDER, Eager, chance, same, toy, weights
+from helpers import LADDER, Eager, chance, for_epochs, same, toy, weights
 
 import bpfree
 from bpfree.algorithms import ARMS
@@ -17,11 +17,13 @@ from bpfree.training.chance import Chance, Noted, Tape, stream
 from bpfree.training.history import OUTCOME
 from bpfree.training.loop import train
 
+LIVING_ON = ("bp_freeze", "mf_overlapped")  # from one stage to the next, with the optimiser's state
 OPTIONS = [
     *((name, {}) for name in ARMS),
     ("bp", {"optimiser": "sgd", "lr_schedule": "step"}),
     ("mf", {"optimiser": "sgd", "momentum": 0.0}),
-    *((name, {"lr_schedule": "linear"}) for name in ("bp", "mf", "ff")),
+    *((name, {"lr_schedule": "linear"}) for name in ("bp", "mf", "ff", *LIVING_ON)),
+    *((name, {"lr_schedule": "cosine", "optimiser": "sgd"}) for name in ("bp", *LIVING_ON)),
     ("ff", {"negatives": "hard"}),
     ("ff", {"negatives": "hybrid", "predict_by": "softmax"}),
     ("ff", {"predict_by": "softmax", "passes": 1, "lr_schedule": "cooldown"}),
@@ -36,7 +38,8 @@ def trained(name, options, data, seed=3, **how):
         CaFoCNN(data.shape, classes=3, channels=(4, 6)) if convolutional else MLP([36, 12, 9], classes=3)
     )
     algorithm = ARMS[name].make(network, **{"batch_size": 16, **options})
-    history = train(algorithm, data, seed=seed, max_epochs=3, device="cpu", progress=False, **how)
+    how |= for_epochs(algorithm, 3)
+    history = train(algorithm, data, seed=seed, device="cpu", progress=False, **how)
     return weights(algorithm), history
 
 
@@ -81,6 +84,7 @@ KINDS = [("graph", "graph"), ("eager", "graph"), ("graph", "eager")]
 RESUMED = [
     *((name, "constant", kinds) for name in (*LADDER, "ff") for kinds in KINDS),
     *((name, "linear", ("eager", "graph")) for name in ("bp", "mf", "ff")),
+    *((name, "linear", kinds) for name in LIVING_ON for kinds in KINDS),
 ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import arm, same, toy, weights
+from helpers import arm, for_epochs, same, toy, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpfree import diagnostics
@@ -56,12 +56,27 @@ def through(layers: list[int], heads: int) -> tuple[int, int]:
     return sum(layers) + heads, 2 * sum(layers) - layers[0] + 2 * heads
 
 
+def local(layers: list[int], heads: list[int]) -> tuple[int, int]:
+    """(forward, backward) of layers of which each is trained by a loss of its own."""
+    return sum(layers) + sum(heads), sum(layers) + 2 * sum(heads)
+
+
 ANALYTIC = {
     "bp": {"network": through(P, H[-1])},
     "bp_ds": {"network": through(P, sum(H) + H[-1])},
+    "bp_freeze": {
+        "network": through(P, H[-1]),
+        **{f"above layer {i}": through(P[i:], H[-1]) for i in (1, 2)},
+        "above layer 3": (H[-1], H[-1]),  # no gradient is taken at what is frozen
+    },
     "mf_joint": {"network": through(P, sum(H))},
-    "mf_interleaved": {"network": (sum(P) + sum(H), sum(P) + 2 * sum(H))},
+    "mf_interleaved": {"network": local(P, H)},
     "mf": {f"layer {i}": (p + h, p + 2 * h) for i, (p, h) in enumerate(zip(P, H, strict=True), start=1)},
+    "mf_overlapped": {
+        "layer 1": (P[0] + H[0], P[0] + 2 * H[0]),
+        **{f"layers {i}-{i + 1}": local(P[i - 1 : i + 1], H[i - 1 : i + 1]) for i in (1, 2)},
+        "layer 3": (P[2] + H[2], P[2] + 2 * H[2]),
+    },
     "mf_sequential_joint": {f"layer {i}": through(P[:i], H[i - 1]) for i in (1, 2, 3)},
     "ff": {"network": (2 * sum(P), 2 * sum(P))},  # two streams; every layer's ∂W, nobody's ∂x
     "cafo_rand": {f"predictor {i}": (h, h) for i, h in enumerate(CNN_H, start=1)},
@@ -79,6 +94,7 @@ ANALYTIC["cafo_rand_mse"] = {  # HᵀH and HᵀY of every sample; nothing goes b
 PREDICTION = {
     "bp": sum(P) + H[-1],
     "bp_ds": sum(P) + H[-1],
+    "bp_freeze": sum(P) + H[-1],
     "ff": CLASSES * sum(P),  # every label is tried
     "ff_sgd": CLASSES * sum(P),
     "cafo_rand": sum(C) + sum(CNN_H),
@@ -123,7 +139,7 @@ def test_the_parts_add_up_to_what_an_epoch_of_real_training_computes(name, optio
     algorithm = network(name, **options)
     table = diagnostics.flops(algorithm, DATA)
     with counter() as counted:
-        train(algorithm, DATA, max_epochs=1, cache=cache, progress=False)
+        train(algorithm, DATA, cache=cache, progress=False, **for_epochs(algorithm, 1))
     outside = ["elementwise", "optimiser", "prediction", "prefix, recomputed" if cache else "prefix, cached"]
     assert counted.get_total_flops() == round(table.loc[~table["part"].isin(outside), "flops"].sum())
 
@@ -226,9 +242,18 @@ def kept(*widths: int) -> int:
 BYTES = {
     "bp": {"network": kept(*WIDTHS) + LOSS},
     "bp_ds": {"network": kept(*WIDTHS) + 4 * LOSS},
+    "bp_freeze": {
+        "network": kept(*WIDTHS) + LOSS,
+        **{f"above layer {i}": kept(*WIDTHS[i:]) + LOSS for i in (1, 2, 3)},
+    },
     "mf_joint": {"network": kept(*WIDTHS) + 3 * LOSS},
     "mf_interleaved": {"network": kept(*WIDTHS[:2]) + LOSS},  # its largest layer's
     "mf": {f"layer {i}": kept(*WIDTHS[i - 1 : i + 1]) + LOSS for i in (1, 2, 3)},
+    "mf_overlapped": {  # of two layers the larger one's
+        **{name: kept(*WIDTHS[:2]) + LOSS for name in ("layer 1", "layers 1-2")},
+        "layers 2-3": kept(*WIDTHS[1:3]) + LOSS,
+        "layer 3": kept(*WIDTHS[2:]) + LOSS,
+    },
     "mf_sequential_joint": {f"layer {i}": kept(*WIDTHS[: i + 1]) + LOSS for i in (1, 2, 3)},
 }
 
@@ -285,7 +310,7 @@ def test_the_ledger_sees_what_is_let_go_of_and_when_gradients_come():
     assert ledger.graph_peak == 2 * FLOAT * n
 
 
-@pytest.mark.parametrize("name", ["bp", "mf", "ff"])
+@pytest.mark.parametrize("name", ["bp", "bp_freeze", "mf", "mf_overlapped", "ff"])
 def test_the_account_lists_parameters_gradients_and_state_to_the_byte(name):
     algorithm = network(name)
     table = diagnostics.account(algorithm, DATA)

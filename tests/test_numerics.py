@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import arm, same, toy
+from helpers import arm, for_epochs, same, toy
 from torch.overrides import TorchFunctionMode
 
 import bpfree
@@ -180,7 +180,7 @@ def everything(name="mf", precision="fp32"):
         else bpfree.MLP([64, 16, 12], classes=10)
     )
     algorithm = ARMS[name].make(network, batch_size=32)
-    history = train(algorithm, data, max_epochs=2, precision=precision, progress=False)
+    history = train(algorithm, data, precision=precision, progress=False, **for_epochs(algorithm, 2))
     scores = algorithm.predict_all(data.x_test)
     assert not any(s.is_inference() or s.requires_grad for s in scores.values())
     return {

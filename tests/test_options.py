@@ -10,6 +10,7 @@ from bpfree.algorithms import (
     CascadedForward,
     DeepSupervision,
     ForwardForward,
+    FreezeOut,
     MonoForward,
 )
 from bpfree.errors import BpfreeError
@@ -24,7 +25,8 @@ BAD = {
 
 
 def cases():
-    for algorithm in (Backprop, DeepSupervision, MonoForward, ForwardForward, CascadedForward):
+    every = (Backprop, DeepSupervision, FreezeOut, MonoForward, ForwardForward, CascadedForward)
+    for algorithm in every:
         for option, default in algorithm.options().items():
             kind = type(default)
             if default is None:  # the algorithm's or the protocol's own
@@ -46,6 +48,13 @@ def test_a_value_that_cannot_be_is_refused_in_one_line(algorithm, option, value)
     ("algorithm", "options", "says"),
     [
         (MonoForward, {"aux_weight": 0.5}, "leave it at 1"),
+        (MonoForward, {"schedule": 1.0}, "greater than 0 and less than 1"),
+        (MonoForward, {"schedule": True}, "greater than 0 and less than 1"),
+        (MonoForward, {"schedule": 0.5, "detach": False}, "leave out detach=False"),
+        (MonoForward, {"schedule": 0.5, "input_projection": True}, "and input_projection=True"),
+        (FreezeOut, {"freeze_from": 0.0}, "greater than 0"),
+        (FreezeOut, {"freeze_from": 1.5}, "up to 1"),
+        (FreezeOut, {"power": 0.0}, "greater than 0"),
         (ForwardForward, {"negatives": "hybrid"}, "use predict_by='softmax'"),
         (CascadedForward, {"block_epochs": 3}, "use blocks='dfa'"),
     ],

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import LADDER, ScriptedMeter, arm, chance, outcome, same, toy, weights
+from helpers import LADDER, ScriptedMeter, arm, chance, for_epochs, outcome, same, toy, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
@@ -173,6 +173,9 @@ def test_the_schedules_are_those_of_the_papers_codes():
     assert loewe[:51] == 51 * [1.0]
     assert loewe[51:] == pytest.approx([2 * (1 + 100 - e) / 100 for e in range(51, 100)])
     assert loewe[-1] == pytest.approx(0.04)
+    # Loshchilov and Hutter, and FreezeOut: ½(1 + cos(πt/T)), from 1 to 0, step by step.
+    assert factors("cosine", 90)[::30] == pytest.approx([1.0, 0.75, 0.25])
+    assert SCHEDULES["cosine"](91, 90) == 0.0
     # Spyra counts from 1: begins an epoch earlier and ends at half of it.
     thesis = factors("cooldown_thesis", 100)
     assert thesis[:50] == 50 * [1.0]
@@ -511,7 +514,8 @@ def test_test_data_have_no_say(name):
         if convolutional:
             network = CaFoCNN((1, 8, 8), classes=3, channels=(3, 4))
             algorithm = ARMS[name].make(network, batch_size=16)
-        history = train(algorithm, used, max_epochs=3, stopping=Stopping(patience=2), progress=False)
+        how = {"stopping": Stopping(patience=2), **for_epochs(algorithm, 3)}
+        history = train(algorithm, used, progress=False, **how)
         results.append((weights(algorithm), history))
     (trained, history), (other, poisoned) = results
     assert same(trained, other)

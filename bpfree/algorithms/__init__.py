@@ -2,11 +2,12 @@
 
 from .arms import ARMS, Arm, Range, add_arm, arm
 from .base import Algorithm, Head
-from .bp import Backprop, DeepSupervision
+from .bp import Backprop, DeepSupervision, FreezeOut
 from .cafo import CascadedForward
 from .ff import ForwardForward
 from .mf import MonoForward
 from .networks import MLP, Blocks, CaFoCNN, ConvNet
 
 __all__ = ["ARMS", "MLP", "Algorithm", "Arm", "Backprop", "Blocks", "CaFoCNN", "CascadedForward"]
-__all__ += ["ConvNet", "DeepSupervision", "ForwardForward", "Head", "MonoForward", "Range", "add_arm", "arm"]
+__all__ += ["ConvNet", "DeepSupervision", "ForwardForward", "FreezeOut", "Head", "MonoForward", "Range"]
+__all__ += ["add_arm", "arm"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..errors import InvalidInput, choose, named
 from .base import Algorithm
-from .bp import Backprop, DeepSupervision
+from .bp import Backprop, DeepSupervision, FreezeOut
 from .cafo import CascadedForward
 from .ff import ForwardForward
 from .mf import CORNERS, MonoForward
@@ -85,16 +85,19 @@ DOUBLE, LONG = (0, (2, 1)), (0, (4, 1, 1, 1, 1, 1))
 RANDOM, DFA, SOLVED = {"blocks": "random"}, {"blocks": "dfa"}, {"blocks": "random", "loss": "mse"}
 ADAMW, SGD = {"optimiser": "adamw"}, {"optimiser": "sgd", "lr_schedule": "cooldown"}
 MF = {name: {"schedule": schedule, "detach": detach} for (schedule, detach), name in CORNERS.items()}
+HALF = {"schedule": 0.5, "detach": True}
 EPOCHS, CAFO_EPOCHS = {"epochs": Range(5, 30, "int")}, {"epochs": Range(3, 1500, "log int")}
 DFA_EPOCHS = {**CAFO_EPOCHS, "block_epochs": Range(3, 250, "log int")}
 RIDGE = {"ridge": Range(1e-6, 1e1, "log")}
 DIVISION = {"stage_ratio": Range(0.5, 1.0, "linear")}  # from halving to equal shares
+FREEZING = {"freeze_from": Range(0.5, 1.0, "linear")}  # the last of which freezes nothing
 
 # Colours are Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which
 # white paper swallows; markers repeat the distinction in print, and dashes do within each family.
 _ARMS = (
     Arm("bp", Backprop, {}, "BP", "bp", "#000000", "o", "-"),
     Arm("bp_ds", DeepSupervision, {}, "BP-DS", "bp", "#707070", "s", DOTTED, MIXED),
+    Arm("bp_freeze", FreezeOut, {}, "BP, freezing", "bp", "#332288", "d", DASHED, division=FREEZING),
     Arm("mf_joint", MonoForward, MF["mf_joint"], "MF-Joint", "mf", "#56B4E9", "v", DASH_DOTTED, MIXED),
     Arm(
         *("mf_sequential_joint", MonoForward, MF["mf_sequential_joint"]),
@@ -102,6 +105,7 @@ _ARMS = (
         division=DIVISION,
     ),
     Arm("mf_interleaved", MonoForward, MF["mf_interleaved"], "MF interleaved", "mf", "#0072B2", "D", DOUBLE),
+    Arm("mf_overlapped", MonoForward, HALF, "MF overlapped", "mf", "#117733", "h", DOTTED),
     Arm("mf", MonoForward, MF["mf"], "MF", "mf", "#D55E00", "P", DASHED, lengths=EPOCHS, division=DIVISION),
     Arm("ff", ForwardForward, ADAMW, "FF (AdamW)", "ff", "#009E73", "^", DASHED, HEAD),
     Arm("ff_sgd", ForwardForward, SGD, "FF (SGD)", "ff", "#66C2A5", "<", DOTTED, HEAD),
@@ -160,7 +164,7 @@ class Look(NamedTuple):
 # For arms that bring none of their own.
 FREE = {
     "colour": ("#6A3D9A", "#B15928", "#E7298A", "#1B7837", "#B2182B"),
-    "marker": ("h", "d", "8", "H"),
+    "marker": ("8", "H", "1", "2"),
     "line": ((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (3, 2)), "-"),
 }
 _met: dict[str, int] = {}  # such arms, in the order in which they were met

@@ -1,14 +1,15 @@
-"""Backpropagation, and backpropagation with deep supervision: the baselines."""
+"""Backpropagation, alone, freezing its layers, and with deep supervision: the baselines."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..errors import check_flag, check_range, choose
+from ..errors import InvalidInput, check_flag, check_range, choose
 from ..training.chance import Chance
-from ..training.stage import Stage
+from ..training.stage import Group, Stage
 from .base import GONG_SGD, Algorithm
 from .networks import Blocks
 
@@ -53,6 +54,76 @@ class Backprop(Algorithm):
             value.normal_(0.0, 0.01, generator=generator)
         else:
             super().initialise_parameter(name, value, generator)
+
+
+class FreezeOut(Backprop):
+    """Backpropagation that freezes its layers from below (FreezeOut; Brock et al., arXiv 1706.04983).
+
+    Of a run of length 1, block i of L (from 0) moves until
+
+        t_i = (t_0 + (1 − t_0) i/L)^p,    the head until t_L = 1,
+
+    and its rate, which begins at α_i = α/t_i, falls over just that time: by half a cosine under
+    lr_schedule="cosine", as in the paper. Then it is frozen, in eval mode, and no gradient is taken at it or
+    below it: so what it puts out needs computing only once.
+
+    Each time from one t_i to the next is a stage. So the length of a run must be fixed in advance, as an
+    exact `Budget`, and the t_i are rounded to whole passes of it, one at least. With t_0 = 1 nothing freezes,
+    and this is `Backprop`.
+
+    Args:
+        model, head_bias, head_init, **common: see `Backprop`; lr is α.
+        freeze_from: t_0, before it is raised to the power, as in the paper's code: 0.8³ = 0.512.
+        power: p, 1 (linear) or 3 (cubic) in the paper.
+        scaled: whether the rate of a block is α/t_i, so that ∫ lr dt is the same for all, or α.
+    """
+
+    name = "bp_freeze"
+
+    def __init__(
+        self, model: Blocks, *, freeze_from: float = 0.8, power: float = 3.0, scaled: bool = True, **common
+    ):
+        super().__init__(model, **common)
+        check_range("freeze_from", freeze_from, above=0.0)
+        if freeze_from > 1.0:
+            raise InvalidInput(f"freeze_from={freeze_from!r}: use a number up to 1, which freezes nothing")
+        check_range("power", power, above=0.0)
+        check_flag("scaled", scaled)
+        self.freeze_from, self.power, self.scaled = freeze_from, power, scaled
+
+    def ends(self) -> list[float]:
+        """t_0, ..., t_L."""
+        begin, depth = self.freeze_from, len(self.model.blocks)
+        return [*((begin + (1 - begin) * i / depth) ** self.power for i in range(depth)), 1.0]
+
+    def stages(self) -> list[Stage]:
+        modules, ends = [*self.model.blocks, self.heads[self.output]], self.ends()
+        groups = [
+            Group(list(module.parameters()), self.lr / end if self.scaled else self.lr, self.weight_decay)
+            for module, end in zip(modules, ends, strict=True)
+        ]
+        stages, begun = [], 0.0
+        for frozen, end in enumerate(ends):
+            if end > begun:
+                when = {"share": end - begun, "continues": bool(stages)}
+                stages.append(replace(self.phase(frozen), groups=groups[frozen:], **when))
+                begun = end
+        return stages
+
+    def phase(self, frozen: int) -> Stage:
+        """What is left to train when so many of the lowest blocks are frozen."""
+        blocks, head = list(self.model.blocks), self.heads[self.output]
+
+        def readout(a: Tensor) -> Tensor:
+            for block in blocks[frozen:]:
+                a = block(a)
+            return head(a)
+
+        def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
+            yield cross_entropy(readout(a), labels)
+
+        name = f"above layer {frozen}" if frozen else "network"
+        return self.stage(name, [], losses, readout, blocks[:frozen], layer=len(blocks))
 
 
 class DeepSupervision(Backprop):

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..errors import InvalidInput, check_flag, check_range, choose
 from ..training.chance import Chance
-from ..training.stage import Stage
+from ..training.stage import Group, Stage
 from .base import GONG_SGD, Algorithm
 from .networks import Blocks
 
@@ -38,12 +39,21 @@ class MonoForward(Algorithm):
         simultaneous    True     every batch: (W_i, M_i) on L_i for i = 1..L      (`mf_interleaved`)
         simultaneous    False    every batch: everything on L_L + λ Σ_{i<L} L_i         (`mf_joint`)
 
+    Between the two detached schedules lie overlapping ones (`mf_overlapped`): with schedule=k, 0 < k < 1,
+    layer i lives, of the time that each layer has, in [(i − 1)k, (i − 1)k + 1). So it begins when the layer
+    below has had the share k of its passes; with k = 1 that would be when it has ended, and with k = 0 at
+    once. Its rate falls over its own life. The times at which a layer begins or ends divide the run into
+    stages; the length of the run must be fixed in advance, as an exact `Budget`, of whose passes each stage
+    has a whole number, one at least.
+
     Args:
         model, **common: see `Algorithm`.
-        schedule: "sequential" or "simultaneous".
+        schedule: "sequential", "simultaneous", or a number between 0 and 1; that one only detached, and
+            without M_0.
         detach: whether the gradient stops at the layer's input.
         predict_by: the read-out of `predict`: "last" is G_L, "sum" is Σ_{i=1..L} G_i (Gong's FF-style
-            prediction). Sequential stages are validated by their own G_i either way.
+            prediction). Sequential stages are validated by their own G_i either way, overlapping ones by
+            that of the highest layer that has begun.
         aux_weight: λ of the undetached simultaneous loss. Detached losses do not mix, so that there it
             has nothing to weigh and must be 1.
         stage_ratio: of sequential stages, how many passes of a budget that is fixed in advance (protocol
@@ -80,7 +90,7 @@ class MonoForward(Algorithm):
         self,
         model: Blocks,
         *,
-        schedule: str = "sequential",
+        schedule: str | float = "sequential",
         detach: bool = True,
         predict_by: str = "last",
         aux_weight: float = 1.0,
@@ -90,13 +100,18 @@ class MonoForward(Algorithm):
         **common,
     ):
         super().__init__(model, **common)
-        self.schedule = choose("schedule", schedule, ("sequential", "simultaneous"))
         self.predict_by = choose("predict_by", predict_by, ("last", "sum"))
         check_flag("detach", detach)
         check_flag("input_projection", input_projection)
         check_flag("projection_bias", projection_bias)
+        self.overlaps = not isinstance(schedule, str)
+        if self.overlaps:
+            check_overlap(schedule, detach, input_projection)
+        else:
+            choose("schedule", schedule, ("sequential", "simultaneous"))
+        self.schedule = schedule
         self.detach = detach
-        self.name = CORNERS[schedule, detach]
+        self.name = "mf_overlapped" if self.overlaps else CORNERS[schedule, detach]
         check_range("aux_weight", aux_weight)
         if aux_weight != 1.0 and (schedule, detach) != ("simultaneous", False):
             raise InvalidInput(
@@ -115,6 +130,8 @@ class MonoForward(Algorithm):
         if self.schedule == "simultaneous":
             how = self.simultaneous_losses, self.simultaneous_readout
             return [self.stage("network", self.parameters(), *how, layer=self.depth)]
+        if self.overlaps:
+            return self.overlapping_stages()
         stages = [self.sequential_stage(int(i)) for i in sorted(self.heads, key=int)]
         return [replace(stage, share=self.stage_ratio**i) for i, stage in enumerate(stages)]
 
@@ -134,6 +151,47 @@ class MonoForward(Algorithm):
 
         parameters = [p for module in (*trained, project) for p in module.parameters()]
         return self.stage(f"layer {i}", parameters, losses, readout, prefix, layer=i)
+
+    def phases(self) -> list[tuple[list[int], float]]:
+        """The layers that live from each time at which one begins or ends to the next, and how long it is."""
+        begins = {i: (i - 1) * self.schedule for i in range(1, self.depth + 1)}
+        # Rounded, so that times that are equal are equal numbers.
+        lives = {i: (round(begin, 9), round(begin + 1, 9)) for i, begin in begins.items()}
+        times = sorted({t for life in lives.values() for t in life})
+        return [
+            ([i for i, (begin, end) in lives.items() if begin <= now < end], then - now)
+            for now, then in pairwise(times)
+        ]
+
+    def overlapping_stages(self) -> list[Stage]:
+        heads = (self.heads[str(i)] for i in range(1, self.depth + 1))
+        groups = [
+            Group([*block.parameters(), *project.parameters()], self.lr, self.weight_decay)
+            for block, project in zip(self.model.blocks, heads, strict=True)
+        ]
+        stages = []
+        for layers, share in self.phases():
+            low, high = layers[0], layers[-1]
+            when = {"groups": groups[low - 1 : high], "share": share, "continues": bool(stages)}
+            stages.append(replace(self.overlapping_stage(low, high), **when))
+        return stages
+
+    def overlapping_stage(self, low: int, high: int) -> Stage:
+        """The layers from `low` to `high`, each on its own loss, above those that have ended."""
+        blocks = list(self.model.blocks)
+
+        def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
+            for i in range(low, high + 1):
+                a = blocks[i - 1](a.detach())
+                yield cross_entropy(self.heads[str(i)](a), labels)  # L_i
+
+        def readout(a: Tensor) -> Tensor:
+            for block in blocks[low - 1 : high]:
+                a = block(a)
+            return self.heads[str(high)](a)
+
+        name = f"layer {low}" if low == high else f"layers {low}-{high}"
+        return self.stage(name, [], losses, readout, blocks[: low - 1], layer=self.depth)
 
     def simultaneous_losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         total = 0.0
@@ -166,6 +224,9 @@ class MonoForward(Algorithm):
         trained = sorted(map(int, self.heads))
         if self.schedule == "sequential":
             trained = trained[: int(self.stages_finished)]
+        elif self.overlaps:
+            layers, _ = self.phases()[int(self.stages_finished) - 1]
+            trained = trained[: layers[-1]]
         goodness = {i: g for i, g in self.goodnesses(x) if i in trained}
         both = self.combine({i: g for i, g in goodness.items() if i > 0} or goodness)
         ordered = {self.predict_by: both[self.predict_by], **both}
@@ -174,3 +235,16 @@ class MonoForward(Algorithm):
     @staticmethod
     def combine(goodness: dict[int, Tensor]) -> dict[str, Tensor]:
         return {"last": goodness[max(goodness)], "sum": sum(goodness.values())}
+
+
+def check_overlap(schedule: object, detach: bool, input_projection: bool) -> None:
+    if type(schedule) not in (int, float) or not 0 < schedule < 1:
+        raise InvalidInput(
+            f"schedule={schedule!r}: use 'sequential', 'simultaneous', or a number greater than 0 and less "
+            "than 1, the share of its passes that a layer has had when the next one begins"
+        )
+    if not detach or input_projection:
+        raise InvalidInput(
+            f"schedule={schedule!r}: overlapping stages are detached and have no M_0; leave out detach=False "
+            "and input_projection=True"
+        )

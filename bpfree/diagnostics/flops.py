@@ -27,7 +27,8 @@ from .one_step import PreparedStage, batch_of, prepared_stages
 # Decay: g + λθ is 2 (Adam, SGD); AdamW scales θ by 1 − ηλ, which is 1.
 UPDATE_OPERATIONS = {"adam": 13, "adamw": 13, "sgd": 2}
 DECAY_OPERATIONS = {"adam": 2, "adamw": 1, "sgd": 2}
-GLOBAL = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint")  # whose losses reach below their own layer
+#: Whose losses reach below their own layer.
+GLOBAL = ("bp", "bp_ds", "bp_freeze", "mf_joint", "mf_sequential_joint")
 REGION = {"validation": "val", "prefix, cached": "prefix", "prefix, recomputed": "prefix"}  # others: "train"
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LADDER = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint", "mf_interleaved", "mf")
 CAFO = ("bp", "cafo_rand", "cafo_rand_mse", "cafo_dfa")
 #: What is asked how much a joule buys, and in how many passes.
-FRONTIER = ("bp", "bp_ds", "mf_interleaved", "mf")
+FRONTIER = ("bp", "bp_ds", "bp_freeze", "mf_interleaved", "mf_overlapped", "mf")
 PASSES = (1, 2, 4, 8, 16, 32, 64)
 #: How many settings are tried of every arm at each budget: those that were best at the one before.
 TRIALS = {1: 12, 2: 12, 4: 12, 8: 6, 16: 4, 32: 3, 64: 3}
@@ -34,7 +34,9 @@ NETWORKS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 PAPERS = {data for networks in NETWORKS.values() for data in networks}
 OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
-STUDIED = {*LADDER, *CAFO, "ff", "ff_sgd"}
+STUDIED = {*LADDER, *CAFO, *FRONTIER, "ff", "ff_sgd"}
+#: Family -> the arms that train its networks, but only on a budget that is fixed in advance.
+BUDGET_ONLY = {"mf": tuple(a for a in FRONTIER if a not in LADDER)}
 FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")
 SHOWN_RUNGS = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows
@@ -74,11 +76,11 @@ class Profile:
         """One experiment for each network, algorithm and seed of a family, in this order.
 
         algorithms: default: all of the papers', and those that were added to the table, which train the
-            networks of their family. settings: further fields of each experiment; `hyperparameters` join the
-            profile's.
+            networks of their family; those of `BUDGET_ONLY` only if they are named. settings: further fields
+            of each experiment; `hyperparameters` join the profile's.
         """
         from ..algorithms.architectures import default_architecture  # here, because torch comes with it
-        from ..algorithms.arms import arm
+        from ..algorithms.arms import arm, ordered
         from . import tuned
         from .experiment import Experiment
         from .protocols import TUNED, rule
@@ -86,6 +88,7 @@ class Profile:
         paper = NETWORKS[choose("family", family, NETWORKS)]
         members = {*OTHERWISE[family], *(a for by in paper.values() for known in by.values() for a in known)}
         named = [a for a in algorithms if a not in STUDIED and arm(a).family == family]
+        named += [a for a in algorithms if a in BUDGET_ONLY.get(family, ())]
         others = tuple(named) if algorithms else added(family)
         for algorithm in algorithms:
             choose(f"algorithm of {family}", algorithm, sorted({*members, *others}))
@@ -121,7 +124,7 @@ class Profile:
                     algorithm, data, seed, network, **{**own, "preset": preset(algorithm, data, network)}
                 )
                 for network, known in networks.items()
-                for algorithm in (*comparable(data, network, known), *others)
+                for algorithm in ordered((*comparable(data, network, known), *others))
                 if not algorithms or algorithm in algorithms
                 for seed in self.seeds
             ]

@@ -107,9 +107,10 @@ class Checkpoint:
         log.info("resumed from %s after %d epochs", self.path, history.epochs)
 
     def resume(self, optimiser: torch.optim.Optimizer, keep: BestWeights) -> None:
-        """Puts back the state of the stage that was interrupted; does nothing for any other stage."""
+        """Puts back the state of the stage that was interrupted, or what its parameters had from the one
+        before; does nothing for any other stage."""
         stage, self._stage = self._stage, {}
-        if not stage or stage["best"] is None:
+        if not stage:
             return
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
@@ -119,32 +120,36 @@ class Checkpoint:
                 index, _, quantity = rest.partition(".")
                 state.setdefault(int(index), {})[quantity] = laid_out_as(parameters[int(index)], tensor)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        if stage["best"] is None:
+            return
         kept = [stage["tensors"].get(f"kept.{i}", live).to(live.device) for i, live in enumerate(keep.live)]
         keep.keep(stage["best"], kept)
 
     def save(
         self,
-        optimiser: torch.optim.Optimizer | None = None,
+        stage: Stage | None = None,
+        state: Mapping[nn.Parameter, Mapping] | None = None,
         keep: BestWeights | None = None,
         *,
         now: bool = False,
         first: Callable[[], None] = lambda: None,
     ) -> None:
-        """Writes the file if it is due, or `now`: at the end of an epoch with the state of its stage, at the
-        end of a stage without; calls `first` before it does. Raises StorageFailed; the file is then what it
-        was."""
+        """Writes the file if it is due, or `now`: at the end of an epoch with the optimiser's state of its
+        stage and the best weights; at the end of a stage without these, but with the state that its
+        parameters bring along, if any, to the next stage. Calls `first` before it does. Raises StorageFailed;
+        the file is then what it was."""
         begun = time.monotonic()
-        pause = max(0.0 if optimiser is None else self.every_s, self._took / self.share)
+        pause = max(0.0 if keep is None else self.every_s, self._took / self.share)
         if self.path is None or (begun - self._last < pause and not now):
             return
         first()
         tensors = {f"algorithm.{name}": value for name, value in self.algorithm.state_dict().items()}
-        if optimiser is not None:
-            states = optimiser.state_dict()["state"].items()
-            own = {f"optimiser.{i}.{quantity}": v for i, state in states for quantity, v in state.items()}
+        if stage is not None:
+            moving = enumerate(p for group in stage.groups for p in group.parameters)
+            own = {f"optimiser.{i}.{q}": v for i, p in moving for q, v in state.get(p, {}).items()}
             tensors |= {name: value for name, value in own.items() if value is not None}
-            if keep.epoch < len(self.history.stages[-1].rows):  # else the weights as they are are the best
-                tensors |= {f"kept.{i}": tensor for i, tensor in enumerate(keep.kept)}
+        if keep is not None and keep.epoch < len(self.history.stages[-1].rows):  # else they are as they are
+            tensors |= {f"kept.{i}": tensor for i, tensor in enumerate(keep.kept)}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         scalars = {
             "of": self._of(),

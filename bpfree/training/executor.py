@@ -12,7 +12,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -199,20 +198,23 @@ class Replayed(Called):
     @contextmanager
     def _undone(self) -> Iterator[None]:
         """Puts back, in place, what the steps within have moved: weights, buffers and the optimiser's state,
-        which is zero before the first step."""
+        which is zero of a parameter that has none yet."""
 
-        def moving() -> list[Tensor]:
-            weights = [p for group in self.stage.groups for p in group.parameters]
-            state = [v for p in weights for v in self.optimiser.state[p].values() if isinstance(v, Tensor)]
-            return [*weights, *self.algorithm.buffers(), *state]
+        weights = [p for group in self.stage.groups for p in group.parameters]
 
-        before = [tensor.detach().to("cpu", copy=True) for tensor in moving()]
+        def moving() -> dict[object, Tensor]:
+            places = dict(enumerate([*weights, *self.algorithm.buffers()]))
+            states = ((k, self.optimiser.state[p].items()) for k, p in enumerate(weights))
+            return places | {(k, q): v for k, state in states for q, v in state if isinstance(v, Tensor)}
+
+        before = {place: tensor.detach().to("cpu", copy=True) for place, tensor in moving().items()}
         try:
             yield
         finally:
             self.optimiser.zero_grad(set_to_none=True)  # of a step that failed half-way
             with torch.no_grad():
-                for tensor, old in zip_longest(moving(), before):
+                for place, tensor in moving().items():
+                    old = before.get(place)
                     tensor.zero_() if old is None else tensor.copy_(old)
 
     def _captured(self, inputs: Callable, outputs: Callable) -> Callable[[], None]:

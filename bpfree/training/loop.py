@@ -27,7 +27,7 @@ from .numerics import pinned
 from .prefix import PrefixCache
 from .progress import Progress
 from .stage import MADE_FOR_THE_CAP, Stage, freeze_all_but, make_optimiser, rates_of
-from .stopping import Budget, Length, StopRule, stop_rule
+from .stopping import Budget, Length, StopRule, check_lengths, life, stop_rule
 
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("cpu", "cuda", "mps")
@@ -84,8 +84,8 @@ def train(
 
     Raises:
         InvalidInput: data that do not fit the network, an unknown precision, cache, executor or device; a
-            budget in joules where the meter measures none; executor="graph", and a stage that cannot be
-            captured.
+            budget in joules where the meter measures none; stages that continue each other without an exact
+            budget; executor="graph", and a stage that cannot be captured.
         TrainingDiverged: a loss, a weight or a running statistic became NaN or infinite, or a stage has no
             finite solution; says stage, epoch and learning rate. Its `history` has what was trained.
         StorageFailed: no room for a prefix cached on disk, or for the checkpoint.
@@ -101,8 +101,7 @@ def train(
     algorithm.initialise(seed)
     algorithm.prepare(data)
     data, stages = data.to(device), algorithm.stages()
-    if budget is not None and budget.exact:
-        budget.lengths(stages)  # refuses one that is too small
+    check_lengths(algorithm.name, stages, budget)
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     history, clock = History(algorithm.name, seed), Clock(device, meter)
     checkpoint = checkpoint or Checkpoint()
@@ -113,10 +112,12 @@ def train(
     ):
         checkpoint.load(algorithm, history, rule)
         epochs = Epochs(algorithm, seed, clock, DivergenceWatch(algorithm), bars)
+        state = {}  # of the optimiser, of parameters that live on from one stage to the next
         for number, stage in enumerate(stages, start=1):
             if number <= algorithm.stages_finished:  # before it was resumed
                 bars.stage_done()
                 continue
+            after = stages[number] if number < len(stages) else None
             freeze_all_but(algorithm, stage)
             log = history.log(number, stage.name)
             spent = log.rows[-1] if log.rows else {}  # computed again, a prefix is paid with the last epoch
@@ -126,11 +127,11 @@ def train(
             bars.stage(stage.name, source.note)
             if stage.losses is None:
                 epochs.solve(Called(algorithm, stage, source, None, autocast), log.rows, spent)
-                log.ended, log.restored = "solved", 1
+                log.ended, log.restored, state = "solved", 1, {}
             else:
                 length = Length.of(stages, history.stages[:-1], max_epochs, budget)
                 stops_early = budget is None and stage.schedule not in MADE_FOR_THE_CAP
-                optimiser, keep = make_optimiser(stage), BestWeights(algorithm, stage)
+                optimiser, keep = make_optimiser(stage, state), BestWeights(algorithm, stage)
                 checkpoint.resume(optimiser, keep)
                 how = make_executor(executor, spent, algorithm, stage, source, optimiser, autocast)
                 log.executor = how.name
@@ -143,17 +144,27 @@ def train(
                         log.ended = "patience"
                         break
                     history.provenance = clock.provenance
-                    checkpoint.save(optimiser, keep, first=clock.settle)
+                    checkpoint.save(stage, optimiser.state, keep, first=clock.settle)
                 log.ended = log.ended or length.ended_by(len(log.rows))
-                log.restored = keep.restore()
+                log.restored = len(log.rows) if after and after.continues else keep.restore()
+                state = handed_on(stages, number, optimiser)
                 del how, optimiser, keep  # their memory goes before the next stage's comes
             for parameter in algorithm.parameters():
                 parameter.grad = None  # a finished stage keeps no gradients
             algorithm.stages_finished.fill_(number)
             history.provenance = clock.provenance
-            checkpoint.save(first=clock.settle)
+            checkpoint.save(after, state, first=clock.settle)
             bars.stage_done()
     return history
+
+
+def handed_on(
+    stages: Sequence[Stage], number: int, optimiser: torch.optim.Optimizer
+) -> dict[nn.Parameter, dict]:
+    """The optimiser's state of those parameters of the stage with this number that live on in the next."""
+    after = stages[number].groups if number < len(stages) else ()
+    lives_on = [group for group in after if life(stages, number, group).start < number]
+    return {p: optimiser.state[p] for group in lives_on for p in group.parameters}
 
 
 @contextmanager
@@ -191,9 +202,9 @@ class Epochs:
         """Trains and validates the epochs of a descended stage after those in `rows`, one by one."""
         stage, cost = executor.stage, {} if rows else spent
         while (epoch := len(rows) + 1) <= (cap := length.cap(rows)):
-            rates = rates_of(stage, epoch, cap, executor.source.batches)
+            rates = rates_of(stage, epoch, length.lives(cap), executor.source.batches)
             row = {"stage": stage.name, "epoch": epoch, "lr": rates[0][0]}
-            row |= self.train(executor, epoch, cap, rates, cost)
+            row |= self.train(executor, (length.begun + epoch, length.begun + cap), rates, cost)
             row |= self.validate(executor, cost)
             cost |= row
             rows.append(cost)  # the dict itself, because the clock may correct its joules
@@ -222,17 +233,20 @@ class Epochs:
         self.watch.check(rows[-1], solved=solved)
 
     def train(
-        self, executor: Called, epoch: int, cap: int, rates: Sequence[Sequence[float]], cost: dict
+        self, executor: Called, place: tuple[int, int], rates: Sequence[Sequence[float]], cost: dict
     ) -> dict:
-        """The mean loss of one shuffled pass, whose order and chance are this stage's and epoch's own."""
+        """The mean loss of one shuffled pass, whose order and chance are this stage's and epoch's own.
+
+        place: (k, n) of the k-th of n epochs, counted from the first of those that this stage continues.
+        """
         stage, source = executor.stage, executor.source
         found = {"train_loss": math.nan, "samples": 0}
         with self.clock.region(cost, "train"), self.watch.refusing():
-            executor.begin((self.seed, stage.stream or stage.name, epoch), rates)
+            executor.begin((self.seed, stage.stream or stage.name, place[0]), rates)
             for _ in range(source.batches):
                 executor.step()
                 found["samples"] += source.batch_size
-                self.bars.batch(epoch, cap, source.batches)
+                self.bars.batch(*place, source.batches)
             found["train_loss"] = executor.total.item() / source.batches
         return found
 

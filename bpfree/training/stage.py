@@ -1,7 +1,7 @@
 """What a stage is, and one step of it."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -32,14 +32,19 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "cooldown": cooldown,
     "cooldown_thesis": lambda epoch, cap: cooldown(epoch, cap, shift=1),
     "linear": lambda step, steps: 1.0 - (step - 1) / steps,  # 1 − t/T at step t of T, counted from 0
+    "cosine": lambda step, steps: 0.5 * (1.0 + math.cos(math.pi * (step - 1) / steps)),  # ½(1 + cos(πt/T))
 }
-STEP_BY_STEP = ("linear",)  # these change from step to step, the others from epoch to epoch
-MADE_FOR_THE_CAP = ("cooldown", "cooldown_thesis", "linear")  # early stopping may not cut these short
+STEP_BY_STEP = ("linear", "cosine")  # these change from step to step, the others from epoch to epoch
+MADE_FOR_THE_CAP = ("cooldown", "cooldown_thesis", *STEP_BY_STEP)  # early stopping may not cut these short
 
 
 @dataclass
 class Group:
-    """Parameters that move together, with their own rate and decay."""
+    """Parameters that move together, with their own rate and decay.
+
+    One that several stages in a row hold, each of which `continues` the one before, lives through all of
+    them: its schedule runs over their passes together, and its optimiser's state is handed on.
+    """
 
     parameters: Sequence[nn.Parameter]
     lr: float
@@ -69,6 +74,9 @@ class Stage:
         schedule: a name in `SCHEDULES`: the factor on every group's rate. Under one of `MADE_FOR_THE_CAP`
             early stopping does not cut the stage short.
         share: its weight where an exact `Budget` is divided.
+        continues: whether it goes on where the stage before it stops, which then ends with its last weights:
+            the epochs of both are numbered on, so that no order of the batches comes twice, and the groups
+            that both hold live on. Only under an exact `Budget`, where all lengths are known in advance.
         stream: names the random stream of its batches; stages of two algorithms with the same one see
             the same batches. Default: the stage's name.
         accumulate, solve: of a solved stage.
@@ -84,6 +92,7 @@ class Stage:
     epochs: int | None = None
     schedule: str = "constant"
     share: float = 1.0
+    continues: bool = False
     stream: str = ""
     accumulate: Callable[[Tensor, Tensor], None] | None = None
     solve: Callable[[], None] | None = None
@@ -131,9 +140,10 @@ def step(
     return total
 
 
-def make_optimiser(stage: Stage) -> torch.optim.Optimizer:
+def make_optimiser(stage: Stage, state: Mapping[nn.Parameter, dict] | None = None) -> torch.optim.Optimizer:
     """The stage's optimiser over its groups, fused where the device has the kernel.
 
+    state: of the parameters that bring one along from the stage before; by default none does.
     On CUDA its rates and step counts lie on the device, where a captured step reads them when it is replayed.
     """
     kind = choose("optimiser", stage.optimiser, OPTIMISERS)
@@ -149,19 +159,29 @@ def make_optimiser(stage: Stage) -> torch.optim.Optimizer:
     ]
     fused = device.type in ("cpu", "cuda")
     if kind == "sgd":
-        return torch.optim.SGD(groups, momentum=stage.momentum, fused=fused)
-    made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
-    return made(groups, fused=fused, capturable=cuda)
-
-
-def rates_of(stage: Stage, epoch: int, cap: int, steps: int) -> list[list[float]]:
-    """The rates of the groups in an epoch, counted from 1, of `cap` with so many steps each: a row for every
-    step, or a single one that holds for all of them."""
-    if stage.schedule in STEP_BY_STEP:
-        places = [((epoch - 1) * steps + step, cap * steps) for step in range(1, steps + 1)]
+        made = torch.optim.SGD(groups, momentum=stage.momentum, fused=fused)
     else:
-        places = [(epoch, cap)]
-    return [[group.lr * SCHEDULES[stage.schedule](*place) for group in stage.groups] for place in places]
+        adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+        made = adam(groups, fused=fused, capturable=cuda)
+    made.state.update(state or {})
+    return made
+
+
+def rates_of(stage: Stage, epoch: int, lives: Sequence[tuple[int, int]], steps: int) -> list[list[float]]:
+    """The rates of the groups in an epoch of the stage, counted from 1, that has so many steps: a row for
+    every step, or a single one that holds for all of them.
+
+    lives: of each group, the epochs of its life before the stage, and in all.
+    """
+    factor, stepwise = SCHEDULES[stage.schedule], stage.schedule in STEP_BY_STEP
+
+    def rate(group: Group, begun: int, whole: int, step: int) -> float:
+        now = begun + epoch
+        place = ((now - 1) * steps + step, whole * steps) if stepwise else (now, whole)
+        return group.lr * factor(*place)
+
+    lived = list(zip(stage.groups, lives, strict=True))
+    return [[rate(g, *life, step) for g, life in lived] for step in range(1, steps + 1 if stepwise else 2)]
 
 
 def set_rates(optimiser: torch.optim.Optimizer, rates: Sequence[float] | Tensor) -> None:

@@ -9,7 +9,7 @@ from ..errors import InvalidInput, choose, named
 from .history import REGIONS, StageHistory, amounts
 
 if TYPE_CHECKING:
-    from .stage import Stage
+    from .stage import Group, Stage
 
 DEFAULT_CAP = 100  # epochs per stage where nobody says otherwise
 VALIDATION_METRICS = ("val_accuracy", "val_loss")
@@ -168,19 +168,33 @@ class Budget:
 @dataclass(frozen=True)
 class Length:
     """How many epochs a stage may take: `own` is the cap that holds whatever the budget; of that, if there is
-    one, the stage may spend `left`, in `unit`."""
+    one, the stage may spend `left`, in `unit`.
+
+    begun: the epochs of the stages that it continues; around: of the life of each of its groups, the epochs
+        in the stages before this one, and in those after it.
+    """
 
     own: float
     unit: str = "passes"
     left: float = math.inf
+    begun: int = 0
+    around: Sequence[tuple[int, int]] = ()
 
     @classmethod
     def of(cls, stages: Sequence["Stage"], done: Sequence[StageHistory], max_epochs, budget) -> "Length":
         """The length of the next stage after those `done`: by its own cap, `max_epochs` and its share."""
-        caps = [cap for cap in (stages[len(done)].epochs, max_epochs) if cap is not None]
-        if budget is None:
-            return cls(min(caps, default=DEFAULT_CAP))
-        return cls(min(caps, default=math.inf), budget.unit, budget.share(stages, done))
+        place = len(done)
+        lengths = []  # of all stages, which are known where one continues another
+        if budget is not None and budget.exact:
+            caps = (own_cap(stage, max_epochs) for stage in stages)
+            lengths = [min(passes, cap) for passes, cap in zip(budget.lengths(stages), caps, strict=True)]
+        lives = [life(stages, place, group) for group in stages[place].groups]
+        return cls(
+            own_cap(stages[place], max_epochs, DEFAULT_CAP if budget is None else math.inf),
+            *(("passes", math.inf) if budget is None else (budget.unit, budget.share(stages, done))),
+            begun=sum(lengths[life(stages, place).start : place]),
+            around=[(sum(lengths[own.start : place]), sum(lengths[place + 1 : own.stop])) for own in lives],
+        )
 
     def cap(self, rows: Sequence[dict]) -> int:
         """How many epochs the stage will have in all, as foreseen after those in `rows`.
@@ -197,9 +211,46 @@ class Length:
             further = max(0, round((self.left - spent) / (epochs / len(rows))))
         return int(min(self.own, len(rows) + further))
 
+    def lives(self, cap: int) -> list[tuple[int, int]]:
+        """Of each group, the epochs of its life before this stage and in all, if the stage has `cap`."""
+        return [(before, before + cap + after) for before, after in self.around]
+
     def ended_by(self, epochs: int) -> str:
         """Which limit ended a stage that took all of its epochs: "cap" or "budget"."""
         return "cap" if epochs >= self.own else "budget"
+
+
+def own_cap(stage: "Stage", max_epochs: int | None, otherwise: float = math.inf) -> float:
+    return min((cap for cap in (stage.epochs, max_epochs) if cap is not None), default=otherwise)
+
+
+def life(stages: Sequence["Stage"], place: int, group: "Group | None" = None) -> range:
+    """The places, counted from 0, of the stages around this one of which each continues the one before; of a
+    group, of those that hold it."""
+
+    def joined(k: int) -> bool:
+        """Whether the stage at k continues the one before, with the group."""
+        both = stages[k - 1 : k + 1] if 0 < k < len(stages) and stages[k].continues else ()
+        return bool(both) and (group is None or all(any(g is group for g in s.groups) for s in both))
+
+    first = last = place
+    while joined(first):
+        first -= 1
+    while joined(last + 1):
+        last += 1
+    return range(first, last + 1)
+
+
+def check_lengths(name: str, stages: Sequence["Stage"], budget: Budget | None) -> None:
+    """Raises InvalidInput for an exact budget that is too small, and for stages of the algorithm `name` that
+    continue each other under any other."""
+    if budget is not None and budget.exact:
+        budget.lengths(stages)
+    elif any(stage.continues for stage in stages):
+        raise InvalidInput(
+            f"{name} moves its layers in parts of a length that must be fixed in advance: use "
+            "protocol='frontier' in an Experiment, or budget=Budget('passes', n, exact=True)"
+        )
 
 
 def cost_of(row: dict, unit: str, regions: tuple[str, ...] = REGIONS) -> float:

@@ -26,6 +26,7 @@ DESCRIPTIONS = {
     "block_weight_decay": "weight decay of the blocks",
     "aux_weight": "λ, weight of the auxiliary losses",
     "stage_ratio": "passes of a stage for one of the stage before",
+    "freeze_from": "t_0, which says when the first layer freezes",
     "ridge": "ridge of the closed-form predictors",
     "epochs": "epochs per stage",
     "block_epochs": "epochs of the blocks",
