@@ -18,7 +18,7 @@ from .evidence import FOLDER, keep_machines, read_table, write_table
 from .order import NETWORK, PLACE, arranged
 
 WHO = [*PLACE, "passes", "seed"]
-SETTINGS = ["lr", "weight_decay", "aux_weight", "stage_ratio"]
+SETTINGS = ["lr", "weight_decay", "aux_weight", "stage_ratio", "freeze_from"]
 SCORES = ["val_accuracy", "test_accuracy", "test_accuracy[sum]"]
 COSTS = ["flop", "s", "measured_j", "estimated_j"]
 COLUMNS = [*WHO, *SETTINGS, *SCORES, *COSTS, "device", "machine", "run"]
