@@ -10,6 +10,7 @@ from .algorithms import CaFoCNN as CaFoCNN
 from .algorithms import CascadedForward as CascadedForward
 from .algorithms import DeepSupervision as DeepSupervision
 from .algorithms import ForwardForward as ForwardForward
+from .algorithms import ForwardProjection as ForwardProjection
 from .algorithms import Head as Head
 from .algorithms import MonoForward as MonoForward
 from .algorithms import Range as Range

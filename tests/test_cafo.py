@@ -406,11 +406,11 @@ def test_without_calibration_the_running_statistics_stay(digits):
 
 
 def solved(h, y, *, bias, ridge, classes=4, size=16):
-    equations = NormalEquations(classes, bias=bias, ridge=ridge)
+    equations = NormalEquations(bias=bias, ridge=ridge)
     equations.tile = 5  # so that these few features take several
     head = nn.Linear(h.shape[1], classes, bias=bias).double()
     for part, labels in zip(h.split(size), y.split(size), strict=True):
-        equations.add(part, labels)
+        equations.add(part, one_hot(labels, classes))
     equations.solve(head)
     return head
 

@@ -7,6 +7,16 @@ from .cafo import CascadedForward
 from .ff import ForwardForward
 from .mf import MonoForward
 from .networks import MLP, Blocks, CaFoCNN
+from .projection import ForwardProjection
 
 __all__ = ["ARMS", "MLP", "Algorithm", "Arm", "Backprop", "Blocks", "CaFoCNN", "CascadedForward"]
-__all__ += ["DeepSupervision", "ForwardForward", "Head", "MonoForward", "Range", "add_arm", "arm"]
+__all__ += [
+    "DeepSupervision",
+    "ForwardForward",
+    "ForwardProjection",
+    "Head",
+    "MonoForward",
+    "Range",
+    "add_arm",
+    "arm",
+]

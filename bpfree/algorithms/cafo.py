@@ -224,12 +224,12 @@ class CascadedForward(Algorithm):
         """P_i on the features of the frozen blocks 1..i."""
         head, name = self.heads[str(i)], f"predictor {i}"
         if self.loss == "mse":
-            equations = NormalEquations(self.model.classes, bias=self.head_bias, ridge=self.ridge)
+            equations = NormalEquations(bias=self.head_bias, ridge=self.ridge)
             return Stage(
                 name,
                 prefix=prefix,
                 readout=head,
-                accumulate=lambda h, labels: equations.add(head.read(h), labels),
+                accumulate=lambda h, labels: equations.add(head.read(h), one_hot(labels, self.model.classes)),
                 solve=lambda: equations.solve(head),
             )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..errors import InvalidInput, check_flag, check_range, choose
@@ -11,6 +11,7 @@ from ..training.chance import Chance
 from ..training.stage import Stage
 from .base import Algorithm
 from .networks import Blocks
+from .similarity import similarity_loss, similarity_map
 
 #: (schedule, detach) -> the corner of the ablation
 CORNERS = {
@@ -38,6 +39,14 @@ class MonoForward(Algorithm):
         simultaneous    True     every batch: (W_i, M_i) on L_i for i = 1..L      (`mf_interleaved`)
         simultaneous    False    every batch: everything on L_L + λ Σ_{i<L} L_i         (`mf_joint`)
 
+    With a weight β of similarity matching (Nøkland and Eidnes, arXiv 1901.06656: their "predsim", β = 0.99)
+    a detached layer has one more term in its loss, and a map S_i for it that moves with the layer:
+
+        L_i = (1 − β) CE(M_i a_i, y) + β mean (R(S_i a_i) − R(Y))²,  R as in `similarities`
+
+    What is left out of theirs: BatchNorm, dropout, M_i that begin at 0 and have a bias and a pool before
+    them, and an output layer of its own: prediction stays with the M_i, and the S_i have no part in it.
+
     Args:
         model, **common: see `Algorithm`.
         schedule: "sequential" or "simultaneous".
@@ -48,6 +57,8 @@ class MonoForward(Algorithm):
             has nothing to weigh and must be 1.
         stage_ratio: of sequential stages, how many passes of a budget that is fixed in advance (protocol
             "frontier") each has for one of the stage before it: 1 is equal shares, 0.5 halves them.
+        sim_weight: β in [0, 1], of detached losses only; 0 is Mono-Forward without S_i. What the term
+            asks for depends on the batch, whose samples it compares with each other.
         input_projection: also train M_0 on the pixels, first. It feeds nothing: it is multinomial
             logistic regression. Off by default (the camera-ready trains it, the thesis did not).
     """
@@ -73,6 +84,7 @@ class MonoForward(Algorithm):
         predict_by: str = "last",
         aux_weight: float = 1.0,
         stage_ratio: float = 1.0,
+        sim_weight: float = 0.0,
         input_projection: bool = False,
         **common,
     ):
@@ -94,6 +106,15 @@ class MonoForward(Algorithm):
         self.depth = len(model.blocks)
         for i in range(0 if input_projection else 1, self.depth + 1):
             self.heads[str(i)] = self.head(i)  # M_i
+        check_range("sim_weight", sim_weight, most=1.0)
+        if sim_weight and not detach:
+            raise InvalidInput(
+                f"sim_weight={sim_weight}: similarities are matched layer by layer, and {self.name} does not "
+                "detach its layers; use detach=True or sim_weight=0"
+            )
+        self.sim_weight = sim_weight
+        matched = range(1, self.depth + 1) if sim_weight else ()
+        self.maps = nn.ModuleDict({str(i): similarity_map(model, i) for i in matched})  # S_i
 
     # -- training
 
@@ -110,21 +131,33 @@ class MonoForward(Algorithm):
         frozen = max(i - 1, 0) if self.detach else 0  # M_0 has no block
         prefix, trained = blocks[:frozen], blocks[frozen:i]
 
-        def readout(a: Tensor) -> Tensor:
+        def activity(a: Tensor) -> Tensor:
             for block in trained:
                 a = block(a)
-            return project(a)  # G_i
+            return a
+
+        def readout(a: Tensor) -> Tensor:
+            return project(activity(a))  # G_i
 
         def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
-            yield cross_entropy(readout(a), labels)  # L_i; a_{i-1} comes from the frozen prefix
+            yield self.layer_loss(i, activity(a), labels)  # a_{i-1} comes from the frozen prefix
 
-        parameters = [p for module in (*trained, project) for p in module.parameters()]
+        match = [self.maps[str(i)]] if str(i) in self.maps else []
+        parameters = [p for module in (*trained, project, *match) for p in module.parameters()]
         return self.stage(f"layer {i}", parameters, losses, readout, prefix, layer=i)
+
+    def layer_loss(self, i: int, a: Tensor, labels: Tensor) -> Tensor:
+        """L_i of a_i."""
+        loss = cross_entropy(self.heads[str(i)](a), labels)
+        if str(i) in self.maps:
+            similarity = similarity_loss(self.maps[str(i)](a), labels, self.model.classes)
+            loss = (1.0 - self.sim_weight) * loss + self.sim_weight * similarity
+        return loss
 
     def simultaneous_losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         total = 0.0
-        for i, goodness in self.goodnesses(x, detach=self.detach):
-            loss = cross_entropy(goodness, labels)  # L_i
+        for i, a in self.activities(x, detach=self.detach):
+            loss = self.layer_loss(i, a, labels)
             if self.detach:
                 yield loss  # its graph is freed before the next layer's is built
             else:
@@ -132,13 +165,18 @@ class MonoForward(Algorithm):
         if not self.detach:
             yield total
 
-    def goodnesses(self, x: Tensor, *, detach: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """(i, G_i) layer by layer, M_0's first if it is there."""
+    def activities(self, x: Tensor, *, detach: bool = False) -> Iterator[tuple[int, Tensor]]:
+        """(i, a_i) layer by layer, and first, if there is an M_0, the pixels."""
         if "0" in self.heads:
-            yield 0, self.heads["0"](x)
+            yield 0, x
         a = x
         for i, block in enumerate(self.model.blocks, start=1):
             a = block(a.detach() if detach else a)
+            yield i, a
+
+    def goodnesses(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(i, G_i) layer by layer, M_0's first if it is there."""
+        for i, a in self.activities(x):
             yield i, self.heads[str(i)](a)
 
     # -- prediction

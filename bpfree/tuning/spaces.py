@@ -26,7 +26,8 @@ DESCRIPTIONS = {
     "block_weight_decay": "weight decay of the blocks",
     "aux_weight": "λ, weight of the auxiliary losses",
     "stage_ratio": "passes of a stage for one of the stage before",
-    "ridge": "ridge of the closed-form predictors",
+    "ridge": "ridge of what is solved in closed form",
+    "output_ridge": "ridge of the solved read-out",
     "epochs": "epochs per stage",
     "block_epochs": "epochs of the blocks",
 }
