@@ -16,6 +16,7 @@ from .algorithms import MonoForward as MonoForward
 from .algorithms import Range as Range
 from .algorithms import arm as arm
 from .data import load as load
+from .diagnostics.alignment import alignment as alignment
 from .diagnostics.gradient_reach import gradient_reach as gradient_reach
 from .energy import EnergyMeter as EnergyMeter
 from .energy import measure as measure
