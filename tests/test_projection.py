@@ -1,5 +1,7 @@
 """Forward Projection against a float64 program of its own, and what its targets and solutions are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -126,8 +128,6 @@ class Renamed(ForwardProjection):
 
 
 def test_renaming_the_classes_leaves_every_hidden_layer():
-    from dataclasses import replace
-
     data = toy()
     names = torch.tensor(Renamed.order).argsort()
     other = replace(data, y_train=names[data.y_train], y_val=names[data.y_val], y_test=names[data.y_test])
@@ -149,9 +149,8 @@ def test_the_batch_size_matters_to_the_rounding_only(digits):
 
 
 def test_same_seed_same_bits_and_another_seed_another_network(digits):
-    first, again, cached, other = (weights(trained(digits, seed=seed)[0]) for seed in (0, 0, 0, 1))
+    first, again, other = (weights(trained(digits, seed=seed)[0]) for seed in (0, 0, 1))
     assert same(first, again)
-    assert same(first, cached)
     assert not torch.equal(first["model.blocks.0.linear.weight"], other["model.blocks.0.linear.weight"])
 
 
