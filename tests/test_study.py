@@ -37,6 +37,12 @@ def test_arms_cover_algorithms_and_seeds():
     assert [(e.algorithm, e.seed) for e in runs] == [("bp", 3), ("bp", 5), ("mf", 3), ("mf", 5)]
 
 
+def test_arms_beside_the_study_are_run_by_name_only():
+    quick = study.profile("quick", seeds=[0])
+    assert not {"mf_predsim", "fp"} & {e.algorithm for e in study.plan(quick)}
+    assert [e.algorithm for e in quick.arms("mf", "mf", "mf_predsim", "fp")] == ["mf", "mf_predsim", "fp"]
+
+
 def test_other_data_get_a_network_of_their_own():
     assert arms(study.profile("quick").arms("ff")) == {(a, "digits", "2x256") for a in ("bp", "ff")}
     # The paper has no Forward-Forward on CIFAR: it is run there if nothing else is asked for.
