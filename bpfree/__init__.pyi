@@ -11,12 +11,14 @@ from .algorithms import CascadedForward as CascadedForward
 from .algorithms import ConvNet as ConvNet
 from .algorithms import DeepSupervision as DeepSupervision
 from .algorithms import ForwardForward as ForwardForward
+from .algorithms import ForwardProjection as ForwardProjection
 from .algorithms import FreezeOut as FreezeOut
 from .algorithms import Head as Head
 from .algorithms import MonoForward as MonoForward
 from .algorithms import Range as Range
 from .algorithms import arm as arm
 from .data import load as load
+from .diagnostics.alignment import alignment as alignment
 from .diagnostics.gradient_reach import gradient_reach as gradient_reach
 from .energy import EnergyMeter as EnergyMeter
 from .energy import measure as measure

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import chance, for_epochs, toy
 from torch import nn
+from torch.nn.functional import one_hot
 
 import bpfree
 from bpfree import diagnostics, tuning
@@ -46,7 +47,7 @@ def diverged(algorithm, data=None, **how):
 
 SGD = {"optimiser": "sgd", "momentum": 0.0}
 RATES = {
-    **{name: {"lr": 1e38, **SGD} for name in ARMS if name != "cafo_rand_mse"},  # which has no rate
+    **{name: {"lr": 1e38, **SGD} for name in ARMS if name not in ("cafo_rand_mse", "fp")},  # without a rate
     "ff": {"lr": 1e38},
     "ff_sgd": {"lr": 1e38},
 }
@@ -257,11 +258,11 @@ def test_hard_negatives_of_scores_that_are_not_finite_are_still_wrong_labels(bad
 
 
 def test_features_that_are_not_finite_have_no_solution():
-    equations, head = NormalEquations(3, bias=True, ridge=1.0), nn.Linear(4, 3)
+    equations, head = NormalEquations(bias=True, ridge=1.0), nn.Linear(4, 3)
     before = head.weight.clone()
     features = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     features[3, 2] = math.inf
-    equations.add(features, torch.arange(20) % 3)
+    equations.add(features, one_hot(torch.arange(20) % 3))
     with pytest.raises(bpfree.BpfreeError, match="not finite"):
         equations.solve(head)
     assert torch.equal(head.weight, before)

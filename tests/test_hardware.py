@@ -91,7 +91,21 @@ DIMENSIONS = [h // (2 * CLASSES) for h in CNN_H]
 ANALYTIC["cafo_rand_mse"] = {  # HᵀH and HᵀY of every sample; nothing goes backward
     f"predictor {i}": (2 * d * d + 2 * d * CLASSES, 0) for i, d in enumerate(DIMENSIONS, start=1)
 }
+D = WIDTHS[1:]  # S_i a_i and the correlation of every two samples, whose backward pass is twice as much each
+SIMILARITY = [2 * d * d + 2 * BATCH * d for d in D]
+ANALYTIC["mf_predsim"] = {
+    stage: (forward + s, backward + 2 * s)
+    for (stage, (forward, backward)), s in zip(ANALYTIC["mf"].items(), SIMILARITY, strict=True)
+}
+ANALYTIC["fp"] = {  # ãᵀã and ãᵀZ, with Z's ã Q; of the read-out ãᵀã and ãᵀY
+    **{
+        f"layer {i}": (2 * (a + 1) ** 2 + 2 * (a + 1) * b + 2 * a * b, 0)
+        for i, (a, b) in enumerate(pairwise(WIDTHS), start=1)
+    },
+    "output": (2 * (D[-1] + 1) ** 2 + 2 * (D[-1] + 1) * CLASSES, 0),
+}
 PREDICTION = {
+    "fp": sum(P) + H[-1],
     "bp": sum(P) + H[-1],
     "bp_ds": sum(P) + H[-1],
     "bp_freeze": sum(P) + H[-1],

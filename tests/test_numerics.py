@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import arm, for_epochs, same, toy
@@ -240,11 +241,14 @@ def test_what_is_looked_up_of_a_trained_network_is_the_same_too(hostile):
             diagnostics.flops(bp, data),
             diagnostics.account(solved, data),
             bpfree.gradient_reach(bp, data.x_val, data.y_val),
+            pd.Series(bpfree.alignment(ff, data.x_val, data.y_val)),
         ]
         return [table.to_dict() for table in tables]
 
     data, bp, solved = toy(), arm("bp"), CascadedForward(bpfree.MLP([12, 5], classes=3))
-    train(bp, data, max_epochs=2, progress=False)
+    ff = arm("ff")
+    for algorithm in (bp, ff):
+        train(algorithm, data, max_epochs=2, progress=False)
     expected = looked_up()
     with HOSTILE[hostile](), unchanged():
         found = looked_up()

@@ -43,12 +43,18 @@ def test_the_frontier_has_the_arms_that_need_a_budget_too_and_nothing_else_does(
     assert tuple(dict.fromkeys(e.algorithm for e in quick.frontier())) == frontier  # in this order
     assert {e.algorithm for e in quick.frontier("bp_freeze", "mf")} == {"bp_freeze", "mf"}
     least = {a: min(e.max_epochs for e in quick.frontier(a)) for a in frontier}
-    # two layers: a stage for each and one for the head; two alone and one between them; of 1, 2, 4, ...
-    assert least == {"bp": 1, "bp_ds": 1, "bp_freeze": 4, "mf_interleaved": 1, "mf_overlapped": 4, "mf": 2}
+    # two layers: a stage for each and one for the head; two alone and one between them; of 2, 4, ...
+    assert least == {"bp": 2, "bp_ds": 2, "bp_freeze": 4, "mf_interleaved": 2, "mf_overlapped": 4, "mf": 2}
     others = [e for number in study.CHAPTERS if number != "09" for e in quick.chapter(number)]
     assert not {e.algorithm for e in others} & set(study.BUDGET_ONLY["mf"])
     with pytest.raises(BpfreeError, match="unknown algorithm of cafo 'bp_freeze'"):
         quick.arms("cafo", "bp_freeze")
+
+
+def test_arms_beside_the_study_are_run_by_name_only():
+    quick = study.profile("quick", seeds=[0])
+    assert not {"mf_predsim", "fp"} & {e.algorithm for e in study.plan(quick)}
+    assert [e.algorithm for e in quick.arms("mf", "mf", "mf_predsim", "fp")] == ["mf", "mf_predsim", "fp"]
 
 
 def test_other_data_get_a_network_of_their_own():

@@ -7,7 +7,8 @@ from .cafo import CascadedForward
 from .ff import ForwardForward
 from .mf import MonoForward
 from .networks import MLP, Blocks, CaFoCNN, ConvNet
+from .projection import ForwardProjection
 
-__all__ = ["ARMS", "MLP", "Algorithm", "Arm", "Backprop", "Blocks", "CaFoCNN", "CascadedForward"]
-__all__ += ["ConvNet", "DeepSupervision", "ForwardForward", "FreezeOut", "Head", "MonoForward", "Range"]
-__all__ += ["add_arm", "arm"]
+__all__ = ["ARMS", "MLP", "Algorithm", "Arm", "Backprop", "Blocks", "CaFoCNN", "CascadedForward", "ConvNet"]
+__all__ += ["DeepSupervision", "ForwardForward", "ForwardProjection", "FreezeOut", "Head", "MonoForward"]
+__all__ += ["Range", "add_arm", "arm"]

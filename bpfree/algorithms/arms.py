@@ -16,6 +16,7 @@ from .cafo import CascadedForward
 from .ff import ForwardForward
 from .mf import CORNERS, MonoForward
 from .networks import Blocks
+from .projection import ForwardProjection
 
 
 class Range(NamedTuple):
@@ -89,6 +90,11 @@ HALF = {"schedule": 0.5, "detach": True}
 EPOCHS, CAFO_EPOCHS = {"epochs": Range(5, 30, "int")}, {"epochs": Range(3, 1500, "log int")}
 DFA_EPOCHS = {**CAFO_EPOCHS, "block_epochs": Range(3, 250, "log int")}
 RIDGE = {"ridge": Range(1e-6, 1e1, "log")}
+RIDGES = {
+    "ridge": Range(1e-1, 1e4, "log"),
+    "output_ridge": Range(1e-2, 1e3, "log"),
+}  # of all samples together
+PREDSIM = {**MF["mf"], "sim_weight": 0.99}
 DIVISION = {"stage_ratio": Range(0.5, 1.0, "linear")}  # from halving to equal shares
 FREEZING = {"freeze_from": Range(0.5, 1.0, "linear")}  # the last of which freezes nothing
 
@@ -107,6 +113,11 @@ _ARMS = (
     Arm("mf_interleaved", MonoForward, MF["mf_interleaved"], "MF interleaved", "mf", "#0072B2", "D", DOUBLE),
     Arm("mf_overlapped", MonoForward, HALF, "MF overlapped", "mf", "#117733", "h", DOTTED),
     Arm("mf", MonoForward, MF["mf"], "MF", "mf", "#D55E00", "P", DASHED, lengths=EPOCHS, division=DIVISION),
+    Arm(
+        *("mf_predsim", MonoForward, PREDSIM, "MF, predsim", "mf", "#A6761D", "H", LONG),
+        **{"lengths": EPOCHS, "division": DIVISION},
+    ),
+    Arm("fp", ForwardProjection, {}, "FP, solved", "mf", "#1F3A93", "d", DOTTED, RIDGES),
     Arm("ff", ForwardForward, ADAMW, "FF (AdamW)", "ff", "#009E73", "^", DASHED, HEAD),
     Arm("ff_sgd", ForwardForward, SGD, "FF (SGD)", "ff", "#66C2A5", "<", DOTTED, HEAD),
     Arm(

@@ -1,7 +1,6 @@
 """Cascaded-Forward: blocks that learn without a backward pass through the network, or not at all, and one
 linear predictor per block."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,11 +10,10 @@ from torch.nn.functional import cross_entropy, one_hot, softmax
 
 from ..errors import InvalidInput, check_flag, check_positive, check_range, choose
 from ..training.chance import Chance, stream
-from ..training.numerics import pinned
 from ..training.stage import Group, Stage
 from .base import Algorithm
 from .networks import Blocks, flatten
-from .solved import ChannelMoments, NormalEquations, doubled
+from .solved import ChannelMoments, NormalEquations
 from .sparsemax import sparsemax, sparsemax_loss
 
 LOSSES = {"ce": cross_entropy, "sparsemax": sparsemax_loss, "mse": None}  # "mse" is solved
@@ -44,7 +42,8 @@ class CascadedForward(Algorithm):
 
         CE(V h_L, y) + Σ_{i<L} ⟨h_i, stopgrad(δ_i)⟩,  every block's input detached
 
-    gives exactly these gradients: ∂/∂θ_i ⟨h_i, δ_i⟩ = (∂h_i/∂θ_i)ᵀ δ_i.
+    gives exactly these gradients: ∂/∂θ_i ⟨h_i, δ_i⟩ = (∂h_i/∂θ_i)ᵀ δ_i. How near δ_i is to the true gradient
+    at h_i, `bpfree.alignment(..., of="outputs")` says.
 
     Args:
         model, **common: see `Algorithm`. lr and weight_decay are the predictors'.
@@ -224,12 +223,12 @@ class CascadedForward(Algorithm):
         """P_i on the features of the frozen blocks 1..i."""
         head, name = self.heads[str(i)], f"predictor {i}"
         if self.loss == "mse":
-            equations = NormalEquations(self.model.classes, bias=self.head_bias, ridge=self.ridge)
+            equations = NormalEquations(bias=self.head_bias, ridge=self.ridge)
             return Stage(
                 name,
                 prefix=prefix,
                 readout=head,
-                accumulate=lambda h, labels: equations.add(head.read(h), labels),
+                accumulate=lambda h, labels: equations.add(head.read(h), one_hot(labels, self.model.classes)),
                 solve=lambda: equations.solve(head),
             )
 
@@ -237,29 +236,6 @@ class CascadedForward(Algorithm):
             yield LOSSES[self.loss](head(h), labels)
 
         return self.stage(name, head.parameters(), losses, head, prefix, layer=i)
-
-    @pinned()
-    def alignment(self, x: Tensor, labels: Tensor) -> dict[str, float]:
-        """Angle in degrees between DFA's signal and the true gradient at the output of each block i < L.
-
-        ∠(e B_i, ∂CE/∂h_i), both as vectors over the whole batch, with BatchNorm in train mode as in
-        training; nothing is changed. 90° is chance. At block L it is 0° by construction.
-
-        x: (B, C, H, W); labels: (B,). Raises InvalidInput where the blocks are random.
-        """
-        if not self.dfa:
-            raise InvalidInput("cafo_rand has no feedback matrices: alignment needs blocks='dfa'")
-        twin = copy.deepcopy(self).train()  # whose running statistics may move
-        device = self.stages_finished.device
-        x, labels = x.to(device), labels.to(device)
-        *earlier, last = twin.block_outputs(x, detach=False)
-        scores = twin.heads["output"](last)
-        gradients = torch.autograd.grad(cross_entropy(scores, labels), earlier)
-        e = self.error(scores, labels)
-        return {
-            f"block {i}": angle(self.signal(i, h, e), gradient)
-            for i, (h, gradient) in enumerate(zip(earlier, gradients, strict=True), start=1)
-        }
 
     # -- prediction
 
@@ -297,9 +273,3 @@ def has_batch_norm(block: nn.Module) -> bool:
     if norms and not (len(norms) == 1 and isinstance(block, nn.Sequential) and block[-1] is norms[0]):
         raise InvalidInput("a random block can be calibrated only if its one BatchNorm is its last layer")
     return bool(norms)
-
-
-def angle(a: Tensor, b: Tensor) -> float:
-    """Between two tensors of equal shape, in degrees."""
-    cosine = torch.nn.functional.cosine_similarity(doubled(a).flatten(), doubled(b).flatten(), dim=0)
-    return torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))).item()

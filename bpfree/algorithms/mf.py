@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..errors import InvalidInput, check_flag, check_range, choose
@@ -12,6 +12,7 @@ from ..training.chance import Chance
 from ..training.stage import Group, Stage
 from .base import GONG_SGD, Algorithm
 from .networks import Blocks
+from .similarity import similarity_loss, similarity_map
 
 #: (schedule, detach) -> the corner of the ablation
 CORNERS = {
@@ -46,6 +47,14 @@ class MonoForward(Algorithm):
     stages; the length of the run must be fixed in advance, as an exact `Budget`, of whose passes each stage
     has a whole number, one at least.
 
+    With a weight β of similarity matching (Nøkland and Eidnes, arXiv 1901.06656: their "predsim", β = 0.99)
+    a detached layer has one more term in its loss, and a map S_i for it that moves with the layer:
+
+        L_i = (1 − β) CE(M_i a_i, y) + β mean (R(S_i a_i) − R(Y))²,  R as in `similarities`
+
+    What is left out of theirs: BatchNorm, dropout, M_i that begin at 0 and have a bias and a pool before
+    them, and an output layer of its own: prediction stays with the M_i, and the S_i have no part in it.
+
     Args:
         model, **common: see `Algorithm`.
         schedule: "sequential", "simultaneous", or a number between 0 and 1; that one only detached, and
@@ -58,6 +67,8 @@ class MonoForward(Algorithm):
             has nothing to weigh and must be 1.
         stage_ratio: of sequential stages, how many passes of a budget that is fixed in advance (protocol
             "frontier") each has for one of the stage before it: 1 is equal shares, 0.5 halves them.
+        sim_weight: β in [0, 1], of detached losses only; 0 is Mono-Forward without S_i. What the term
+            asks for depends on the batch, whose samples it compares with each other.
         input_projection: also train M_0 on the pixels, first. It feeds nothing: it is multinomial
             logistic regression. Off by default (the camera-ready trains it, the thesis did not).
         projection_bias: whether the M_i have a bias (as the authors' later code has it).
@@ -95,6 +106,7 @@ class MonoForward(Algorithm):
         predict_by: str = "last",
         aux_weight: float = 1.0,
         stage_ratio: float = 1.0,
+        sim_weight: float = 0.0,
         input_projection: bool = False,
         projection_bias: bool = False,
         **common,
@@ -123,6 +135,15 @@ class MonoForward(Algorithm):
         self.depth = len(model.blocks)
         for i in range(0 if input_projection else 1, self.depth + 1):
             self.heads[str(i)] = self.head(i, bias=projection_bias)  # M_i
+        check_range("sim_weight", sim_weight, most=1.0)
+        if sim_weight and not detach:
+            raise InvalidInput(
+                f"sim_weight={sim_weight}: similarities are matched layer by layer, and {self.name} does not "
+                "detach its layers; use detach=True or sim_weight=0"
+            )
+        self.sim_weight = sim_weight
+        matched = range(1, self.depth + 1) if sim_weight else ()
+        self.maps = nn.ModuleDict({str(i): similarity_map(model, i) for i in matched})  # S_i
 
     # -- training
 
@@ -141,16 +162,26 @@ class MonoForward(Algorithm):
         frozen = max(i - 1, 0) if self.detach else 0  # M_0 has no block
         prefix, trained = blocks[:frozen], blocks[frozen:i]
 
-        def readout(a: Tensor) -> Tensor:
+        def activity(a: Tensor) -> Tensor:
             for block in trained:
                 a = block(a)
-            return project(a)  # G_i
+            return a
+
+        def readout(a: Tensor) -> Tensor:
+            return project(activity(a))  # G_i
 
         def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
-            yield cross_entropy(readout(a), labels)  # L_i; a_{i-1} comes from the frozen prefix
+            yield self.layer_loss(i, activity(a), labels)  # a_{i-1} comes from the frozen prefix
 
-        parameters = [p for module in (*trained, project) for p in module.parameters()]
+        below = [p for block in trained[:-1] for p in block.parameters()]
+        parameters = [*below, *self.of_layer(i)]
         return self.stage(f"layer {i}", parameters, losses, readout, prefix, layer=i)
+
+    def of_layer(self, i: int) -> list[nn.Parameter]:
+        """What L_i alone moves: W_i and b_i, M_i, and S_i if it is there; of layer 0, M_0."""
+        modules = [*self.model.blocks[max(i - 1, 0) : i], self.heads[str(i)]]
+        modules += [self.maps[str(i)]] if str(i) in self.maps else []
+        return [p for module in modules for p in module.parameters()]
 
     def phases(self) -> list[tuple[list[int], float]]:
         """The layers that live from each time at which one begins or ends to the next, and how long it is."""
@@ -164,11 +195,7 @@ class MonoForward(Algorithm):
         ]
 
     def overlapping_stages(self) -> list[Stage]:
-        heads = (self.heads[str(i)] for i in range(1, self.depth + 1))
-        groups = [
-            Group([*block.parameters(), *project.parameters()], self.lr, self.weight_decay)
-            for block, project in zip(self.model.blocks, heads, strict=True)
-        ]
+        groups = [Group(self.of_layer(i), self.lr, self.weight_decay) for i in range(1, self.depth + 1)]
         stages = []
         for layers, share in self.phases():
             low, high = layers[0], layers[-1]
@@ -183,7 +210,7 @@ class MonoForward(Algorithm):
         def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
             for i in range(low, high + 1):
                 a = blocks[i - 1](a.detach())
-                yield cross_entropy(self.heads[str(i)](a), labels)  # L_i
+                yield self.layer_loss(i, a, labels)
 
         def readout(a: Tensor) -> Tensor:
             for block in blocks[low - 1 : high]:
@@ -193,10 +220,18 @@ class MonoForward(Algorithm):
         name = f"layer {low}" if low == high else f"layers {low}-{high}"
         return self.stage(name, [], losses, readout, blocks[: low - 1], layer=self.depth)
 
+    def layer_loss(self, i: int, a: Tensor, labels: Tensor) -> Tensor:
+        """L_i of a_i."""
+        loss = cross_entropy(self.heads[str(i)](a), labels)
+        if str(i) in self.maps:
+            similarity = similarity_loss(self.maps[str(i)](a), labels, self.model.classes)
+            loss = (1.0 - self.sim_weight) * loss + self.sim_weight * similarity
+        return loss
+
     def simultaneous_losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         total = 0.0
-        for i, goodness in self.goodnesses(x, detach=self.detach):
-            loss = cross_entropy(goodness, labels)  # L_i
+        for i, a in self.activities(x, detach=self.detach):
+            loss = self.layer_loss(i, a, labels)
             if self.detach:
                 yield loss  # its graph is freed before the next layer's is built
             else:
@@ -204,13 +239,18 @@ class MonoForward(Algorithm):
         if not self.detach:
             yield total
 
-    def goodnesses(self, x: Tensor, *, detach: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """(i, G_i) layer by layer, M_0's first if it is there."""
+    def activities(self, x: Tensor, *, detach: bool = False) -> Iterator[tuple[int, Tensor]]:
+        """(i, a_i) layer by layer, and first, if there is an M_0, the pixels."""
         if "0" in self.heads:
-            yield 0, self.heads["0"](x)
+            yield 0, x
         a = x
         for i, block in enumerate(self.model.blocks, start=1):
             a = block(a.detach() if detach else a)
+            yield i, a
+
+    def goodnesses(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(i, G_i) layer by layer, M_0's first if it is there."""
+        for i, a in self.activities(x):
             yield i, self.heads[str(i)](a)
 
     # -- prediction

@@ -10,28 +10,31 @@ from ..errors import InvalidInput
 
 
 class NormalEquations:
-    """Ridge regression of one-hot labels on features: min_P ‖HP − Y‖²/N + ridge·‖P‖².
+    """Ridge regression of targets on features: min_P ‖HP − Y‖²/N + ridge·‖P‖².
 
-    The solution obeys (HᵀH + N·ridge·I) P = HᵀY. Only HᵀH (d×d) and HᵀY (d×classes) are kept, never H.
-    bias: append a constant 1 to every row of H; its weight is not penalised.
+    The solution obeys (HᵀH + N·ridge·I) P = HᵀY. Only HᵀH (d×d) and HᵀY (d×outputs) are kept, never H.
+
+    Args:
+        bias: append a constant 1 to every row of H.
+        ridge: as above; with per_sample=False what stands there as N·ridge.
+        penalise_bias: whether the weight of that constant is penalised, too.
     """
 
     tile = 1024  # columns of HᵀH that are updated at a time
 
-    def __init__(self, classes: int, *, bias: bool, ridge: float):
-        self.classes, self.bias, self.ridge = classes, bias, ridge
+    def __init__(self, *, bias: bool, ridge: float, per_sample: bool = True, penalise_bias: bool = False):
+        self.bias, self.ridge, self.per_sample, self.penalise_bias = bias, ridge, per_sample, penalise_bias
         self.count, self.gram, self.moment = 0, None, None
 
     @torch.no_grad()
-    def add(self, features: Tensor, labels: Tensor) -> None:
-        """One batch. features: (B, d); labels: (B,)."""
-        h = doubled(features)
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """One batch. features: (B, d); targets: (B, outputs)."""
+        h, y = doubled(features), doubled(targets)
         if self.bias:
             h = torch.cat([h, h.new_ones(len(h), 1)], dim=1)
-        y = nn.functional.one_hot(labels.to(h.device), self.classes).to(h.dtype)
         if self.gram is None:
             self.gram = h.new_zeros(h.shape[1], h.shape[1])
-            self.moment = h.new_zeros(h.shape[1], self.classes)
+            self.moment = h.new_zeros(h.shape[1], y.shape[1])
         for i in range(0, h.shape[1], self.tile):  # HᵀH, which is symmetric: its lower tiles are enough
             self.gram[i:, i : i + self.tile].addmm_(h[:, i:].T, h[:, i : i + self.tile])
         self.moment.addmm_(h.T, y)  # HᵀY
@@ -39,9 +42,9 @@ class NormalEquations:
 
     @torch.no_grad()
     def solve(self, head: nn.Linear) -> None:
-        """Put Pᵀ (classes × d) into the head and let go of the sums. Raises InvalidInput if there is no P."""
-        penalised = self.gram.diagonal()[: head.in_features]
-        penalised += self.count * self.ridge
+        """Put Pᵀ (outputs × d) into the head and let go of the sums. Raises InvalidInput if there is no P."""
+        penalised = self.gram.diagonal()[: None if self.penalise_bias else head.in_features]
+        penalised += self.ridge * (self.count if self.per_sample else 1)
         factor, failed = torch.linalg.cholesky_ex(self.gram)  # reads the lower triangle only
         p = torch.cholesky_solve(self.moment, factor).T.to(head.weight.dtype)
         self.count, self.gram, self.moment = 0, None, None

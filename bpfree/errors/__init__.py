@@ -150,11 +150,16 @@ def check_flag(name: str, value: bool) -> None:
         raise InvalidInput(f"{name}={value!r}: use True or False")
 
 
-def check_range(name: str, value: float, *, above: float | None = None, below: float = math.inf) -> None:
-    """Raises InvalidInput unless value is a number with above < value < below (above=None: 0 <= value)."""
+def check_range(
+    name: str, value: float, *, above: float | None = None, below: float = math.inf, most: float = math.inf
+) -> None:
+    """Raises InvalidInput unless value is a number with above < value < below (above=None: 0 <= value) and
+    value <= most."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and value <= sys.float_info.max
-    if number and (value > above if above is not None else value >= 0) and value < below:
+    if number and (value > above if above is not None else value >= 0) and value < below and value <= most:
         return
     low = f"greater than {above:g}" if above is not None else "0 or more"
-    high = f" and less than {below:g}" if below < math.inf else " and finite"
-    raise InvalidInput(f"{name}={value!r}: use a number {low}{high}")
+    high = (
+        f"less than {below:g}" if below < math.inf else f"at most {most:g}" if most < math.inf else "finite"
+    )
+    raise InvalidInput(f"{name}={value!r}: use a number {low} and {high}")

@@ -14,7 +14,7 @@ LABELS = ("data", "protocol", "preset", "hyperparameters_from")
 VERSIONS = ("algorithm_version", "network_version", "stopping_version")
 #: Options that this package got later than its first records: at this value they change nothing, and a key
 #: leaves them out, so that a run from before is found.
-LATER = {"stage_ratio": 1.0, "projection_bias": False}
+LATER = {"stage_ratio": 1.0, "projection_bias": False, "sim_weight": 0.0}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
 STUDIED = {*LADDER, *CAFO, *FRONTIER, "ff", "ff_sgd"}
 #: Family -> the arms that train its networks, but only on a budget that is fixed in advance.
 BUDGET_ONLY = {"mf": tuple(a for a in FRONTIER if a not in LADDER)}
+BESIDE = {"mf_predsim", "fp"}  # arms of this package that no chapter trains; whoever wants them names them
 FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")
 SHOWN_RUNGS = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows
@@ -239,7 +240,8 @@ def added(family: str) -> tuple[str, ...]:
     """The arms of a family that were added to the table, as by `run_all.py --with`."""
     from ..algorithms.arms import ARMS
 
-    return tuple(name for name, arm in ARMS.items() if name not in STUDIED and arm.family == family)
+    known = STUDIED | BESIDE
+    return tuple(name for name, arm in ARMS.items() if name not in known and arm.family == family)
 
 
 def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, otherwise: str = FLAT) -> str:

@@ -27,7 +27,8 @@ DESCRIPTIONS = {
     "aux_weight": "λ, weight of the auxiliary losses",
     "stage_ratio": "passes of a stage for one of the stage before",
     "freeze_from": "t_0, which says when the first layer freezes",
-    "ridge": "ridge of the closed-form predictors",
+    "ridge": "ridge of what is solved in closed form",
+    "output_ridge": "ridge of the solved read-out",
     "epochs": "epochs per stage",
     "block_epochs": "epochs of the blocks",
 }

@@ -167,10 +167,10 @@ def readout_points(records: pd.DataFrame) -> Figure:
 
 @style.styled
 def alignment(frame: pd.DataFrame) -> Figure:
-    """The angle between DFA's signal and the true gradient, per block, over the epochs of training.
+    """The angle between a block's own gradient and the true one, over the epochs of training.
 
-    frame: columns epoch, block, degrees; none for the last block, whose signal is the gradient. The dashed
-        line is chance.
+    frame: columns epoch, block, degrees, of `bpfree.alignment` from epoch to epoch. The dashed line is
+        chance.
     """
     figure, ((ax,),) = style.new_figure(height=2.4)
     blocks = frame.groupby("block") if len(frame) else ()

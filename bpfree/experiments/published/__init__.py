@@ -50,6 +50,7 @@ PUBLICATIONS = {
     "distance-forward": "Distance-Forward (abstract)",
     "scff": "SCFF (abstract)",
     "dtg-ff": "DTG-FF, arXiv 2606.06539 (abstract)",
+    "nokland-eidnes": "Nøkland and Eidnes, arXiv 1901.06656",
 }
 
 
