@@ -21,6 +21,7 @@ from bpfree.experiments.experiment import fit
 from bpfree.experiments.store import Store
 from bpfree.training.stage import Stage
 from bpfree.training.stopping import Budget
+from bpfree.tuning.budget import first_points
 from bpfree.tuning.spaces import quasi_random
 
 SMALL = {"architecture": "2x16", "device": "cpu", "protocol": "frontier"}
@@ -210,6 +211,18 @@ def test_quasi_random_points_are_as_even_as_sobols():
     assert scipy_stats.qmc.discrepancy(u) < 0.02
     assert {n: sum(p["n"] == n for p in points) for n in (3, 4, 5, 6)} == dict.fromkeys((3, 4, 5, 6), 4)
     assert quasi_random(ranges, 8) == points[:8]
+
+
+def test_what_an_arm_has_of_its_own_does_not_go_up_and_down_with_the_rates():
+    shared, points = (
+        first_points(tuning.space(Experiment(name, protocol="frontier")), 64) for name in ("bp", "mf")
+    )
+    assert [{name: p[name] for name in q} for p, q in zip(points, shared, strict=True)] == shared
+    table = pd.DataFrame(points)
+    assert table.rank().corr().where(~np.eye(3, dtype=bool), 0.0).abs().max(axis=None) < 0.15
+    halves = table > table.median()  # of every two parameters each quarter of the square has its share
+    for one, other in itertools.combinations(halves, 2):
+        assert (halves[one] & halves[other]).sum() in range(12, 21)
 
 
 def test_every_arm_has_the_same_trials_and_small_budgets_choose_for_large_ones(store):

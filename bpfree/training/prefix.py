@@ -4,8 +4,8 @@ Where a stage is fed by frozen blocks, their output on all images is computed on
 images, or on request, it is recomputed batch by batch. Both give the same bits, because a prefix is always
 applied to batches of the same size that begin at an aligned address: the rounding of a matrix product may
 depend on both. It does not depend on the order of the rows, unless several threads share out a few of them
-unevenly: those are left to one thread. (One exception was seen, on a CPU: layers of ten outputs or fewer whose
-number of inputs four does not divide. Of such layers the two agree but for rounding.)
+unevenly: those are left to one thread. (One exception was seen, on a CPU: layers of ten outputs or fewer
+whose number of inputs four does not divide. Of such layers the two agree but for rounding.)
 """
 
 import errno

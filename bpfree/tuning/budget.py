@@ -10,6 +10,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import TrialState
 
+from ..algorithms.arms import Range
 from ..data import StrPath
 from ..errors import InvalidInput
 from ..experiments import tuned
@@ -60,10 +61,10 @@ def tune_budgets(
 ) -> list[Study]:
     """Tunes each experiment for each of several budgets that are fixed in advance, the small ones first.
 
-    At an experiment's smallest budget the first points of a Sobol sequence are tried; at each further one the
-    best of those that were tried before it. Rates and decays are the same points for all arms; what an arm
-    has beside them is drawn from a sequence of its own. An arm with more stages than a budget has passes is
-    left out there. The best settings are kept, each for its budget, where `preset="tuned"` finds them.
+    At an experiment's smallest budget the first points of a Sobol sequence are tried, with the same rates and
+    decays for all arms; at each further one the best of those that were tried before it. An arm with more
+    stages than a budget has passes is left out there. The best settings are kept, each for its budget, where
+    `preset="tuned"` finds them.
 
     Args:
         experiments: of different algorithms, data or networks, under the protocol "frontier".
@@ -78,11 +79,7 @@ def tune_budgets(
     studies = []
     for experiment in experiments:
         refuse_unequal([experiment])
-        n, ranges = trials[budgets[0]], space(experiment)
-        shared = {name: r for name, r in ranges.items() if name in FALLING}
-        own = {name: r for name, r in ranges.items() if name not in FALLING}
-        drawn = quasi_random(shared, n), quasi_random(own, n, seed=1)
-        points = [a | b for a, b in zip(*drawn, strict=True)]
+        points = first_points(space(experiment), trials[budgets[0]])
         for passes in budgets:
             if passes < least_passes(experiment.algorithm, experiment.data, experiment.resolved_architecture):
                 continue
@@ -92,6 +89,20 @@ def tune_budgets(
             values = [(t.value, t.params) for t in studies[-1].get_trials(states=(TrialState.COMPLETE,))]
             points = [params for _, params in sorted(values, key=lambda one: -one[0])]
     return studies
+
+
+def first_points(ranges: Mapping[str, Range], n: int) -> list[dict[str, float]]:
+    """Settings to try: rates and decays the same for every arm, what it has beside them even over both.
+
+    Two sequences' coordinates of one number would go up and down together; so those of an arm's own come from
+    a sequence that has coordinates for the rates and decays, too, in which its own are the last.
+    """
+    shared = {name: r for name, r in ranges.items() if name in FALLING}
+    whole = {**shared, **ranges}
+    return [
+        beside | common
+        for common, beside in zip(quasi_random(shared, n), quasi_random(whole, n, seed=1), strict=True)
+    ]
 
 
 def tune_all(experiments, trials, storage, path=None, **how) -> list[Study]:
