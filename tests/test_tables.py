@@ -284,7 +284,8 @@ def test_hyperparameters_as_printed_tuned_and_used():
     ]
     tuned = pd.DataFrame([{**MNIST, "algorithm": "mf", "parameter": "lr", "value": 0.004}])
     table = tables.best_hyperparameters(used, tuned=tuned)
-    assert table.columns.tolist() == ["network", "algorithm", "parameter", "thesis", "2026", "tuned", "used"]
+    sources = ["thesis", "2026", "gong"]
+    assert table.columns.tolist() == ["network", "algorithm", "parameter", *sources, "tuned", "used"]
     lr = row(table, network="MNIST 2x1000", algorithm="MF", parameter="learning rate")
     assert (lr["tuned"], lr["used"]) == ("0.004", "0.01; 0.02")
     thesis = published.hyperparameters(source="thesis", algorithm="mf", parameter="lr", **MNIST)

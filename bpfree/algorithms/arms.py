@@ -117,7 +117,7 @@ _ARMS = (
         *("mf_predsim", MonoForward, PREDSIM, "MF, predsim", "mf", "#A6761D", "H", LONG),
         **{"lengths": EPOCHS, "division": DIVISION},
     ),
-    Arm("fp", ForwardProjection, {}, "FP, solved", "mf", "#1F3A93", "d", DOTTED, RIDGES),
+    Arm("fp", ForwardProjection, {}, "FP, solved", "mf", "#1F3A93", "8", DOTTED, RIDGES),
     Arm("ff", ForwardForward, ADAMW, "FF (AdamW)", "ff", "#009E73", "^", DASHED, HEAD),
     Arm("ff_sgd", ForwardForward, SGD, "FF (SGD)", "ff", "#66C2A5", "<", DOTTED, HEAD),
     Arm(
@@ -175,7 +175,7 @@ class Look(NamedTuple):
 # For arms that bring none of their own.
 FREE = {
     "colour": ("#6A3D9A", "#B15928", "#E7298A", "#1B7837", "#B2182B"),
-    "marker": ("8", "H", "1", "2"),
+    "marker": ("1", "2", "3", "4"),
     "line": ((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (3, 2)), "-"),
 }
 _met: dict[str, int] = {}  # such arms, in the order in which they were met
