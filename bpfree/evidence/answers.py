@@ -6,11 +6,13 @@ from math import inf, isnan, nan
 import pandas as pd
 
 from ..algorithms.arms import label
+from ..errors import choose
 from ..experiments import published
 from ..experiments.protocols import REFERENCE
 from . import frontier, gallery
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
+from .tables.budgets import SPENT
 from .tables.text import Quantity
 
 SETTINGS = {"tuned": "tuned here", "thesis": "of the thesis", "2026": "of 2026", "defaults": "by default"}
@@ -140,22 +142,25 @@ def waiting(*algorithms: str) -> pd.DataFrame:
 def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
     """For which networks and budgets local learning pays: Markdown, a line for each network.
 
-    What every local algorithm spends to be as accurate as backpropagation at its best, and who is on the
-    front.
+    What every local algorithm spends to be as accurate as backpropagation at its best, in the mean of the n
+    seeds, and who is on the front. cost: of `SPENT`.
     """
+    what = SPENT[choose("cost", cost, SPENT)][0].partition(" (")[0]
     equal, means = frontier.at_equal_accuracy(points, cost), frontier.means(points, cost)
     lines = []
     for (data, network), arms in equal.groupby(NETWORK, sort=False):
         first, said = arms.iloc[0], []
         for row in arms[~arms["algorithm"].isin(frontier.BASELINES)].itertuples():
             interval = "" if isnan(row.low) else f", 95 % interval {_times(row.low)} to {_times(row.high)}"
-            if row.ratio == inf:
+            if isnan(row.ratio):
+                said.append(f"what {label(row.algorithm)} costs is not known")
+            elif row.ratio == inf:
                 own = points[(points[PLACE] == [data, network, row.algorithm]).all(axis=1)]
                 tried = int(own["passes"].max())
                 said.append(f"{label(row.algorithm)} does not reach that in {tried} passes or fewer")
             else:
                 said.append(
-                    f"{label(row.algorithm)} reaches that for **{row.ratio:.2f} times** the operations"
+                    f"{label(row.algorithm)} reaches that for **{row.ratio:.2f} times** the {what}"
                     f"{interval}, at {row.test:.2f} % on the test data"
                 )
         here = means[(means[NETWORK] == [data, network]).all(axis=1) & means["front"]].sort_values("cost")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..algorithms.arms import ordered
+from ..errors import InvalidInput
 from ..experiments import store
 from ..experiments.store import Record
 from . import stats
@@ -25,18 +26,18 @@ COLUMNS = [*WHO, *SETTINGS, *SCORES, *COSTS, "device", "machine", "run"]
 
 
 def points(records: Iterable[Record]) -> pd.DataFrame:
-    """A row per finished run on a budget of its own: who, with which settings, what it reached and cost.
+    """A row per run on a budget of its own: who, with which settings, what it reached and cost.
 
-    Columns: data, architecture, algorithm, passes (the budget), seed; lr, weight_decay and what else was
-    searched; val_accuracy, test_accuracy (%) and that by the sum of the layers where there is one; then the
-    cost of training, its prefixes included and validation left out: flop (operations), s, measured_j and
-    estimated_j, of which a run that shared its machine has operations alone; device, machine, and the first
-    digits of the run's key.
+    A run that diverged has a row, too, without accuracies: it reached nothing. Columns: data, architecture,
+    algorithm, passes (the budget), seed; lr, weight_decay and what else was searched; val_accuracy,
+    test_accuracy (%) and that by the sum of the layers where there is one; then the cost of training, its
+    prefixes included and validation left out: flop (operations), s, measured_j and estimated_j, of which a
+    run that shared its machine has operations alone; device, machine, and the first digits of the run's key.
     """
     rows = []
     for r in records:
         e = r.experiment
-        if r.status != "finished" or e.budget is None or not e.budget.exact:
+        if e.budget is None or not e.budget.exact:
             continue
         own = {name: e.options.get(name, math.nan) for name in SETTINGS}
         for unit in COSTS:
@@ -80,9 +81,23 @@ EQUAL_DRAWS = 2000  # of the bootstrap at equal accuracy
 
 
 def whole(points: pd.DataFrame) -> pd.DataFrame:
-    """The points of the seeds that have every budget that their arm has: of others the best is not known."""
-    budgets = points.groupby([*PLACE, "seed"])["passes"].transform("nunique")
-    return points[budgets == budgets.groupby([points[c] for c in PLACE]).transform("max")]
+    """The points of the seeds that have every budget of their arm: of others the best is not known.
+
+    An arm's budgets are those that half of its seeds have or more. Raises InvalidInput for two runs of one
+    seed, as of two sets of settings.
+    """
+    twice = points[points.duplicated([*PLACE, "passes", "seed"])]
+    if len(twice):
+        one = twice.iloc[0]
+        raise InvalidInput(
+            f"two runs of {one['algorithm']} on {one['data']} {one['architecture']}, {one['passes']} passes, "
+            f"seed {one['seed']}: pass one of them only"
+        )
+    arm = [points[c] for c in PLACE]
+    seeds = points.groupby(arm)["seed"].transform("nunique")
+    usual = points[points.groupby([*arm, "passes"])["seed"].transform("size") >= seeds / 2]
+    budgets = usual.groupby([*PLACE, "seed"])["passes"].transform("size")
+    return usual[budgets == budgets.groupby([usual[c] for c in PLACE]).transform("max")]
 
 
 def targets(points: pd.DataFrame) -> pd.DataFrame:
@@ -107,12 +122,13 @@ def targets(points: pd.DataFrame) -> pd.DataFrame:
 def bill(points: pd.DataFrame, cost: str) -> pd.Series:
     """What a run of each arm and budget costs, in a column of `COSTS`; by data, network, algorithm, passes.
 
-    The median over its runs that had their machine to themselves; of the machine that has most of them, since
-    two machines' costs have no mean in common. Operations are the same on all.
+    The median over its runs that had their machine to themselves; of the machine on which the network has
+    most of them, since two machines' costs have no mean in common. Operations are the same on all.
     """
     known = points.dropna(subset=cost)
     if cost != "flop" and len(known):
-        known = known[known["machine"] == known["machine"].value_counts().index[0]]
+        usual = known.groupby(NETWORK)["machine"].transform(lambda ids: ids.value_counts().index[0])
+        known = known[known["machine"] == usual]
     return known.groupby([*PLACE, "passes"])[cost].median()
 
 
@@ -182,17 +198,19 @@ def trimmed_mean(values: Iterable[float]) -> float:
 def ratio_of_medians(own: pd.Series, base: pd.Series) -> tuple[float, float, float]:
     """median(own) / median(base) over the seeds that both have, and its 95 % interval.
 
-    By a seeded bootstrap that draws whole seeds, whose values may be infinite. NaN without two seeds.
+    By a seeded bootstrap that draws whole seeds, whose values may be infinite. There is none of fewer than
+    `stats.ENOUGH` seeds, of which a bootstrap's interval is too narrow, nor where in a draw both medians are
+    infinite.
     """
     seeds = own.index.intersection(base.index)
     a, b = own.loc[seeds].to_numpy(float), base.loc[seeds].to_numpy(float)
     with np.errstate(invalid="ignore"):  # ∞ / ∞ says nothing: NaN
-        if len(seeds) < 2:
+        if not len(seeds):
             return math.nan, math.nan, math.nan
         drawn = np.random.default_rng(stats.SEED).integers(len(seeds), size=(stats.RESAMPLES, len(seeds)))
         ratios = np.median(a[drawn], axis=1) / np.median(b[drawn], axis=1)
         middle = float(np.median(a) / np.median(b))
-    if np.isnan(ratios).any():
+    if len(seeds) < stats.ENOUGH or np.isnan(ratios).any():
         return middle, math.nan, math.nan
     low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")  # of values that occur
     return middle, float(low), float(high)
@@ -228,22 +246,27 @@ def to_target(points: pd.DataFrame, cost: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def at_equal_accuracy(points: pd.DataFrame, cost: str) -> pd.DataFrame:
+def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> pd.DataFrame:
     """What every arm spends to be, in the mean over seeds, as accurate as backpropagation at its very best.
 
     That is the arm and budget of `BASELINES` with the highest mean validation accuracy, of equals the
-    cheapest; another arm spends the cheapest of its budgets whose mean is as high. Seeds are those that all
-    arms of the network have.
+    cheapest; another arm spends the cheapest of its budgets whose mean is as high, or lower by less than the
+    margin (in points). Seeds are those that all arms of the network have.
+
+    The highest of several means is too high by chance, and a rival is held against that: without a margin an
+    arm that is just as good misses it more often than not. What is said here is of these seeds.
 
     Columns: data, architecture, algorithm, n, baseline, baseline_passes, accuracy (that mean, in %), passes
     (NaN: no budget is enough), test and baseline_test (mean test accuracy of either, in %), ratio of the
     costs (infinite where no budget is enough), low and high: its 95 % interval, by a seeded bootstrap over
-    seeds in which backpropagation's best is found anew each time. NaN where a cost is not known.
+    seeds in which backpropagation's best is found anew each time; none of fewer than `stats.ENOUGH` seeds.
+    NaN where a cost is not known.
     """
     points, price, rows = whole(points), bill(points, cost), []
     for network, here in points.groupby(NETWORK, sort=False):
         arms = ["algorithm", "passes"]
-        val = here.pivot_table(index="seed", columns=arms, values="val_accuracy").dropna()
+        reached = here.assign(val_accuracy=here["val_accuracy"].fillna(-math.inf))  # a diverged run: nothing
+        val = reached.pivot(index="seed", columns=arms, values="val_accuracy").dropna()
         test = here.pivot_table(index="seed", columns=arms, values="test_accuracy").loc[val.index].mean()
         rivals = val.columns[val.columns.get_level_values("algorithm").isin(BASELINES)]
         if rivals.empty or val.empty:
@@ -258,11 +281,11 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str) -> pd.DataFrame:
         level = means[np.arange(len(means)), best]
         for name in ordered(set(columns.get_level_values("algorithm"))):
             own = np.flatnonzero(columns.get_level_values("algorithm") == name)
-            enough = means[:, own] >= level[:, None]
+            enough = means[:, own] >= level[:, None] - (0.0 if name in BASELINES else margin)
             first = own[enough.argmax(axis=1)]
             ratios = np.where(enough.any(axis=1), paid[first] / paid[best], math.inf)
             ends = np.quantile(ratios[1:], [0.025, 0.975], method="inverted_cdf")
-            ends = ends if len(val) > 1 and not np.isnan(ratios).any() else (math.nan, math.nan)
+            ends = ends if len(val) >= stats.ENOUGH and not np.isnan(ratios).any() else (math.nan,) * 2
             reached = bool(enough[0].any())
             passes = columns[first[0]][1] if reached else math.nan
             of_test = test[columns[first[0]]] if reached else math.nan

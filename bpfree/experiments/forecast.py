@@ -61,8 +61,9 @@ def forecast(
             known[shape] = sum(epoch_seconds(algorithm, data).values()) / stages / len(data.x_train)
         rule = trained.rule()
         caps = trained.max_epochs, rule.max_epochs, trained.resolved_options(rule)["epochs"]
-        most = min([cap for cap in caps if cap is not None], default=DEFAULT_CAP)
-        most *= 1 if rule.budget == OWN else stages
+        most = min([cap for cap in caps if cap is not None], default=DEFAULT_CAP) * stages
+        if rule.budget == OWN:
+            most = trained.max_epochs or rule.max_epochs
         arm = {"algorithm": trained.algorithm, "data": e.data, "architecture": e.resolved_architecture}
         reported = published.results(**arm, metric="epochs")["mean"].mean()  # whatever their stopping rule
         epochs = most if math.isnan(reported) else min(most, reported)

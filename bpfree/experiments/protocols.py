@@ -12,8 +12,8 @@ An efficiency claim means nothing without its protocol:
     equal_energy      likewise the joules (without sensors: the seconds) that it spent on this machine
     frontier          a budget of passes that the experiment fixes in advance, its `max_epochs`: divided over
                       the arm's stages, the rate falling linearly to zero over each, last weights kept; where
-                      no preset is named, all arms have this package's defaults, AdamW among them, since what
-                      was published is of other lengths of training, and of unlike optimisers
+                      no preset is named, all arms have this package's defaults, AdamW (FF (SGD) apart), since
+                      what was published is of other lengths of training, and of unlike optimisers
 
 A protocol of your own is a `Protocol` that an experiment names as "module:object".
 """

@@ -138,20 +138,26 @@ class Profile:
 
     def frontier(self, *algorithms: str) -> "list[Experiment]":
         """Arms of Mono-Forward's networks (default: `FRONTIER`) with each budget that has a pass for every
-        stage of theirs; with the preset "tuned" those that were tuned for it. Seed by seed."""
+        stage of theirs; with the preset "tuned" those that were tuned for it, if any were. Seed by seed."""
         from . import tuned
         from .experiment import least_passes
         from .protocols import TUNED
 
         found = []
         for e in self.arms(
-            "mf", *(algorithms or FRONTIER), protocol="frontier", preset=None, max_epochs=None
+            "mf",
+            *(algorithms or (*FRONTIER, *added("mf"))),
+            protocol="frontier",
+            preset=None,
+            max_epochs=None,
         ):
             place = e.algorithm, e.data, e.architecture
             for passes in self.passes:
                 known = self.preset != TUNED or tuned.settings(*place, passes=passes)
                 if known and passes >= least_passes(e.algorithm, e.data, e.architecture):
                     found.append(replace(e, max_epochs=passes, preset=self.preset))
+        if not found and self.preset == TUNED:
+            return replace(self, preset=None).frontier(*algorithms)
         return sorted(found, key=lambda e: self.seeds.index(e.seed))
 
     def fitting(self, family: str) -> "Profile":

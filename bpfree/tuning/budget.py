@@ -1,5 +1,6 @@
 """Several experiments tuned under one budget: the same trials, the same cap."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from .results import best, best_trial
 from .search import identity_of, tune
 from .spaces import FALLING, quasi_random, space
 from .storage import finished
+
+log = logging.getLogger("bpfree")
 
 
 def equal_budget(
@@ -79,15 +82,20 @@ def tune_budgets(
     studies = []
     for experiment in experiments:
         refuse_unequal([experiment])
+        least = least_passes(experiment.algorithm, experiment.data, experiment.resolved_architecture)
         points = first_points(space(experiment), trials[budgets[0]])
-        for passes in budgets:
-            if passes < least_passes(experiment.algorithm, experiment.data, experiment.resolved_architecture):
-                continue
-            how = {"points": points[: trials[passes]], "progress": progress}
-            studies.append(tune(replace(experiment, max_epochs=passes), trials[passes], storage, **how))
-            keep(studies[-1], path)
-            values = [(t.value, t.params) for t in studies[-1].get_trials(states=(TrialState.COMPLETE,))]
-            points = [params for _, params in sorted(values, key=lambda one: -one[0])]
+        for passes in [passes for passes in budgets if passes >= least]:
+            n = trials[passes]
+            how = {"points": points[:n], "progress": progress}
+            study = tune(replace(experiment, max_epochs=passes), n, storage, **how)
+            studies.append(study)
+            done = study.get_trials(states=(TrialState.COMPLETE,))
+            best_first = [t.params for t in sorted(done, key=lambda t: -t.value)]
+            points = best_first + [p for p in points if p not in best_first]  # what diverged comes last
+            if done:
+                keep(study, path)
+            else:
+                log.warning("%s: every trial diverged: nothing is kept", study.study_name)
     return studies
 
 

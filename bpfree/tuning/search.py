@@ -25,6 +25,7 @@ from ..errors import InvalidInput, TrainingDiverged, check_positive, choose
 from ..experiments.experiment import Experiment, fit, validated
 from ..experiments.machine import machine
 from ..experiments.protocols import LENGTHS, OWN
+from ..experiments.resolved import LATER
 from ..experiments.runner import POLL_S
 from ..training.batches import Data
 from ..training.loop import pick_device
@@ -201,7 +202,10 @@ def identity(experiment: Experiment, ranges: Mapping, data: Data, pruner: BasePr
     own = {
         "experiment": {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(experiment).items()},
         **{k: v for k, v in resolved.plain().items() if k not in LEFT_OUT},
-        "options": {k: v for k, v in resolved.options.items() if k not in ranges},
+        # An option that came later is left out at its usual value, as in a key: older studies go on.
+        "options": {
+            k: v for k, v in resolved.options.items() if k not in ranges and (k, v) not in LATER.items()
+        },
         "fixed": {k: v for k, v in resolved.options.items() if k not in chosen and v != defaults[k]},
         "space": {parameter: list(r) for parameter, r in ranges.items()},
         "pruner": type(pruner).__name__ if pruner is not None else None,

@@ -6,7 +6,7 @@
     python figures/measure/frontier.py --at-once 8                     on a GPU: sooner, but without costs
 
 Every algorithm is tuned for every budget on seed 0 with the same trials (`bpfree.tuning.tune_budgets`), which
-see no test image; then its seeds are trained, seed by seed, so that a run that is stopped leaves whole ones.
+see no test image; then the seeds from 1 on are trained, one by one, so that whole ones are left by a stop.
 The same command goes on where it stopped: what the store (`--store`, else BPFREE_STORE) has is not trained
 again. The trials are in frontier_trials.csv beside it.
 """
@@ -40,14 +40,13 @@ def main() -> None:
     from bpfree.experiments.runner import run_many
     from bpfree.experiments.store import Store
 
-    chosen = study.profile("evidence", args.data or ("fashion_mnist", "mnist"), range(args.seeds))
+    chosen = study.profile("evidence", args.data or ("fashion_mnist", "mnist"), range(1, args.seeds + 1))
     chosen = replace(chosen, passes=tuple(args.budgets))
     algorithms = args.algorithms or study.FRONTIER
     trials = {passes: study.TRIALS[passes] for passes in chosen.passes}
     in_time = Clock(args.seconds).in_time
-    for experiment in replace(chosen, preset=None, seeds=(0,), passes=chosen.passes[-1:]).frontier(
-        *algorithms
-    ):
+    searched = replace(chosen, preset=None, seeds=(0,), passes=(max(chosen.passes),))
+    for experiment in searched.frontier(*algorithms):
         if in_time():
             studies = tuning.tune_budgets([experiment], trials)
             frontier.keep_trials(tuning.trials(studies), args.out)

@@ -7,6 +7,7 @@ import pandas as pd
 from ...algorithms.arms import label
 from .. import frontier
 from ..order import network_name
+from ..stats import MARGIN
 from .text import Quantity
 
 #: column of `frontier.points` -> what a reader calls it, and how many of its units are one of the reader's
@@ -80,10 +81,16 @@ def at_equal_accuracy(points: pd.DataFrame) -> pd.DataFrame:
     """What other algorithms spend to be as accurate as backpropagation at its best, of `frontier`'s function.
 
     Columns: network, algorithm, n (seeds), what backpropagation is at its best and its mean validation
-    accuracy, the passes that the algorithm needs, and for every cost that is known their ratio, with its
-    95 % interval.
+    accuracy, within how many points of it the algorithm is to be, the passes that it needs for that, and for
+    every cost that is known their ratio, with its 95 % interval if there are seeds enough for one.
     """
-    tables = {c: frontier.at_equal_accuracy(points, c) for c in SPENT if len(frontier.bill(points, c))}
+    return pd.concat([_equal(points, margin) for margin in (0.0, MARGIN)], ignore_index=True)
+
+
+def _equal(points: pd.DataFrame, margin: float) -> pd.DataFrame:
+    tables = {
+        c: frontier.at_equal_accuracy(points, c, margin) for c in SPENT if len(frontier.bill(points, c))
+    }
     rows = []
     for parts in zip(*(table.itertuples(index=False) for table in tables.values()), strict=True):
         first = parts[0]
@@ -95,6 +102,7 @@ def at_equal_accuracy(points: pd.DataFrame) -> pd.DataFrame:
             "algorithm": label(first.algorithm),
             "n": first.n,
             "backpropagation at its best (validation)": best,
+            "within (points)": f"{margin:g}",
             "passes for that": _rounded(first.passes),
         }
         for cost, part in zip(tables, parts, strict=True):
