@@ -8,6 +8,7 @@ import functools
 import io
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -139,8 +140,9 @@ def legend(figure: Figure, names: Iterable[str], *, line: bool = True, marker: b
 def _columns(labels: Sequence[str]) -> int:
     """The most columns, filled one after the other, in which a legend in 8 points fits into the text."""
     for columns in range(min(len(labels), 6), 1, -1):
-        rows = -(-len(labels) // columns)
-        widest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+        rows, taller = divmod(len(labels), columns)  # the first so many have a row more
+        ends = list(accumulate(rows + (column < taller) for column in range(columns)))
+        widest = [max(map(len, labels[i:j])) for i, j in pairwise([0, *ends])]
         if sum(5.0 * letters + 42 for letters in widest) < 72 * WIDTH:  # points: text, then line and gap
             return columns
     return 1

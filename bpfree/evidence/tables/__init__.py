@@ -11,7 +11,7 @@ best_hyperparameters, environment               what was trained with, and on
 markdown, latex                                 a table as text
 """
 
-from .budgets import at_best, at_equal_accuracy, to_target
+from .budgets import at_best, at_equal_accuracy, not_run, to_target
 from .paper import (
     agreement,
     cafo_efficiency,
@@ -38,5 +38,5 @@ __all__ = [
     "cafo_efficiency",
 ]
 __all__ += ["cafo_performance", "cross_algorithm", "environment", "ff_efficiency", "ff_performance"]
-__all__ += ["gap_to_printed", "latex", "markdown", "mf_efficiency", "mf_performance", "overview"]
+__all__ += ["gap_to_printed", "latex", "markdown", "mf_efficiency", "mf_performance", "not_run", "overview"]
 __all__ += ["passes_times_cost", "readouts", "summary", "to_target", "undecided"]

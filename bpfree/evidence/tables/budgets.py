@@ -5,8 +5,9 @@ import math
 import pandas as pd
 
 from ...algorithms.arms import label
+from ...experiments.study import FRONTIER, NETWORKS
 from .. import frontier
-from ..order import network_name
+from ..order import PLACE, network_name
 from ..stats import MARGIN
 from .text import Quantity
 
@@ -77,6 +78,17 @@ def to_target(points: pd.DataFrame) -> pd.DataFrame:
     return _without_blanks(pd.DataFrame(rows))
 
 
+def not_run(points: pd.DataFrame) -> pd.DataFrame:
+    """The arms of the frontier's study that have no point, by network of the paper."""
+    done = set(points[PLACE].itertuples(index=False, name=None))
+    rows = [
+        (network_name(data, network), "; ".join(label(a) for a in FRONTIER if (data, network, a) not in done))
+        for data, networks in NETWORKS["mf"].items()
+        for network in networks
+    ]
+    return pd.DataFrame([row for row in rows if row[1]], columns=["network", "not run"])
+
+
 def at_equal_accuracy(points: pd.DataFrame) -> pd.DataFrame:
     """What other algorithms spend to be as accurate as backpropagation at its best, of `frontier`'s function.
 
@@ -84,7 +96,8 @@ def at_equal_accuracy(points: pd.DataFrame) -> pd.DataFrame:
     accuracy, within how many points of it the algorithm is to be, the passes that it needs for that, and for
     every cost that is known their ratio, with its 95 % interval if there are seeds enough for one.
     """
-    return pd.concat([_equal(points, margin) for margin in (0.0, MARGIN)], ignore_index=True)
+    parts = [_equal(points, margin) for margin in (0.0, MARGIN)]
+    return pd.concat(parts, ignore_index=True).fillna("")
 
 
 def _equal(points: pd.DataFrame, margin: float) -> pd.DataFrame:
