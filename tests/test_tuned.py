@@ -91,7 +91,7 @@ def test_an_arm_written_again_is_replaced_whole_and_others_stay():
 def test_the_shipped_file_has_the_columns_and_one_value_per_parameter():
     rows = pd.read_csv(tuned.Path(tuned.__file__).with_name("tuned.csv"), dtype=str)
     assert list(rows.columns) == tuned.TUNED_COLUMNS
-    assert not rows.duplicated([*tuned.ARM_KEYS, "parameter"]).any()
+    assert not rows.duplicated([*tuned.TUNED_KEYS, "parameter"]).any()
 
 
 def _write_one(path, k):
@@ -141,3 +141,16 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailed, match="give another path"):
         tuned.write_settings(*ARM, {"lr": 0.1}, tmp_path / "file" / "tuned.csv")
+
+
+def test_a_file_of_before_there_were_budgets_is_read_and_kept_apart(tmp_path):
+    old = HEAD.replace("passes,", "") + ROW.replace("none,", "", 1)
+    path = tuned.store_path()
+    path.parent.mkdir(parents=True)
+    path.write_text(old)
+    assert tuned.settings(*ARM) == {"lr": 0.0012}
+    assert tuned.settings(*ARM, passes=8) == {}
+    tuned.write_settings(*ARM, {"lr": 0.5}, passes=8)
+    assert tuned.settings(*ARM) == {"lr": 0.0012}
+    assert tuned.settings(*ARM, passes=8) == {"lr": 0.5}
+    assert len(tuned.usual()) == 1
