@@ -468,7 +468,7 @@ def test_pictures_say_everything_and_hide_nothing():
         assert {(row.cost, row.mean) for row in part.itertuples()} <= drawn
         low, high = ax.get_ylim()
         assert ((part["mean"] - part["sd"] >= low) & (part["mean"] + part["sd"] <= high)).all()
-        assert ax.get_xlabel() == "seconds of training"
+        assert ax.get_xlabel() == "time of training (s)"
     bars = pictures.cost_of_targets(points, "flop")
     assert (
         sum(len(ax.patches) for ax in bars.axes)

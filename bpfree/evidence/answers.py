@@ -12,7 +12,6 @@ from ..experiments.protocols import REFERENCE
 from . import frontier, gallery
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
-from .tables.budgets import SPENT
 from .tables.text import Quantity
 
 SETTINGS = {"tuned": "tuned here", "thesis": "of the thesis", "2026": "of 2026", "defaults": "by default"}
@@ -143,9 +142,9 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
     """For which networks and budgets local learning pays: Markdown, a line for each network.
 
     What every local algorithm spends to be as accurate as backpropagation at its best, in the mean of the n
-    seeds, and who is on the front. cost: of `SPENT`.
+    seeds, and who is on the front. cost: of `frontier.COSTS`.
     """
-    what = SPENT[choose("cost", cost, SPENT)][0].partition(" (")[0]
+    what = frontier.COSTS[choose("cost", cost, frontier.COSTS)].name
     equal, means = frontier.at_equal_accuracy(points, cost), frontier.means(points, cost)
     lines = []
     for (data, network), arms in equal.groupby(NETWORK, sort=False):
@@ -165,10 +164,10 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
                 )
         here = means[(means[NETWORK] == [data, network]).all(axis=1) & means["front"]].sort_values("cost")
         turns = (here["algorithm"] != here["algorithm"].shift()).cumsum()
-        front = [
-            f"{label(part['algorithm'].iat[0])} {_span(part['passes'])} ({part['mean'].iat[-1]:.2f} %)"
-            for _, part in here.groupby(turns)
-        ]
+        front = []
+        for _, part in here.groupby(turns):
+            budgets = frontier.span(part["passes"].iat[0], part["passes"].iat[-1])
+            front.append(f"{label(part['algorithm'].iat[0])} {budgets} ({part['mean'].iat[-1]:.2f} %)")
         lines.append(
             f"- {network_name(data, network)} (n = {first['n']}): backpropagation is at its best as "
             f"{label(first['baseline'])} with {first['baseline_passes']} passes, "
@@ -180,8 +179,3 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
 
 def _times(ratio: float) -> str:
     return "never" if ratio == inf else f"{ratio:.2f}"
-
-
-def _span(passes: pd.Series) -> str:
-    first, last = passes.iat[0], passes.iat[-1]
-    return f"{first}" if first == last else f"{first} to {last}"

@@ -6,6 +6,7 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,23 @@ from .order import NETWORK, PLACE, arranged
 WHO = [*PLACE, "passes", "seed"]
 SETTINGS = ["lr", "weight_decay", "aux_weight", "stage_ratio", "freeze_from"]
 SCORES = ["val_accuracy", "test_accuracy", "test_accuracy[sum]"]
-COSTS = ["flop", "s", "measured_j", "estimated_j"]
+
+
+class Cost(NamedTuple):
+    """A cost of training as readers have it: name, unit, how many of ours that is, how it was obtained."""
+
+    name: str
+    unit: str
+    size: float
+    obtained: str
+
+
+COSTS = {
+    "flop": Cost("operations", "TFLOP", 1e12, "operations counted"),
+    "s": Cost("time", "s", 1.0, "wall clock"),
+    "measured_j": Cost("energy", "J, measured", 1.0, "energy measured, gross"),
+    "estimated_j": Cost("energy", "J, estimated", 1.0, "energy estimated by a model, not measured"),
+}
 COLUMNS = [*WHO, *SETTINGS, *SCORES, *COSTS, "device", "machine", "run"]
 
 
@@ -167,7 +184,7 @@ def best_records(points: pd.DataFrame) -> pd.DataFrame:
 
     Budgets differ from arm to arm, each being the one that its own validation chose.
     """
-    parts = [runs for _, runs in best(points)]
+    parts = [runs.dropna(subset="test_accuracy") for _, runs in best(points)]  # without what diverged
     runs = pd.concat(parts) if parts else points
     runs = runs.rename(columns={"run": "key"}).assign(
         **{"protocol": "frontier", "preset": "tuned", "settings": "tuned for each budget", "unit": "%"},
@@ -293,3 +310,8 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
             rows.append((*network, name, len(val), *columns[best[0]], *found))
     columns = [*NETWORK, "algorithm", "n", "baseline", "baseline_passes", "accuracy", "passes", "test"]
     return pd.DataFrame(rows, columns=[*columns, "baseline_test", "ratio", "low", "high"])
+
+
+def span(low: int, high: int) -> str:
+    """As text: "8 to 9", or one number."""
+    return f"{low}" if low == high else f"{low} to {high}"

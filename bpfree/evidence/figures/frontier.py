@@ -14,12 +14,6 @@ from .. import frontier
 from ..order import NETWORK
 from . import style
 
-AXES = {
-    "flop": ("operations of training (TFLOP)", 1e12, "operations counted"),
-    "s": ("seconds of training", 1.0, "wall clock"),
-    "measured_j": ("energy of training (J, measured)", 1.0, "energy measured, gross"),
-    "estimated_j": ("energy of training (J, estimated)", 1.0, "energy estimated by a model, not measured"),
-}
 MOST = 4  # panels
 
 
@@ -33,7 +27,8 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
             its machine to itself (`evidence.frontier.bill`); its accuracy is of all seeds.
     """
     style.require(points, "runs on a budget")
-    label, size, obtained = AXES[choose("cost", cost, AXES)]
+    name, unit, size, obtained = frontier.COSTS[choose("cost", cost, frontier.COSTS)]
+    label = f"{name} of training ({unit})"
     means = frontier.means(points, cost)
     if means.empty:
         return style.blank(f"no run has a cost of its own in {label}")
@@ -60,7 +55,7 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
         ax.set(xlabel=label, ylabel="test accuracy (%)")
         first = part.iloc[0]
         n = part.groupby("algorithm", sort=False)["n"].agg(["min", "max"])
-        said = "; ".join(f"{look(a).label}: n = {_span(low, high)}" for a, low, high in n.itertuples())
+        said = "; ".join(f"{look(a).label}: n = {frontier.span(*ends)}" for a, *ends in n.itertuples())
         style.name_panel(
             ax,
             f"{style.data_name(first['data'])} {first['architecture']}",
@@ -86,7 +81,7 @@ def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
     points, cost: as of `accuracy_against_cost`. A panel per network and target.
     """
     style.require(points, "runs on a budget")
-    _, _, obtained = AXES[choose("cost", cost, AXES)]
+    obtained = frontier.COSTS[choose("cost", cost, frontier.COSTS)].obtained
     table = frontier.to_target(points, cost)
     groups = [part for _, part in table.groupby([*NETWORK, "target"], sort=False)][: 2 * MOST]
     rows = -(-len(groups) // 2)
@@ -123,7 +118,3 @@ def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
         f"{obtained}; training and prefix work, without validation",
     )
     return figure
-
-
-def _span(low: int, high: int) -> str:
-    return f"{low}" if low == high else f"{low} to {high}"

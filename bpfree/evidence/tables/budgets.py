@@ -11,13 +11,7 @@ from ..order import PLACE, network_name
 from ..stats import MARGIN
 from .text import Quantity
 
-#: column of `frontier.points` -> what a reader calls it, and how many of its units are one of the reader's
-SPENT = {
-    "flop": ("operations (TFLOP)", 1e12),
-    "s": ("time (s)", 1.0),
-    "measured_j": ("energy (J, measured)", 1.0),
-    "estimated_j": ("energy (J, estimated)", 1.0),
-}
+COSTS = frontier.COSTS
 RIVAL = "cheapest BP"
 
 
@@ -28,7 +22,7 @@ def at_best(points: pd.DataFrame) -> pd.DataFrame:
     layers, then the costs that are known: of runs that had their machine to themselves, gross.
     """
     rows = []
-    bills = {cost: frontier.bill(points, cost) for cost in SPENT}
+    bills = {cost: frontier.bill(points, cost) for cost in COSTS}
     for place, runs in frontier.best(points):
         first = runs.iloc[0]
         row = {
@@ -40,8 +34,9 @@ def at_best(points: pd.DataFrame) -> pd.DataFrame:
             "test accuracy (%)": Quantity.of(runs["test_accuracy"], 2),
             "by all layers (%)": Quantity.of(runs["test_accuracy[sum]"], 2),
         }
-        for cost, (name, size) in SPENT.items():
-            row[name] = _rounded(bills[cost].get((*place, first["passes"]), math.nan) / size)
+        for cost, of in COSTS.items():
+            paid = bills[cost].get((*place, first["passes"]), math.nan)
+            row[f"{of.name} ({of.unit})"] = _rounded(paid / of.size)
         rows.append(row)
     return _without_blanks(pd.DataFrame(rows))
 
@@ -53,7 +48,7 @@ def to_target(points: pd.DataFrame) -> pd.DataFrame:
     it at every budget), passes; then for every cost that is known the median over seeds, a miss being
     infinite ("-"), and its ratio to the cheapest arm of backpropagation with the ratio's 95 % interval.
     """
-    tables = {cost: frontier.to_target(points, cost) for cost in SPENT if len(frontier.bill(points, cost))}
+    tables = {cost: frontier.to_target(points, cost) for cost in COSTS if len(frontier.bill(points, cost))}
     if not tables:
         return pd.DataFrame()
     rows = []
@@ -69,11 +64,9 @@ def to_target(points: pd.DataFrame) -> pd.DataFrame:
             "passes": _rounded(first.passes),
         }
         for cost, part in zip(tables, parts, strict=True):
-            name, size = SPENT[cost]
-            row[name] = _rounded(part.cost / size)
-            row[f"{name.partition(' (')[0]} (× {RIVAL})"] = ratio_with_interval(
-                part.ratio, part.low, part.high
-            )
+            of = COSTS[cost]
+            row[f"{of.name} ({of.unit})"] = _rounded(part.cost / of.size)
+            row[f"{of.name} (× {RIVAL})"] = ratio_with_interval(part.ratio, part.low, part.high)
         rows.append(row)
     return _without_blanks(pd.DataFrame(rows))
 
@@ -102,7 +95,7 @@ def at_equal_accuracy(points: pd.DataFrame) -> pd.DataFrame:
 
 def _equal(points: pd.DataFrame, margin: float) -> pd.DataFrame:
     tables = {
-        c: frontier.at_equal_accuracy(points, c, margin) for c in SPENT if len(frontier.bill(points, c))
+        c: frontier.at_equal_accuracy(points, c, margin) for c in COSTS if len(frontier.bill(points, c))
     }
     rows = []
     for parts in zip(*(table.itertuples(index=False) for table in tables.values()), strict=True):
@@ -119,7 +112,7 @@ def _equal(points: pd.DataFrame, margin: float) -> pd.DataFrame:
             "passes for that": _rounded(first.passes),
         }
         for cost, part in zip(tables, parts, strict=True):
-            what = SPENT[cost][0].partition(" (")[0]
+            what = COSTS[cost].name
             row[f"{what} (× that)"] = ratio_with_interval(part.ratio, part.low, part.high)
         rows.append(row)
     return _without_blanks(pd.DataFrame(rows))
