@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import shutil
 import subprocess
@@ -212,3 +213,16 @@ def python() -> Callable:
         )
 
     return run
+
+
+def files_held(make) -> int:
+    """How many files a meter holds open while it runs; asserts that it leaves none, run or never started."""
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    with make():
+        held = len(os.listdir("/proc/self/fd")) - len(before)
+    assert os.listdir("/proc/self/fd") == before
+    make()  # never started, and forgotten
+    gc.collect()
+    assert os.listdir("/proc/self/fd") == before
+    return held
