@@ -176,7 +176,10 @@ class Powercap:
         for key, value in microjoules.items():
             control, *numbers = key.split("_")
             control = {"rapl": "intel-rapl", "mmio": "intel-rapl-mmio"}[control]
-            (self.path(":".join([control, *numbers])) / "energy_uj").write_text(f"{value}\n")
+            path = self.path(":".join([control, *numbers])) / "energy_uj"
+            new = path.with_name("energy_uj.new")
+            new.write_text(f"{value}\n")
+            new.replace(path)  # at once, as a sensor's file is never seen half written
 
 
 @pytest.fixture

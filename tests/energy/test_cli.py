@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -219,10 +220,21 @@ def test_a_load_is_work():
 def test_check_on_a_machine_with_rapl(powercap):
     powercap.zone("intel-rapl:0", "package-0")
     powercap.zone("intel-rapl:1", "psys")
-    mover = threading.Timer(0.1, lambda: powercap.set(rapl_0=2_000_000))
+    over = threading.Event()
+
+    def move() -> None:  # until the check is over: it moves in its window however late that begins
+        for moved in itertools.count(1):
+            powercap.set(rapl_0=1_000_000 + 50_000 * moved)
+            if over.wait(0.01):
+                return
+
+    mover = threading.Thread(target=move)
     mover.start()
-    table = check(1.0, sysfs=powercap.sysfs)
-    mover.join()
+    try:
+        table = check(1.0, sysfs=powercap.sysfs)
+    finally:
+        over.set()
+        mover.join()
     found = {(row.source, row.channel): row for row in table}
     assert found["rapl", "cpu:package-0"].status == "measured"
     assert found["rapl", "psys"].status == "left out"
