@@ -176,10 +176,8 @@ class Powercap:
         for key, value in microjoules.items():
             control, *numbers = key.split("_")
             control = {"rapl": "intel-rapl", "mmio": "intel-rapl-mmio"}[control]
-            path = self.path(":".join([control, *numbers])) / "energy_uj"
-            new = path.with_name("energy_uj.new")
-            new.write_text(f"{value}\n")
-            new.replace(path)  # at once, as a sensor's file is never seen half written
+            with (self.path(":".join([control, *numbers])) / "energy_uj").open("r+") as counter:
+                counter.write(f"{value:<16}\n")  # over the old one in one write: never seen half written
 
 
 @pytest.fixture
