@@ -1,19 +1,20 @@
 """How an algorithm learns, drawn from its own code: what runs up, how far gradients come down, what rests.
 
-Nothing of an algorithm is drawn from memory. It is built on a small network and asked: its `stages` say what
-moves, what is frozen and what is kept; `gradient_reach` says which loss reaches which weights; and what a loss
-no longer reaches once the fixed random matrices are 0, it had reached through them.
+Nothing of an algorithm is drawn from memory. It is built on a small network and asked: its `stages` say
+what moves, what is frozen and what is kept; `gradient_reach` says which loss reaches which weights; and what
+a loss no longer reaches once the fixed random matrices are 0, it had reached through them.
 """
 
+import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, Patch, Rectangle
+from matplotlib.patches import Circle, Patch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path
 
 from ...algorithms.arms import ARMS, look
@@ -145,18 +146,20 @@ def losses_of(algorithm: Algorithm) -> dict[str, list[Loss]]:
 
 PANEL = style.WIDTH / 4  # inches: four panels in a row
 PITCH = 0.62  # from layer to layer
-FIRST = 1.30  # the height of the first layer
+FIRST = 1.27  # the height of the first layer
 BOX = (0.76, 0.25)  # width and height of a layer
 SIDE = (0.25, 0.22)  # of a read-out
 CENTRE, UP, DOWN = 0.55, 0.37, 0.73  # of the layers; where activations run up, where gradients come down
-READ, LOSS = 1.20, 1.59  # the columns of read-outs and of losses
-HEIGHT = FIRST + 3.5 * PITCH + 0.72  # of a panel
+READ, LOSS = 1.17, 1.61  # the columns of read-outs and of losses
+HEIGHT = FIRST + DEPTH * PITCH + 0.66  # of a panel
+STRIP = 0.42  # of it, that of the strip of stages
 TEXT = 8  # points
+HEAD = 0.075  # the length of a thin arrow's head
 RADIUS = 0.125  # of a loss
-SHEETS, STEP = (0.2, 0.13), 0.035  # of a stack of paper, and how far a sheet is from the next
+SHEETS, STEP = (0.2, 0.09), 0.025  # of a stack of paper, and how far a sheet is from the next
 APART = 0.05  # half-way between an activation and the gradient that comes back along it
 IMAGE = 0.32  # side of the image
-LEGEND = 1.0  # the height of a legend below the panels
+LINE, SKIP = 0.147, 0.075  # inches of a line of the legend, and between its entries
 ONE = (
     "........",
     "....#...",
@@ -181,18 +184,20 @@ BOXES = {
     "waits": {"fc": "white", "ec": PALE, "lw": 0.9, "ls": (0, (1.2, 1.4))},
 }
 MEANINGS = {
-    "activations": "activations, for every batch",
-    "once": "activations, computed once",
-    "kept": "their outputs, which are kept",
+    "activations": "activations",
+    "once": "computed only once",
+    "kept": "outputs that are kept",
+    "V": "the output's read-out",
+    "M": "a layer's read-out",
+    "P": "a block's predictor",
     "loss": "a loss",
     "gradient": "its gradient",
-    "stop": "where the gradient stops",
-    "feedback": "the error, fed back through fixed random matrices B",
+    "stop": "the gradient stops",
+    "feedback": "the error through fixed random matrices",
     "learns": "learns in this stage",
     "frozen": "frozen",
-    "waits": "waits for a later stage",
-    "read-out": "a read-out of the classes",
-    "stages": "all stages in order; the one framed is drawn above",
+    "waits": "waits for its stage",
+    "stages": "all stages in turn; framed: drawn large",
 }
 
 
@@ -211,9 +216,18 @@ class Marks:
         self.ax.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": TEXT, "zorder": 6, **how})
 
     def arrow(self, kind: str, *points: tuple[float, float], label: str = "") -> None:
-        how = {"arrowstyle": "-|>,head_length=4.2,head_width=2.1", "mutation_scale": 1.0, "fill": True}
-        line = {"capstyle": "butt", "joinstyle": "miter", "shrinkA": 0, "shrinkB": 0}
-        self.put(kind, FancyArrowPatch(path=Path(points), **how, **line, **ARROWS[kind]), label)
+        """A way along these points, with its head at the last."""
+        look_of = ARROWS[kind]
+        *way, (x0, y0), (x1, y1) = points
+        far = math.hypot(x1 - x0, y1 - y0)
+        head = HEAD * look_of["lw"] ** 0.4
+        dx, dy = (x1 - x0) / far * head, (y1 - y0) / far * head
+        neck = x1 - dx, y1 - dy
+        self.put(kind, PathPatch(Path([*way, (x0, y0), neck]), fill=False, capstyle="butt", **look_of), label)
+        sides = [(neck[0] + t * dy, neck[1] - t * dx) for t in (0.42, -0.42)]
+        self.ax.add_patch(
+            Polygon([(x1, y1), *sides], fc=look_of["color"], ec="none", zorder=look_of["zorder"])
+        )
 
     def box(self, state: str, x: float, y: float, size: tuple[float, float], text: str, label: str) -> None:
         """A box around its centre; what is frozen is hatched, too, for those who print in grey."""
@@ -231,10 +245,12 @@ class Marks:
         self.put("loss", Circle((x, y), RADIUS, **how), label)
         self.write(x, y, text)
 
-    def stop(self, x: float, y: float, label: str, upright: bool = False) -> None:
-        """A bar across the way of the gradient."""
-        w, h = (0.035, 0.2) if upright else (0.2, 0.035)
-        self.put("stop", Rectangle((x - w / 2, y - h / 2), w, h, fc=style.RED, ec="none", zorder=4), label)
+    def stop(self, x: float, y: float, dx: float, dy: float, label: str = "") -> None:
+        """A gradient that begins here, goes this little way, and ends at a bar."""
+        end = x + dx, y + dy
+        bar = [(end[0] + t * dy, end[1] - t * dx) for t in (0.8, -0.8)]
+        codes = [Path.MOVETO, Path.LINETO] * 2
+        self.put("stop", PathPatch(Path([(x, y), end, *bar], codes), fill=False, **ARROWS["gradient"]), label)
 
     def sheets(self, x: float, y: float, label: str) -> None:
         """A stack of paper."""
@@ -293,42 +309,45 @@ def schematic(*names: str) -> Figure:
         raise InvalidInput(f"no algorithm to draw: name one or more of {', '.join(VIEWS)}")
     for name in names:
         choose("schematic", name, VIEWS)
+    shown = [
+        (name, algorithm, moments(algorithm))
+        for name, algorithm in zip(names, map(small, names), strict=True)
+    ]
+    tall = HEIGHT if any(len(every) > 1 for _, _, every in shown) else HEIGHT - STRIP
     rows = -(-len(names) // 4)
-    free = 4 * rows - len(names)  # places for panels, in which the legend can stand
-    below = 0.0 if free else LEGEND
-    figure, axes = style.new_figure(columns=len(names) + 1, height=rows * HEIGHT + below)
+    free = 4 * rows - len(names)  # places of panels, in which the legend can stand
+    figure, axes = style.new_figure(columns=len(names) + 1)
     figure.set_layout_engine("none")
     *panels, last = axes.flat
-    used = set()
-    for k, (name, ax) in enumerate(zip(names, panels, strict=True)):
-        top = figure.get_figheight() - k // 4 * HEIGHT
-        place(ax, k % 4 * PANEL, top - HEIGHT, PANEL, HEIGHT)
-        used |= draw(ax, name)
-    if free:
-        place(last, (4 - free) * PANEL, 0, free * PANEL, HEIGHT)
-    else:
-        place(last, 0, 0, style.WIDTH, LEGEND)
-    explain(last, [mark for mark in MEANINGS if mark in used])
+    used = set().union(*(draw(ax, *panel) for ax, panel in zip(panels, shown, strict=True)))
+    width = free * PANEL if free else style.WIDTH
+    legend = explain(last, [mark for mark in MEANINGS if mark in used], width)
+    below = 0.0 if free else legend
+    figure.set_size_inches(style.WIDTH, rows * tall + below)
+    for k, ax in enumerate(panels):
+        at = k % 4 * PANEL, below + (rows - 1 - k // 4) * tall
+        place(ax, at, (0, PANEL), (HEIGHT - tall, HEIGHT))
+    place(last, (style.WIDTH - width, (tall - legend) / 2 if free else 0), (0, width), (-legend, 0))
     return figure
 
 
-def place(ax: Axes, left: float, bottom: float, width: float, tall: float) -> None:
-    """Axes without ticks at this place of their figure, with inches for coordinates."""
-    whole = ax.figure.get_size_inches()
-    ax.set_position([left / whole[0], bottom / whole[1], width / whole[0], tall / whole[1]])
-    ax.set(xlim=(0, width), ylim=(0, tall))
+def place(ax: Axes, at: tuple[float, float], xlim: tuple[float, float], ylim: tuple[float, float]) -> None:
+    """Axes without ticks, with inches for coordinates, from this place of their figure on."""
+    width, tall = ax.figure.get_size_inches()
+    size = (xlim[1] - xlim[0]) / width, (ylim[1] - ylim[0]) / tall
+    ax.set_position([at[0] / width, at[1] / tall, *size])
+    ax.set(xlim=xlim, ylim=ylim)
     ax.axis("off")
 
 
-def draw(ax: Axes, name: str) -> set[str]:
+def draw(ax: Axes, name: str, algorithm: Algorithm, every: Sequence[Moment]) -> set[str]:
     """A panel; returns the marks that it used."""
-    algorithm, view, marks = small(name), VIEWS[name], Marks(ax)
-    every = moments(algorithm)
+    view, marks, cafo = VIEWS[name], Marks(ax), ARMS[name].family == "cafo"
     moment = every[view.stage - 1]
     title(ax, name, view, len(every))
     inputs(marks, moment, algorithm)
-    layers(marks, moment, "block" if ARMS[name].family == "cafo" else "layer")
-    read_outs(marks, moment, "P" if ARMS[name].family == "cafo" else "M")
+    layers(marks, moment, *(("block", "h") if cafo else ("layer", "a")))
+    read_outs(marks, moment, "P" if cafo else "M")
     for loss in moment.losses:
         gradients(marks, moment, loss)
     if len(every) > 1:
@@ -354,14 +373,13 @@ def inputs(marks: Marks, moment: Moment, algorithm: Algorithm) -> None:
     if pair:
         marks.image(UP, y, label=1)
         marks.image(DOWN, y, label=6)
-        marks.write(UP - IMAGE / 2, y - 0.25, "right", ha="left")
-        marks.write(DOWN - IMAGE / 2, y - 0.25, "wrong label", ha="left")
+        marks.write(DOWN + IMAGE / 2 + 0.05, y, "right and\nwrong label", ha="left", linespacing=1.1)
     else:
         marks.image(UP, y)
         marks.write(UP + IMAGE / 2 + 0.05, y, "image", ha="left")
 
 
-def layers(marks: Marks, moment: Moment, word: str) -> None:
+def layers(marks: Marks, moment: Moment, word: str, letter: str) -> None:
     """The layers and the activations that run up between them, as far as the stage needs them."""
     for i in range(1, DEPTH + 1):
         marks.box(moment.state[i], CENTRE, height(i), BOX, f"{word} {i}", f"{word} {i}")
@@ -376,7 +394,7 @@ def layers(marks: Marks, moment: Moment, word: str) -> None:
             kind = "once" if i < moment.kept else "activations"
             marks.arrow(kind, (UP, start), (UP, height(i + 1) - BOX[1] / 2), label=f"to layer {i + 1}")
         left = UP - (SHEETS[0] / 2 + STEP if i == moment.kept else 0) - 0.04
-        marks.write(left, between(i), f"$a_{i}$", ha="right", color="#555555")
+        marks.write(left, between(i), f"${letter}_{i}$", ha="right", color="#555555")
 
 
 def read_outs(marks: Marks, moment: Moment, letter: str) -> None:
@@ -385,7 +403,7 @@ def read_outs(marks: Marks, moment: Moment, letter: str) -> None:
     for head in (part for part in moment.state if isinstance(part, str)):
         x, size = (CENTRE, (0.5, SIDE[1])) if head == TOP else (READ, SIDE)
         text = "$V$" if head == TOP else f"${letter}_{head}$"
-        marks.used.add("read-out")
+        marks.used.add("V" if head == TOP else letter)
         marks.box(moment.state[head], x, height(head), size, text, f"read-out {head}")
         if head in used and head == TOP:
             start = height(DEPTH) + BOX[1] / 2
@@ -419,7 +437,7 @@ def gradients(marks: Marks, moment: Moment, loss: Loss) -> None:
         )
         top, left = source(head), (READ - SIDE[0] / 2, y - APART)
         if top not in loss.layers:
-            marks.stop(left[0] - 0.06, left[1], f"at read-out {head}", upright=True)
+            marks.stop(*left, -0.08, 0, f"at read-out {head}")
         elif head == TOP:
             down(marks, y - SIDE[1] / 2, top)
         else:
@@ -435,7 +453,7 @@ def gradients(marks: Marks, moment: Moment, loss: Loss) -> None:
         if i - 1 in loss.layers:
             down(marks, height(i) - BOX[1] / 2, i - 1)
     for i in loss.ends:
-        marks.stop(DOWN, height(i) - BOX[1] / 2 - 0.07, f"below layer {i}")
+        marks.stop(DOWN, height(i) - BOX[1] / 2, 0, -0.08, f"below layer {i}")
     feed_back(marks, loss)
 
 
@@ -457,35 +475,39 @@ def feed_back(marks: Marks, loss: Loss) -> None:
 def strip(marks: Marks, every: Sequence[Moment], stage: int) -> None:
     """All stages, small, from left to right: the layers, and to their right their read-outs."""
     marks.used.add("stages")
+    width, row = (
+        (0.32, 0.08) if any(isinstance(p, str) and p != TOP for p in every[0].state) else (0.23, 0.08)
+    )
     for k, moment in enumerate(every):
-        left = 0.13 + 0.42 * k
+        left = 0.1 + 0.41 * k
         for part, state in moment.state.items():
-            row = part if isinstance(part, int) else source(part) + (part == TOP)
-            beside = isinstance(part, str) and part != TOP
-            at = (left + (0.18 if beside else 0), 0.07 + 0.1 * (row - 1))
-            size = (0.07 if beside else 0.15, 0.075)
-            look_of = {**BOXES[state], "lw": 0.7}
-            marks.ax.add_patch(Rectangle(at, *size, **look_of))
+            column, size = (0.18, 0.065) if isinstance(part, str) and part != TOP else (0.0, 0.15)
+            level = DEPTH if part == TOP else int(part) - 1
+            how = {**BOXES[state], "lw": 0.7, **({"fc": style.RED} if state == "learns" else {})}
+            marks.ax.add_patch(Rectangle((left + 0.04 + column, 0.06 + row * level), size, 0.055, **how))
         if k + 1 == stage:
-            rows = 4 if TOP in moment.state else 3
-            frame = Rectangle((left - 0.04, 0.03), 0.33, 0.1 * rows + 0.06, fc="none", ec=INK, lw=1.2)
-            marks.ax.add_patch(frame)
+            tall = row * (DEPTH + (TOP in moment.state)) + 0.055
+            marks.ax.add_patch(Rectangle((left, 0.02), width, tall, fc="none", ec=INK, lw=1.2))
 
 
-def explain(ax: Axes, used: Sequence[str]) -> None:
-    """What each of the marks means, in columns that are filled one after the other."""
-    width, tall = ax.get_xlim()[1], ax.get_ylim()[1]
-    columns = max(1, round(width / 2.4))
-    each = -(-len(used) // columns)
-    marks = Marks(ax)
+def explain(ax: Axes, used: Sequence[str], width: float) -> float:
+    """What each of the marks means, in columns of this width together; returns how high they are.
+
+    The columns begin at height 0 and are filled one after the other.
+    """
+    marks, columns = Marks(ax), min(max(1, round(width / 2.4)), -(-len(used) // 7))
+    letters = min(30, int((width / columns - 0.45) / 0.062))
+    entries = [(m, textwrap.wrap(MEANINGS[m], letters, break_on_hyphens=False)) for m in used]
+    each = -(-len(entries) // columns)
+    lowest = 0.0
     for column in range(columns):
-        left = 0.1 + column * width / columns
-        y = tall - 0.15
-        for mark in used[column * each : (column + 1) * each]:
-            lines = textwrap.wrap(MEANINGS[mark], int((width / columns - 0.5) / 0.064))
+        left, y = 0.1 + column * width / columns, -0.15
+        for mark, lines in entries[column * each : (column + 1) * each]:
             sample(marks, mark, left + 0.15, y)
-            marks.write(left + 0.4, y + 0.07, "\n".join(lines), ha="left", va="top")
-            y -= 0.13 * len(lines) + 0.09
+            marks.write(left + 0.4, y + 0.065, "\n".join(lines), ha="left", va="top", linespacing=1.1)
+            y -= LINE * len(lines) + SKIP
+        lowest = min(lowest, y)
+    return 0.05 - lowest
 
 
 def sample(marks: Marks, mark: str, x: float, y: float) -> None:
@@ -499,9 +521,8 @@ def sample(marks: Marks, mark: str, x: float, y: float) -> None:
     elif mark == "loss":
         marks.put("loss", Circle((x, y), 0.075, fc="white", ec=style.RED, lw=1.3))
     elif mark == "stop":
-        marks.stop(x, y, "", upright=True)
-        marks.arrow("gradient", (x + 0.16, y), (x + 0.04, y))
-    elif mark == "read-out":
-        marks.write(x, y, "$M, P, V$")
-    else:
+        marks.stop(x + 0.04, y, -0.08, 0)
+    elif mark == "stages":
         marks.ax.add_patch(Rectangle((x - 0.12, y - 0.08), 0.24, 0.16, fc="none", ec=INK, lw=1.2))
+    else:
+        marks.write(x, y, f"${mark}$")
