@@ -97,7 +97,7 @@ class OwnPython(AsyncKernelManager):
         return KernelSpecManager(kernel_dirs=[], parent=self.parent)
 
 
-#: What a kernel of the book does first: rows of a table that have no names are shown without numbers for names.
+#: What a kernel of the book does first: rows of a table without names are shown without numbers for names.
 PLAIN_TABLES = """
 import pandas as pd
 pd.options.display.max_colwidth = None
