@@ -302,7 +302,8 @@ def schematic(*names: str) -> Figure:
     """How algorithms learn: a panel for each of these arms, four in a row, and what the marks mean.
 
     names: of `VIEWS`: "bp", "bp_ds", "bp_freeze", "mf", "mf_interleaved", "mf_overlapped", "mf_joint",
-        "mf_sequential_joint", "ff", "cafo_rand", "cafo_dfa". Raises InvalidInput for another, or for none.
+        "mf_sequential_joint", "ff", "cafo_rand", "cafo_dfa". Raises UnknownName for another, InvalidInput for
+        none.
 
     Boxes are layers, from the image up. Of an algorithm of several stages one is drawn large, and all of them
     small below it.
