@@ -89,8 +89,7 @@ class Moment:
 
 def small(name: str) -> Algorithm:
     """The algorithm of this arm on a network of three layers, before any training."""
-    with torch.random.fork_rng(devices=[]):  # constructors draw from the caller's generator
-        algorithm = ARMS[name].make(MLP([16] * (DEPTH + 1), classes=4))
+    algorithm = ARMS[name].make(MLP([16] * (DEPTH + 1), classes=4))
     algorithm.initialise(0)
     return algorithm
 
