@@ -309,6 +309,7 @@ def test_three_predictions_of_the_layers_scores(schedule):
     assert torch.equal(found["best"], found[f"layer {best}"])
     stages = [s.rows[s.restored - 1]["val_accuracy"] for s in history.stages]
     assert stages == pytest.approx([100 * n / 60 for n in right.values()])
+    assert algorithm.validated.tolist() == pytest.approx(stages)
 
 
 @pytest.mark.parametrize("way", ["last", "fusion", "best"])

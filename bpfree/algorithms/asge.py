@@ -60,9 +60,14 @@ class ASGELike(Algorithm):
             goodness of CwComp and its loss CwC_CE (Papachristodoulou et al., arXiv 2312.12668, and their
             code), whose sources are complete.
 
-    Left out, because the descriptions contradict each other or are silent: a trained scale of the
-    normalisation, the initial scale of the head, optimiser and rates. Left out of CwComp: its grouped
-    convolutions, its other losses, interleaved layer training, and the softmax regression on top.
+    Guessed, because the descriptions are silent or contradict each other: the loss, the schedule, the mean,
+    P_i, the scale of W_i and b_i, what "fusion" adds, and that "best" is chosen on validation images. Left
+    out of CwComp: its grouped convolutions, its other losses, interleaved layer training, and the softmax
+    regression on top.
+
+    Attributes:
+        validated: accuracy of each layer on the validation images, in percent, when its sequential stage
+            ended, (L,); kept with the weights.
 
     Raises:
         InvalidInput: a value out of its range; channels that make no equal groups; options that exclude each
@@ -104,9 +109,7 @@ class ASGELike(Algorithm):
         for i, (channels, *sides) in enumerate(model.shapes, start=1):
             p = PATCHES[patches](channels, last, alpha) if head == "random" else 1
             window = [math.ceil(side / p) for side in sides]
-            width = model.features[i - 1]
-            if sides:
-                width = channels * math.prod(math.ceil(s / k) for s, k in zip(sides, window, strict=True))
+            width = channels * math.prod(math.ceil(s / k) for s, k in zip(sides, window, strict=True))
             if head == "groups" and width % model.classes:
                 raise InvalidInput(
                     f"head='groups': the {width} channels of block {i} are not {model.classes} equal groups: "
@@ -114,7 +117,7 @@ class ASGELike(Algorithm):
                 )
             read = partial(goodness, window=window, pooled=pooled) if sides else partial(squares, model.read)
             self.heads[str(i)] = FixedHead(width, model.classes, read)
-        self.register_buffer("validated", torch.zeros(self.depth))  # accuracy of each layer, in percent
+        self.register_buffer("validated", torch.zeros(self.depth))
 
     def initialise(self, seed: int) -> None:
         super().initialise(seed)
