@@ -169,6 +169,23 @@ def test_its_network_is_the_description_with_the_normalisation_behind_the_pool()
     assert names == ["conv", "relu", "pool"]
 
 
+def test_every_network_says_the_shapes_that_its_blocks_put_out():
+    cnns = [kind(IMAGE, classes=3, channels=CHANNELS) for kind in (*NETWORKS, CaFoCNN)]
+    for model in (*cnns, MLP([240, 9, 8], classes=3)):
+        a = DATA.x_train
+        for block, shape in zip(model.blocks, model.shapes, strict=True):
+            a = block(a)
+            assert tuple(a.shape[1:]) == tuple(shape)
+
+
+@pytest.mark.parametrize("name", ["bp", "mf_joint", "mf"])
+def test_others_learn_on_its_network_too(name):
+    data = toy(n=240, val=60, test=60, shape=IMAGE)
+    algorithm = ARMS[name].make(RMSNet(IMAGE, classes=3, channels=CHANNELS), batch_size=16, lr=1e-2)
+    train(algorithm, data, max_epochs=6, progress=False)
+    assert (algorithm.predict(data.x_test).argmax(1) == data.y_test).float().mean() > 0.6
+
+
 # ---------------------------------------------------------------- heads that never move
 
 
