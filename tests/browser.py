@@ -1,9 +1,12 @@
-"""A headless browser that says what a page did: by the DevTools protocol, whose methods have their names here."""
+"""A headless browser that says what a page did, by the DevTools protocol, whose methods it sends."""
 
 import json
 import shutil
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import websocket
@@ -15,21 +18,31 @@ OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 WATCHED = ("Page", "Runtime", "Log", "Network")
 
 
-class Browser:
-    """One tab. A page that asks for something outside 127.0.0.1 does not get it, and `requests` has it."""
+@contextmanager
+def opened(folder: Path) -> Iterator["Tab"]:
+    """A browser whose profile lies in the folder, with one tab. It gets nothing from outside 127.0.0.1."""
+    command = [FOUND, "--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server", *QUIET, OFFLINE]
+    command += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
+    port, end = folder / "DevToolsActivePort", time.monotonic() + 120
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            while not (port.exists() and len(lines := port.read_text().splitlines()) == 2):
+                assert time.monotonic() < end, "the browser does not start"
+                time.sleep(0.1)
+            wire = socket.create_connection(("127.0.0.1", int(lines[0])), timeout=120)  # past any proxy
+            address = f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+            how = {"socket": wire, "suppress_origin": True}
+            with closing(websocket.create_connection(address, **how)) as connection:
+                yield Tab(connection)
+        finally:
+            process.terminate()
 
-    def __init__(self, folder: Path):
-        command = [FOUND, "--headless", "--no-sandbox", "--disable-gpu", *QUIET, OFFLINE]
-        command += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port = folder / "DevToolsActivePort"
-        end = time.monotonic() + 120
-        while not (port.exists() and len(lines := port.read_text().splitlines()) == 2):
-            assert time.monotonic() < end, "the browser does not start"
-            time.sleep(0.1)
-        address = f"ws://127.0.0.1:{lines[0]}{lines[1]}"
-        self._socket = websocket.create_connection(address, timeout=120, suppress_origin=True)
-        self._count, self._session = 0, {}
+
+class Tab:
+    """One tab: `requests`, also those in vain, and `errors` are what its page did."""
+
+    def __init__(self, connection: websocket.WebSocket):
+        self._socket, self._count, self._session = connection, 0, {}
         self.loaded, self.requests, self.errors = False, [], []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
@@ -64,7 +77,9 @@ class Browser:
     def open(self, url: str, width: int = 1400) -> None:
         """Load a page in a window of this width, and forget what the last one did."""
         self.loaded, self.requests, self.errors = False, [], []
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
         self.send("Page.navigate", url=url)
         while not self.loaded:
             self._note(json.loads(self._socket.recv()))
@@ -75,7 +90,9 @@ class Browser:
         how = {"awaitPromise": True, "returnByValue": True}
         return self.send("Runtime.evaluate", expression=expression, **how)["result"].get("value")
 
-    def close(self) -> None:
-        self._socket.close()
-        self._process.terminate()
-        self._process.wait(30)
+    def wait_for(self, expression: str) -> None:
+        """Until it is true."""
+        end = time.monotonic() + 60
+        while not self.ask(f"!!({expression})"):
+            assert time.monotonic() < end, expression
+            time.sleep(0.05)

@@ -1,7 +1,7 @@
 """The long tables of the committed records on one page, to be sorted and searched without a network.
 
-`TABLES` is the list: a table joins it with a title, a sentence that says how to read it, and the function that
-computes it from the committed records.
+`TABLES` is the list: a table joins it with a title, a sentence that says how to read it, and the function
+that computes it from the committed records.
 """
 
 import math
@@ -28,7 +28,7 @@ from .verdicts import verdicts
 
 
 class Committed:
-    """The committed records, each read when a table asks for it first; digits, the rehearsal, are left out."""
+    """The committed records without those of digits, the rehearsal; read when a table first asks."""
 
     def __init__(self, folder: Path = evidence.FOLDER):
         self.folder = folder
@@ -75,7 +75,16 @@ def named(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def contrasts_in_full(committed: Committed) -> pd.DataFrame:
-    columns = ["data", "architecture", "algorithm", "protocol", "settings", "baseline_settings", "at_cap", "n"]
+    columns = [
+        "data",
+        "architecture",
+        "algorithm",
+        "protocol",
+        "settings",
+        "baseline_settings",
+        "at_cap",
+        "n",
+    ]
     columns += ["difference", "low", "high", "p", "p_holm", "p_tost", "verdict"]
     in_points = {name: f"{name} (points)" for name in ("difference", "low", "high")}
     names = {"baseline_settings": "settings of BP", "at_cap": "at the cap", "n": "n (pairs)", **in_points}
@@ -112,7 +121,9 @@ def best_trials(name: str, committed: Committed) -> pd.DataFrame:
     )
     settings = [c for c in frontier.SETTINGS if c in best and best[c].notna().any()]
     names = {"value": "validation accuracy (%)", "hours": "all trials (h)", "trial": "best trial"}
-    return named(best[[*PLACE, "study", "trials", "trial", "value", *settings, "hours"]]).rename(columns=names)
+    return named(best[[*PLACE, "study", "trials", "trial", "value", *settings, "hours"]]).rename(
+        columns=names
+    )
 
 
 def pass_costs(committed: Committed) -> pd.DataFrame:
@@ -199,8 +210,8 @@ TABLES += [
     ),
     LongTable(
         "Undecided contrasts",
-        "The contrasts that decide nothing yet, and how many pairs of runs would, four times in five, were it "
-        "as it was observed.",
+        "The contrasts that decide nothing yet, and how many pairs of runs would four times in five, were "
+        "they as they were observed.",
         lambda c: tables.undecided(c.contrasts),
     ),
     LongTable(
@@ -211,8 +222,8 @@ TABLES += [
     ),
     LongTable(
         "Gap to the printed energy",
-        "How much of what Mono-Forward's energy differs from that printed in 2026 by is passes over the data, "
-        "and not what a pass costs.",
+        "How much of what Mono-Forward's energy differs from that printed in 2026 by is passes over the "
+        "data, and not what a pass costs.",
         lambda c: tables.gap_to_printed(c.ours),
     ),
     LongTable(
@@ -222,7 +233,8 @@ TABLES += [
     ),
     LongTable(
         "Frontier: at its best budget",
-        "Every arm at the budget that validates best: what it reached there, by which settings, and the cost.",
+        "Every arm at the budget that validates best: what it reached there, with which settings, and what "
+        "that cost.",
         lambda c: tables.at_best(c.table("frontier")),
     ),
     LongTable(
@@ -295,9 +307,10 @@ def cell(value: object) -> Cell:
     if isinstance(value, Quantity):
         return Cell(str(value), value.mean if value else "")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        known = not math.isnan(value)
-        return Cell((f"{value:.4g}" if isinstance(value, float) else str(value)) if known else "", value if known else "")
-    return Cell("" if value is None or value is pd.NA else str(value), "")
+        if math.isnan(value):
+            return Cell("", "")
+        return Cell(f"{value:.4g}" if isinstance(value, float) else str(value), value)
+    return Cell("" if pd.isna(value) else str(value), "")
 
 
 def page(committed: Committed) -> str:
@@ -314,7 +327,7 @@ def page(committed: Committed) -> str:
         sections.append(
             section
             | {
-                "columns": list(table),
+                "columns": [str(column).replace("_", " ") for column in table],
                 "rows": list(zip(*columns, strict=True)),
                 "numeric": [any(c.order != "" for c in column) for column in columns],
             }

@@ -69,8 +69,8 @@ class Exporter(HTMLExporter):
     def page(self, notebook, title: str, folder: Path, **surroundings: object) -> str:
         """A notebook as HTML.
 
-        folder: where the pictures lie that its text refers to. surroundings: what the template shows around it:
-        `previous` and `following` (chapters or None) and `error`.
+        folder: where the pictures lie that its text refers to. surroundings: what the template shows around
+        it, `previous` and `following` (chapters or None) and `error`.
         """
         resources = {"metadata": {"name": title, "path": str(folder)}, **surroundings}
         return self.from_notebook_node(notebook, resources)[0]

@@ -1,8 +1,8 @@
 """What a batch of chapters leaves to be read: HTML pages, figures, and an index that leads to them.
 
-In the output folder: `notebooks/NN_x.ipynb`, `NN_x.html`, `figures/NN_x_K.png`, `appendix.html`, `index.html`,
-and `index.json`, which holds what the index knows, so that another batch can add to it, a later one or one that
-runs at the same time. No page loads anything from a network.
+In the output folder: `notebooks/NN_x.ipynb`, `NN_x.html`, `figures/NN_x_K.png`, `appendix.html`,
+`index.html`, and `index.json`, which holds what the index knows, so that another batch can add to it, a later
+one or one that runs at the same time. No page loads anything from a network.
 
 Two tags of a chapter's cells say what the index shows of it: `thumbnail`, the figure; `answer`, the result.
 """
@@ -100,12 +100,12 @@ class Pages:
             self._enter(chapter, entry)
 
     def append(self, records: Path) -> None:
-        """Write the appendix, unless it is younger than every table of the committed records or there is none.
+        """Write the appendix, unless there are no committed records or it is younger than all of them.
 
         records: the folder that the gallery's tables are in, `figures` of a checkout.
         """
         committed = [path.stat().st_mtime for path in records.glob("data/*.csv")]
-        if not committed or self.appendix.exists() and self.appendix.stat().st_mtime > max(committed):
+        if not committed or (self.appendix.exists() and self.appendix.stat().st_mtime > max(committed)):
             return
         from . import appendix  # here, because it takes seconds
 
