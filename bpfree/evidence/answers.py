@@ -6,6 +6,7 @@ from math import inf, isnan, nan
 import pandas as pd
 
 from ..algorithms.arms import label
+from ..data import dataset
 from ..errors import choose
 from ..experiments import published
 from ..experiments.protocols import REFERENCE
@@ -218,4 +219,41 @@ def scaling_ratios() -> str:
         f"times as long, for {span(work[local])} times the operations; Forward-Forward's takes "
         f"{span(time[['ff']])} times as long, for {span(work[['ff']])} times the operations (CPU, one "
         f"thread, each point measured once)."
+    )
+
+
+def search_bill() -> str:
+    """What each recorded search of chapter 04 took, in joules and in multiples of the trial that it found."""
+    searches = gallery.recorded("tuning")
+    said = []
+    for (name, algorithm), trials in searches.groupby(["data", "algorithm"], sort=False):
+        joules, found = trials["joules"].sum(), trials.loc[trials["value"].idxmax(), "joules"]
+        said.append(
+            f"{label(algorithm)} on {dataset(name)} **{joules / 1000:.1f} kJ**, {joules / found:.0f} times"
+        )
+    return (
+        f"Each search took, in joules ({searches['energy'].iloc[0]}) and in multiples of those of the one "
+        f"trial that it found: {'; '.join(said)}."
+    )
+
+
+def tuning_against_algorithm(few: int = 5) -> str:
+    """What settings and algorithm moved in the recorded searches, and what if BP had had few trials."""
+    searches = gallery.recorded("tuning")
+    said, decided = [], []
+    for name, trials in searches.groupby("data", sort=False):
+        values = trials.sort_values("trial").groupby("algorithm")["value"]
+        best, spread = values.max(), values.max() - values.min()
+        ahead, early = best["mf"] - best[REFERENCE], values.get_group(REFERENCE).iloc[:few].max()
+        decided.append(spread.min() > abs(ahead))
+        said.append(
+            f"on {dataset(name)} {spread.min():.1f} to {spread.max():.1f} points lie between an algorithm's "
+            f"worst trial and its best, and **{ahead:+.2f} points** between Mono-Forward's best and "
+            f"backpropagation's ({best['mf'] - early:+.2f} had that had its first {few} trials only)"
+        )
+    more = "more" if all(decided) else "less" if not any(decided) else "here more and there less"
+    return (
+        f"The settings decide {more} than the algorithm: of {searches.groupby('study').size().iloc[0]} "
+        f"trials each, {'; '.join(said)}. These are validation images, n = 1 search each, on a CPU, with the same "
+        f"ranges and cap."
     )
