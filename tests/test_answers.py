@@ -145,10 +145,8 @@ def test_idle_power_is_the_counters_and_no_share_is_above_all():
 
 
 def test_the_sweeps_ratios_are_those_of_its_points():
-    table = pd.read_csv(DATA / "scaling.csv").set_index(
-        ["sweep", "depth", "width", "batch", "algorithm", "metric"]
-    )
-    value = table["value"]
+    index = ["sweep", "depth", "width", "batch", "algorithm", "metric"]
+    value = pd.read_csv(DATA / "scaling.csv").set_index(index)["value"].sort_index()
     deepest = value["depth", 32, 500, 128]
     said = answers.scaling_ratios()
     assert f"with 32 **{deepest['mf', 'saved_bytes'] / deepest['bp', 'saved_bytes']:.2f}** times" in said

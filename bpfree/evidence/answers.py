@@ -254,6 +254,6 @@ def tuning_against_algorithm(few: int = 5) -> str:
     more = "more" if all(decided) else "less" if not any(decided) else "here more and there less"
     return (
         f"The settings decide {more} than the algorithm: of {searches.groupby('study').size().iloc[0]} "
-        f"trials each, {'; '.join(said)}. These are validation images, n = 1 search each, on a CPU, with the same "
-        f"ranges and cap."
+        f"trials each, {'; '.join(said)}. These are validation images, n = 1 search each, on a CPU, with the "
+        f"same ranges and cap."
     )

@@ -138,6 +138,7 @@ def _rows_of_panels(
     """A figure with a titled row of panels for each arm, and each of these with the arm's rows."""
     arms = [arm for _, arm in rows.groupby(["data", "architecture", "protocol"], sort=False)]
     figure, grid = style.new_figure(columns=columns, rows=len(arms), height=height * len(arms), **options)
-    for axes, arm in zip(grid, arms, strict=True):
-        style.name_panel(axes[0], style.title_of(arm))
+    names = [style.network_of(arm) for arm in arms]
+    for axes, arm, name in zip(grid, arms, names, strict=True):
+        style.name_panel(axes[0], name if names.count(name) == 1 else style.title_of(arm))
     return figure, zip(grid, arms, strict=True)
