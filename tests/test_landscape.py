@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from helpers import arm, same, toy, weights
 from torch.nn.functional import cross_entropy

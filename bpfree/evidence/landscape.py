@@ -165,7 +165,7 @@ def verdict(evidence: pd.DataFrame, losses: pd.DataFrame) -> str:
     return (
         f"On {network_name(*place)} (n = {found['n'].max()} seed, GPU, settings tuned here) Mono-Forward's "
         f"minimum is **less favourable by {len(less)} of {len(found)} measures** and more favourable by "
-        f"{len(more)} ({'; '.join(MEASURES[m] for m in more) or 'none'}). Its validation loss, which the claim "
-        f"was about, is **lower on {on['lower']}, higher on {on['higher']}** (95 % intervals that leave out 0), "
-        f"and undecided on {on['undecided']}."
+        f"{len(more)} ({'; '.join(MEASURES[m] for m in more) or 'none'}). Its validation loss, which the "
+        f"claim was about, is **lower on {on['lower']}, higher on {on['higher']}** (95 % intervals that "
+        f"leave out 0), and undecided on {on['undecided']}."
     )
