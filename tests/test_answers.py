@@ -130,7 +130,7 @@ def test_searches_are_told_by_their_own_trials():
         spreads = sorted(max(v) - min(v) for v in (bp, mf))
         assert f"on {name} {spreads[0]:.1f} to {spreads[1]:.1f} points" in said
         assert f"**{max(mf) - max(bp):+.2f} points**" in said
-        assert f"({max(mf) - max(bp[:3]):+.2f} had that had its first 3" in said
+        assert f"({max(mf) - max(bp[:3]):+.2f} if that gets its first 3" in said
         joules = table[(table["data"] == data) & (table["algorithm"] == "mf")]["joules"]
         assert f"MF on {name} **{joules.sum() / 1000:.1f} kJ**" in answers.search_bill()
 

@@ -249,7 +249,7 @@ def tuning_against_algorithm(few: int = 5) -> str:
         said.append(
             f"on {dataset(name)} {spread.min():.1f} to {spread.max():.1f} points lie between an algorithm's "
             f"worst trial and its best, and **{ahead:+.2f} points** between Mono-Forward's best and "
-            f"backpropagation's ({best['mf'] - early:+.2f} had that had its first {few} trials only)"
+            f"backpropagation's ({best['mf'] - early:+.2f} if that gets its first {few} trials only)"
         )
     more = "more" if all(decided) else "less" if not any(decided) else "here more and there less"
     return (

@@ -161,7 +161,7 @@ def verdict(evidence: pd.DataFrame, losses: pd.DataFrame) -> str:
     on = {}
     for word, which in words.items():
         where = [f"{network_name(r.data, r.architecture)} (n = {r.n})" for r in losses[which].itertuples()]
-        on[word] = ", ".join(where) or "no network"
+        on[word] = " and ".join(where) or "no network"
     return (
         f"On {network_name(*place)} (n = {found['n'].max()} seed, GPU, settings tuned here) Mono-Forward's "
         f"minimum is **less favourable by {len(less)} of {len(found)} measures** and more favourable by "

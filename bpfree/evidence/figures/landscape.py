@@ -91,7 +91,7 @@ def plane_contours(evidence: pd.DataFrame) -> Figure:
             ax.contour(grid.columns, grid.index, grid, levels=levels, colors="white", linewidths=0.4)
             style.marks(ax, name, 0, 0, mec="white", ms=7)
             seeds = " and ".join(f"{seed:g}" for seed in mine["seed"].unique())
-            ax.set(xlabel=f"{look(name).label}, seed {seeds}: {STEP}", aspect="equal")
+            ax.set(xlabel=f"{look(name).label}, seed {seeds}: step", aspect="equal")
             ax.grid(visible=False)
         axes[0].set_ylabel(STEP)
         bar = figure.colorbar(filled, ax=list(axes), ticks=levels[::3], format="%.2g", shrink=0.8)
@@ -125,8 +125,8 @@ def sharpness_points(evidence: pd.DataFrame) -> Figure:
             counts = [f"{look(name).label}\n{style.n_of(wide[name].notna().sum())}" for name in names]
             ax.set_xticks(range(len(names)), counts, fontsize=8)
             ax.set_xlim(-0.5, len(names) - 0.5)
-            ax.margins(y=0.1)
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+            ax.set_ylim(top=ax.get_ylim()[1] + 0.06 * np.ptp(ax.get_ylim()))  # room for a marker
             ax.set_ylabel(label)
             ax.grid(visible=False, axis="x")
     return figure
