@@ -6,10 +6,12 @@ from math import inf, isnan, nan
 import pandas as pd
 
 from ..algorithms.arms import label
+from ..data import dataset
 from ..errors import choose
 from ..experiments import published
 from ..experiments.protocols import REFERENCE
 from . import frontier, gallery
+from .figures.resources import warmed
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
 from .tables.text import Quantity
@@ -184,3 +186,79 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
 
 def _times(ratio: float) -> str:
     return "never" if ratio == inf else f"{ratio:.2f}"
+
+
+def idle_power() -> str:
+    """What a GPU draws that only waits, against what it drew while the networks of chapter 06 trained."""
+    sensors, traces = gallery.recorded("sensors"), gallery.recorded("mf_resources")
+    row = sensors[(sensors[["phase", "sensor"]] == ["idle, with a context", "counter"]).all(axis=1)].iloc[0]
+    idle = row["joules"] / row["seconds"]
+    power = traces[(traces["device"] == "cuda") & (traces["quantity"] == "power")]
+    power = warmed(pd.concat([power, traces[traces["quantity"] == "utilisation"]]))
+    watts = power[power["quantity"] == "power"].groupby(PLACE)["value"].mean()
+    share = (100 * idle / watts).clip(upper=100)
+    return (
+        f"A GPU that waits, with a program connected to it, draws **{idle:.0f} W** ({row['card']}, by its "
+        f"energy counter). While these networks trained it drew {watts.min():.0f} to {watts.max():.0f} W, "
+        f"one run each: **{share.min():.0f} to {share.max():.0f} %** of the power was for being switched on."
+    )
+
+
+def scaling_ratios() -> str:
+    """What local learning keeps, does and waits for, against BP, over the networks of the recorded sweep."""
+    sweep = gallery.recorded("scaling")
+    points = ["sweep", "depth", "width", "batch"]
+    wide = sweep.pivot_table(index=points, columns=["metric", "algorithm"], values="value")
+    held, time, work = (wide[m].div(wide[m]["bp"], axis=0) for m in ("saved_bytes", "step_s", "flops"))
+    local = ["mf", "mf_interleaved"]
+    deep, others = held.loc["depth", local], held.drop("depth", level="sweep")[local]
+    layers = deep.index.get_level_values("depth")
+
+    def span(ratios: pd.DataFrame) -> str:
+        return f"**{ratios.min(axis=None):.2f} to {ratios.max(axis=None):.2f}**"
+
+    return (
+        f"With {layers[0]} hidden layers Mono-Forward keeps {deep.iloc[0].mean():.2f} times as much as "
+        f"backpropagation for the backward pass, with {layers[-1]} **{deep.iloc[-1].mean():.2f}** times; "
+        f"however wide the layers or large the batch, {span(others)}. Its step takes {span(time[local])} "
+        f"times as long, for {span(work[local])} times the operations; Forward-Forward's takes "
+        f"{span(time[['ff']])} times as long, for {span(work[['ff']])} times the operations (CPU, one "
+        f"thread, each point measured once)."
+    )
+
+
+def search_bill() -> str:
+    """What each recorded search of chapter 04 took, in joules and in multiples of the trial that it found."""
+    searches = gallery.recorded("tuning")
+    said = []
+    for (name, algorithm), trials in searches.groupby(["data", "algorithm"], sort=False):
+        joules, found = trials["joules"].sum(), trials.loc[trials["value"].idxmax(), "joules"]
+        said.append(
+            f"{label(algorithm)} on {dataset(name)} **{joules / 1000:.1f} kJ**, {joules / found:.0f} times"
+        )
+    return (
+        f"Each search took, in joules ({searches['energy'].iloc[0]}) and in multiples of those of the one "
+        f"trial that it found: {'; '.join(said)}."
+    )
+
+
+def tuning_against_algorithm(few: int = 5) -> str:
+    """What settings and algorithm moved in the recorded searches, and what if BP had had few trials."""
+    searches = gallery.recorded("tuning")
+    said, decided = [], []
+    for name, trials in searches.groupby("data", sort=False):
+        values = trials.sort_values("trial").groupby("algorithm")["value"]
+        best, spread = values.max(), values.max() - values.min()
+        ahead, early = best["mf"] - best[REFERENCE], values.get_group(REFERENCE).iloc[:few].max()
+        decided.append(spread.min() > abs(ahead))
+        said.append(
+            f"on {dataset(name)} {spread.min():.1f} to {spread.max():.1f} points lie between an algorithm's "
+            f"worst trial and its best, and **{ahead:+.2f} points** between Mono-Forward's best and "
+            f"backpropagation's ({best['mf'] - early:+.2f} if that gets its first {few} trials only)"
+        )
+    more = "more" if all(decided) else "less" if not any(decided) else "here more and there less"
+    return (
+        f"The settings decide {more} than the algorithm: of {searches.groupby('study').size().iloc[0]} "
+        f"trials each, {'; '.join(said)}. These are validation images, n = 1 search each, on a CPU, with the "
+        f"same ranges and cap."
+    )
