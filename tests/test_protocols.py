@@ -8,7 +8,8 @@ import pytest
 
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.experiments import tuned
-from bpfree.experiments.protocols import rule
+from bpfree.experiments.experiment import Experiment
+from bpfree.experiments.protocols import PROTOCOLS, Protocol, Rule, add_protocol, rule
 from bpfree.training import Stopping
 
 
@@ -136,3 +137,15 @@ def test_an_arm_that_was_not_published_says_which_were(arm, says):
 def test_an_unknown_protocol_suggests_the_nearest():
     with pytest.raises(UnknownName, match="unknown protocol 'convergance': did you mean 'convergence'"):
         rule("convergance", "mf", "digits", "2x256")
+
+
+def test_a_rule_of_ones_own_need_not_know_of_budgets():
+    class Short(Protocol):
+        def rule(self, algorithm, data, architecture, preset=None):
+            return Rule(Stopping(patience=None, restore="last"), 4, None, {"lr": 0.5}, budget="own")
+
+    add_protocol("short", Short(budget="own"))
+    try:
+        assert Experiment("bp", "digits", protocol="short", max_epochs=2).rule().hyperparameters["lr"] == 0.5
+    finally:
+        del PROTOCOLS["short"]

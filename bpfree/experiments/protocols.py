@@ -19,6 +19,7 @@ A protocol of your own is a `Protocol` that an experiment names as "module:objec
 """
 
 import functools
+import inspect
 from dataclasses import dataclass, field, replace
 
 from ..algorithms import arms
@@ -179,7 +180,9 @@ def rule(
     and for a protocol of the user's own that gives no rule.
     """
     known = protocol(name)
-    own = {"passes": passes or known.max_epochs} if known.budget == OWN else {}
+    # A rule of the user's own need not know of budgets.
+    reads = "passes" in inspect.signature(known.rule).parameters
+    own = {"passes": passes or known.max_epochs} if known.budget == OWN and reads else {}
     found = known.rule(algorithm, data, architecture, preset, **own)
     if not isinstance(found, Rule):
         raise InvalidInput(f"protocol {name!r} gave {found!r} for {algorithm}: let it give a bpfree.Rule")

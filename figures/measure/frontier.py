@@ -40,6 +40,8 @@ def main() -> None:
     from bpfree.experiments.runner import run_many
     from bpfree.experiments.store import Store
 
+    if unknown := set(args.budgets) - study.TRIALS.keys():
+        parser.error(f"--budgets {min(unknown)}: trials are fixed for {', '.join(map(str, study.TRIALS))}")
     chosen = study.profile("evidence", args.data or ("fashion_mnist", "mnist"), range(1, args.seeds + 1))
     chosen = replace(chosen, passes=tuple(args.budgets))
     algorithms = args.algorithms or study.FRONTIER
