@@ -88,6 +88,7 @@ def test_whatever_the_shares_an_exact_budget_is_spent_and_no_stage_goes_without(
         (lambda: Budget("s", 3, exact=True), "whole number of passes"),
         (lambda: Budget("passes", 2.5, exact=True), "whole number of passes"),
         (lambda: Experiment("mf", max_epochs=0, protocol="frontier"), "max_epochs"),
+        (lambda: Experiment("mf", options={"epochs": 2}, protocol="frontier"), "epochs=2 .* unspent"),
         (lambda: Experiment("mf", options={"stage_ratio": 0.0}, protocol="frontier"), "stage_ratio"),
         (lambda: Experiment("ff_sgd", options={"lr_schedule": "linear"}), "contradicts 'ff_sgd'"),
         (lambda: Experiment("mf", protocol="frontier", preset="tuned"), "budget of 16 passes"),

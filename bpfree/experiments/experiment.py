@@ -22,7 +22,7 @@ from ..training.history import History
 from ..training.loop import PRECISIONS, pick_device, train
 from ..training.numerics import pinned
 from ..training.stopping import Budget, stop_rule
-from .protocols import OWN, REFERENCE, TUNED, Rule, rule
+from .protocols import LENGTHS, OWN, REFERENCE, TUNED, Rule, rule
 from .resolved import Resolved
 from .store import Record
 
@@ -112,6 +112,11 @@ class Experiment:
                     f"{name}={given[name]!r} contradicts {self.algorithm!r}, which is {name}={value!r}: "
                     "leave it out, or choose another algorithm"
                 )
+        if chosen.budget == OWN and (capped := [name for name in LENGTHS if given.get(name) is not None]):
+            raise InvalidInput(
+                f"{capped[0]}={given[capped[0]]!r} would leave a part of the budget of protocol "
+                f"{self.protocol!r} unspent: leave it out, and give all passes as max_epochs"
+            )
         if not own:  # whose values are tried when it is built, from the data
             known.make(STAND_IN[family](), **options)  # refuses values out of their range
 
