@@ -8,10 +8,15 @@ import tempfile
 import matplotlib
 import pytest
 
+from bpfree.evidence.book import kernels_environment
+
 matplotlib.use("agg")  # in this process only: the kernels keep the back end that draws into the page
 
 
 def pytest_configure(config):
+    kernels = kernels_environment()  # in which notebooks are tested as they are executed
+    kernels.__enter__()
+    config.add_cleanup(lambda: kernels.__exit__(None, None, None))
     store = tempfile.TemporaryDirectory(prefix="bpfree-store-")
     config.add_cleanup(store.cleanup)
     os.environ["BPFREE_STORE"] = store.name  # tests neither read nor fill the user's store

@@ -249,6 +249,17 @@ def test_the_users_ipython_is_for_the_users_notebooks(tmp_path):
     assert [output.text for output in outputs(tmp_path)] == ["1\n", "2\n"]
 
 
+def test_rows_without_names_are_shown_without_numbers_for_names(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    shown = "import pandas as pd; pd.DataFrame({'long': ['x' * 300]}, index="
+    write(tmp_path / "notebooks", "00_a", f"{shown}None)", f"{shown}['named'])")
+    assert batch(tmp_path).returncode == 0
+    unnamed, named = (output.data["text/html"] for output in outputs(tmp_path))
+    assert "<th>0</th>" not in unnamed
+    assert "<th>named</th>" in named
+    assert all("x" * 300 in html for html in (unnamed, named))  # and nothing is cut
+
+
 def test_an_output_that_cannot_say_everything_says_the_rest(tmp_path):
     (tmp_path / "notebooks").mkdir()
     write(tmp_path / "notebooks", "00_a", "print('é')")

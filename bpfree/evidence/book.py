@@ -97,6 +97,17 @@ class OwnPython(AsyncKernelManager):
         return KernelSpecManager(kernel_dirs=[], parent=self.parent)
 
 
+#: What a kernel of the book does first: rows of a table without names are shown without numbers for names.
+PLAIN_TABLES = """
+import pandas as pd
+pd.options.display.max_colwidth = None
+def _plain(table):
+    unnamed = isinstance(table.index, pd.RangeIndex)
+    return table.to_html(index=not unnamed, notebook=True, border=0, max_rows=pd.options.display.max_rows)
+get_ipython().display_formatter.formatters["text/html"].for_type(pd.DataFrame, _plain)
+"""
+
+
 @contextmanager
 def kernels_environment() -> Iterator[None]:
     """Inside, kernels start without the user's IPython profile, whose start-up files and settings are for the
@@ -106,6 +117,9 @@ def kernels_environment() -> Iterator[None]:
         temporary = tempfile.TemporaryDirectory(prefix="bpfree-", ignore_cleanup_errors=True)
     with temporary as folder:
         before = dict(os.environ)
+        startup = Path(folder, "profile_default", "startup")
+        startup.mkdir(parents=True)
+        (startup / "tables.py").write_text(PLAIN_TABLES, encoding="utf-8")
         os.environ |= {"IPYTHONDIR": folder, "JUPYTER_RUNTIME_DIR": folder}
         os.environ["TQDM_DISABLE"] = "1"  # a bar has no place in a page
         if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(before):
