@@ -117,3 +117,15 @@ def test_what_a_stage_saves():
         train = mine.set_index(["algorithm", "prefix"])["value"]
         kept, again = (train["mf", way] / train["bp", "kept"] for way in ("kept", "recomputed"))
         assert row[2:] == pytest.approx((again, kept, 100 * (1 - again) / (1 - kept)))
+
+
+def test_local_mlps_in_print_and_here(runs):
+    table = answers.nokland_eidnes_beside_ours().set_index("data")
+    printed = published.results(source="nokland-eidnes", architecture="3x1024 with BatchNorm", data="mnist")
+    printed = printed.set_index("algorithm")["mean"]
+    mnist = table.loc["MNIST"]
+    assert [float(cell) for cell in mnist.iloc[:2]] == [printed["bp"], printed["pred"]]
+    for cell, name in zip(mnist.iloc[2:], ("bp", "mf_interleaved", "mf"), strict=True):
+        seeds = by_seed(runs, "outcome test_accuracy", "MNIST 2x1000", name)
+        assert (float(cell), cell.n) == (pytest.approx(seeds.mean()), len(seeds))
+    assert str(table.loc["CIFAR-10", "MF interleaved, here (%)"]) == ""  # not run there

@@ -178,7 +178,7 @@ def title_of(frame: pd.DataFrame) -> str:
     names = []
     for (data, protocol), arms in frame.groupby(["data", "protocol"], sort=False):
         networks = ", ".join(arms["architecture"].drop_duplicates())
-        names.append(f"{data_name(data)} {networks}{'' if protocol == USUAL else f', {protocol}'}")
+        names.append(f"{data_name(data)} {networks}{'' if protocol == USUAL else f', protocol {protocol}'}")
     title = "; ".join(names)
     for column, word, usual in (("preset", "settings", None), ("precision", "precision", "fp32")):
         found = sorted(set(frame[column].dropna().astype(str)) - {usual}) if column in frame else []

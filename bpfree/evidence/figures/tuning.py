@@ -135,10 +135,11 @@ def slice_points(study: "Study") -> Figure:
     figure, (axes,) = style.new_figure(columns=max(len(searched), 1), height=2.6, sharey=True)
     for ax, name in zip(axes, sorted(searched), strict=False):
         having = [trial for trial in trials if name in trial.params]
+        values = [trial.params[name] for trial in having]
         if getattr(searched[name], "log", False):
             ax.set_xscale("log")
+            style.plain_log(ax.xaxis, min(values), max(values))
         # Numbers lie on an axis of numbers, and choices among words each have a place of their own.
-        values = [trial.params[name] for trial in having]
         points = ax.scatter(
             [v if isinstance(v, int | float) and not isinstance(v, bool) else str(v) for v in values],
             [trial.value for trial in having],
