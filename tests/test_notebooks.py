@@ -11,7 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-LINES = 25  # of code: more than a screen of it hides its idea; prose is read as it comes, and its answers are folded
+LINES = 25  # of code: more than a screen of it hides its idea, while answers are folded
 BYTES = 2**20
 
 # A folder of somebody's machine, or a place in its memory: neither means anything to a reader.
