@@ -399,6 +399,29 @@ def test_equal_accuracy_is_that_of_backpropagation_at_its_best():
     assert frontier.at_equal_accuracy(made({"mf": {2: [79, 79]}}, COST), "flop").empty
 
 
+def test_an_arm_that_has_just_begun_neither_sets_the_level_nor_costs_the_others_their_seeds():
+    points = made(
+        {
+            "bp": {1: [80.0 + k % 2 for k in range(12)]},
+            "bp_ds": {1: [99.0] * 9},  # too few: others have ten and more
+            "bp_freeze": {1: [70.0] * 10},  # as many as are ever needed
+            "mf": {2: [85.0] * 12},
+        },
+        {**COST, "bp_freeze": 5.0},
+    )
+    table = frontier.at_equal_accuracy(points, "flop").set_index("algorithm")
+    assert set(table.index) == {"bp", "bp_freeze", "mf"}
+    assert set(table["n"]) == {10}
+    assert table.loc["mf", "baseline"] == "bp"
+    found = frontier.targets(points).set_index("target")["accuracy"]
+    assert found[frontier.BEST] == 80
+    assert found[frontier.ALL] == 70  # which is asked of every seed there is
+    [line] = answers.frontier_verdict(points).splitlines()
+    assert line.endswith("Too few seeds to be compared yet: BP-DS (9).")
+    few = points[points["seed"] < 3]
+    assert "bp_ds" in set(frontier.at_equal_accuracy(few, "flop")["algorithm"])  # three like all others
+
+
 def test_the_interval_at_equal_accuracy_is_the_bootstraps():
     """Against draws of ten seeds by a generator of its own, each judged in plain Python."""
     chance = np.random.default_rng(3)

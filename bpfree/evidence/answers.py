@@ -170,11 +170,16 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
         for _, part in here.groupby(turns):
             budgets = frontier.span(part["passes"].iat[0], part["passes"].iat[-1])
             front.append(f"{label(part['algorithm'].iat[0])} {budgets} ({part['mean'].iat[-1]:.2f} %)")
+        seeds = points[(points[NETWORK] == [data, network]).all(axis=1)].groupby("algorithm", sort=False)[
+            "seed"
+        ]
+        few = [f"{label(a)} ({n})" for a, n in seeds.nunique().items() if a not in set(arms["algorithm"])]
+        few = f" Too few seeds to be compared yet: {', '.join(few)}." if few else ""
         lines.append(
             f"- {network_name(data, network)} (n = {first['n']}): backpropagation is at its best as "
             f"{label(first['baseline'])} with {first['baseline_passes']} passes, "
             f"{first['baseline_test']:.2f} % on the test data. {'; '.join(said)}. On the front, from the "
-            f"cheapest to the dearest, by passes: {', '.join(front)}."
+            f"cheapest to the dearest, by passes: {', '.join(front)}.{few}"
         )
     return "\n".join(lines)
 

@@ -117,19 +117,32 @@ def whole(points: pd.DataFrame) -> pd.DataFrame:
     return usual[budgets == budgets.groupby([usual[c] for c in PLACE]).transform("max")]
 
 
+def comparable(points: pd.DataFrame) -> pd.DataFrame:
+    """Of `whole` the arms with as many seeds as their network's arm with most has, or with `stats.ENOUGH`.
+
+    Arms are compared on seeds that all of them have; one that has just begun would leave the others few.
+    """
+    points = whole(points)
+    seeds = points.groupby([points[c] for c in PLACE])["seed"].transform("nunique")
+    most = seeds.groupby([points[c] for c in NETWORK]).transform("max")
+    return points[seeds >= most.clip(upper=stats.ENOUGH)]
+
+
 def targets(points: pd.DataFrame) -> pd.DataFrame:
     """The validation accuracies (%) that are to be reached, two for each network.
 
-    Columns: data, architecture, target, accuracy. `BEST`: of every arm of `BASELINES` the median over seeds
-    of its best validation accuracy at any budget (of an even number the lower middle one, so that more than
-    half reach it), and of these the highest. `ALL`: the highest that every seed of every arm reaches at some
-    budget. Both are of validation data: the test data have no say in what counts as reached.
+    Columns: data, architecture, target, accuracy. `BEST`: of every `comparable` arm of `BASELINES` the median
+    over seeds of its best validation accuracy at any budget (of an even number the lower middle one, so that
+    more than half reach it), and of these the highest. `ALL`: the highest that each seed of each arm reaches
+    at some budget. Both are of validation data: the test data have no say in what counts as reached.
     """
     best = whole(points).groupby([*PLACE, "seed"])["val_accuracy"].max()
+    of_many = comparable(points).groupby([*PLACE, "seed"])["val_accuracy"].max()
+    medians = of_many.groupby(level=PLACE).quantile(interpolation="lower").rename_axis(PLACE).reset_index()
+    medians = medians[medians["algorithm"].isin(BASELINES)]
     rows = []
     for place, arms in best.groupby(level=NETWORK, sort=False):
-        medians = arms.groupby(level="algorithm").quantile(interpolation="lower")
-        rivals = medians[medians.index.isin(BASELINES)]
+        rivals = medians.loc[(medians[NETWORK] == list(place)).all(axis=1), "val_accuracy"]
         if len(rivals):
             rows.append((*place, BEST, rivals.max()))
         rows.append((*place, ALL, arms.min()))
@@ -268,7 +281,7 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
 
     That is the arm and budget of `BASELINES` with the highest mean validation accuracy, of equals the
     cheapest; another arm spends the cheapest of its budgets whose mean is as high, or lower by less than the
-    margin (in points). Seeds are those that all arms of the network have.
+    margin (in points). Arms are the `comparable` ones, and seeds those that all of these have.
 
     The highest of several means is too high by chance, and a rival is held against that: without a margin an
     arm that is just as good misses it more often than not. What is said here is of these seeds.
@@ -279,7 +292,7 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
     seeds in which backpropagation's best is found anew each time; none of fewer than `stats.ENOUGH` seeds.
     NaN where a cost is not known.
     """
-    points, price, rows = whole(points), bill(points, cost), []
+    points, price, rows = comparable(points), bill(points, cost), []
     for network, here in points.groupby(NETWORK, sort=False):
         arms = ["algorithm", "passes"]
         reached = here.assign(val_accuracy=here["val_accuracy"].fillna(-math.inf))  # a diverged run: nothing
