@@ -153,3 +153,15 @@ def test_the_sweeps_ratios_are_those_of_its_points():
     ff = value.xs("ff", level="algorithm") / value.xs("bp", level="algorithm")
     times = ff.xs("step_s", level="metric")
     assert f"Forward-Forward's takes **{times.min():.2f} to {times.max():.2f}** times as long" in said
+
+
+def test_local_mlps_in_print_and_here(runs):
+    table = answers.nokland_eidnes_beside_ours().set_index("data")
+    printed = published.results(source="nokland-eidnes", architecture="3x1024 with BatchNorm", data="mnist")
+    printed = printed.set_index("algorithm")["mean"]
+    mnist = table.loc["MNIST"]
+    assert [float(cell) for cell in mnist.iloc[:2]] == [printed["bp"], printed["pred"]]
+    for cell, name in zip(mnist.iloc[2:], ("bp", "mf_interleaved", "mf"), strict=True):
+        seeds = by_seed(runs, "outcome test_accuracy", "MNIST 2x1000", name)
+        assert (float(cell), cell.n) == (pytest.approx(seeds.mean()), len(seeds))
+    assert str(table.loc["CIFAR-10", "MF interleaved, here (%)"]) == ""  # not run there

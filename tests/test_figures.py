@@ -767,3 +767,28 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
 def test_no_hardware_to_draw_is_one_line(name):
     with pytest.raises(InvalidInput, match="to draw"):
         getattr(figures.hardware, name)(pd.DataFrame())
+
+
+def test_a_title_names_the_protocol_and_the_settings_only_where_they_are_not_the_usual_ones():
+    frame = pd.DataFrame({"data": ["mnist"], "architecture": ["2x8"], "protocol": ["convergence"]})
+    assert figures.style.title_of(frame) == "MNIST 2x8"
+    unusual = frame.assign(protocol="matched", preset="tuned", precision="bf16")
+    assert figures.style.title_of(unusual) == "MNIST 2x8, protocol matched, settings tuned, precision bf16"
+
+
+def test_read_outs_have_a_panel_for_each_network_and_a_point_for_each_seed():
+    fixed = {"algorithm": "mf", "data": "mnist", "device": "cpu"}
+    read = {"test_accuracy[layer 1]": [90.0, 92.0], "test_accuracy[sum]": [94.0, 95.0]}
+    rows = [
+        {**fixed, "architecture": net, "metric": metric, "seed": seed, "value": value}
+        for net in ("1x8", "2x8")
+        for metric, values in read.items()
+        for seed, value in enumerate(values)
+    ]
+    again = {**rows[0], "device": "cuda", "value": 91.0}  # a seed on two devices
+    panels = drawn(figures.readout_points(pd.DataFrame([*rows, again]))).axes
+    assert [ax.get_title() for ax in panels] == ["MNIST 1x8", "MNIST 2x8"]
+    for ax, first in zip(panels, (90.5, 90.0), strict=True):
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["layer 1", "sum"]
+        assert ax.lines[0].get_ydata().tolist() == [first, 92.0, 94.0, 95.0]
+        assert ax.get_legend().get_texts()[0].get_text() == "MF (n = 2)"

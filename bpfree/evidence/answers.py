@@ -8,7 +8,7 @@ import pandas as pd
 from ..algorithms.arms import label
 from ..data import dataset
 from ..errors import choose
-from ..experiments import published
+from ..experiments import published, study
 from ..experiments.protocols import REFERENCE
 from . import frontier, gallery
 from .figures.resources import warmed
@@ -18,6 +18,7 @@ from .tables.text import Quantity
 
 SETTINGS = {"tuned": "tuned here", "thesis": "of the thesis", "2026": "of 2026", "defaults": "by default"}
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
+LOCAL_MLPS = ("bp", "mf_interleaved", "mf")
 RATIOS = ("passes (× BP)", "time of a pass (× BP)", "time (× BP)")
 
 
@@ -262,3 +263,24 @@ def tuning_against_algorithm(few: int = 5) -> str:
         f"trials each, {'; '.join(said)}. These are validation images, n = 1 search each, on a CPU, with the "
         f"same ranges and cap."
     )
+
+
+def nokland_eidnes_beside_ours() -> pd.DataFrame:
+    """Layers that learn on a local classifier: what arXiv 1901.06656 printed of its MLPs, and our runs.
+
+    A row per data set of Mono-Forward's networks that both have; test accuracy, ours under `convergence`.
+    """
+    source = published.results(source="nokland-eidnes", algorithm=["bp", "pred"], metric="test_accuracy")
+    mlp = source[source["architecture"].str.endswith("with BatchNorm")]
+    printed = mlp.set_index(["data", "algorithm"])["mean"]
+    runs = gallery.recorded("forest").query("metric == 'test_accuracy' and protocol == 'convergence'")
+    ours = runs.groupby([*PLACE, "seed"])["value"].mean()  # a seed that ran twice is one
+    rows, none = [], pd.Series(dtype=float)
+    for data, networks in study.NETWORKS["mf"].items():
+        for network in networks:
+            if (data, network, "mf") in ours.index:
+                theirs = [Quantity(printed[data, name], places=2) for name in ("bp", "pred")]
+                here = [ours.get((data, network, name), none) for name in LOCAL_MLPS]
+                rows.append((dataset(data), *theirs, *(Quantity.of(values, 2) for values in here)))
+    own = [f"{label(name)}, here (%)" for name in LOCAL_MLPS]
+    return pd.DataFrame(rows, columns=["data", "BP, in print (%)", "local, in print (%)", *own])

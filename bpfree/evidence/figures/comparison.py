@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from ...algorithms.arms import ARMS, look, ordered
 from ...experiments.protocols import BUDGETS, REFERENCE
 from .. import stats
-from ..order import NETWORK
+from ..order import NETWORK, arranged
 from ..runs import TOTALS
 from . import style
 
@@ -26,6 +26,12 @@ RUNGS = {
     "mf": "detached, one stage after the other",
 }
 CORNER = "mf_sequential_joint"  # beside the ladder: it and `mf_interleaved` each change one thing of MF-Joint
+#: Where the arms stand in `square`, and its sides: the corners that differ in detachment alone.
+PLACES = {"bp": 0, "bp_ds": 1, "mf_joint": 2, "mf_sequential_joint": 2, "mf_interleaved": 3, "mf": 3}
+SIDES = {
+    ("mf_joint", "mf_interleaved"): ("-", "every layer with every batch"),
+    ("mf_sequential_joint", "mf"): ("--", "one layer after the other"),
+}
 FILLS = ("none", "left", "top")  # of the marks of published sources, in their order
 
 
@@ -180,6 +186,49 @@ def ladder(records: pd.DataFrame) -> Figure:
         f"open bar: {look(CORNER).label}, beside the ladder" if CORNER in set(runs["algorithm"]) else "",
         *dict.fromkeys(notes),
         "training, validation and prefix work; wall clock",
+    )
+    return figure
+
+
+@style.styled
+def square(records: pd.DataFrame) -> Figure:
+    """Detachment and schedule, each alone and both together, by test accuracy; BP and BP-DS on the left.
+
+    records: as `bpfree.records` gives it, of the ladder under one protocol; a panel per network. A mark is a
+        run. A line leads from mean to mean, from not detached to detached under one schedule; did the two
+        changes not depend on each other, the lines would be parallel.
+    """
+    runs = finished_runs(records[records["algorithm"].isin(PLACES)])
+    runs = runs[runs["metric"] == "test_accuracy"]
+    parts = [part for _, part in arranged(runs, *NETWORK).groupby(NETWORK, sort=False)]
+    columns = min(3, len(parts))
+    rows = -(-len(parts) // columns)
+    figure, axes = style.new_figure(columns=columns, rows=rows, height=0.6 + 2.6 * rows)
+    for ax, part in zip(axes.flat, parts, strict=False):
+        seeds = {name: part.loc[part["algorithm"] == name, "value"] for name in ordered(part["algorithm"])}
+        for name, values in seeds.items():
+            aside = 0.12 * (name in ("mf_sequential_joint", "mf"))
+            style.marks(ax, name, [PLACES[name] + aside] * len(values), values, ms=5, alpha=0.8)
+        for ends, (line, _) in SIDES.items():
+            if set(ends) <= set(seeds):
+                ax.plot([2, 3], [seeds[name].mean() for name in ends], ls=line, color="#555555", lw=1.2)
+        if "bp_ds" in seeds:
+            ax.axhline(seeds["bp_ds"].mean(), color=look("bp_ds").colour, lw=0.9, ls=":")
+        ax.set_xticks(range(4), ["BP", "BP-DS", "not\ndetached", "detached"], fontsize=8)
+        ax.set_xlim(-0.4, 3.5)
+        first, counts = part.iloc[0], sorted(set(style.runs_of(part).values()))
+        n = " to ".join(dict.fromkeys(str(c) for c in (counts[0], counts[-1])))
+        title = f"{style.data_name(first['data'])} {first['architecture']}"
+        style.name_panel(ax, title, f"n = {n} of each")
+    for ax in axes.flat[len(parts) :]:
+        ax.set_visible(False)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test accuracy (%)")
+    lines = [Line2D([], [], color="#555555", ls=line, lw=1.2, label=text) for line, text in SIDES.values()]
+    style.legend(figure, ordered(runs["algorithm"]), line=False, extra=lines)
+    style.caption(
+        figure,
+        "a mark is a run; lines join means; dotted: the mean of BP-DS; each panel has an axis of its own",
     )
     return figure
 

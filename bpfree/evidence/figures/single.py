@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ...algorithms.arms import look, ordered
+from ..order import NETWORK, arranged
 from . import style
 
 if TYPE_CHECKING:
@@ -143,25 +144,32 @@ def goodness(frame: pd.DataFrame) -> Figure:
 
 @style.styled
 def readout_points(records: pd.DataFrame) -> Figure:
-    """Test accuracy of every read-out of every algorithm; one point per run.
+    """Test accuracy of every read-out of every algorithm: a point per seed, and a panel per network.
 
-    records: as `bpfree.records` gives it, of one data set.
+    records: as `bpfree.records` gives it. Read-outs stand in the order of the rows; of a seed that ran on
+        several devices it is the mean.
     """
     names = records["metric"].str.extract(r"^test_accuracy\[(.+)\]$", expand=False)
     rows = records.assign(readout=names).dropna(subset="readout")
     style.require(rows, "read-outs")
-    place = {name: i for i, name in enumerate(rows["readout"].unique())}
-    present = ordered(rows["algorithm"])
-    figure, ((ax,),) = style.new_figure(height=2.6)
-    for k, name in enumerate(present):
-        part = rows[rows["algorithm"] == name]
-        x = part["readout"].map(place) + 0.7 * ((k + 0.5) / len(present) - 0.5)
-        label = f"{look(name).label} ({style.n_of(style.runs_of(part)[name])})"
-        style.marks(ax, name, x, part["value"], ms=5, alpha=0.8, label=label)
-    ax.set_xticks(range(len(place)), list(place))
-    ax.set_ylabel("test accuracy (%)")
-    ax.legend(fontsize=8)
-    ax.set_title(style.title_of(records), fontsize=9)
+    parts = [part for _, part in arranged(rows, *NETWORK).groupby(NETWORK, sort=False)]
+    columns = 1 if len(parts) == 1 else 2
+    lines = -(-len(parts) // columns)
+    figure, axes = style.new_figure(columns=columns, rows=lines, height=2.6 * lines)
+    for ax, part in zip(axes.flat, parts, strict=False):
+        place = {name: i for i, name in enumerate(part["readout"].unique())}
+        present = ordered(part["algorithm"])
+        for k, name in enumerate(present):
+            own = part[part["algorithm"] == name].groupby(["readout", "seed"])["value"].mean()
+            x = own.index.get_level_values("readout").map(place) + 0.7 * ((k + 0.5) / len(present) - 0.5)
+            label = f"{look(name).label} ({style.n_of(own.index.unique('seed').size)})"
+            style.marks(ax, name, x, own, ms=5, alpha=0.8, label=label)
+        ax.set_xticks(range(len(place)), list(place), fontsize=8)
+        ax.set_ylabel("test accuracy (%)")
+        ax.legend(fontsize=8)
+        ax.set_title(f"{style.data_name(part['data'].iloc[0])} {part['architecture'].iloc[0]}", fontsize=9)
+    for ax in axes.flat[len(parts) :]:
+        ax.set_visible(False)
     return figure
 
 

@@ -44,6 +44,7 @@ SMALL = 7  # points: the smallest print in any figure
 BLUE, ORANGE, GREEN, RED, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#BBBBBB"
 
 #: A panel shows one of these at a time: costs of different machines are not pooled, nor are protocols.
+USUAL = "convergence"  # the protocol of a figure that names none
 FACET = ("data", "architecture", "protocol", "preset", "precision", "machine")
 
 # ---------------------------------------------------------------- figures
@@ -170,18 +171,18 @@ def facets(frame: pd.DataFrame, by: Sequence[str] = FACET) -> list[tuple[str, pd
 
 
 def title_of(frame: pd.DataFrame) -> str:
-    """Data, networks and protocol; preset and precision where they are not the usual ones.
+    """Data and networks; protocol, whose settings and precision where they are not the usual ones.
 
     It counts nothing: each series of a panel has an n of its own (`counted`).
     """
     names = []
     for (data, protocol), arms in frame.groupby(["data", "protocol"], sort=False):
         networks = ", ".join(arms["architecture"].drop_duplicates())
-        names.append(f"{data_name(data)} {networks}, protocol {protocol}")
+        names.append(f"{data_name(data)} {networks}{'' if protocol == USUAL else f', protocol {protocol}'}")
     title = "; ".join(names)
-    for column, usual in (("preset", None), ("precision", "fp32")):
+    for column, word, usual in (("preset", "settings", None), ("precision", "precision", "fp32")):
         found = sorted(set(frame[column].dropna().astype(str)) - {usual}) if column in frame else []
-        title += f", {column} {' and '.join(found)}" if found else ""
+        title += f", {word} {' and '.join(found)}" if found else ""
     return title
 
 

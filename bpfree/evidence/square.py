@@ -1,0 +1,146 @@
+"""The square between backpropagation with local losses and Mono-Forward: what its two changes do, each alone.
+
+Its sides are detachment and the schedule; beside it stands deep supervision, which has the local losses and
+changes neither. Here are the differences that our runs show, and those that were printed.
+"""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from ..data import dataset
+from ..experiments import published
+from . import stats
+from .answers import DEVICE_NAMES
+from .order import NETWORK, arranged, network_name
+from .tables.text import Quantity
+
+#: What changes -> (the algorithm that has it, the one that it is compared with).
+CHANGES = {
+    "deep supervision alone": ("bp_ds", "bp"),
+    "detached alone": ("mf_interleaved", "mf_joint"),
+    "layer after layer alone": ("mf_sequential_joint", "mf_joint"),
+    "both": ("mf", "mf_joint"),
+    "both, from deep supervision": ("mf", "bp_ds"),
+}
+#: Source -> (who, under which protocol, how its local layers learn, role -> (algorithm, variant)).
+SOURCES = {
+    "2026": (
+        *("Spyra and Dzwinel", "convergence_loss", "in sequence"),
+        {"bp": ("bp", ""), "deep": ("bp_ds", ""), "local": ("mf", "")},
+    ),
+    "gong-abdulla": (
+        *("Gong and Abdulla", "validation-selected", "all at once"),
+        {"bp": ("bp", ""), "deep": ("mf_joint", "ce-matched-ge"), "local": ("mf_interleaved", "local-bp")},
+    ),
+    "nokland-eidnes": (
+        *("Nøkland and Eidnes", "last epoch, no validation", "all at once"),
+        {"bp": ("bp", ""), "local": ("pred", "")},
+    ),
+}
+OURS = {"in sequence": "mf", "all at once": "mf_interleaved"}
+DIFFERENCES = {
+    "deep supervision − BP": ("deep", "bp"),
+    "local − deep supervision": ("local", "deep"),
+    "local − BP": ("local", "bp"),
+}
+
+
+def sides(records: pd.DataFrame) -> pd.DataFrame:
+    """What each change does to the test accuracy, in points: a row for each network and change.
+
+    records: as `bpfree.records` gives it, of the ladder under one protocol. Columns: data, architecture,
+        change, and those of `stats.infer`, whose family is the table. Runs are paired by seed, and one that
+        ran on several devices counts once, by its mean. Changes without a pair are left out.
+    """
+    rows, effects = [], []
+    for place, arms in _accuracies(records):
+        for change, (own, other) in CHANGES.items():
+            each = stats.paired(arms[own], arms[other]) if {own, other} <= set(arms) else ()
+            if len(each):
+                rows.append((*place, change))
+                effects.append(each)
+    return pd.DataFrame(rows, columns=[*NETWORK, "change"]).join(stats.infer(effects))
+
+
+def in_short(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Tables of `sides` as one to be read: a row for each change, a column for each network.
+
+    Cells: the difference in points, its 95 % interval, the verdict and n.
+    """
+    columns = {"what changes": {change: change for change in CHANGES}}
+    for place, rows in pd.concat(tables).groupby(NETWORK, sort=False):
+        columns[f"{network_name(*place)} (points)"] = {r.change: _said(r) for r in rows.itertuples()}
+    return pd.DataFrame(columns).fillna("").reset_index(drop=True)
+
+
+def _said(row) -> str:
+    interval = "" if pd.isna(row.low) else f" ({row.low:+.2f} to {row.high:+.2f})"
+    n = "" if "n =" in row.verdict else f" (n = {row.n})"
+    return f"{row.difference:+.2f}{interval}: {row.verdict}{n}"
+
+
+def in_print(records: pd.DataFrame, data: str = "cifar10") -> pd.DataFrame:
+    """Local layers against backpropagation and deep supervision, by all who printed it, and by our runs last.
+
+    records: ours, as `sides` takes them. data: the data set; that a source did not augment it is not told
+        apart. Deep supervision is the source's own arm of that name, or backpropagation of the sum of the
+        local losses. Differences of test accuracy are as a source printed them, else of its printed means.
+    """
+    rows = []
+    for source, (who, protocol, how, roles) in SOURCES.items():
+        table = published.results(source=source, protocol=protocol, data=[data, f"{data}_plain"])
+        for network, part in table.groupby("architecture", sort=False):
+            cells = [_printed(part, roles, *ends) for ends in DIFFERENCES.values()]
+            if cells[-1]:
+                rows.append((who, network, how, *cells))
+    for (of, network), arms in _accuracies(records):
+        for how, local in OURS.items() if of == data else ():
+            own = {"bp": "bp", "deep": "bp_ds", "local": local}
+            if set(own.values()) <= set(arms):
+                pairs = [stats.paired(arms[own[a]], arms[own[b]]) for a, b in DIFFERENCES.values()]
+                cells = [Quantity(p.mean(), p.std(ddof=1), 2, sign=True, n=len(p)) for p in pairs]
+                rows.append(("here", network, how, *cells))
+    columns = [f"{difference} (points)" for difference in DIFFERENCES]
+    return pd.DataFrame(rows, columns=["by whom", "network", "local layers learn", *columns])
+
+
+def _printed(table: pd.DataFrame, roles: dict, a: str, b: str) -> Quantity:
+    """A printed difference, or that of the printed means; its n is the smaller one."""
+    if not {a, b} <= set(roles):
+        return Quantity()
+    found = table.set_index(["metric", "algorithm", "variant", "baseline"])[["mean", "n"]]
+    whole = "test_accuracy_difference", *roles[a], roles[b][0]
+    ends = [("test_accuracy", *roles[role], "") for role in (a, b)]
+    if whole in found.index:
+        return Quantity(found["mean"][whole], places=2, sign=True, n=found["n"][whole])
+    if not set(ends) <= set(found.index):
+        return Quantity()
+    own, other = found.loc[ends].itertuples(index=False)
+    return Quantity(own.mean - other.mean, places=2, sign=True, n=min(own.n, other.n))
+
+
+def _accuracies(records: pd.DataFrame) -> Iterator[tuple[tuple[str, str], dict[str, pd.Series]]]:
+    """Of each network the test accuracy of every algorithm, by seed."""
+    runs = records[(records["metric"] == "test_accuracy") & (records["status"] == "finished")]
+    stats.one_kind(runs)
+    for place, part in arranged(runs, *NETWORK).groupby(NETWORK, sort=False):
+        means = part.groupby(["algorithm", "seed"])["value"].mean()
+        yield place, {name: means[name] for name in means.index.unique("algorithm")}
+
+
+def answer(records: pd.DataFrame) -> str:
+    """In a sentence, Markdown: which change moves the accuracy. records: as `sides` takes them."""
+    table = sides(records)
+    decided = ~table["verdict"].str.startswith((stats.UNDECIDED, stats.ONE_SEED))
+    row = table.loc[table["difference"].abs().idxmax()]
+    networks = " and ".join(
+        map(network_name, *zip(*table[NETWORK].drop_duplicates().to_numpy(), strict=True))
+    )
+    devices = " and ".join(sorted({DEVICE_NAMES.get(d, d) for d in records["device"]}))
+    return (
+        f"on {networks} (one rate and decay for all; {devices}; n = {table['n'].min()} pairs of runs), "
+        f"**{decided.sum()} of {len(table)}** differences of accuracy are decided; the largest, "
+        f"“{row['change']}” on {dataset(row['data'])}, is **{row['difference']:+.2f} points** (95 % interval "
+        f"{row['low']:+.2f} to {row['high']:+.2f})"
+    )

@@ -1,0 +1,142 @@
+"""The square of detachment and schedule: its differences, its figure, and the printed numbers beside ours."""
+
+import pandas as pd
+import pytest
+from scipy.stats import ttest_1samp
+
+from bpfree.evidence import figures, gallery, square, stats, tables
+from bpfree.experiments import published
+
+#: Test accuracies by algorithm, a value per seed.
+MADE = {
+    "bp": [60.0, 61.0, 62.0],
+    "bp_ds": [62.0, 62.5, 63.9],
+    "mf_joint": [64.0, 63.0, 65.0],
+    "mf_sequential_joint": [64.5, 64.5, 65.1],
+    "mf_interleaved": [60.0, 59.5, 60.7],
+    "mf": [61.0, 62.0, 64.0],
+}
+
+
+def runs(made: dict = MADE, data: str = "cifar10") -> pd.DataFrame:
+    fixed = {"data": data, "architecture": "3x8", "protocol": "convergence", "status": "finished"}
+    fixed |= {"metric": "test_accuracy", "device": "cuda", "machine": "m"}
+    rows = [
+        {**fixed, "algorithm": name, "seed": seed, "value": value, "key": f"{data} {name} {seed}"}
+        for name, values in made.items()
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def differences(own: str, other: str) -> list[float]:
+    return [a - b for a, b in zip(MADE[own], MADE[other], strict=True)]
+
+
+def test_each_change_is_the_mean_of_the_pairs_with_student_s_interval():
+    table = square.sides(runs()).set_index("change")
+    assert list(table.index) == list(square.CHANGES)
+    for change, ends in square.CHANGES.items():
+        row, test = table.loc[change], ttest_1samp(differences(*ends), 0)
+        assert (row["n"], row["difference"]) == (3, pytest.approx(sum(differences(*ends)) / 3))
+        assert (row["low"], row["high"]) == pytest.approx(tuple(test.confidence_interval()))
+        assert row["p"] == pytest.approx(test.pvalue)
+
+
+def test_both_changes_from_deep_supervision_are_the_way_over_mf_joint():
+    table = square.sides(runs()).set_index("change")["difference"]
+    joint = square.sides(runs({"mf_joint": MADE["bp_ds"], "mf": MADE["mf_joint"]}))["difference"]
+    assert table["both, from deep supervision"] == pytest.approx(table["both"] + joint.item())
+
+
+def test_the_family_is_all_networks_together():
+    both = square.sides(pd.concat([runs(), runs(data="mnist")]))
+    alone = square.sides(runs())
+    assert len(both) == 2 * len(alone) == 10
+    assert both["p_holm"].min() == pytest.approx(min(1.0, 2 * alone["p_holm"].min()))
+
+
+def test_a_change_without_pairs_is_left_out_and_its_cell_is_empty():
+    some = runs({name: MADE[name] for name in ("bp", "bp_ds", "mf")})
+    part = square.sides(some)
+    assert list(part["change"]) == ["deep supervision alone", "both, from deep supervision"]
+    shown = square.in_short(part, square.sides(runs(data="mnist")))
+    assert list(shown["what changes"]) == list(square.CHANGES)
+    assert list(shown["CIFAR-10 3x8 (points)"] == "") == [False, True, True, True, False]
+    assert not (shown == "").loc[:, "MNIST 3x8 (points)"].any()
+    assert square.in_short(square.sides(runs()), square.sides(runs().iloc[:0])).shape == (5, 2)
+
+
+def test_words_have_the_difference_the_interval_and_n():
+    row = square.sides(runs()).set_index("change").loc["detached alone"]
+    cell = square.in_short(square.sides(runs())).set_index("what changes").loc["detached alone"].item()
+    assert cell.startswith(f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}): ")
+    assert "n = 3" in cell
+    assert row["verdict"].split(" (")[0] in cell
+
+
+def test_a_seed_that_ran_on_two_devices_counts_once():
+    table = runs()
+    twice = table[table["algorithm"] == "mf"].assign(device="cpu", key="other")
+    twice["value"] += 2.0
+    row = square.sides(pd.concat([table, twice])).set_index("change").loc["both"]
+    assert (row["n"], row["difference"]) == (3, pytest.approx(sum(differences("mf", "mf_joint")) / 3 + 1.0))
+
+
+def test_printed_differences_are_those_in_print_and_ours_stand_last():
+    table = square.in_print(runs())
+    printed = published.results(source="2026", data="cifar10", metric="test_accuracy_difference")
+    printed = printed[(printed["protocol"] == "convergence_loss") & (printed["variant"] == "")]
+    printed = printed.set_index(["algorithm", "baseline"])["mean"]
+    first = [float(cell) for cell in table.iloc[0, 3:]]
+    assert first == [printed["bp_ds", "bp"], printed["mf", "bp_ds"], printed["mf", "bp"]]
+    means = published.results(source="gong-abdulla", data="cifar10_plain", metric="test_accuracy")
+    means = means[means["architecture"] == "conv-64-128-256-512"].set_index("algorithm")["mean"]
+    convolutional = table[table["network"] == "conv-64-128-256-512"].iloc[0, 3:]
+    expected = [("mf_joint", "bp"), ("mf_interleaved", "mf_joint"), ("mf_interleaved", "bp")]
+    assert [float(cell) for cell in convolutional] == pytest.approx(
+        [means[a] - means[b] for a, b in expected]
+    )
+    ours = table[table["by whom"] == "here"]
+    assert list(ours["local layers learn"]) == ["in sequence", "all at once"]
+    assert list(ours.index) == list(table.index[-2:])
+    ends = [("bp_ds", "bp"), ("mf_interleaved", "bp_ds"), ("mf_interleaved", "bp")]
+    assert [float(c) for c in ours.iloc[1, 3:]] == pytest.approx([sum(differences(*e)) / 3 for e in ends])
+
+
+def test_what_a_source_has_no_arm_for_is_empty():
+    table = square.in_print(runs({"bp": MADE["bp"]})).set_index("by whom")
+    assert "here" not in table.index
+    for _, *cells, local in table.loc["Nøkland and Eidnes"].iloc[:, 1:].itertuples(index=False):
+        assert [str(cell) for cell in cells] == ["", ""]
+        assert local.n == 1
+
+
+def test_the_answer_counts_what_is_decided_and_names_the_largest():
+    said = square.answer(runs())
+    table = square.sides(runs())
+    decided = table["verdict"].str.startswith(("higher", "lower", "equivalent")).sum()
+    assert f"**{decided} of 5** differences" in said
+    assert "“detached alone” on CIFAR-10, is **-3.93 points**" in said
+    assert "GPU; n = 3 pairs" in said
+
+
+def test_recorded_runs_have_the_whole_square():
+    ladder = gallery.recorded("ladder").query("protocol == 'convergence' and data != 'digits'")
+    table = square.sides(ladder)
+    assert (table.groupby("data")["change"].nunique() == len(square.CHANGES)).all()
+    against = stats.contrasts(ladder, baseline="mf_joint").set_index(["data", "algorithm"])["difference"]
+    for row in table[table["change"] == "detached alone"].itertuples():
+        assert row.difference == pytest.approx(against[row.data, "mf_interleaved"])
+    assert "(points)" in tables.markdown(square.in_short(table))
+
+
+def test_the_figure_joins_the_means_of_two_corners():
+    figure = figures.comparison.square(pd.concat([runs(), runs(data="mnist")]))
+    figure.draw_without_rendering()
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title(loc="left") for ax in panels] == ["MNIST 3x8", "CIFAR-10 3x8"]
+    joined = [list(line.get_ydata()) for line in panels[0].lines if list(line.get_xdata()) == [2, 3]]
+    ends = [("mf_joint", "mf_interleaved"), ("mf_sequential_joint", "mf")]
+    assert joined == [pytest.approx([sum(MADE[name]) / 3 for name in pair]) for pair in ends]
+    assert any("n = 3" in text.get_text() for text in panels[0].texts)
