@@ -1,4 +1,4 @@
-"""Tidy records in, figures out. Nothing here trains or reads files.
+"""Tidy records in, figures out. Nothing here trains or reads files; `schematic` alone asks the algorithms.
 
 The figures of single runs are here by name. The others are in the modules of this package. `style` has what
 all of them share: a figure of your own looks like them if `style.new_figure` makes it and `style.styled`

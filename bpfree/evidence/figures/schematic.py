@@ -89,8 +89,7 @@ class Moment:
 
 def small(name: str) -> Algorithm:
     """The algorithm of this arm on a network of three layers, before any training."""
-    with torch.random.fork_rng(devices=[]):  # constructors draw from the caller's generator
-        algorithm = ARMS[name].make(MLP([16] * (DEPTH + 1), classes=4))
+    algorithm = ARMS[name].make(MLP([16] * (DEPTH + 1), classes=4))
     algorithm.initialise(0)
     return algorithm
 
@@ -179,8 +178,8 @@ ARROWS = {
     "feedback": {"color": style.RED, "lw": 1.5, "ls": (0, (2.2, 1.2)), "zorder": 4},
 }
 BOXES = {
-    "learns": {"fc": "#FBE0D2", "ec": style.RED, "lw": 1.5},
-    "frozen": {"fc": "#E6E6E6", "ec": "#777777", "lw": 0.8},
+    "learns": {"fc": "#FDE8DC", "ec": style.RED, "lw": 1.5},
+    "frozen": {"fc": "#E0E0E0", "ec": "#777777", "lw": 0.8},
     "waits": {"fc": "white", "ec": PALE, "lw": 0.9, "ls": (0, (1.2, 1.4))},
 }
 MEANINGS = {
@@ -234,9 +233,11 @@ class Marks:
         w, h = size
         self.put(state, Rectangle((x - w / 2, y - h / 2), w, h, zorder=2, **BOXES[state]), label)
         if state == "frozen":
-            hatched = Rectangle((x - w / 2, y - h / 2), w, h, fc="none", ec="#B5B5B5", lw=0, hatch="/////")
+            hatched = Rectangle((x - w / 2, y - h / 2), w, h, fc="none", ec="#ABABAB", lw=0, hatch="/////")
             self.ax.add_patch(hatched)
             hatched.set_zorder(2)
+        if not text:
+            return
         plate = {"fc": BOXES[state]["fc"], "ec": "none", "pad": 0.8}
         self.write(x, y, text, color=PALE if state == "waits" else INK, bbox=plate)
 
@@ -300,7 +301,8 @@ def schematic(*names: str) -> Figure:
     """How algorithms learn: a panel for each of these arms, four in a row, and what the marks mean.
 
     names: of `VIEWS`: "bp", "bp_ds", "bp_freeze", "mf", "mf_interleaved", "mf_overlapped", "mf_joint",
-        "mf_sequential_joint", "ff", "cafo_rand", "cafo_dfa". Raises InvalidInput for another, or for none.
+        "mf_sequential_joint", "ff", "cafo_rand", "cafo_dfa". Raises UnknownName for another, InvalidInput for
+        none.
 
     Boxes are layers, from the image up. Of an algorithm of several stages one is drawn large, and all of them
     small below it.
@@ -313,21 +315,25 @@ def schematic(*names: str) -> Figure:
         (name, algorithm, moments(algorithm))
         for name, algorithm in zip(names, map(small, names), strict=True)
     ]
-    tall = HEIGHT if any(len(every) > 1 for _, _, every in shown) else HEIGHT - STRIP
+    bottom = 0.0 if any(len(every) > 1 for _, _, every in shown) else STRIP
+    top = HEIGHT if any(TOP in every[0].state for _, _, every in shown) else HEIGHT - PITCH / 2
+    tall = top - bottom
     rows = -(-len(names) // 4)
     free = 4 * rows - len(names)  # places of panels, in which the legend can stand
     figure, axes = style.new_figure(columns=len(names) + 1)
     figure.set_layout_engine("none")
     *panels, last = axes.flat
-    used = set().union(*(draw(ax, *panel) for ax, panel in zip(panels, shown, strict=True)))
-    width = free * PANEL if free else style.WIDTH
-    legend = explain(last, [mark for mark in MEANINGS if mark in used], width)
+    used = set().union(*(draw(ax, top, *panel) for ax, panel in zip(panels, shown, strict=True)))
+    entries = [mark for mark in MEANINGS if mark in used]
+    columns = min(free, -(-len(entries) // 8)) if free else 4
+    legend = explain(last, entries, columns)
     below = 0.0 if free else legend
     figure.set_size_inches(style.WIDTH, rows * tall + below)
     for k, ax in enumerate(panels):
         at = k % 4 * PANEL, below + (rows - 1 - k // 4) * tall
-        place(ax, at, (0, PANEL), (HEIGHT - tall, HEIGHT))
-    place(last, (style.WIDTH - width, (tall - legend) / 2 if free else 0), (0, width), (-legend, 0))
+        place(ax, at, (0, PANEL), (bottom, top))
+    at = ((4 - free) * PANEL, (tall - legend) / 2) if free else (0, 0)
+    place(last, at, (0, columns * PANEL), (-legend, 0))
     return figure
 
 
@@ -340,11 +346,11 @@ def place(ax: Axes, at: tuple[float, float], xlim: tuple[float, float], ylim: tu
     ax.axis("off")
 
 
-def draw(ax: Axes, name: str, algorithm: Algorithm, every: Sequence[Moment]) -> set[str]:
-    """A panel; returns the marks that it used."""
+def draw(ax: Axes, top: float, name: str, algorithm: Algorithm, every: Sequence[Moment]) -> set[str]:
+    """A panel that ends at this height; returns the marks that it used."""
     view, marks, cafo = VIEWS[name], Marks(ax), ARMS[name].family == "cafo"
     moment = every[view.stage - 1]
-    title(ax, name, view, len(every))
+    title(ax, top, name, len(every))
     inputs(marks, moment, algorithm)
     layers(marks, moment, *(("block", "h") if cafo else ("layer", "a")))
     read_outs(marks, moment, "P" if cafo else "M")
@@ -355,9 +361,9 @@ def draw(ax: Axes, name: str, algorithm: Algorithm, every: Sequence[Moment]) -> 
     return marks.used
 
 
-def title(ax: Axes, name: str, view: View, stages: int) -> None:
+def title(ax: Axes, top: float, name: str, stages: int) -> None:
     """The algorithm's name with the mark that it has in all figures, and which of its stages is drawn."""
-    y = HEIGHT - 0.14
+    view, y = VIEWS[name], top - 0.14
     ax.plot(0.1, y, look(name).marker, color=look(name).colour, ms=5)
     ax.text(0.2, y, view.title, fontsize=9, weight="bold", va="center")
     stage = f"stage {view.stage} of {stages}" if stages > 1 else "one stage"
@@ -490,18 +496,17 @@ def strip(marks: Marks, every: Sequence[Moment], stage: int) -> None:
             marks.ax.add_patch(Rectangle((left, 0.02), width, tall, fc="none", ec=INK, lw=1.2))
 
 
-def explain(ax: Axes, used: Sequence[str], width: float) -> float:
-    """What each of the marks means, in columns of this width together; returns how high they are.
+def explain(ax: Axes, used: Sequence[str], columns: int) -> float:
+    """What each of the marks means; returns how high that is.
 
-    The columns begin at height 0 and are filled one after the other.
+    The columns, each as wide as a panel, begin at height 0 and are filled one after the other.
     """
-    marks, columns = Marks(ax), min(max(1, round(width / 2.4)), -(-len(used) // 7))
-    letters = min(30, int((width / columns - 0.45) / 0.062))
-    entries = [(m, textwrap.wrap(MEANINGS[m], letters, break_on_hyphens=False)) for m in used]
+    marks = Marks(ax)
+    entries = [(m, textwrap.wrap(MEANINGS[m], 21, break_on_hyphens=False)) for m in used]
     each = -(-len(entries) // columns)
     lowest = 0.0
     for column in range(columns):
-        left, y = 0.1 + column * width / columns, -0.15
+        left, y = 0.1 + column * PANEL, -0.15
         for mark, lines in entries[column * each : (column + 1) * each]:
             sample(marks, mark, left + 0.15, y)
             marks.write(left + 0.4, y + 0.065, "\n".join(lines), ha="left", va="top", linespacing=1.1)
