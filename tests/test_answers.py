@@ -53,6 +53,22 @@ def test_the_word_and_the_interval_are_those_of_the_forest():
         assert line.endswith(f"): {row.verdict.partition(' (')[0].lower()}")
 
 
+def test_a_sentence_has_the_numbers_of_the_list():
+    for algorithms, shared in ((("ff", "ff_sgd"), "CPU and GPU; settings of the thesis"), (("mf",), "")):
+        sentence = answers.in_a_sentence(*algorithms)
+        lines = answers.accuracy_against_bp(*algorithms).splitlines()
+        listed = [re.search(r"- (.+?): (.+) − BP = (\*\*.+) points\*\* \((n.+?);", line) for line in lines]
+        assert listed
+        assert all(
+            f"{number}** on {network} ({n}" in sentence
+            for network, _, number, n in (found.groups() for found in listed)
+        )
+        assert len(re.findall(r"\bn = ", sentence)) == len(lines)
+        assert all(sentence.count(name) == 1 for name in {found[2] for found in listed})
+        assert sentence.endswith(f" ({shared})." if shared else ").")
+        assert sentence.count("settings") == (1 if shared else len(lines))
+
+
 def test_whose_settings_and_which_hardware(runs):
     lines = dict(
         line.partition(":")[::2] for line in answers.accuracy_against_bp("mf", "cafo_rand_mse").splitlines()

@@ -16,7 +16,10 @@ from bpfree.evidence.pages import Pages
 ROOT = Path(__file__).parent.parent
 CHAPTERS = find_chapters(ROOT / "notebooks")
 LINK = re.compile(r"\[([^][]+)\]\(([^()\s]+)\)")
-TABLE_ROW = re.compile(r"^\| (?:\[|\*\*)(\d\d .+?)(?:\]\((\S+)\)|\*\*) \| (.+) \|$", re.MULTILINE)
+# | [NN Title](goal) | question | and, in the book, how long it takes to read |
+TABLE_ROW = re.compile(
+    r"^\| (?:\[|\*\*)(\d\d .+?)(?:\]\((\S+)\)|\*\*) \| ([^|]+) \|(?: \d+ \|)?$", re.MULTILINE
+)
 
 
 class Links(HTMLParser):

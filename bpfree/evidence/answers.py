@@ -26,9 +26,17 @@ def accuracy_against_bp(*algorithms: str) -> str:
     """The accuracy of these algorithms against BP's, paired by seed and judged as in the forest: Markdown, a
     line for each network, with the interval, the pairs, the hardware and whose settings both had.
     """
+    return "\n".join(
+        f"- {network}: {label(row.algorithm)} − {label(row.baseline)} = **{row.difference:+.2f} points** "
+        f"({_pairs(row)}; {where}): {row.verdict.partition(' (')[0].lower()}"  # n stands before it
+        for row, network, where in _against_bp(*algorithms)
+    )
+
+
+def _against_bp(*algorithms: str) -> Iterator[tuple]:
+    """(the contrast, the network's name, hardware and settings) of these algorithms, network by network."""
     runs = gallery.recorded("forest").query("metric == 'test_accuracy'")
     whose = {r.key: SETTINGS[r.experiment.hyperparameters_from] for r in gallery.committed_runs("05")}
-    lines = []
     for row in gallery.contrasts_with_bp(runs).itertuples():
         if row.algorithm not in algorithms or row.data == "digits":
             continue
@@ -36,14 +44,13 @@ def accuracy_against_bp(*algorithms: str) -> str:
         both = [place[place["algorithm"] == name] for name in (row.algorithm, row.baseline)]
         settings = [" and ".join(dict.fromkeys(part["key"].map(whose))) for part in both]
         devices = sorted({DEVICE_NAMES.get(d, d) for part in both for d in part["device"]})
-        interval = "" if pd.isna(row.low) else f", 95 % interval {row.low:+.2f} to {row.high:+.2f}"
-        lines.append(
-            f"- {network_name(row.data, row.architecture)}: {label(row.algorithm)} − {label(row.baseline)} = "
-            f"**{row.difference:+.2f} points** (n = {row.n}{interval}; {' and '.join(devices)}; settings "
-            f"{settings[0] if len(set(settings)) == 1 else f'{settings[0]}, BP {settings[1]}'}): "
-            f"{row.verdict.partition(' (')[0].lower()}"  # n stands before it
-        )
-    return "\n".join(lines)
+        own = settings[0] if len(set(settings)) == 1 else f"{settings[0]}, BP {settings[1]}"
+        yield row, network_name(row.data, row.architecture), f"{' and '.join(devices)}; settings {own}"
+
+
+def _pairs(row) -> str:
+    interval = "" if pd.isna(row.low) else f", 95 % interval {row.low:+.2f} to {row.high:+.2f}"
+    return f"n = {row.n}{interval}"
 
 
 def a_pass(algorithm: str) -> pd.DataFrame:
@@ -284,3 +291,16 @@ def nokland_eidnes_beside_ours() -> pd.DataFrame:
                 rows.append((dataset(data), *theirs, *(Quantity.of(values, 2) for values in here)))
     own = [f"{label(name)}, here (%)" for name in LOCAL_MLPS]
     return pd.DataFrame(rows, columns=["data", "BP, in print (%)", "local, in print (%)", *own])
+
+
+def in_a_sentence(*algorithms: str) -> str:
+    """What `accuracy_against_bp` lists, as one sentence; hardware and settings once if all share them."""
+    found = list(_against_bp(*algorithms))
+    shared = {where for _, _, where in found}
+    said: dict[str, list[str]] = {}
+    for row, network, where in found:
+        own = "; ".join([_pairs(row), *([where] if len(shared) > 1 else [])])
+        said.setdefault(label(row.algorithm), []).append(f"**{row.difference:+.2f}** on {network} ({own})")
+    lists = [f"{name} {', '.join(differences)}" for name, differences in said.items()]
+    end = f" ({shared.pop()})" if len(shared) == 1 else ""
+    return f"Points of test accuracy against backpropagation on the same network: {'; '.join(lists)}{end}."
