@@ -150,6 +150,14 @@ def test_what_is_no_equation_stays_text(pages):
     assert "$5 or 6" in page
 
 
+def test_an_answer_is_folded_whatever_markdown_is_in_it(pages):
+    text = "1. Why?\n\n<details><summary>Answer</summary>\n\nBecause of $x^2$.\n\n</details>\n\nAnd on."
+    pages.end(CHAPTERS[0], notebook(new_markdown_cell(text)), "ok", 1.0)
+    [folded] = re.findall(r"<details>(.*?)</details>", text_of(pages.index.parent, "00_a"), re.DOTALL)
+    assert "Because of <math" in folded
+    assert "And on" not in folded
+
+
 def test_pages_load_nothing(folder):
     for page in folder.glob("*.html"):
         content = page.read_text(encoding="utf-8")

@@ -32,6 +32,10 @@ def mathml(tex: str, display: str) -> str:
 class Renderer(IPythonRenderer):
     """Of Markdown with equations between dollar signs or as a LaTeX environment."""
 
+    def block_html(self, html: str) -> str:
+        # nbconvert's, which looks for pictures, closes what is open: a fold whose text follows in Markdown.
+        return super().block_html(html) if "<img" in html else html
+
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
 
