@@ -272,6 +272,8 @@ def run_batch(args: argparse.Namespace, notebooks: Path) -> int:
                 (failed if failure else finished).append(chapter.name)
                 if not failure and args.update_notebooks:
                     book.refresh_outputs(chapter.path, bars.notebook)
+        if chapters == every or not pages.appendix.exists():
+            pages.append(notebooks.parent / "figures")
     except KeyboardInterrupt as stop:
         done = len(finished) + len(failed)
         where = f"in {chapters[done].name}, " if done < len(chapters) else ""

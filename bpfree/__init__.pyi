@@ -4,6 +4,7 @@ from .algorithms import ARMS as ARMS
 from .algorithms import MLP as MLP
 from .algorithms import Algorithm as Algorithm
 from .algorithms import Arm as Arm
+from .algorithms import ASGELike as ASGELike
 from .algorithms import Backprop as Backprop
 from .algorithms import Blocks as Blocks
 from .algorithms import CaFoCNN as CaFoCNN
@@ -16,6 +17,7 @@ from .algorithms import FreezeOut as FreezeOut
 from .algorithms import Head as Head
 from .algorithms import MonoForward as MonoForward
 from .algorithms import Range as Range
+from .algorithms import RMSNet as RMSNet
 from .algorithms import arm as arm
 from .data import load as load
 from .diagnostics.alignment import alignment as alignment

@@ -53,6 +53,22 @@ def test_the_word_and_the_interval_are_those_of_the_forest():
         assert line.endswith(f"): {row.verdict.partition(' (')[0].lower()}")
 
 
+def test_a_sentence_has_the_numbers_of_the_list():
+    for algorithms, shared in ((("ff", "ff_sgd"), "CPU and GPU; settings of the thesis"), (("mf",), "")):
+        sentence = answers.in_a_sentence(*algorithms)
+        lines = answers.accuracy_against_bp(*algorithms).splitlines()
+        listed = [re.search(r"- (.+?): (.+) − BP = (\*\*.+) points\*\* \((n.+?);", line) for line in lines]
+        assert listed
+        assert all(
+            f"{number}** on {network} ({n}" in sentence
+            for network, _, number, n in (found.groups() for found in listed)
+        )
+        assert len(re.findall(r"\bn = ", sentence)) == len(lines)
+        assert all(sentence.count(name) == 1 for name in {found[2] for found in listed})
+        assert sentence.endswith(f" ({shared})." if shared else ").")
+        assert sentence.count("settings") == (1 if shared else len(lines))
+
+
 def test_whose_settings_and_which_hardware(runs):
     lines = dict(
         line.partition(":")[::2] for line in answers.accuracy_against_bp("mf", "cafo_rand_mse").splitlines()
@@ -117,6 +133,42 @@ def test_what_a_stage_saves():
         train = mine.set_index(["algorithm", "prefix"])["value"]
         kept, again = (train["mf", way] / train["bp", "kept"] for way in ("kept", "recomputed"))
         assert row[2:] == pytest.approx((again, kept, 100 * (1 - again) / (1 - kept)))
+
+
+def test_searches_are_told_by_their_own_trials():
+    table = pd.read_csv(DATA / "tuning.csv").sort_values("trial")
+    said = answers.tuning_against_algorithm(few=3)
+    assert said.startswith("The settings decide more than")
+    for data, name in (("fashion_mnist", "Fashion-MNIST"), ("mnist", "MNIST")):
+        bp, mf = (
+            table[(table["data"] == data) & (table["algorithm"] == a)]["value"].tolist() for a in ("bp", "mf")
+        )
+        spreads = sorted(max(v) - min(v) for v in (bp, mf))
+        assert f"on {name} {spreads[0]:.1f} to {spreads[1]:.1f} points" in said
+        assert f"**{max(mf) - max(bp):+.2f} points**" in said
+        assert f"({max(mf) - max(bp[:3]):+.2f} if that gets its first 3" in said
+        joules = table[(table["data"] == data) & (table["algorithm"] == "mf")]["joules"]
+        assert f"MF on {name} **{joules.sum() / 1000:.1f} kJ**" in answers.search_bill()
+
+
+def test_idle_power_is_the_counters_and_no_share_is_above_all():
+    sensors = pd.read_csv(DATA / "sensors.csv").set_index(["phase", "sensor"])
+    idle = sensors.loc[("idle, with a context", "counter")]
+    said = answers.idle_power()
+    assert f"draws **{idle['joules'] / idle['seconds']:.0f} W**" in said
+    low, high = map(int, re.search(r"\*\*(\d+) to (\d+) %\*\*", said).groups())
+    assert 0 < low < high <= 100
+
+
+def test_the_sweeps_ratios_are_those_of_its_points():
+    index = ["sweep", "depth", "width", "batch", "algorithm", "metric"]
+    value = pd.read_csv(DATA / "scaling.csv").set_index(index)["value"].sort_index()
+    deepest = value["depth", 32, 500, 128]
+    said = answers.scaling_ratios()
+    assert f"with 32 **{deepest['mf', 'saved_bytes'] / deepest['bp', 'saved_bytes']:.2f}** times" in said
+    ff = value.xs("ff", level="algorithm") / value.xs("bp", level="algorithm")
+    times = ff.xs("step_s", level="metric")
+    assert f"Forward-Forward's takes **{times.min():.2f} to {times.max():.2f}** times as long" in said
 
 
 def test_local_mlps_in_print_and_here(runs):

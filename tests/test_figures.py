@@ -14,7 +14,7 @@ import bpfree
 from bpfree.algorithms.arms import look
 from bpfree.errors import InvalidInput
 from bpfree.evidence import figures
-from bpfree.evidence.memory import beside_time, memory_or_time
+from bpfree.evidence.memory import beside_time, less_of_both, memory_or_time
 from bpfree.experiments import store
 
 
@@ -654,8 +654,6 @@ def test_hardware_without_backpropagation_or_a_sensor_is_drawn_without_ratios():
     assert "%" not in "".join(t.get_text() for t in figure.axes[0].texts)
     point = {"sweep": "depth", "depth": 2, "algorithm": "mf", "metric": "saved_bytes", "value": 1e6}
     drawn(figures.hardware.scaling(pd.DataFrame([point])))
-    steps = pd.DataFrame([{"algorithm": "mf", "stage": "layer 1", "group": "optimiser", "ms": 1.0}])
-    drawn(figures.hardware.step_bars(steps))
 
 
 def test_a_recomputed_prefix_is_an_open_bar_and_beside_it_stands_the_ratio():
@@ -745,23 +743,26 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
     assert kept["passes"] == pytest.approx(scipy.stats.gmean(ratios))
     assert (kept["pairs"], kept["n"], kept["rss"], kept["pass"]) == (3, 2, 5.0, 0.4)
     assert kept["time_high"] == pytest.approx(0.4 * kept["high"])
-    more, less, _, both = memory_or_time(found, "rss").splitlines()
-    assert "holds more, ×5.00" in more
-    assert "takes less time" in more
-    assert "holds less, ×0.50" in less
+    table = memory_or_time(found)
+    assert table["algorithm"].tolist() == ["MF, prefix kept", "MF, prefix recomputed"]
+    assert table.iloc[0, 2:4].tolist() == ["5.00 (n = 2)", "0.40"]
+    assert table["time (× BP)"].iloc[0] == f"{0.4 * kept['low']:.2f} to {0.4 * kept['high']:.2f}"
+    few = beside_time(held(), costs, runs[runs["seed"] > 0])
+    assert set(memory_or_time(few)["time (× BP)"]) == {"not known"}
+    assert "both at once: **none** of the 2 that" in less_of_both(found)
+    assert "**5.00 times** backpropagation's memory and **0." in less_of_both(found)
+    cheap = found.assign(time_high=0.9)  # only the recomputed one holds less
+    assert "at once: **MF, prefix recomputed on MNIST 2x8** of" in less_of_both(cheap)
     overlapping = held().replace({"value": {20 * 2**20: 35 * 2**20}})  # the second process of BP held 30
-    assert "holds about as much" in memory_or_time(beside_time(overlapping, costs, runs), "rss")
-    assert "may take less time or more" in less
-    assert "none of these" in both
-    cheap = memory_or_time(found.assign(time_high=0.9), "rss").splitlines()
-    assert "at once: **MF on MNIST 2x8, prefix recomputed**" in cheap[-1]
+    overlapping = beside_time(overlapping, costs, runs).assign(time_high=0.9)
+    assert "**none**" in less_of_both(overlapping)
     with pytest.raises(InvalidInput, match="several values"):
         beside_time(held(), costs, pd.concat([runs, runs.assign(value=1.0)]))
 
 
 @pytest.mark.parametrize(
     "name",
-    ["memory", "memory_lines", "operations", "scaling", "step_bars", "pass_cost", "subnormals", "sensors"],
+    ["memory", "memory_lines", "operations", "scaling", "pass_cost", "subnormals", "sensors"],
 )
 def test_no_hardware_to_draw_is_one_line(name):
     with pytest.raises(InvalidInput, match="to draw"):

@@ -99,7 +99,7 @@ def test_every_data_set_has_a_row_of_its_own(evidence, draw, columns):
     both = pd.concat([evidence, evidence.assign(data="mnist", loss=evidence["loss"] + 1.0)])
     figure = getattr(figures.landscape, draw)(both)
     titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
-    assert [title.split()[0] for title in titles] == ["digits", "MNIST"]
+    assert [title.split(",")[0] for title in titles] == ["digits", "MNIST"]
     assert len(figure.axes) == 2 * (columns + (draw == "plane_contours"))
 
 

@@ -97,6 +97,9 @@ ANALYTIC["mf_predsim"] = {
     stage: (forward + s, backward + 2 * s)
     for (stage, (forward, backward)), s in zip(ANALYTIC["mf"].items(), SIMILARITY, strict=True)
 }
+ANALYTIC["asge_like"] = {  # of a head that never moves only the gradient at its input is taken
+    f"layer {i}": (p + h, p + h) for i, (p, h) in enumerate(zip(P, H, strict=True), start=1)
+}
 ANALYTIC["fp"] = {  # ãᵀã and ãᵀZ, with Z's ã Q; of the read-out ãᵀã and ãᵀY
     **{
         f"layer {i}": (2 * (a + 1) ** 2 + 2 * (a + 1) * b + 2 * a * b, 0)

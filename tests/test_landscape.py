@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from helpers import arm, same, toy, weights
 from torch.nn.functional import cross_entropy
@@ -15,7 +16,16 @@ from bpfree.algorithms.networks import CaFoCNN
 from bpfree.diagnostics import landscape
 from bpfree.diagnostics.landscape import largest_eigenvalue
 from bpfree.errors import InvalidInput, UnknownName
-from bpfree.evidence.landscape import MEASURES, SURVEY_COLUMNS, favourable, per_run, survey
+from bpfree.evidence import gallery
+from bpfree.evidence.landscape import (
+    MEASURES,
+    SURVEY_COLUMNS,
+    compared,
+    favourable,
+    per_run,
+    survey,
+    verdict,
+)
 from bpfree.experiments import experiment, store
 
 DATA = toy()
@@ -360,6 +370,40 @@ def test_a_minimum_is_more_favourable_by_what_is_smaller_over_the_seeds_of_both(
     assert found.loc["loss"].tolist() == [3.0, 2.0, 2, "more"]
     assert found.loc["rise", "favourable"] == "less"
     assert set(found.drop(["loss", "rise"])["favourable"]) == {"as much"}
+
+
+def runs_of(losses) -> pd.DataFrame:
+    """As `per_run` gives them, with all measures but the loss the same."""
+    where = {"data": "mnist", "architecture": "2x8", **dict.fromkeys(MEASURES, 1.0)}
+    return pd.DataFrame({**where, "algorithm": a, "seed": s, "loss": loss} for a, s, loss in losses)
+
+
+def test_measures_are_compared_by_seed_with_an_interval_if_there_are_several():
+    seeds = ((0, 1.0, 2.0), (1, 1.5, 2.25), (2, 1.0, 2.5))  # seed, BP's loss, MF's
+    table = compared(runs_of([x for s, bp, mf in seeds for x in (("bp", s, bp), ("mf", s, mf))]))
+    assert table["measure"].tolist() == list(MEASURES.values())
+    assert table.loc[0, ["BP", "MF"]].tolist() == [1.167, 2.25]
+    differences = [mf - bp for _, bp, mf in seeds]
+    half = scipy.stats.sem(differences) * scipy.stats.t.ppf(0.975, 2)
+    mean = sum(differences) / 3
+    assert table.loc[0, "MF − BP"] == f"{mean:+.3g} [{mean - half:+.3g}, {mean + half:+.3g}]"
+    one = compared(runs_of([("bp", 0, 1.0), ("mf", 0, 2.0)]))
+    assert one.loc[0, "MF − BP"] == "+1"
+    assert set(one["p"]) == {""}
+
+
+def test_the_verdict_counts_measures_and_names_networks():
+    rows = gallery.recorded("landscape")
+    losses = pd.DataFrame(
+        [("mnist", "2x8", -2.0, -1.0, 5), ("cifar10", "2x8", -1.0, 1.0, 3)],
+        columns=["data", "architecture", "low", "high", "n"],
+    )
+    said = verdict(rows, losses)
+    assert "**lower on MNIST 2x8 (n = 5), higher on no network**" in said
+    assert "undecided on CIFAR-10 2x8 (n = 3)" in said
+    gap = rows[rows["kind"] == "gap"].set_index(["algorithm", "split"])["loss"]
+    assert gap["mf", "val"] > gap["bp", "val"]
+    assert "less favourable by 5 of 6 measures" in said
 
 
 def test_no_evidence_without_records():

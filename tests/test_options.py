@@ -6,6 +6,7 @@ import pytest
 
 from bpfree.algorithms import (
     MLP,
+    ASGELike,
     Backprop,
     CascadedForward,
     DeepSupervision,
@@ -25,7 +26,7 @@ BAD = {
 
 
 def cases():
-    every = (Backprop, DeepSupervision, FreezeOut, MonoForward, ForwardForward, CascadedForward)
+    every = (Backprop, DeepSupervision, FreezeOut, MonoForward, ASGELike, ForwardForward, CascadedForward)
     for algorithm in every:
         for option, default in algorithm.options().items():
             kind = type(default)
@@ -55,6 +56,10 @@ def test_a_value_that_cannot_be_is_refused_in_one_line(algorithm, option, value)
         (FreezeOut, {"freeze_from": 0.0}, "greater than 0"),
         (FreezeOut, {"freeze_from": 1.5}, "up to 1"),
         (FreezeOut, {"power": 0.0}, "greater than 0"),
+        (ASGELike, {"schedule": "simultaneous", "predict_by": "best"}, "use schedule='sequential'"),
+        (ASGELike, {"head": "groups"}, "use a multiple of 3"),
+        (ASGELike, {"head": "groups", "alpha": 0.0}, "leave patches and alpha as they are"),
+        (ASGELike, {"head": "groups", "patches": "const_dim"}, "or use head='random'"),
         (ForwardForward, {"negatives": "hybrid"}, "use predict_by='softmax'"),
         (CascadedForward, {"block_epochs": 3}, "use blocks='dfa'"),
     ],

@@ -53,8 +53,9 @@ def test_the_frontier_has_the_arms_that_need_a_budget_too_and_nothing_else_does(
 
 def test_arms_beside_the_study_are_run_by_name_only():
     quick = study.profile("quick", seeds=[0])
-    assert not {"mf_predsim", "fp"} & {e.algorithm for e in study.plan(quick)}
-    assert [e.algorithm for e in quick.arms("mf", "mf", "mf_predsim", "fp")] == ["mf", "mf_predsim", "fp"]
+    beside = ["mf_predsim", "fp", "asge_like"]
+    assert not {*beside} & {e.algorithm for e in study.plan(quick)}
+    assert [e.algorithm for e in quick.arms("mf", "mf", *beside)] == ["mf", *beside]
 
 
 def test_other_data_get_a_network_of_their_own():

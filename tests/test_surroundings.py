@@ -16,7 +16,6 @@ from IPython.core.pylabtools import print_figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import run_all
-from bpfree import Experiment, tuning
 from bpfree.evidence import figures, gallery
 
 ROOT = Path(run_all.__file__).parent
@@ -80,13 +79,10 @@ def test_the_gallery_is_drawn_as_ever(theirs, as_ever, tmp_path):
     assert len(as_ever) == 6
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    arm = Experiment("bp", architecture="1x4", max_epochs=1)
-    return tuning.tune(arm, 2, tmp_path_factory.mktemp("study") / "s.log", progress=False)
+IMPORTANCE = {"study": "s", "algorithm": "bp", "parameter": "lr", "importance": 1.0}
 
 
-def shown(study) -> list[bytes]:
+def shown() -> list[bytes]:
     """Figures as a notebook shows them, some by seaborn: by their own method, and, where pyplot is in use, by
     IPython, which asks the canvas."""
     goodness = pd.DataFrame({"goodness": [0.2, 0.9, 1.1, 2.0], "kind": ["negative"] * 2 + ["positive"] * 2})
@@ -94,16 +90,16 @@ def shown(study) -> list[bytes]:
     for figure in (
         figures.reach(pd.DataFrame({"model.blocks.0.linear.weight": [1.0]}, index=["loss"]), "a title"),
         figures.goodness(goodness.assign(layer=1, moment="before")),
-        figures.tuning.slice_points(study),
+        figures.tuning.importance_bars(pd.DataFrame([IMPORTANCE])),
     ):
         pictures += [figure._repr_png_(), print_figure(figure)]
     return pictures
 
 
-def test_figures_in_notebooks_look_as_ever(theirs, study):
-    expected = shown(study)
+def test_figures_in_notebooks_look_as_ever(theirs):
+    expected = shown()
     with mpl.rc_context(theirs):
-        assert shown(study) == expected
+        assert shown() == expected
 
 
 def test_a_back_end_that_is_none_is_not_asked_for():
@@ -112,17 +108,13 @@ def test_a_back_end_that_is_none_is_not_asked_for():
     assert done.returncode == 0, done.stderr
 
 
-SLICES = """import optuna
+BARS = f"""import pandas
 from bpfree.evidence import figures
-study = optuna.create_study()
-space = {"lr": optuna.distributions.FloatDistribution(1e-4, 1, log=True)}
-study.add_trial(optuna.trial.create_trial(params={"lr": 0.1}, distributions=space, value=50.0))
-study.set_user_attr("bpfree", {"algorithm": "bp"})
-figures.tuning.slice_points(study)._repr_png_()"""
+figures.tuning.importance_bars(pandas.DataFrame([{IMPORTANCE}]))._repr_png_()"""
 
 
 def test_a_back_end_that_needs_a_display_is_not_asked_for():
-    done = python(SLICES, MPLBACKEND="TkAgg", DISPLAY=None)
+    done = python(BARS, MPLBACKEND="TkAgg", DISPLAY=None)
     assert done.returncode == 0, done.stderr
 
 

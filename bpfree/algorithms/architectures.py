@@ -9,7 +9,7 @@ from ..errors import InvalidInput, named
 from ..training.batches import Data
 from ..training.limits import free_memory
 from .arms import arm
-from .networks import MLP, Blocks, CaFoCNN, ConvNet
+from .networks import MLP, Blocks, CaFoCNN, ConvNet, RMSNet
 
 #: The paper's networks, by family of arms.
 ARCHITECTURES = {
@@ -22,13 +22,14 @@ ARCHITECTURES = {
 OWN_DATA = {"ff": "2x1000", "cafo": "cnn", "mf": "2x1000"}
 
 #: What stands before a network's channels in its name, and the network.
-CONVOLUTIONAL = {"cnn": CaFoCNN, "conv": ConvNet}
+CONVOLUTIONAL = {"cnn": CaFoCNN, "conv": ConvNet, "rms": RMSNet}
 
 #: The smallest networks, on which an experiment's options are tried before anything is loaded.
 STAND_IN = {
     "mlp": lambda: MLP([100, 1, 1], classes=2),
     "cnn": lambda: CaFoCNN((1, 8, 8), classes=2, channels=(1, 1, 1)),
     "conv": lambda: ConvNet((1, 8, 8), classes=2, channels=(1, 1, 1)),
+    "rms": lambda: RMSNet((1, 8, 8), classes=2, channels=(1, 1, 1)),
 }
 
 
@@ -75,7 +76,7 @@ def own_network(architecture: str) -> type[Blocks] | None:
 
 
 def parse_architecture(architecture: str) -> tuple[str, list[int]]:
-    """("mlp", hidden widths), ("cnn", channels; none for CaFo's own) or ("conv", channels).
+    """("mlp", hidden widths), ("cnn", channels; none for CaFo's own) or ("conv" or "rms", channels).
 
     Raises InvalidInput for anything else.
     """
@@ -84,10 +85,10 @@ def parse_architecture(architecture: str) -> tuple[str, list[int]]:
         return "cnn", []
     if match := re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]*)", name):
         return "mlp", [int(match[2])] * int(match[1])
-    if match := re.fullmatch(r"(?:(cnn|conv)-)?([1-9][0-9]*(?:-[1-9][0-9]*)*)", name):
+    if match := re.fullmatch(r"(?:(cnn|conv|rms)-)?([1-9][0-9]*(?:-[1-9][0-9]*)*)", name):
         return match[1] or "mlp", [int(n) for n in match[2].split("-")]
     raise InvalidInput(
         f"architecture {architecture!r}: use layers x width as in '2x1000', widths as in '1000-500', "
-        "'cnn', CaFo's channels as in 'cnn-16-32-64', Mono-Forward's as in 'conv-64-128-256-512', or "
-        "'module:Class' of your own"
+        "'cnn', CaFo's channels as in 'cnn-16-32-64', Mono-Forward's as in 'conv-64-128-256-512' or "
+        "ASGE's as in 'rms-64-128-256-512', or 'module:Class' of your own"
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..errors import InvalidInput, choose, named
+from .asge import ASGELike
 from .base import Algorithm
 from .bp import Backprop, DeepSupervision, FreezeOut
 from .cafo import CascadedForward
@@ -118,6 +119,7 @@ _ARMS = (
         **{"lengths": EPOCHS, "division": DIVISION},
     ),
     Arm("fp", ForwardProjection, {}, "FP, solved", "mf", "#1F3A93", "8", DOTTED, RIDGES),
+    Arm("asge_like", ASGELike, {}, "ASGE-like", "mf", "#44AA99", "x", DASH_DOTTED),
     Arm("ff", ForwardForward, ADAMW, "FF (AdamW)", "ff", "#009E73", "^", DASHED, HEAD),
     Arm("ff_sgd", ForwardForward, SGD, "FF (SGD)", "ff", "#66C2A5", "<", DOTTED, HEAD),
     Arm(

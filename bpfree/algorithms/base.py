@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInput, check_positive, check_range, choose
 from ..training.batches import Data
 from ..training.chance import stream
+from ..training.history import StageHistory
 from ..training.numerics import MadePinned, pinned
 from ..training.stage import OPTIMISERS, SCHEDULES, Group, Stage
 from .networks import Blocks, flatten
@@ -143,6 +144,13 @@ class Algorithm(nn.Module, metaclass=MadePinned):
 
     def prepare(self, data: Data) -> None:
         """Takes from `data` what the algorithm must know of them before it trains; by default nothing."""
+
+    def conclude(self, number: int, log: StageHistory) -> None:
+        """Called when the stage of this number, counted from 1, is over and what it restored is in place.
+
+        log: its history; who overrides this calls it, too.
+        """
+        self.stages_finished.fill_(number)
 
     def initialise(self, seed: int) -> None:
         """Every parameter afresh from the stream (seed, parameter name); running statistics reset.

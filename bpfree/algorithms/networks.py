@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, layer_norm
 
 from ..errors import InvalidInput, choose
 from ..training.numerics import MadePinned
@@ -41,6 +42,7 @@ class Blocks(nn.Module, metaclass=MadePinned):
         classes: how many classes the data have.
         read: what a head reads of an activation: "flatten", all of it; "mean" of every channel; or a function
             without parameters of its own, (B, ...) -> (B, d_i).
+        shapes: of a sample's activation after each block, (channels, height, width) or, the default, (d_i,).
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Blocks(nn.Module, metaclass=MadePinned):
         inputs: int,
         classes: int,
         read: str | Callable[[Tensor], Tensor] = "flatten",
+        shapes: Sequence[tuple[int, ...]] | None = None,
     ):
         super().__init__()
         if not isinstance(classes, int) or classes < 2:
@@ -57,6 +60,7 @@ class Blocks(nn.Module, metaclass=MadePinned):
         self.blocks, self.features = nn.ModuleList(blocks), list(features)
         self.inputs, self.classes = inputs, classes
         self.read = read if callable(read) else READS[choose("read", read, READS)]
+        self.shapes = [(d,) for d in features] if shapes is None else list(shapes)
 
     def initialise_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> bool:
         """Fills `value` with the start of this parameter, if the network has a start of its own for it.
@@ -126,14 +130,15 @@ class Halving(Blocks):
                 f"{2 ** len(channels)}x{2 ** len(channels)} pixels or fewer channels"
             )
         inputs = c_in * height * width
-        blocks, features = [], []
+        blocks, features, shapes = [], [], []
         for c_out in channels:
             height, width = height // 2, width // 2
             block = self.block(c_in, c_out)
             blocks.append(block.to(memory_format=torch.channels_last))  # up to a third faster on a CPU
             features.append(c_out * (1 if self.reads == "mean" else height * width))
+            shapes.append((c_out, height, width))
             c_in = c_out
-        super().__init__(blocks, features, inputs, classes, self.reads)
+        super().__init__(blocks, features, inputs, classes, self.reads, shapes)
 
     def block(self, c_in: int, c_out: int) -> nn.Module:
         """One block: (B, c_in, H, W) -> (B, c_out, H // 2, W // 2)."""
@@ -177,6 +182,47 @@ class ConvNet(Halving):
             relu=nn.ReLU(inplace=True),
             pool=nn.MaxPool2d(2),
         )
+
+
+class RMSNet(Halving):
+    """Blocks as Adaptive Spatial Goodness Encoding is described to have: Conv3x3, ReLU, RMS-pool, LayerNorm.
+
+    Of arXiv 2509.12394 only secondary descriptions were to be had: channels, biases and whether LayerNorm has
+    a trained scale are not known. Here it has none. It is over the channels at each position, and stands
+    before the convolution that reads it, not behind the pool: that is the same function, and what is read of
+    a block is then its energy, which RMS-pool keeps and LayerNorm would take away. Pixels are not
+    normalised. A head reads the mean of every channel. Arguments and what is raised: as of `Halving`.
+    """
+
+    channels = (64, 128, 256, 512)
+    reads = "mean"
+
+    def __init__(self, shape: Sequence[int], *, classes: int, channels: Sequence[int] | None = None):
+        super().__init__(shape, classes=classes, channels=channels)
+        self.blocks[0] = self.blocks[0][1:]  # over one channel, LayerNorm would leave nothing of the image
+
+    def block(self, c_in: int, c_out: int) -> nn.Module:
+        return block_of(
+            norm=ChannelNorm(),
+            conv=nn.Conv2d(c_in, c_out, 3, padding=1),
+            relu=nn.ReLU(inplace=True),
+            pool=RMSPool(),
+        )
+
+
+class ChannelNorm(nn.Module):
+    """(B, channels, H, W) at mean 0 and variance 1 over the channels of every position."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return layer_norm(a.permute(0, 2, 3, 1), a.shape[1:2]).permute(0, 3, 1, 2)
+
+
+class RMSPool(nn.Module):
+    """The root of the mean square of every 2×2 window: (B, channels, H, W) -> (B, channels, H//2, W//2)."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        # The root has no finite gradient at 0, where a unit is silent in the whole window.
+        return avg_pool2d(a.square(), 2).clamp(min=1e-12).sqrt()
 
 
 def block_of(**modules: nn.Module) -> nn.Sequential:

@@ -11,6 +11,7 @@ from ..errors import choose
 from ..experiments import published, study
 from ..experiments.protocols import REFERENCE
 from . import frontier, gallery
+from .figures.resources import warmed
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
 from .tables.text import Quantity
@@ -25,9 +26,17 @@ def accuracy_against_bp(*algorithms: str) -> str:
     """The accuracy of these algorithms against BP's, paired by seed and judged as in the forest: Markdown, a
     line for each network, with the interval, the pairs, the hardware and whose settings both had.
     """
+    return "\n".join(
+        f"- {network}: {label(row.algorithm)} − {label(row.baseline)} = **{row.difference:+.2f} points** "
+        f"({_pairs(row)}; {where}): {row.verdict.partition(' (')[0].lower()}"  # n stands before it
+        for row, network, where in _against_bp(*algorithms)
+    )
+
+
+def _against_bp(*algorithms: str) -> Iterator[tuple]:
+    """(the contrast, the network's name, hardware and settings) of these algorithms, network by network."""
     runs = gallery.recorded("forest").query("metric == 'test_accuracy'")
     whose = {r.key: SETTINGS[r.experiment.hyperparameters_from] for r in gallery.committed_runs("05")}
-    lines = []
     for row in gallery.contrasts_with_bp(runs).itertuples():
         if row.algorithm not in algorithms or row.data == "digits":
             continue
@@ -35,14 +44,13 @@ def accuracy_against_bp(*algorithms: str) -> str:
         both = [place[place["algorithm"] == name] for name in (row.algorithm, row.baseline)]
         settings = [" and ".join(dict.fromkeys(part["key"].map(whose))) for part in both]
         devices = sorted({DEVICE_NAMES.get(d, d) for part in both for d in part["device"]})
-        interval = "" if pd.isna(row.low) else f", 95 % interval {row.low:+.2f} to {row.high:+.2f}"
-        lines.append(
-            f"- {network_name(row.data, row.architecture)}: {label(row.algorithm)} − {label(row.baseline)} = "
-            f"**{row.difference:+.2f} points** (n = {row.n}{interval}; {' and '.join(devices)}; settings "
-            f"{settings[0] if len(set(settings)) == 1 else f'{settings[0]}, BP {settings[1]}'}): "
-            f"{row.verdict.partition(' (')[0].lower()}"  # n stands before it
-        )
-    return "\n".join(lines)
+        own = settings[0] if len(set(settings)) == 1 else f"{settings[0]}, BP {settings[1]}"
+        yield row, network_name(row.data, row.architecture), f"{' and '.join(devices)}; settings {own}"
+
+
+def _pairs(row) -> str:
+    interval = "" if pd.isna(row.low) else f", 95 % interval {row.low:+.2f} to {row.high:+.2f}"
+    return f"n = {row.n}{interval}"
 
 
 def a_pass(algorithm: str) -> pd.DataFrame:
@@ -188,6 +196,82 @@ def _times(ratio: float) -> str:
     return "never" if ratio == inf else f"{ratio:.2f}"
 
 
+def idle_power() -> str:
+    """What a GPU draws that only waits, against what it drew while the networks of chapter 06 trained."""
+    sensors, traces = gallery.recorded("sensors"), gallery.recorded("mf_resources")
+    row = sensors[(sensors[["phase", "sensor"]] == ["idle, with a context", "counter"]).all(axis=1)].iloc[0]
+    idle = row["joules"] / row["seconds"]
+    power = traces[(traces["device"] == "cuda") & (traces["quantity"] == "power")]
+    power = warmed(pd.concat([power, traces[traces["quantity"] == "utilisation"]]))
+    watts = power[power["quantity"] == "power"].groupby(PLACE)["value"].mean()
+    share = (100 * idle / watts).clip(upper=100)
+    return (
+        f"A GPU that waits, with a program connected to it, draws **{idle:.0f} W** ({row['card']}, by its "
+        f"energy counter). While these networks trained it drew {watts.min():.0f} to {watts.max():.0f} W, "
+        f"one run each: **{share.min():.0f} to {share.max():.0f} %** of the power was for being switched on."
+    )
+
+
+def scaling_ratios() -> str:
+    """What local learning keeps, does and waits for, against BP, over the networks of the recorded sweep."""
+    sweep = gallery.recorded("scaling")
+    points = ["sweep", "depth", "width", "batch"]
+    wide = sweep.pivot_table(index=points, columns=["metric", "algorithm"], values="value")
+    held, time, work = (wide[m].div(wide[m]["bp"], axis=0) for m in ("saved_bytes", "step_s", "flops"))
+    local = ["mf", "mf_interleaved"]
+    deep, others = held.loc["depth", local], held.drop("depth", level="sweep")[local]
+    layers = deep.index.get_level_values("depth")
+
+    def span(ratios: pd.DataFrame) -> str:
+        return f"**{ratios.min(axis=None):.2f} to {ratios.max(axis=None):.2f}**"
+
+    return (
+        f"With {layers[0]} hidden layers Mono-Forward keeps {deep.iloc[0].mean():.2f} times as much as "
+        f"backpropagation for the backward pass, with {layers[-1]} **{deep.iloc[-1].mean():.2f}** times; "
+        f"however wide the layers or large the batch, {span(others)}. Its step takes {span(time[local])} "
+        f"times as long, for {span(work[local])} times the operations; Forward-Forward's takes "
+        f"{span(time[['ff']])} times as long, for {span(work[['ff']])} times the operations (CPU, one "
+        f"thread, each point measured once)."
+    )
+
+
+def search_bill() -> str:
+    """What each recorded search of chapter 04 took, in joules and in multiples of the trial that it found."""
+    searches = gallery.recorded("tuning")
+    said = []
+    for (name, algorithm), trials in searches.groupby(["data", "algorithm"], sort=False):
+        joules, found = trials["joules"].sum(), trials.loc[trials["value"].idxmax(), "joules"]
+        said.append(
+            f"{label(algorithm)} on {dataset(name)} **{joules / 1000:.1f} kJ**, {joules / found:.0f} times"
+        )
+    return (
+        f"Each search took, in joules ({searches['energy'].iloc[0]}) and in multiples of those of the one "
+        f"trial that it found: {'; '.join(said)}."
+    )
+
+
+def tuning_against_algorithm(few: int = 5) -> str:
+    """What settings and algorithm moved in the recorded searches, and what if BP had had few trials."""
+    searches = gallery.recorded("tuning")
+    said, decided = [], []
+    for name, trials in searches.groupby("data", sort=False):
+        values = trials.sort_values("trial").groupby("algorithm")["value"]
+        best, spread = values.max(), values.max() - values.min()
+        ahead, early = best["mf"] - best[REFERENCE], values.get_group(REFERENCE).iloc[:few].max()
+        decided.append(spread.min() > abs(ahead))
+        said.append(
+            f"on {dataset(name)} {spread.min():.1f} to {spread.max():.1f} points lie between an algorithm's "
+            f"worst trial and its best, and **{ahead:+.2f} points** between Mono-Forward's best and "
+            f"backpropagation's ({best['mf'] - early:+.2f} if that gets its first {few} trials only)"
+        )
+    more = "more" if all(decided) else "less" if not any(decided) else "here more and there less"
+    return (
+        f"The settings decide {more} than the algorithm: of {searches.groupby('study').size().iloc[0]} "
+        f"trials each, {'; '.join(said)}. These are validation images, n = 1 search each, on a CPU, with the "
+        f"same ranges and cap."
+    )
+
+
 def nokland_eidnes_beside_ours() -> pd.DataFrame:
     """Layers that learn on a local classifier: what arXiv 1901.06656 printed of its MLPs, and our runs.
 
@@ -207,3 +291,16 @@ def nokland_eidnes_beside_ours() -> pd.DataFrame:
                 rows.append((dataset(data), *theirs, *(Quantity.of(values, 2) for values in here)))
     own = [f"{label(name)}, here (%)" for name in LOCAL_MLPS]
     return pd.DataFrame(rows, columns=["data", "BP, in print (%)", "local, in print (%)", *own])
+
+
+def in_a_sentence(*algorithms: str) -> str:
+    """What `accuracy_against_bp` lists, as one sentence; hardware and settings once if all share them."""
+    found = list(_against_bp(*algorithms))
+    shared = {where for _, _, where in found}
+    said: dict[str, list[str]] = {}
+    for row, network, where in found:
+        own = "; ".join([_pairs(row), *([where] if len(shared) > 1 else [])])
+        said.setdefault(label(row.algorithm), []).append(f"**{row.difference:+.2f}** on {network} ({own})")
+    lists = [f"{name} {', '.join(differences)}" for name, differences in said.items()]
+    end = f" ({shared.pop()})" if len(shared) == 1 else ""
+    return f"Points of test accuracy against backpropagation on the same network: {'; '.join(lists)}{end}."

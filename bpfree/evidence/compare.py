@@ -47,8 +47,8 @@ def beside(
     """A row per published result, with ours next to it.
 
     Args:
-        records: as `bpfree.records` gives it; one run per arm and seed. A column `variant` may name runs of
-            a published variant ("cache on host").
+        records: as `bpfree.records` gives it, or `Ours` of it; one run per arm and seed. A column `variant`
+            may name runs of a published variant ("cache on host").
         our_protocol: which of ours; None: the one that the published number is of or, where that was not
             run, "convergence".
         traces: as `experiments.store.traces` gives it, for utilisation and memory as the device reports them.
@@ -71,7 +71,7 @@ def beside(
 
     Raises InvalidInput if an arm has two runs of one seed on one machine.
     """
-    ours = Ours(records, traces, country)
+    ours = Ours.of(records, traces, country)
     table = published.results(**where)
     by_place = _verdict_numbers(ours, table, our_protocol)
     rows = []

@@ -12,14 +12,22 @@ from ..errors import InvalidInput
 from ..experiments.experiment import trained
 from ..experiments.store import FIELDS
 from ..training.numerics import pinned
+from . import stats
+from .order import network_name
 
 if TYPE_CHECKING:
     from ..experiments.store import Record
 
 SURVEY_COLUMNS = (*FIELDS, "kind", "split", "samples", "direction", "x", "y", *around.VALUES)
 CONNECTED = ("bp", "mf")  # the algorithms whose solutions a line connects
-#: Of `per_run`, the smaller the more favourable.
-MEASURES = ("loss", "rise", "eigenvalue", "eigenvalue_val", "loss_gap", "error_gap")
+MEASURES = {  # of `per_run`, the smaller the more favourable -> in words
+    "loss": "validation loss (nats)",
+    "rise": "its rise one step away (nats)",
+    "eigenvalue": "sharpness, training images",
+    "eigenvalue_val": "sharpness, validation images",
+    "loss_gap": "validation − training loss (nats)",
+    "error_gap": "validation − training error (points)",
+}
 
 
 @pinned()
@@ -118,3 +126,46 @@ def favourable(runs: pd.DataFrame) -> pd.DataFrame:
         word = "more" if mf < bp else "less" if mf > bp else "as much"
         rows[measure] = {"bp": bp, "mf": mf, "n": len(by_seed), "favourable": word}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def compared(runs: pd.DataFrame) -> pd.DataFrame:
+    """`MEASURES` of BP and MF as a table to read: means, the difference paired by seed with its 95 % interval
+    and the p of a paired t-test, corrected for the number of rows (Holm); neither of a single seed.
+
+    runs: as `per_run` gives it, of one network.
+    """
+    rows, tests = [], []
+    for measure, words in MEASURES.items():
+        by_seed = runs.pivot(index="seed", columns="algorithm", values=measure)
+        difference = stats.paired(by_seed["mf"], by_seed["bp"])
+        found = stats.describe(difference)
+        interval = f" [{found.low:+.3g}, {found.high:+.3g}]" if found.n > 1 else ""
+        rows.append((words, *by_seed[["bp", "mf"]].mean(), f"{found.mean:+.3g}{interval}"))
+        tests.append(stats.ttest(difference))
+    table = pd.DataFrame(rows, columns=["measure", "BP", "MF", "MF − BP"]).round(3)
+    return table.assign(**{"p": [f"{p:.2f}" if p == p else "" for p in stats.holm(pd.Series(tests))]})
+
+
+def verdict(evidence: pd.DataFrame, losses: pd.DataFrame) -> str:
+    """The answer of chapter 08, Markdown: by how many measures MF's minimum is less favourable, and on which
+    data sets its validation loss is lower.
+
+    evidence: of one network, as `survey` gives it; losses: MF's validation loss against BP's, as
+    `stats.contrasts` gives it.
+    """
+    place = evidence[["data", "architecture"]].iloc[0]
+    found = favourable(per_run(evidence))
+    more, less = (found.index[found["favourable"] == word] for word in ("more", "less"))
+    lower, higher = losses["high"] < 0, losses["low"] > 0
+    words = {"lower": lower, "higher": higher, "undecided": ~(lower | higher)}
+    on = {}
+    for word, which in words.items():
+        where = [f"{network_name(r.data, r.architecture)} (n = {r.n})" for r in losses[which].itertuples()]
+        on[word] = " and ".join(where) or "no network"
+    return (
+        f"On {network_name(*place)} (n = {found['n'].max()} seed, GPU, settings tuned here) Mono-Forward's "
+        f"minimum is **less favourable by {len(less)} of {len(found)} measures** and more favourable by "
+        f"{len(more)} ({'; '.join(MEASURES[m] for m in more) or 'none'}). Its validation loss, which the "
+        f"claim was about, is **lower on {on['lower']}, higher on {on['higher']}** (95 % intervals that "
+        f"leave out 0), and undecided on {on['undecided']}."
+    )

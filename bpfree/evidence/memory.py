@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ..algorithms.arms import label
-from ..data import dataset
 from . import stats
+from .order import network_name
 
 ARM_AND_PREFIX = ["data", "architecture", "algorithm", "prefix"]
 HELD = ("account", "with_prefix", "rss", "allocated", "reserved", "nvml")
@@ -79,26 +79,50 @@ def _pairs(samples: pd.DataFrame, name: str) -> pd.Series:
     return max(found, key=len, default=pd.Series(dtype=float))
 
 
-def memory_or_time(beside: pd.DataFrame, device: str) -> str:
-    """Markdown: of each row of `beside_time` a sentence on what it holds and what it takes.
+def memory_or_time(beside: pd.DataFrame, device: str = "rss") -> pd.DataFrame:
+    """`beside_time` as a table to read: a row per arm, its process's memory and its time as ratios to BP's.
 
-    device: the column that is what the process held.
+    device: the column that is what the process held. The time is a pass, measured once, times the 95 %
+    interval of the passes: an estimate, and none where fewer than three pairs of runs are known.
     """
-    said, both = [], []
-    for (data, network, name, way), row in beside.iterrows():
-        served = f", prefix {way}" if len(beside.xs((data, network, name))) > 1 else ""
-        arm = f"{label(name)} on {dataset(data)} {network}{served}"
-        held = "less" if row["held_high"] < 1 else "more" if row["held_low"] > 1 else "about as much"
-        both += [arm] if held == "less" and row["time_high"] < 1 else []
-        time = "takes less time" if row["time_high"] < 1 else "takes longer" if row["time_low"] > 1 else ""
-        interval = f"[{row['low']:.2f}, {row['high']:.2f}] " if row["low"] > 0 else ""
-        whole = f"×{row['time_low']:.2f} to ×{row['time_high']:.2f}" if interval else "no interval"
+    rows = []
+    for place, row in beside.iterrows():
+        known = row["pairs"] >= 3
+        time = f"{row['time_low']:.2f} to {row['time_high']:.2f}" if known else "not known"
+        passes = f"{row['passes']:.2f} (n = {row['pairs']:.0f})"
+        memory = f"{row[device]:.2f} (n = {row['n']:.0f})"
+        ratios = memory, f"{row['pass']:.2f}", passes, time
+        rows.append((network_name(*place[:2]), _arm(place, beside), *ratios))
+    of = [f"{what} (× BP)" for what in ("memory", "a pass", "passes", "time")]
+    return pd.DataFrame(rows, columns=["network", "algorithm", *of])
+
+
+def less_of_both(beside: pd.DataFrame, device: str = "rss") -> str:
+    """Markdown: what MF takes and holds either way, and which arms have less of both than BP."""
+    said = []
+    for way, doing in {"kept": "kept", "recomputed": "computed again"}.items():
+        rows = beside.xs(("mf", way), level=["algorithm", "prefix"])
         said.append(
-            f"- **{arm}**: its process holds {held}, ×{row[device]:.2f} (account "
-            f"×{row['account']:.2f}, with the prefix ×{row['with_prefix']:.2f}; n = {row['n']:.0f}), and it "
-            f"{time or 'may take less time or more'}: a pass, ×{row['pass']:.2f} (n = 1), times the passes, "
-            f"×{row['passes']:.2f} {interval}(n = {row['pairs']:.0f}), gives {whole} (estimated)."
+            f"**{_span(rows[[device]])} times** backpropagation's memory and **"
+            f"{_span(rows[['time_low', 'time_high']])} times** its time with the layers below {doing}"
         )
-    return "\n".join(
-        [*said, "", f"Less memory and less time at once: **{'; '.join(both) or 'none of these'}**."]
+    less = beside[(beside["held_high"] < 1) & (beside["time_high"] < 1)]
+    which = [f"{_arm(place, beside)} on {network_name(*place[:2])}" for place in less.index]
+    mf = beside.xs("mf", level="algorithm")
+    return (
+        f"On real data Mono-Forward takes {', or '.join(said)}. Less of both at once: "
+        f"**{', '.join(which) or 'none'}** of the {len(beside)} that were measured (CPU; memory: n = "
+        f"{_span(beside[['n']], 0)} processes; time: an estimate, from one measured pass and, for "
+        f"Mono-Forward, {_span(mf[['pairs']], 0)} pairs of runs)."
     )
+
+
+def _arm(place: tuple[str, str, str, str], beside: pd.DataFrame) -> str:
+    """The algorithm, and how its prefix was served where both ways were measured."""
+    *network, name, way = place
+    return f"{label(name)}, prefix {way}" if len(beside.xs((*network, name))) > 1 else label(name)
+
+
+def _span(numbers: pd.DataFrame, places: int = 2) -> str:
+    low, high = (f"{n:.{places}f}" for n in (numbers.min(axis=None), numbers.max(axis=None)))
+    return low if low == high else f"{low} to {high}"

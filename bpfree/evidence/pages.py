@@ -1,8 +1,10 @@
 """What a batch of chapters leaves to be read: HTML pages, figures, and an index that leads to them.
 
-In the output folder: `notebooks/NN_x.ipynb`, `NN_x.html`, `figures/NN_x_K.png`, `index.html`, and
-`index.json`, which holds what the index knows, so that another batch can add to it, a later one or one that
-runs at the same time.
+In the output folder: `notebooks/NN_x.ipynb`, `NN_x.html`, `figures/NN_x_K.png`, `appendix.html`,
+`index.html`, and `index.json`, which holds what the index knows, so that another batch can add to it, a later
+one or one that runs at the same time. No page loads anything from a network.
+
+Two tags of a chapter's cells say what the index shows of it: `thumbnail`, the figure; `answer`, the result.
 """
 
 import base64
@@ -16,20 +18,18 @@ from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment
 from markupsafe import Markup
-from nbconvert import HTMLExporter
-from nbconvert.filters import markdown2html
 
 from ..errors import disk
 from .book import Chapter, content_of
+from .export import TEMPLATES, Exporter, rendered
 
 PATIENCE_S = 60  # with a batch that writes
+PLOT_BYTES = 20_000  # axes, lines and words take as much; small images and matrices, that say less, do not
 
 #: To a chapter: its notebook, its place in the index or its page.
 LINK = re.compile(rb'href="(?:index\.html#)?(\d\d_[^".#]+)(?:\.ipynb|\.html)?"')
-
-TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Entry:
     error: str = ""
     when: str = ""
     figure: str = ""
+    headline: str = ""
     machine: str = ""
 
 
@@ -48,14 +49,16 @@ class Pages:
     """The output folder of one profile."""
 
     def __init__(self, folder: Path, profile: str, chapters: list[Chapter]):
-        self.index = folder / "index.html"
+        self.index, self.appendix = folder / "index.html", folder / "appendix.html"
         self._folder, self._profile, self._chapters = folder, profile, chapters
+        self._state = folder / "index.json"
         with disk.refusals(folder, disk.OUTPUT):
             for name in ("notebooks", "figures"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-        how = {"extra_loaders": [TEMPLATES], "template_file": "chapter.html.j2", "embed_images": True}
-        self._exporter = HTMLExporter(**how)
-        self._template = Environment(loader=TEMPLATES, autoescape=True).get_template("index.html.j2")
+        self._exporter = Exporter()
+        environment = Environment(loader=TEMPLATES, autoescape=True)
+        environment.filters["duration"] = duration
+        self._template = environment.get_template("index.html.j2")
 
     def notebook(self, chapter: Chapter) -> Path:
         """Where the executed notebook belongs."""
@@ -80,11 +83,14 @@ class Pages:
             with self._alone():
                 self._enter(chapter, entry)
             return
-        resources = {"metadata": {"name": chapter.title, "path": str(chapter.path.parent)}}
-        html, _ = self._exporter.from_notebook_node(notebook, resources)
+        place = [c.name for c in self._chapters].index(chapter.name)
+        previous, following = ([None, *self._chapters, None][place + step] for step in (0, 2))
+        around = {"previous": previous, "following": following, "error": error}
+        html = self._exporter.page(notebook, chapter.title, chapter.path.parent, **around)
         with self._alone():
             self.save(chapter, notebook)
-            entry.figure = next(iter(self._write_figures(chapter, notebook)), "")
+            entry.figure = self._write_figures(chapter, notebook)
+            entry.headline = headline(notebook)
             outputs = next((c.outputs for c in reversed(notebook.cells) if c.cell_type == "code"), [])
             printed = [o.text.strip() for o in outputs if o.output_type == "stream"]
             # Chapters end with their environment line.
@@ -93,21 +99,37 @@ class Pages:
             self._link()
             self._enter(chapter, entry)
 
+    def append(self, records: Path) -> None:
+        """Write the appendix, unless there are no committed records or it is younger than all of them.
+
+        records: the folder that the gallery's tables are in, `figures` of a checkout.
+        """
+        committed = [path.stat().st_mtime for path in records.glob("data/*.csv")]
+        if not committed or (self.appendix.exists() and self.appendix.stat().st_mtime > max(committed)):
+            return
+        from . import appendix  # here, because it takes seconds
+
+        text = appendix.page(appendix.Committed(records))
+        with self._alone():
+            _write(self.appendix, text)
+            self._write_index(_entries(self._state))
+
     def _page(self, chapter: Chapter) -> Path:
         return self._folder / f"{chapter.name}.html"
 
     def _link(self) -> None:
-        """Lets links to a chapter lead to its page or, while there is none, to its entry in the index."""
+        """Lets links of the pages to a chapter lead to its page or, while there is none, into the index."""
+        for page in filter(Path.exists, map(self._page, self._chapters)):
+            with disk.refusals(page, disk.OUTPUT, doing="read"):
+                content = page.read_bytes()
+            if (linked := self._linked(content)) != content:
+                _write(page, linked)
+
+    def _linked(self, content: bytes) -> bytes:
         pages = [page for page in map(self._page, self._chapters) if page.exists()]
         goals = {c.name.encode(): f'href="index.html#{c.name}"'.encode() for c in self._chapters}
         goals |= {page.stem.encode(): f'href="{page.name}"'.encode() for page in pages}
-
-        for page in pages:
-            with disk.refusals(page, disk.OUTPUT, doing="read"):
-                content = page.read_bytes()
-            linked = LINK.sub(lambda link: goals.get(link[1], link[0]), content)
-            if linked != content:
-                _write(page, linked)
+        return LINK.sub(lambda link: goals.get(link[1], link[0]), content)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -128,17 +150,21 @@ class Pages:
 
     def _enter(self, chapter: Chapter, entry: Entry) -> None:
         """Into index.json, read afresh because another batch may have added to it, and into the index."""
-        state = self._folder / "index.json"
-        entries = _entries(state) | {chapter.name: asdict(entry)}
-        _write(state, json.dumps(entries, indent=1) + "\n")
+        entries = _entries(self._state) | {chapter.name: asdict(entry)}
+        _write(self._state, json.dumps(entries, indent=1) + "\n")
+        self._write_index(entries)
+
+    def _write_index(self, entries: dict[str, dict]) -> None:
         rows = [self._row(chapter, entries.get(chapter.name)) for chapter in self._chapters]
         text = self._template.render(
             profile=self._profile,
             chapters=rows,
             finished=sum(row["status"] == "ok" for row in rows),
+            seconds=sum(row.get("seconds", 0.0) for row in rows),
+            appendix=self.appendix.name if self.appendix.exists() else "",
             machines=list(dict.fromkeys(row["machine"] for row in rows if row.get("machine"))),
         )
-        _write(self.index, text)
+        _write(self.index, self._linked(text.encode()))
 
     def _row(self, chapter: Chapter, entry: dict | None) -> dict:
         """What the index shows of a chapter; an entry whose page was deleted counts as not run."""
@@ -150,27 +176,53 @@ class Pages:
             **(entry or {"status": "not run"}),
             "name": chapter.name,
             "title": chapter.title,
-            "question": Markup(markdown2html(chapter.question)),
+            "question": Markup(rendered(chapter.question)),
+            "headline": Markup(rendered((entry or {}).get("headline", ""))),
             "page": page.name if exists else "",
         }
 
-    def _write_figures(self, chapter: Chapter, notebook) -> list[str]:
-        """Write the chapter's figures in place of those of an earlier execution; returns their paths."""
-        paths = []
-        for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
-            image = output.get("data", {})
-            path = f"figures/{chapter.name}_{len(paths) + 1}"
-            if "image/png" in image:
-                paths.append(f"{path}.png")
-                _write(self._folder / paths[-1], base64.b64decode(image["image/png"]))
-            elif "image/svg+xml" in image:
-                paths.append(f"{path}.svg")
-                _write(self._folder / paths[-1], image["image/svg+xml"])
+    def _write_figures(self, chapter: Chapter, notebook) -> str:
+        """Write the chapter's figures in place of those of an earlier execution.
+
+        Returns the path of the one that stands for the chapter: the first of a cell tagged `thumbnail`, or
+        else the first plot; "" without any.
+        """
+        ranks = {}  # path -> which comes first
+        for cell in notebook.cells:
+            for image in (output.get("data", {}) for output in cell.get("outputs", [])):
+                path = f"figures/{chapter.name}_{len(ranks) + 1}"
+                if "image/png" in image:
+                    path, content = f"{path}.png", base64.b64decode(image["image/png"])
+                elif "image/svg+xml" in image:
+                    path, content = f"{path}.svg", image["image/svg+xml"]
+                else:
+                    continue
+                _write(self._folder / path, content)
+                ranks[path] = ("thumbnail" not in _tags(cell), len(content) < PLOT_BYTES)
         with disk.refusals(self._folder, disk.OUTPUT):
             for old in self._folder.glob(f"figures/{chapter.name}_[0-9]*"):
-                if old.relative_to(self._folder).as_posix() not in paths:
+                if old.relative_to(self._folder).as_posix() not in ranks:
                     old.unlink(missing_ok=True)
-        return paths
+        return min(ranks, key=ranks.get, default="")
+
+
+def headline(notebook) -> str:
+    """The first paragraph of the last Markdown output of the cells tagged `answer`; "" if there is none."""
+    outputs = [o for cell in notebook.cells if "answer" in _tags(cell) for o in cell.get("outputs", [])]
+    said = [o.data["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
+    return said[-1].strip().partition("\n\n")[0] if said else ""
+
+
+def duration(seconds: float) -> str:
+    """As text: "9.3 s", "2 min 5 s", "1 h 12 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
 
 
 def _entries(state: Path) -> dict[str, dict]:

@@ -92,6 +92,11 @@ class Ours:
         self._pooled = dict(iter(pooled.groupby(["algorithm", "variant"], sort=False)))
         self.arm = functools.cache(self._arm)
 
+    @classmethod
+    def of(cls, records: "pd.DataFrame | Ours", *more: object) -> "Ours":
+        """Of these records; or the `Ours` that is given, which several tables of the same records share."""
+        return records if isinstance(records, cls) else cls(records, *more)
+
     def _arm(
         self,
         data: str,

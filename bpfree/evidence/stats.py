@@ -84,7 +84,7 @@ def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, floa
     not nineteen times in twenty), and Student's is not. A single value has none: (NaN, NaN). Values that are
     all the same have that value at both ends. Where the correction is undefined, the percentile interval.
     """
-    from scipy import stats
+    from scipy import special, stats
 
     values = np.sort(_finite(values))
     mean = float(values.mean())
@@ -93,7 +93,8 @@ def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, floa
     if _constant(values):
         return mean, mean
     if len(values) < ENOUGH:
-        half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
+        error = values.std(ddof=1) / math.sqrt(len(values))
+        half = special.stdtrit(len(values) - 1, (1 + level) / 2) * error  # Student's quantile
         return float(mean - half), float(mean + half)
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():

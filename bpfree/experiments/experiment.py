@@ -42,8 +42,8 @@ class Experiment:
         seed: of the weights, the batches and the validation split.
         architecture: "2x1000" (hidden layers x width), "1000-500" (widths), "cnn" (the three CaFo
             blocks), "cnn-16-32-64" (with these channels), "conv-64-128-256-512" (the blocks of Mono-Forward's
-            authors with these channels, `ConvNet`), or "module:Class" of your own `Blocks`; None: the paper's
-            for this algorithm and data.
+            authors with these channels, `ConvNet`), "rms-64-128-256-512" (`RMSNet`), or "module:Class" of
+            your own `Blocks`; None: the paper's for this algorithm and data.
         protocol: a name in `bpfree.experiments.protocols.PROTOCOLS`, or "module:object" of your own
             `Protocol`: how long it may train.
         preset: the source whose contested choices and hyperparameters are taken ("thesis", "2026",

@@ -37,7 +37,8 @@ OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
 STUDIED = {*LADDER, *CAFO, *FRONTIER, "ff", "ff_sgd"}
 #: Family -> the arms that train its networks, but only on a budget that is fixed in advance.
 BUDGET_ONLY = {"mf": tuple(a for a in FRONTIER if a not in LADDER)}
-BESIDE = {"mf_predsim", "fp"}  # arms of this package that no chapter trains; whoever wants them names them
+#: Arms of this package that no chapter trains; whoever wants them names them.
+BESIDE = {"mf_predsim", "fp", "asge_like"}
 FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")
 SHOWN_RUNGS = ("bp", "mf_interleaved", "mf")  # of the ladder, what chapter 03 shows

@@ -151,7 +151,7 @@ def train(
                 del how, optimiser, keep  # their memory goes before the next stage's comes
             for parameter in algorithm.parameters():
                 parameter.grad = None  # a finished stage keeps no gradients
-            algorithm.stages_finished.fill_(number)
+            algorithm.conclude(number, log)
             history.provenance = clock.provenance
             checkpoint.save(after, state, first=clock.settle)
             bars.stage_done()

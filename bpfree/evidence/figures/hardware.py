@@ -21,7 +21,6 @@ PARTS = {  # what is held -> its name and colour
     "state": ("optimiser state", style.ORANGE),
     "graph": ("kept for backward", style.GREEN),
 }
-GROUP_COLOURS = (style.BLUE, style.ORANGE, style.GREEN, "#CC79A7", style.SKY, style.GREY)
 SCALED_METRICS = {
     "step_s": ("ms to update every layer once", 1e3),
     "saved_bytes": ("MiB kept for backward", 1 / MIB),
@@ -95,7 +94,7 @@ def memory_lines(table: pd.DataFrame) -> Figure:
         ]
         style.bars_named(ax, names, fontsize=8)
         ax.grid(visible=True, axis="x")
-        style.name_panel(ax, _network(part))
+        style.name_panel(ax, style.network_of(part))
         ax.set_xscale("log")
     style.plain_log(axes[0, 0].xaxis, table["value"].min(), table["value"].max())
     axes[-1, 0].set_xlabel("MiB (logarithmic)")
@@ -197,6 +196,8 @@ def roofline_points(roof, placed: pd.DataFrame) -> Figure:
     ax.plot(x, [roof.limit(i) / 1e9 for i in x], color="#555555", lw=1.5)
     for name, stages in placed.groupby("algorithm", sort=False):
         style.marks(ax, name, stages["intensity"], stages["rate"] / 1e9, ms=6, label=look(name).label)
+        for stage in stages.itertuples() if len(stages) > 1 else ():
+            style.annotate(ax, (stage.intensity, stage.rate / 1e9), stage.stage, (6, -3))
     style.annotate(ax, (x[0], roof.limit(x[0]) / 1e9), "memory", (4, 10), 8)
     style.annotate(ax, (x[-1], roof.flops_per_s / 1e9), "multiplication", (-4, 4), 8, ha="right")
     style.logarithmic(ax)
@@ -204,23 +205,6 @@ def roofline_points(roof, placed: pd.DataFrame) -> Figure:
     ax.legend(fontsize=8, loc="lower right")
     threads = f", {_threads(roof.threads)}" if roof.device == "cpu" else ""
     ax.set_title(f"float32 on {roof.device}{threads}", fontsize=9)
-    return figure
-
-
-@style.styled
-def step_bars(profiles: pd.DataFrame) -> Figure:
-    """Where the milliseconds of one step go, a bar per stage.
-
-    profiles: `hardware.profile_step` of several algorithms, with the column algorithm.
-    """
-    style.require(profiles, "steps")
-    bars = profiles.pivot_table(index=["algorithm", "stage"], columns="group", values="ms", sort=False)
-    groups = zip(profiles["group"].drop_duplicates(), GROUP_COLOURS, strict=False)
-    parts = {(group, colour): bars[group].fillna(0.0) for group, colour in groups}
-    labels = [_stage({"algorithm": a, "stage": s}) for a, s in bars.index]
-    figure, ax = _stacked(parts, labels, height=1.1 + 0.3 * len(bars))
-    ax.set_xlabel("ms of a step")
-    _legend_above(ax)
     return figure
 
 
@@ -247,10 +231,6 @@ def _threads(number: int) -> str:
 
 def _machine(table: pd.DataFrame) -> str:
     return f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}"
-
-
-def _network(table: pd.DataFrame) -> str:
-    return f"{style.data_name(table['data'].iloc[0])}, {table['architecture'].iloc[0]}"
 
 
 def _stage(row) -> str:
@@ -286,7 +266,7 @@ def pass_cost(table: pd.DataFrame) -> Figure:
             ax.set_xlabel(title)
         ways = [f"{look(n).label}, recomputed" if w == "recomputed" else look(n).label for n, w in wide.index]
         style.bars_named(panels[0], ways, fontsize=8)
-        panels[0].set_title(f"images as of {_network(part)}", loc="left", fontsize=9)
+        panels[0].set_title(f"images as of {style.network_of(part)}", loc="left", fontsize=9)
     repeated = "n" in table
     how = "training: means of windows, in turns with backpropagation's," if repeated else "each measured once"
     style.caption(
@@ -313,7 +293,7 @@ def subnormals(table: pd.DataFrame) -> Figure:
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
     small = {"fontsize": 8, "title_fontsize": 8}
     figure.legend(title="subnormal numbers", loc="outside upper center", ncols=4, **small)
-    ax.set_title(_network(table), loc="left", fontsize=9)
+    ax.set_title(style.network_of(table), loc="left", fontsize=9)
     style.caption(figure, "one run of each", _machine(table))
     return figure
 

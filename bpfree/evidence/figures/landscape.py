@@ -91,7 +91,7 @@ def plane_contours(evidence: pd.DataFrame) -> Figure:
             ax.contour(grid.columns, grid.index, grid, levels=levels, colors="white", linewidths=0.4)
             style.marks(ax, name, 0, 0, mec="white", ms=7)
             seeds = " and ".join(f"{seed:g}" for seed in mine["seed"].unique())
-            ax.set(xlabel=f"{look(name).label}, seed {seeds}: {STEP}", aspect="equal")
+            ax.set(xlabel=f"{look(name).label}, seed {seeds}: step", aspect="equal")
             ax.grid(visible=False)
         axes[0].set_ylabel(STEP)
         bar = figure.colorbar(filled, ax=list(axes), ticks=levels[::3], format="%.2g", shrink=0.8)
@@ -125,8 +125,8 @@ def sharpness_points(evidence: pd.DataFrame) -> Figure:
             counts = [f"{look(name).label}\n{style.n_of(wide[name].notna().sum())}" for name in names]
             ax.set_xticks(range(len(names)), counts, fontsize=8)
             ax.set_xlim(-0.5, len(names) - 0.5)
-            ax.margins(y=0.1)
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+            ax.set_ylim(top=ax.get_ylim()[1] + 0.06 * np.ptp(ax.get_ylim()))  # room for a marker
             ax.set_ylabel(label)
             ax.grid(visible=False, axis="x")
     return figure
@@ -138,6 +138,7 @@ def _rows_of_panels(
     """A figure with a titled row of panels for each arm, and each of these with the arm's rows."""
     arms = [arm for _, arm in rows.groupby(["data", "architecture", "protocol"], sort=False)]
     figure, grid = style.new_figure(columns=columns, rows=len(arms), height=height * len(arms), **options)
-    for axes, arm in zip(grid, arms, strict=True):
-        style.name_panel(axes[0], style.title_of(arm))
+    names = [style.network_of(arm) for arm in arms]
+    for axes, arm, name in zip(grid, arms, names, strict=True):
+        style.name_panel(axes[0], name if names.count(name) == 1 else style.title_of(arm))
     return figure, zip(grid, arms, strict=True)

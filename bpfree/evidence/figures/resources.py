@@ -61,6 +61,7 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     if not columns:
         return style.blank(f"nothing of {', '.join(quantities)} was sampled, nor what stands in for it")
     short = []
+    places = [style.network_of(part) for _, part in parts]
     figure, axes = style.new_figure(columns=len(columns), rows=len(parts), height=0.75 + 2.1 * len(parts))
     for i, (title, part) in enumerate(parts):
         for ax, series in zip(axes[i], columns, strict=True):
@@ -80,7 +81,8 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
                 ax.set_ylim(bottom=0)
             ax.margins(y=0.2 if stages else 0.05)  # room for the stages' names
         seeds = " and ".join(f"{seed:g}" for seed in part["seed"].unique())
-        style.name_panel(axes[i][0], f"{title}; one run each, seed {seeds}")
+        name = places[i] if places.count(places[i]) == 1 else title  # which says in what two panels differ
+        style.name_panel(axes[i][0], f"{name}; one run each, seed {seeds}")
     style.legend(figure, ordered(traces["algorithm"]), marker=False)
     names = dict.fromkeys(parts[i][1]["data"].iloc[0] for i in sorted(without))
     where = f" for {', '.join(style.data_name(n) for n in names)}" if len(names) < len(parts) else ""

@@ -130,7 +130,8 @@ def goodness(frame: pd.DataFrame) -> Figure:
 
     style.require(frame, "goodness")
     layers, moments = frame["layer"].unique(), frame["moment"].unique()
-    figure, axes = style.new_figure(columns=len(layers), rows=len(moments), height=1.7 * len(moments))
+    panels = {"columns": len(layers), "rows": len(moments), "height": 1.7 * len(moments)}
+    figure, axes = style.new_figure(**panels, sharex="col")
     how = {"palette": {"positive": style.BLUE, "negative": style.RED}, "bins": 40, "element": "step"}
     for row, moment in zip(axes, moments, strict=True):
         for ax, layer in zip(row, layers, strict=True):

@@ -186,6 +186,11 @@ def title_of(frame: pd.DataFrame) -> str:
     return title
 
 
+def network_of(frame: pd.DataFrame) -> str:
+    """Of the rows of one network: its data and its architecture."""
+    return f"{data_name(frame['data'].iloc[0])}, {frame['architecture'].iloc[0]}"
+
+
 def n_of(n: int, of: int | None = None, capped: int = 0) -> str:
     """How many runs a line, a bar or a point is of: "n = 2 of 3, 1 at the cap"."""
     text = f"n = {n}" if of in (None, n) else f"n = {n} of {of}"

@@ -1,6 +1,6 @@
 """The paper's tables, its numbers beside ours.
 
-Each takes tidy records, and then, as keywords,
+Each takes tidy records, or `Ours` of them, and then, as keywords,
 
     source: whose numbers ("thesis", or "2026", whose rule is `convergence_loss`, printed for `matched` too),
     protocol: which of the source's protocols; None: its usual one,
@@ -105,7 +105,7 @@ def _cell(number: Number, what: str, note: str = "") -> Quantity:
 
 def performance(family: str, records: pd.DataFrame, *, source: str = "thesis", **how) -> pd.DataFrame:
     """Accuracy and epochs of a family's algorithms and of BP on the same networks."""
-    ours = Ours(records)
+    ours = Ours.of(records)
     rows = []
     for arm in arms(ours, [family], source, **how):
         [accuracy], [epochs] = (ours.number(metric, arm.runs) for metric in ("test_accuracy", "epochs"))
@@ -135,7 +135,7 @@ def efficiency(family: str, records: pd.DataFrame, *, source: str = "thesis", **
     operations of one sample are by the papers' convention, which `hardware.flops` does not share. Power that
     was not printed is the printed energy by the printed time.
     """
-    ours = Ours(records)
+    ours = Ours.of(records)
     found = []
     for arm in arms(ours, [family], source, **how):
         if arm.printed:
@@ -186,7 +186,7 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
     The paper's table 7. Changes of what was printed are of its means; ours pair the seeds that both have, on
     one machine.
     """
-    ours = Ours(records)
+    ours = Ours.of(records)
     rows = []
     for arm in arms(ours, FAMILIES, source, **how):
         if arm.algorithm == "bp":
@@ -230,7 +230,7 @@ def overview(records: pd.DataFrame) -> pd.DataFrame:
     is the one with the most pairs; an empty cell has none. No product is formed of factors of different runs.
     Beside them what the sources printed (A100). Arms that were not run are left out.
     """
-    ours = Ours(records)
+    ours = Ours.of(records)
     found: dict[tuple, dict[str, Compared]] = {}
     for source in USUAL_PROTOCOL:
         for arm in arms(ours, (*FAMILIES, "bp"), source, our_protocol="convergence"):
@@ -278,7 +278,7 @@ def gap_to_printed(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns: a row per network: the three ratios, printed and ours (with n), and the share of passes (%).
     """
-    ours = Ours(records)
+    ours = Ours.of(records)
     rows = []
     for arm in arms(ours, ["mf"], "2026", our_protocol="convergence"):
         printed = [m for m in ("epochs", "epochs_median", "total_j") if arm.compared(m, "ratio")]
