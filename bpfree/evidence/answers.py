@@ -10,6 +10,7 @@ from ..errors import choose
 from ..experiments import published
 from ..experiments.protocols import REFERENCE
 from . import frontier, gallery
+from .findings import findings as findings
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
 from .tables.text import Quantity

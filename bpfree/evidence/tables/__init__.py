@@ -15,7 +15,7 @@ markdown, latex                                 a table as text
 
 from .budgets import at_best, at_equal_accuracy, not_run, to_target
 from .claims import claims, claims_by_protocol, claims_in_brief
-from .coverage import campaign, coverage, filled, machine_names
+from .coverage import NOT_RUN, campaign, coverage, filled, machine_names
 from .paper import (
     agreement,
     cafo_efficiency,
@@ -33,6 +33,7 @@ from .summary import bill_of_run, passes_times_cost, readouts, summary, undecide
 from .text import Quantity, latex, markdown
 
 __all__ = [
+    "NOT_RUN",
     "Quantity",
     "agreement",
     "at_best",

@@ -1,6 +1,7 @@
 """What of the study was run, how much of the paper that fills, and how long training took."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pandas as pd
 
@@ -71,7 +72,7 @@ def coverage(
 
 def _planned(data: tuple[str, ...]) -> list[tuple[str, str, str, str]]:
     """(data, network, algorithm, protocol) of every run that the study asks for, the ladder apart."""
-    whole = study.profile("paper", datasets=data, seeds=[0])
+    whole = replace(study.profile("paper", datasets=data, seeds=[0]), passes=study.PASSES[-1:])
     runs = [*whole.chapter("05"), *whole.chapter("09")]
     planned = [(e.data, e.resolved_architecture, e.algorithm, e.protocol) for e in runs]
     planned += [(e.data, e.resolved_architecture, e.algorithm, LADDER) for e in whole.ladder()]
