@@ -36,8 +36,8 @@ CHAPTERS |= {"09": "the_frontier"}
 LEGEND = (
     "Ratios and differences are to backpropagation on the same network, in pairs of runs with the same seed. "
     "In brackets: n, the number of pairs, and the 95 % interval; a single pair is called *one run* and "
-    f"decides nothing. *Within the margin* means by less than {stats.MARGIN:g} points, which was set beforehand. "
-    "*Undecided* means that these runs cannot tell."
+    f"decides nothing. *Within the margin* means by less than {stats.MARGIN:g} points, which was set "
+    "beforehand. *Undecided* means that these runs cannot tell."
 )
 
 
@@ -437,8 +437,9 @@ def held(known: Known) -> Finding | None:
                 continue
             text = (
                 f"on {_network(ways.iloc[0])} the tensors of a training step are "
-                f"{own['account']['kept']:.2f} times backpropagation's, or {own['with_prefix']['kept']:.2f} times "
-                f"with the kept outputs of frozen layers, and {holder} {kept:.2f} times as much"
+                f"{own['account']['kept']:.2f} times backpropagation's, or "
+                f"{own['with_prefix']['kept']:.2f} times with the kept outputs of frozen layers, and {holder} "
+                f"{kept:.2f} times as much"
             )
             text += "" if isnan(again) else f", or {again:.2f} times if it computes these outputs again"
             said.append(f"{text} (n = {own['n']['kept']:.0f} processes)")
