@@ -438,8 +438,8 @@ def held(known: Known) -> Finding | None:
             text = (
                 f"on {_network(ways.iloc[0])} the tensors of a training step are "
                 f"{own['account']['kept']:.2f} times backpropagation's, or "
-                f"{own['with_prefix']['kept']:.2f} times with the kept outputs of frozen layers, and {holder} "
-                f"{kept:.2f} times as much"
+                f"{own['with_prefix']['kept']:.2f} times with the kept outputs of frozen layers, and "
+                f"{holder} {kept:.2f} times as much"
             )
             text += "" if isnan(again) else f", or {again:.2f} times if it computes these outputs again"
             said.append(f"{text} (n = {own['n']['kept']:.0f} processes)")

@@ -299,10 +299,10 @@ def write_index(folder: Path = FOLDER) -> Path:
 
 INDEX = """# The figures
 
-`run_all.py --figures-only` draws all of them again from their tables in [data](data), in a minute or two and
-with the same bytes; it also writes this page. To measure a table again, use its command, from the folder above
-this one. What the study's runs take, `run_all.py --profile evidence --list` says before it trains anything; the
-first lines of a command in [measure](measure) say how long it takes.
+`run_all.py --figures-only` draws all of them again from their tables in [data](data), with the same bytes, in a
+minute or two; it also writes this page. To measure a table again, use its command, from the folder above. How
+long the study's runs take, `run_all.py --profile evidence --list` says before it trains anything; of a command
+in [measure](measure) its first lines say it.
 """
 
 
@@ -318,8 +318,8 @@ def _made_by(table: str) -> str:
 
 
 MADE_BY = {
-    "tuning": "`python -m bpfree.tuning bp mf --data fashion_mnist --trials 20 --max-epochs 8`, for each data set",
-    "landscape": "`bpfree.evidence.landscape.survey` of the runs that chapter 08 trains with `--profile evidence`",
+    "tuning": "`python -m bpfree.tuning bp mf --data fashion_mnist --trials 20`, for each data set",
+    "landscape": "`bpfree.evidence.landscape.survey`, of runs that chapter 08 trains (`--profile evidence`)",
 }
 
 
