@@ -4,10 +4,10 @@ No number and no verdict is written here: all are computed when the sentences ar
 change as records are added. What was run once is said to be one run, and what is undecided to be undecided.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf, isnan, nan
+from math import inf, isnan
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from .verdicts import verdicts
 NAMES = {"mf": "Mono-Forward", "ff": "Forward-Forward", "ff_sgd": "Forward-Forward with SGD"}
 NAMES |= {
     "cafo_rand": "Cascaded-Forward with random blocks",
-    "cafo_dfa": "Cascaded-Forward with trained ones",
+    "cafo_dfa": "Cascaded-Forward with trained blocks",
 }
 SETTINGS = {"tuned": "tuned here", "thesis": "the thesis's", "2026": "those of 2026", "defaults": "defaults"}
 DEVICES = {"cuda": "GPU", "cpu": "CPU"}
@@ -42,17 +42,17 @@ LEGEND = (
 
 
 class Finding(NamedTuple):
-    """Its name, its sentences, what they rest on (settings, hardware), and the chapters that show it."""
+    """What is found, its evidence, what that rests on (settings, hardware), and the chapters that show it."""
 
-    name: str
-    text: str
+    found: str
+    evidence: str
     rests_on: list[str]
     chapters: list[str]
 
     def markdown(self, notebooks: str) -> str:
         links = (f"[chapter {c}]({notebooks}{c}_{CHAPTERS[c]}.ipynb)" for c in self.chapters)
         brackets = "; ".join(filter(None, [*self.rests_on, _list(links)]))
-        return f"**{self.name}.** {self.text} ({brackets})"
+        return " ".join(filter(None, [f"**{self.found}**", self.evidence, f"({brackets})"]))
 
 
 def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
@@ -149,27 +149,29 @@ def _sure(n: int, low: float, high: float, style: str = "+.2f") -> str:
     return f"(n = {n})" if isnan(low) else f"(n = {n}; {low:{style}} to {high:{style}})"
 
 
-def _effect(row: pd.Series, above: str, below: str, unit: str, places: int = 2) -> str:
-    """How a contrast came out; above, below: what the algorithm is if its effect has that sign."""
-    size, style = row["difference"], f"+.{places}f"
-    sure = _sure(row["n"], row["low"], row["high"], style)
-    word, _, within = row["verdict"].partition(", ")
-    side = {stats.HIGHER: above, stats.LOWER: below}.get(word)
-    if side:
-        return f"**{side}** by {abs(size):.{places}f} {unit}{', within the margin' if within else ''} {sure}"
-    if word == stats.EQUIVALENT:
-        return f"**equivalent**, {size:{style}} {unit} {sure}"
-    if word == stats.ONE_SEED:
-        return f"{size:{style}} {unit} {sure}"
-    return f"**undecided**, {size:{style}} {unit} {sure}"
+def _verdicts(contrasts: pd.DataFrame, above: str, below: str) -> str:
+    """The words of contrasts, each with its networks; above, below: what an effect of that sign is called."""
+    sides = {stats.HIGHER: above, stats.LOWER: below, stats.ONE_SEED: "known from one run alone"}
+    where: dict[str, list[str]] = {}
+    for _, row in contrasts.iterrows():
+        word, _, within = row["verdict"].partition(" (")[0].partition(", ")
+        words = sides.get(word, word) + (f" ({within})" if within else "")
+        where.setdefault(words, []).append(_network(row))
+    return _list(f"{words} on {_list(networks)}" for words, networks in where.items())
 
 
-def _accuracy(row: pd.Series) -> str:
-    return _effect(row, "more accurate", "less accurate", "points")
+def _accuracies(contrasts: pd.DataFrame) -> str:
+    return _verdicts(contrasts, "more accurate", "less accurate")
 
 
-def _by_network(table: pd.DataFrame, words: Callable[[pd.Series], str]) -> str:
-    return "; ".join(f"on {_network(row)} {words(row)}" for _, row in table.iterrows())
+def _numbers(contrasts: pd.DataFrame, unit: str = "points", places: int = 2) -> str:
+    """The differences of contrasts, each with its network and how sure it is."""
+    style = f"+.{places}f"
+    return "; ".join(
+        f"{row['difference']:{style}} {unit} on {_network(row)} "
+        f"{_sure(row['n'], row['low'], row['high'], style)}"
+        for _, row in contrasts.iterrows()
+    )
 
 
 def _network(row: pd.Series) -> str:
@@ -226,6 +228,14 @@ def _name(algorithm: str) -> str:
     return NAMES.get(algorithm, label(algorithm))
 
 
+def _by_name(contrasts: pd.DataFrame) -> str:
+    """What was found of the accuracy of each algorithm."""
+    found = (
+        f"{_name(name)} is {_accuracies(rows)}" for name, rows in contrasts.groupby("algorithm", sort=False)
+    )
+    return f"Trained until it stops improving and compared with backpropagation, {'; '.join(found)}."
+
+
 # ---------------------------------------------------------------- the findings
 
 
@@ -233,11 +243,8 @@ def accuracy_at_convergence(known: Known) -> Finding | None:
     mine = known.converged[known.converged["algorithm"] == "mf"]
     if mine.empty:
         return None
-    text = (
-        "Where each algorithm trains until its validation accuracy stops improving, Mono-Forward is, "
-        f"compared with backpropagation, {_by_network(mine, _accuracy)}.{_at_cap(mine)}"
-    )
-    return Finding("Accuracy without a deadline", text, [_whose(mine), known.hardware_of("mf")], ["05"])
+    evidence = f"The difference in test accuracy is {_numbers(mine)}.{_at_cap(mine)}"
+    return Finding(_by_name(mine), evidence, [_whose(mine), known.hardware_of("mf")], ["05"])
 
 
 def accuracy_at_best(known: Known) -> Finding | None:
@@ -249,17 +256,20 @@ def accuracy_at_best(known: Known) -> Finding | None:
     if local.empty:
         return None
     passes = {place: runs["passes"].iat[0] for place, runs in frontier.best(known.points)}
-
-    def of(row: pd.Series) -> str:
-        network = row["data"], row["architecture"]
-        own, base = passes[*network, row["algorithm"]], passes[*network, "bp"]
-        return f"{_name(row['algorithm'])} ({own} passes; backpropagation {base}) is {_accuracy(row)}"
-
-    text = (
-        "Where the number of passes is fixed in advance, settings are searched for each number with the same "
-        f"trials, and each algorithm has the number at which it validates best: {_by_network(local, of)}."
+    found, evidence = [], []
+    for name, rows in local.groupby("algorithm", sort=False):
+        found.append(f"{_name(name)} is, compared with backpropagation, {_accuracies(rows)}")
+        best_with = [
+            f"{passes[*place, name]} passes, backpropagation {passes[*place, 'bp']}"
+            for place in rows[NETWORK].itertuples(index=False)
+        ]
+        evidence.append(f"{_name(name)}, at its best with {_list(best_with)}: {_numbers(rows)}.")
+    how = "Settings were searched for each number of passes, with the same trials for all."
+    found = (
+        "With a number of passes that is fixed in advance, and each algorithm at its best number, "
+        f"{'; '.join(found)}."
     )
-    return Finding("Accuracy with a deadline", text, ["tuned here", known.hardware(known.points)], ["09"])
+    return Finding(found, f"{' '.join(evidence)} {how}", [known.hardware(known.points)], ["09"])
 
 
 def equal_accuracy(known: Known) -> Finding | None:
@@ -273,27 +283,28 @@ def equal_accuracy(known: Known) -> Finding | None:
         for cost in costs
     )
     table = table[~table["algorithm"].isin(frontier.BASELINES)]
-    said = []
+    found, evidence = [], []
     for _, here in table.groupby(NETWORK, sort=False):
         first = here.iloc[0]
-        said.append(
+        evidence.append(
             f"On {_network(first)} backpropagation is at its best as {label(first['baseline'])} with "
-            f"{first['baseline_passes']} passes, which give {first['baseline_test']:.2f} % on the test data "
+            f"{first['baseline_passes']} passes, {first['baseline_test']:.2f} % on the test data "
             f"(n = {first['n']})."
         )
         for name, arm in here.groupby("algorithm", sort=False):
             tried = int(points[(points[PLACE] == [*first[NETWORK], name]).all(axis=1)]["passes"].max())
             equal, near = (_price(part) for _, part in arm.groupby("margin"))
-            close = f"within {stats.MARGIN:g} points of it"
-            equal = f"reaches that {equal}" if equal else f"does not reach that in {tried} passes or fewer"
-            near = f"comes {close} {near}" if near else f"does not come {close} either"
-            said.append(f"{_name(name)} {equal}, and {near}.")
-    if not said:
+            within = f"within {stats.MARGIN:g} points of it"
+            equal = f"gets there {equal}" if equal else f"does not get there in {tried} passes or fewer"
+            near = f"comes {within} {near}" if near else f"does not come {within} either"
+            found.append(f"on {_network(first)} {_name(name)} {equal}, and {near}")
+    if not found:
         return None
-    few = table["low"].isna().any()
-    few = f", and of fewer than {stats.ENOUGH} seeds a ratio has no interval" if few else ""
-    text = f"{' '.join(said)} Who reaches what is judged on validation data{few}.{_front(points)}"
-    return Finding("What equal accuracy costs", text, ["tuned here", known.hardware(points)], ["09"])
+    few = f", and of fewer than {stats.ENOUGH} seeds a ratio has no interval"
+    few = few if table["low"].isna().any() else ""
+    evidence.append(f"This is judged on validation data{few}.{_front(points)}")
+    found = f"Measured against the accuracy of backpropagation at its best, {'; '.join(found)}."
+    return Finding(found, " ".join(evidence), ["tuned here", known.hardware(points)], ["09"])
 
 
 def _price(rows: pd.DataFrame) -> str:
@@ -305,9 +316,9 @@ def _price(rows: pd.DataFrame) -> str:
     for row in rows.dropna(subset="ratio").itertuples():
         ends = ["∞" if end == inf else f"{end:.2f}" for end in (row.low, row.high)]
         interval = "" if isnan(row.low) else f" ({' to '.join(ends)})"
-        paid.append(f"**{row.ratio:.2f} times** the {frontier.COSTS[row.of].name}{interval}")
+        paid.append(f"{row.ratio:.2f} times the {frontier.COSTS[row.of].name}{interval}")
     price = f"for {_list(paid)}" if paid else "at a price that is not known"
-    return f"{price}, with {first['test']:.2f} % on the test data"
+    return f"{price} ({first['test']:.2f} % on the test data)"
 
 
 def _front(points: pd.DataFrame) -> str:
@@ -329,51 +340,55 @@ def passes_and_time(known: Known) -> Finding | None:
     passes, pace, whole = (known.ratios("mf", metric) for metric in ("epochs", "s_per_epoch", "total_s"))
     if not passes or not pace:
         return None
-    text = (
-        f"Until it stops improving, Mono-Forward makes {_side(passes, 'fewer', 'more')} passes over the data "
-        f"than backpropagation; the ratio is {_everywhere(passes)}. A pass takes it "
-        f"{_side(pace, 'less', 'more')} time: {_everywhere(pace)}. Its whole training takes "
-        f"{_side(whole, 'less', 'more')} time: {_everywhere(whole)}."
+    found = (
+        f"Mono-Forward makes {_side(passes, 'fewer', 'more')} passes over the data than backpropagation "
+        f"until it stops improving; a pass takes it {_side(pace, 'less', 'more')} time, and all of them "
+        f"together {_side(whole, 'less', 'more')}."
+    )
+    evidence = (
+        f"Passes: {_everywhere(passes)}. Time of a pass: {_everywhere(pace)}. "
+        f"Time of the whole training: {_everywhere(whole)}."
     )
     settled = [known.hardware_of("mf"), "times of runs that had their machine to themselves"]
-    return Finding("Passes and time", text, settled, ["05", "07"])
+    return Finding(found, evidence, settled, ["05", "07"])
 
 
 def energy(known: Known) -> Finding | None:
-    found = verdicts(known.records, metrics=["total_j"])
-    found = found[(found["claim"] == "MF, energy") & (found["ours is"] == "measured")]
+    table = verdicts(known.records, metrics=["total_j"])
+    table = table[(table["claim"] == "MF, energy") & (table["ours is"] == "measured")]
     said = []
-    for row in found.to_dict("records"):
+    for row in table.to_dict("records"):
         n, word = row["ours"].n, row["contrast"].partition(" (")[0]
         sure = "(one run)" if n == 1 else f"(n = {n}; {row['95 %']}; {word})"
         printed = [f"{row[f'printed, {s}']} ({s})" for s in ("thesis", "2026") if row[f"printed, {s}"]]
-        said.append(f"on {row['network']} {float(row['ours']):+.0f} % {sure}, printed {_list(printed)}")
+        said.append(f"{float(row['ours']):+.0f} % on {row['network']} {sure}, printed {_list(printed)}")
     if not said:
         return None
-    text = (
-        "By the GPU's own counter, the energy of Mono-Forward's whole training until it stops improving is, "
-        f"compared with backpropagation's, {'; '.join(said)}."
+    more = (table["ours"].map(float) > 0).sum()
+    once = ", in one run each" if (table["ours"].map(lambda cell: cell.n) == 1).all() else ""
+    found = (
+        "By the GPU's own counter, Mono-Forward's training takes more energy than backpropagation's on "
+        f"{more} of {len(table)} comparisons{once}."
     )
-    return Finding("Energy", text, [known.hardware_of("mf", device="cuda")], ["05", "06"])
+    evidence = f"The difference is {'; '.join(said)}."
+    return Finding(found, evidence, [known.hardware_of("mf", device="cuda")], ["05", "06"])
 
 
 def forward_forward(known: Known) -> Finding | None:
     mine = known.converged[known.converged["algorithm"].isin(["ff", "ff_sgd"])]
     if mine.empty:
         return None
-    of = _by_network(mine, lambda row: f"{_name(row['algorithm'])} is {_accuracy(row)}")
-    passes = filter(None, (_everywhere(known.ratios(a, "epochs")) for a in mine["algorithm"].unique()))
+    by_name = list(mine.groupby("algorithm", sort=False))
+    passes = filter(None, (_everywhere(known.ratios(name, "epochs")) for name, _ in by_name))
     whole, alone = known.ratios("ff", "total_s"), _a_pass(known, "ff")
-    text = [f"Trained until it stops improving, {of}.{_at_cap(mine)}"]
-    text.append(f"The ratio of its passes to backpropagation's is {_list(passes)}.")
-    text.append(f"A pass alone takes {alone}." if alone else "")
-    text.append(
-        f"The ratio of the times of the whole training is {_everywhere(whole)}."
-        if whole
-        else "No run had its machine to itself, so that the time of the whole training is not known."
-    )
+    text = [f"{_name(name)}: {_numbers(rows)}." for name, rows in by_name]
+    text[-1] += _at_cap(mine)
+    text.append(f"Passes, as a ratio to backpropagation's: {_list(passes)}.")
+    text.append(f"Time of a training pass alone: {alone}." if alone else "")
+    unknown = "No run had its machine to itself, so that the time of the whole training is not known."
+    text.append(f"Time of the whole training: {_everywhere(whole)}." if whole else unknown)
     settled = [_whose(mine), known.hardware_of("ff", "ff_sgd")]
-    return Finding("Forward-Forward", " ".join(filter(None, text)), settled, ["01", "05"])
+    return Finding(_by_name(mine), " ".join(filter(None, text)), settled, ["01", "05"])
 
 
 def _a_pass(known: Known, algorithm: str) -> str:
@@ -388,7 +403,7 @@ def _a_pass(known: Known, algorithm: str) -> str:
             ratio = train[data, network, name, prefix] / train[data, network, "bp", "kept"]
             again = " with its frozen layers computed again" if prefix == "recomputed" else ""
             where = network_name(data, network)
-            said.append(f"{ratio:.2f} times as long{again} on {where}, CPU (one run)")
+            said.append(f"{ratio:.2f} on {where}, CPU{again} (one run)")
     return _list(said)
 
 
@@ -396,78 +411,78 @@ def cascaded_forward(known: Known) -> Finding | None:
     mine = known.converged[known.converged["algorithm"].isin(["cafo_rand", "cafo_dfa"])]
     if mine.empty:
         return None
-    of = (
-        f"{_name(name)} is {_by_network(rows, _accuracy)}"
-        for name, rows in mine.groupby("algorithm", sort=False)
-    )
     joules = {
         network: [n for n in numbers if n.what.startswith("measured")]
         for network, numbers in known.ratios("cafo_rand", "total_j").items()
     }
     costs = {
-        "passes": known.ratios("cafo_rand", "epochs"),
-        "time": known.ratios("cafo_rand", "total_s"),
-        "measured energy": joules,
+        "Passes": known.ratios("cafo_rand", "epochs"),
+        "Time": known.ratios("cafo_rand", "total_s"),
+        "Measured energy": joules,
     }
-    costs = [f"{what}: {text}" for what, found in costs.items() if (text := _everywhere(found))]
-    text = f"Trained until it stops improving, {'. '.join(of)}.{_at_cap(mine)}"
-    text += (
-        f" With random blocks, as ratios to backpropagation's, its {'. Its '.join(costs)}." if costs else ""
-    )
+    text = [f"{_name(name)}: {_numbers(rows)}." for name, rows in mine.groupby("algorithm", sort=False)]
+    text.append(_at_cap(mine).strip())
+    costs = [f"{what}, {ratios}" for what, of in costs.items() if (ratios := _everywhere(of))]
+    text.append(f"As ratios to backpropagation's, with random blocks: {'. '.join(costs)}." if costs else "")
     settled = [_whose(mine), known.hardware_of("cafo_rand", "cafo_dfa")]
-    return Finding("Cascaded-Forward", text, settled, ["02", "05"])
+    return Finding(_by_name(mine), " ".join(filter(None, text)), settled, ["02", "05"])
 
 
 #: Kind of device -> the quantity of `memory` that is what the process held, in words.
-HELD = {"cpu": ("rss", "its process holds"), "cuda": ("reserved", "its allocator on the GPU holds")}
+HELD = {"cpu": ("rss", "resident memory"), "cuda": ("reserved", "the GPU's allocator")}
 
 
 def held(known: Known) -> Finding | None:
-    table, said, where = known.table("memory"), [], []
+    table, said, where, holds = known.table("memory"), [], [], {"kept": [], "recomputed": []}
     if table.empty:
         return None
     for (machine, device), part in arranged(table, *NETWORK).groupby(["machine", "device"], sort=False):
-        quantity, holder = HELD[device]
+        quantity, holder = HELD.get(device, HELD["cpu"])
         ratios = memory.bytes_against_bp(part).reset_index()
         mine = ratios[ratios["algorithm"] == "mf"] if quantity in ratios else ratios.iloc[:0]
         for _, ways in mine.groupby(NETWORK, sort=False):
-            own = ways.set_index("prefix")
-            kept, again = (own[quantity].get(way, nan) for way in ("kept", "recomputed"))
-            if isnan(kept):
-                continue
-            text = (
-                f"on {_network(ways.iloc[0])} the tensors of a training step are "
-                f"{own['account']['kept']:.2f} times backpropagation's, or "
-                f"{own['with_prefix']['kept']:.2f} times with the kept outputs of frozen layers, and "
-                f"{holder} {kept:.2f} times as much"
-            )
-            text += "" if isnan(again) else f", or {again:.2f} times if it computes these outputs again"
-            said.append(f"{text} (n = {own['n']['kept']:.0f} processes)")
-            where.append(machine)
-    if not said:
+            own = ways.dropna(subset=quantity).set_index("prefix")
+            for way in holds.keys() & set(own.index):
+                holds[way].append(own.loc[way, quantity])
+            if set(holds) <= set(own.index):
+                kept, again = own.loc["kept"], own.loc["recomputed"]
+                said.append(
+                    f"{kept[quantity]:.2f} and {again[quantity]:.2f} on {_network(ways.iloc[0])} "
+                    f"(n = {kept['n']:.0f} processes; counted in tensors, {kept['with_prefix']:.2f} and "
+                    f"{again['with_prefix']:.2f})"
+                )
+                where.append(f"{machine}, {holder}")
+    if not any(holds.values()):
         return None
-    text = "What Mono-Forward holds depends on whether it keeps the outputs of layers that are frozen"
-    return Finding("Memory", f"{text}: {'; '.join(said)}.", list(dict.fromkeys(where)), ["06"])
+    spans = {way: f"{min(held):.2f} to {max(held):.2f}" for way, held in holds.items() if held}
+    found = "Mono-Forward's memory depends on whether it keeps the outputs of frozen layers"
+    found += (
+        f": with them it holds {spans['kept']} times as much as backpropagation" if "kept" in spans else ""
+    )
+    found += f", without them {spans['recomputed']} times" if "recomputed" in spans else ""
+    evidence = f"With and without: {'; '.join(said)}." if said else ""
+    return Finding(f"{found}.", evidence, list(dict.fromkeys(where)), ["06"])
 
 
 def minimum(known: Known) -> Finding | None:
-    losses, said = known.against_bp("val_loss"), []
+    losses, found, said = known.against_bp("val_loss"), [], []
     losses = losses[(losses["algorithm"] == "mf") & (losses["protocol"] == "convergence")]
     if len(losses):
-        loss = _by_network(losses, lambda row: _effect(row, "higher", "lower", "nats", 3))
-        said.append(f"Mono-Forward's validation loss is, compared with backpropagation's, {loss}.")
+        words = _verdicts(losses, "higher", "lower")
+        found.append(f"Mono-Forward's validation loss is, compared with backpropagation's, {words}")
+        said.append(f"The difference in validation loss is {_numbers(losses, 'nats', 3)}.")
     table = known.table("landscape")
     for _, own in landscape.per_run(table).groupby(NETWORK, sort=False) if len(table) else ():
-        found = landscape.favourable(own)
-        more, less = ((found["favourable"] == word).sum() for word in ("more", "less"))
-        n = int(found["n"].max())
-        said.append(
-            f"Around its minimum on {_network(own.iloc[0])} the loss landscape is more favourable than "
-            f"around backpropagation's by {more} of {len(found)} measures, and less by {less} "
-            f"({'one run' if n == 1 else f'n = {n}'})."
+        measures = landscape.favourable(own)
+        more, less = ((measures["favourable"] == word).sum() for word in ("more", "less"))
+        n = int(measures["n"].max())
+        found.append(
+            f"on {_network(own.iloc[0])} the landscape around its minimum is more favourable than around "
+            f"backpropagation's by {more} of {len(measures)} measures, less by {less} "
+            f"({'one run' if n == 1 else f'n = {n}'})"
         )
     settled = [_whose(losses), known.hardware_of("mf")] if len(losses) else []
-    return Finding("The minimum that is found", " ".join(said), settled, ["08"]) if said else None
+    return Finding(f"{'; '.join(found)}.", " ".join(said), settled, ["08"]) if found else None
 
 
 def what_is_open(known: Known) -> Finding | None:
@@ -476,37 +491,38 @@ def what_is_open(known: Known) -> Finding | None:
         return None
     undecided = table["verdict"].str.startswith(stats.UNDECIDED).sum()
     once = (table["verdict"] == stats.ONE_SEED).sum()
-    text = (
+    found = (
         f"Of {len(table)} comparisons of accuracy with backpropagation, under all rules of stopping, "
         f"{undecided} are undecided and {once} rest on one run."
     )
+    text = ""
     needed = [n for n in tables.undecided(table)["pairs needed"] if n]
     numbers = sorted(int(n) for n in needed if n.isdigit())
     if numbers:
         never = len(needed) - len(numbers)
         text += (
-            " Were they as they look now, half of the undecided ones would be decided, four times in five, "
+            "Were they as they look now, half of the undecided ones would be decided, four times in five, "
             f"with {median(numbers):.0f} seeds or fewer, and the last of them with {numbers[-1]}"
         )
         text += f", but for {never} that {stats.MOST_PAIRS} would not decide." if never else "."
-    return Finding("What is undecided", text, [], ["05"])
+    return Finding(found, text, [], ["05"])
 
 
 def not_run(known: Known) -> Finding | None:
     table = tables.coverage(known.table("runs"), known.points, known.table("machines"))
     rule = table[table["convergence"] != ""]
     run = (rule["convergence"] != tables.NOT_RUN).groupby(rule["network"], sort=False).any()
-    text = [f"Nothing was run on {_list(run.index[~run])}."] if not run.all() else []
+    found = f"Nothing was run on {_list(run.index[~run])}." if not run.all() else "Every network was run."
     shares = {}
     for protocol in ("published", "frontier"):
         cells = table.loc[table[protocol] != "", protocol]
         shares[protocol] = f"{(cells != tables.NOT_RUN).sum()} of {len(cells)}"
-    text.append(
+    evidence = (
         f"Of the study's arms, {shares['published']} were run by the paper's own rules of stopping, and "
-        f"{shares['frontier']} with passes that are fixed in advance."
+        f"{shares['frontier']} with passes that are fixed in advance. No reading of energy has been "
+        "compared with a wattmeter."
     )
-    text.append("No reading of energy has been compared with a wattmeter.")
-    return Finding("What is not known", " ".join(text), [], ["05"])
+    return Finding(found, evidence, [], ["05"])
 
 
 #: In the order in which they are said; one of which nothing was recorded gives None.

@@ -299,10 +299,10 @@ def write_index(folder: Path = FOLDER) -> Path:
 
 INDEX = """# The figures
 
-`run_all.py --figures-only` draws all of them again from their tables in [data](data), with the same bytes, in a
-minute or two; it also writes this page. To measure a table again, use its command, from the folder above. How
-long the study's runs take, `run_all.py --profile evidence --list` says before it trains anything; of a command
-in [measure](measure) its first lines say it.
+`run_all.py --figures-only` draws all of them again from their tables in [data](data), with the same bytes,
+in a minute or two; it also writes this page. To measure a table again, use its command, from the folder
+above. How long the study's runs take, `run_all.py --profile evidence --list` says before it trains
+anything; of a command in [measure](measure) its first lines say it.
 """
 
 

@@ -1,11 +1,12 @@
 """What of the study was run, how much of the paper that fills, and how long training took."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pandas as pd
 
-from ...algorithms.arms import label
+from ...algorithms.arms import ARMS, label
 from ...errors import choose
 from ...experiments import protocols, published, study, tuned
 from ...experiments.store import TIDY_COLUMNS
@@ -53,7 +54,7 @@ def coverage(
     """
     data = tuple(data) or study.PROFILES["paper"].datasets
     names = machine_names(machines)
-    cells = {place: NOT_RUN for place in _planned(data)}
+    cells = {place: NOT_RUN for place in _planned(data, tuple(ARMS))}
     done = pd.concat([_of_runs(runs), _of_points(points)])
     done = done[done["data"].isin(data)]
     for place, part in done.groupby([*PLACE, "protocol"], sort=False):
@@ -70,8 +71,12 @@ def coverage(
     return wide[["network", "algorithm", *dict.fromkeys(columns)]].reset_index(drop=True)
 
 
-def _planned(data: tuple[str, ...]) -> list[tuple[str, str, str, str]]:
-    """(data, network, algorithm, protocol) of every run that the study asks for, the ladder apart."""
+@functools.cache
+def _planned(data: tuple[str, ...], arms: tuple[str, ...]) -> list[tuple[str, str, str, str]]:
+    """(data, network, algorithm, protocol) of every run that the study asks for, the ladder apart.
+
+    arms: those that there are, of which it may ask for what was added.
+    """
     whole = replace(study.profile("paper", datasets=data, seeds=[0]), passes=study.PASSES[-1:])
     runs = [*whole.chapter("05"), *whole.chapter("09")]
     planned = [(e.data, e.resolved_architecture, e.algorithm, e.protocol) for e in runs]
