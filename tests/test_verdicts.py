@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bpfree.evidence import stats, tables
-from bpfree.evidence.verdicts import ALGORITHMS, CLAIMS, IN_WORDS, judge, verdicts
+from bpfree.evidence.verdicts import ALGORITHMS, CLAIMS, IN_WORDS, counted, judge, verdicts
 from bpfree.experiments import published
 from bpfree.experiments.store import TIDY_COLUMNS
 
@@ -163,6 +163,11 @@ def test_claims_are_of_arms_that_exist():
 
 
 # ---------------------------------------------------------------- as a reader has them
+
+
+def test_words_are_counted_whatever_their_n():
+    words = pd.Series(["undecided (n = 3)", "", "lower, within the margin", "undecided (n = 7)"])
+    assert counted(words) == "2 undecided, 1 lower, within the margin"
 
 
 def test_a_claim_is_said_in_words_with_its_evidence():
