@@ -16,7 +16,6 @@ from bpfree.errors.program import Parser, run_program, whole
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
-RESULTS = ("<!-- results -->", "<!-- end of results -->")  # around the table in the README
 
 
 def parser() -> Parser:
@@ -124,20 +123,37 @@ def settle_surroundings() -> None:
 
 
 def draw_figures() -> int:
-    """Every figure of the gallery, and the README's table, from the committed records."""
-    from bpfree.evidence.gallery import draw_gallery, results_table
+    """Every figure of the gallery, their index, and what the README has of the committed records."""
+    from bpfree.evidence import answers, gallery
 
-    for path in draw_gallery(ROOT / "figures"):
+    figures = ROOT / "figures"
+    with_places(README, {"findings": "", "results": ""})  # refuses one without them before the work
+    for path in gallery.draw_gallery(figures):
         print(path)
-    try:
-        before, rest = README.read_text(encoding="utf-8").split(RESULTS[0])
-        _, after = rest.split(RESULTS[1])
-    except (OSError, ValueError):
-        where = f"between {RESULTS[0]} and {RESULTS[1]}"
-        raise InvalidInput(f"{README} has no place for the table, {where}: restore it") from None
-    table = f"{RESULTS[0]}\n{results_table(ROOT / 'figures')}\n{RESULTS[1]}"
-    disk.replace(README, (before + table + after).encode(), disk.CHECKOUT)
+    parts = {"findings": answers.findings(figures, "notebooks/"), "results": gallery.results_table(figures)}
+    disk.replace(README, with_places(README, parts).encode(), disk.CHECKOUT)
+    print(gallery.write_index(figures))
     return 0
+
+
+def with_places(path: Path, parts: dict[str, str]) -> str:
+    """The file's text with these parts in their places, each between `marks` of its name."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        for name, part in parts.items():
+            begin, end = marks(name)
+            before, rest = text.split(begin)
+            _, after = rest.split(end)
+            text = f"{before}{begin}\n{part}\n{end}{after}"
+    except (OSError, ValueError):
+        where = " or ".join(f"between {' and '.join(marks(name))}" for name in parts)
+        raise InvalidInput(f"{path} has no place {where}: restore it") from None
+    return text
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines of the README around a part that is made from the records."""
+    return f"<!-- {name} -->", f"<!-- end of {name} -->"
 
 
 # ---------------------------------------------------------------- what is to be run, checked before it is

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import bpfree
 import run_all
 from bpfree.data import dataset
 from bpfree.errors import InvalidInput, StorageFailed, UnknownName
-from bpfree.evidence import evidence, gallery, stats
+from bpfree.evidence import answers, evidence, gallery, stats
 from bpfree.evidence.gallery import GALLERY, collect, draw_gallery
 from bpfree.evidence.order import arranged
 from bpfree.evidence.verdicts import verdicts
@@ -329,11 +330,28 @@ def test_data_sets_protocols_and_algorithms_have_their_order_and_unknown_ones_co
     assert arranged(same, "data", "preset")["seed"].tolist() == [2, 0, 3, 1]  # none first; else as they were
 
 
-def test_the_readme_shows_the_committed_results():
+@pytest.mark.parametrize(
+    ("part", "made"),
+    [("results", gallery.results_table), ("findings", lambda: answers.findings(FIGURES, "notebooks/"))],
+)
+def test_the_readme_shows_the_committed_results_and_findings(part, made):
     readme = (FIGURES.parent / "README.md").read_text(encoding="utf-8")
-    assert gallery.results_table() in readme
-    shown = readme.partition(run_all.RESULTS[0])[2].partition(run_all.RESULTS[1])[0]
-    assert shown.strip() == gallery.results_table()
+    begin, end = run_all.marks(part)
+    assert readme.partition(begin)[2].partition(end)[0].strip() == made()
+
+
+def test_the_results_have_no_more_columns_than_fit_a_page():
+    assert gallery.results_table().partition("\n")[0].count("|") <= 9
+
+
+def test_the_index_of_figures_has_every_one_with_its_table_and_a_command(redrawn):
+    text = gallery.write_index(redrawn).read_text(encoding="utf-8")
+    assert text == (FIGURES / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\(\w+\.svg\) \| \[\S+\]\((\S+)\) \| (.+) \|$", text, re.MULTILINE)
+    assert {name: (redrawn / table) for name, table, _ in rows} == {
+        path.stem: gallery.path_of(path.stem, redrawn) for path in redrawn.glob("*.svg")
+    }
+    assert all("`" in command for _, _, command in rows)
 
 
 def test_a_full_disk_leaves_the_table_that_was_there(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import bpfree.evidence.answers
 import run_all
 from bpfree import data
 from bpfree.errors import disk
@@ -359,6 +360,7 @@ def test_a_checkout_that_may_only_be_read_is_one_line(argv, name, tmp_path, refu
     write(tmp_path, "00_a")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gallery, "GALLERY", {"sensors": gallery.GALLERY["sensors"]})
+    monkeypatch.setattr(bpfree.evidence.answers, "findings", lambda folder, notebooks: "")
     before = (tmp_path / "00_a.ipynb").read_bytes()
     # Of the notebook the executed one is written first, at each of its cells and at its end.
     refusing(errno.EROFS, name, after=2 if name.startswith("00") else 0)
@@ -591,19 +593,23 @@ def test_download_is_asked_for_before_anything_runs(chapters, monkeypatch):
     assert asked == [("mnist", True)]
 
 
-def test_figures_only_draws_the_gallery_and_the_readmes_table(monkeypatch, chapters, tmp_path):
+def test_figures_only_draws_the_gallery_and_what_the_readme_has_of_it(monkeypatch, chapters, tmp_path):
     drawn = []
     gallery = SimpleNamespace(
         draw_gallery=lambda folder: drawn.append(folder) or [folder / "a.svg"],
         results_table=lambda folder: "| new |",
+        write_index=lambda folder: folder / "index",
     )
+    answers = SimpleNamespace(findings=lambda folder, notebooks: f"seen in {notebooks}")
+    text = "above\n<!-- findings -->\n{}\n<!-- end of findings -->\nbetween\n"
+    text += "<!-- results -->\n{}\n<!-- end of results -->\nbelow\n"
     readme = tmp_path / "README.md"
-    begin, end = run_all.RESULTS
-    readme.write_text(f"above\n{begin}\n| old |\n{end}\nbelow\n")
+    readme.write_text(text.format("old", "| old |"))
     monkeypatch.setattr(run_all, "README", readme)
-    monkeypatch.setitem(sys.modules, "bpfree.evidence.gallery", gallery)
+    for name, module in (("gallery", gallery), ("answers", answers)):
+        monkeypatch.setattr(bpfree.evidence, name, module)
     result = run("--figures-only", notebooks=chapters)
     assert result.status == 0
     assert drawn == [ROOT / "figures"]
-    assert readme.read_text() == f"above\n{begin}\n| new |\n{end}\nbelow\n"
+    assert readme.read_text() == text.format("seen in notebooks/", "| new |")
     assert "a.svg" in result.out

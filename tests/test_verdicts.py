@@ -1,13 +1,14 @@
 """Verdicts on published claims: constructed runs with known answers."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from bpfree.evidence import stats
-from bpfree.evidence.verdicts import ALGORITHMS, CLAIMS, IN_WORDS, judge, verdicts
+from bpfree.evidence import stats, tables
+from bpfree.evidence.verdicts import ALGORITHMS, CLAIMS, IN_WORDS, counted, judge, verdicts
 from bpfree.experiments import published
 from bpfree.experiments.store import TIDY_COLUMNS
 
@@ -159,3 +160,61 @@ def test_claims_are_of_arms_that_exist():
 
     assert set(ALGORITHMS) <= set(ARMS)
     assert set(IN_WORDS) <= set(CLAIMS)
+
+
+# ---------------------------------------------------------------- as a reader has them
+
+
+def test_words_are_counted_whatever_their_n():
+    words = pd.Series(["undecided (n = 3)", "", "lower, within the margin", "undecided (n = 7)"])
+    assert counted(words) == "2 undecided, 1 lower, within the margin"
+
+
+def test_a_claim_is_said_in_words_with_its_evidence():
+    found = verdicts(runs(bp={"test_accuracy": [89.0, 89.1, 89.2]}, mf={"test_accuracy": [90.0, 90.2, 90.1]}),
+                     metrics=["test_accuracy"], untested=True)  # fmt: skip
+    rows = tables.claims(found).set_index("claim")
+    mf = rows.loc["Fashion-MNIST 2x1000: MF is more accurate than BP"]
+    assert (mf["n"], mf["ours"], mf["our protocol"]) == (3, "+1.00 pp", "convergence")
+    assert mf["95 % interval"].startswith("+0.")
+    judged = found[(found["claim"] == "MF, accuracy") & (found["ours"].map(bool))]
+    assert (mf["verdict, thesis"], mf["verdict, 2026"]) == tuple(
+        judged[["verdict, thesis", "verdict, 2026"]].iloc[0]
+    )
+    absent = rows.loc["CIFAR-100 3x2000: MF is more accurate than BP"]
+    assert (absent["our protocol"], absent["n"], absent["verdict, thesis"]) == ("not run", "", "untested")
+    # The thesis printed +0.24 points of this network, and the later report -1.10.
+    both = "MNIST 3x1000: FF (AdamW) is more accurate than BP (thesis), is less accurate than BP (2026)"
+    assert both in rows.index
+    assert len(rows) == len(found)
+
+
+def test_a_brief_claim_has_the_printed_range_and_every_network_once():
+    found = verdicts(runs(bp={"test_accuracy": [89.0, 89.1, 89.2]}, mf={"test_accuracy": [90.0, 89.9, 90.1]}),
+                     metrics=["test_accuracy"], untested=True)  # fmt: skip
+    brief = tables.claims_in_brief(found).set_index("claim")
+    mf = brief.loc["MF is more accurate than BP"]
+    printed = [float(cell) for cell in found[found["claim"] == "MF, accuracy"]["printed, thesis"]]
+    assert mf["printed, thesis"] == f"{min(printed):+.2f} to {max(printed):+.2f} pp"
+    said = mf["verdict, thesis / 2026"]
+    for network in found.loc[found["claim"] == "MF, accuracy", "network"]:
+        assert re.split(r"[:;,] ", said).count(network) == 1
+    assert said.count("untested: ") == 1  # with all its networks
+    assert len(brief) == found["claim"].nunique()
+
+
+def test_every_protocol_s_verdict_stands_in_one_row():
+    bp = runs(bp={"test_accuracy": [89.0, 89.1, 89.2]})
+    better = runs(mf={"test_accuracy": [90.0, 90.0, 90.2]})
+    worse = runs(mf={"test_accuracy": [88.0, 88.0, 88.2]}).assign(protocol="matched")
+    found = verdicts(pd.concat([bp, better, worse]), ["convergence", "matched"], metrics=["test_accuracy"])
+    [row] = tables.claims_by_protocol(found, ("matched", "equal_energy", "convergence")).to_dict("records")
+    assert list(row) == ["claim", "matched", "convergence"]
+    assert row["claim"] == "MF, accuracy, Fashion-MNIST 2x1000"
+    assert row["matched"] == "reversed"
+    assert row["convergence"] == " / ".join(
+        dict.fromkeys(found.loc[found["our protocol"] == "convergence", v].iat[0]
+                      for v in ("verdict, thesis", "verdict, 2026"))
+    )  # fmt: skip
+    one = verdicts(pd.concat([bp, better]), metrics=["test_accuracy"])
+    assert tables.claims_by_protocol(one).empty  # there is nothing to compare

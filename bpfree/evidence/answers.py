@@ -12,6 +12,7 @@ from ..experiments import published, study
 from ..experiments.protocols import REFERENCE
 from . import frontier, gallery
 from .figures.resources import warmed
+from .findings import findings as findings
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
 from .tables.text import Quantity

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..algorithms.arms import label
 from ..errors import InvalidInput, choose, disk, named
 from ..experiments import study
 from ..experiments.protocols import REFERENCE
@@ -265,12 +266,61 @@ def _places(shown: dict[str, list[Record]]) -> Callable[[Record], str]:
 
 
 def results_table(folder: Path = FOLDER) -> str:
-    """The README's table of results, Markdown, from the committed runs; of digits if there are no others."""
+    """The README's table of results, Markdown: of `tables.overview` the papers' algorithms and what readers
+    ask for first. From the committed runs; of digits if there are no others.
+    """
     from . import tables
+    from .verdicts import ALGORITHMS
 
     runs = committed_runs("05", folder)
     real = [r for r in runs if r.experiment.data != "digits"]
-    return tables.markdown(tables.overview(tidy(real or runs)))
+    table = tables.overview(tidy(real or runs))
+    shown = table["algorithm"].isin([label(name) for name in (REFERENCE, *ALGORITHMS)])
+    return tables.markdown(table.loc[shown, list(RESULTS)])
+
+
+#: The columns of `results_table`.
+RESULTS = ("network", "algorithm", "settings", "accuracy (%), ours", "accuracy (%), thesis")
+RESULTS += ("passes (× BP)", "time (× BP), CPU", "energy (× BP), GPU")
+
+
+def write_index(folder: Path = FOLDER) -> Path:
+    """`folder`/README.md: of every figure that is there its table, and what makes that table again."""
+    rows = []
+    for name, exhibit in GALLERY.items():
+        if (Path(folder) / f"{name}.svg").exists():
+            table = exhibit.table
+            rows.append(f"| [{name}]({name}.svg) | [{table}.csv](data/{table}.csv) | {_made_by(table)} |")
+    text = INDEX + "\n".join(["", "| figure | its table | made again by |", "|---|---|---|", *rows, ""])
+    path = Path(folder) / "README.md"
+    disk.replace(path, text.encode(), disk.CHECKOUT)
+    return path
+
+
+INDEX = """# The figures
+
+`run_all.py --figures-only` draws all of them again from their tables in [data](data), with the same bytes,
+in a minute or two; it also writes this page. To measure a table again, use its command, from the folder
+above. How long the study's runs take, `run_all.py --profile evidence --list` says before it trains
+anything; of a command in [measure](measure) its first lines say it.
+"""
+
+
+def _made_by(table: str) -> str:
+    """The command, in Markdown, that makes a table."""
+    if table in STUDY:
+        return (
+            "`run_all.py --profile evidence --download`, then `run_all.py --profile evidence --collect --add`"
+        )
+    if (FOLDER / "measure" / f"{table}.py").exists():
+        return f"`python figures/measure/{table}.py`"
+    return MADE_BY.get(table, "")
+
+
+MADE_BY = {
+    "tuning": "`python -m bpfree.tuning bp mf --data fashion_mnist --trials 20`, for each data set",
+    "landscape": "`bpfree.evidence.landscape.survey`, of runs that chapter 08 trains (`--profile evidence`)",
+}
 
 
 def drawn(name: str, folder: Path = FOLDER) -> Figure:

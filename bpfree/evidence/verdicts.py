@@ -103,6 +103,12 @@ def told(found: pd.DataFrame, claim: str) -> str:
     return "; ".join(said)
 
 
+def counted(words: pd.Series) -> str:
+    """How often each verdict or word of a contrast occurs, the commonest first: "3 undecided, 1 lower"."""
+    known = words[words != ""].str.partition(" (n")[0].value_counts()
+    return ", ".join(f"{n} {word}" for word, n in known.items())
+
+
 VERDICT_COLUMNS = ["claim", "network", "our protocol", "settings", "device"]
 VERDICT_COLUMNS += [f"printed, {source}" for source in USUAL_PROTOCOL]
 VERDICT_COLUMNS += ["ours", "95 %", "ours is", "at the cap", "contrast"]

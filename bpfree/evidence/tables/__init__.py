@@ -8,10 +8,14 @@ at_best, to_target, at_equal_accuracy           what budgets bought, and what a 
 overview, gap_to_printed                        all of it in a row; what sets it apart from what was printed
 agreement                                       how far ours agree with what was printed
 best_hyperparameters, environment               what was trained with, and on
+coverage, filled, campaign                      what was run, how much of the paper that is, how long it took
+claims, claims_in_brief, claims_by_protocol     the papers' claims and what was found of them
 markdown, latex                                 a table as text
 """
 
 from .budgets import at_best, at_equal_accuracy, not_run, to_target
+from .claims import claims, claims_by_protocol, claims_in_brief
+from .coverage import NOT_RUN, campaign, coverage, filled, machine_names
 from .paper import (
     agreement,
     cafo_efficiency,
@@ -29,6 +33,7 @@ from .summary import bill_of_run, passes_times_cost, readouts, summary, undecide
 from .text import Quantity, latex, markdown
 
 __all__ = [
+    "NOT_RUN",
     "Quantity",
     "agreement",
     "at_best",
@@ -37,6 +42,7 @@ __all__ = [
     "bill_of_run",
     "cafo_efficiency",
 ]
-__all__ += ["cafo_performance", "cross_algorithm", "environment", "ff_efficiency", "ff_performance"]
-__all__ += ["gap_to_printed", "latex", "markdown", "mf_efficiency", "mf_performance", "not_run", "overview"]
+__all__ += ["cafo_performance", "campaign", "claims", "claims_by_protocol", "claims_in_brief", "coverage"]
+__all__ += ["cross_algorithm", "environment", "ff_efficiency", "ff_performance", "filled", "gap_to_printed"]
+__all__ += ["latex", "machine_names", "markdown", "mf_efficiency", "mf_performance", "not_run", "overview"]
 __all__ += ["passes_times_cost", "readouts", "summary", "to_target", "undecided"]

@@ -1,0 +1,194 @@
+"""What the findings say of the committed records, and of copies of them that were changed."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bpfree.errors import InvalidInput
+from bpfree.evidence import answers
+
+FIGURES = Path(__file__).parent.parent / "figures"
+TABLES = ("runs", "epochs", "machines", "frontier", "memory", "pass_cost", "landscape")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the committed records."""
+    (tmp_path / "data").mkdir()
+    for name in TABLES:
+        shutil.copy(FIGURES / "data" / f"{name}.csv", tmp_path / "data")
+    return tmp_path
+
+
+def change(folder, name, what):
+    path = folder / "data" / f"{name}.csv"
+    table = pd.read_csv(path, dtype={"preset": str}, keep_default_na=True)
+    what(table).to_csv(path, index=False)
+
+
+def said(folder, about: str) -> str:
+    """The one finding whose text has these words."""
+    [line] = [line for line in answers.findings(folder).splitlines() if about in line]
+    return line
+
+
+def committed(runs: pd.DataFrame, algorithm: str, data: str, architecture: str) -> pd.Series:
+    rows = runs[(runs["data"] == data) & (runs["architecture"] == architecture)]
+    rows = rows[(rows["algorithm"] == algorithm) & (rows["protocol"] == "convergence")]
+    rows = rows[rows["chapters"].str.contains("05")]
+    return rows.groupby("seed")["outcome test_accuracy"].mean()
+
+
+def with_accuracies(shift: float, spread: float, data: str = "fashion_mnist", algorithm: str = "mf"):
+    """Of a table of runs one in which the algorithm is that much better than BP, and by not quite as much."""
+
+    def changed(runs):
+        place = "fashion_mnist" if data is None else data
+        bp = committed(runs, "bp", place, "2x1000")
+        mine = (runs["data"] == place) & (runs["architecture"] == "2x1000") & (runs["algorithm"] == algorithm)
+        mine &= (runs["protocol"] == "convergence") & runs["seed"].isin(bp.index)
+        mine &= runs["chapters"].str.contains("05")
+        noise = spread * runs["seed"].mod(3).sub(1)
+        runs.loc[mine, "outcome test_accuracy"] = runs["seed"].map(bp) + shift + noise
+        return runs
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("shift", "spread", "words"),
+    [
+        (3.0, 0.1, "more accurate on Fashion-MNIST 2x1000"),
+        (-3.0, 0.1, "less accurate on Fashion-MNIST 2x1000"),
+        (0.0, 0.05, "equivalent on Fashion-MNIST 2x1000"),
+        (0.5, 5.0, "undecided on "),
+    ],
+)
+def test_the_word_changes_with_the_data(shift, spread, words, folder):
+    change(folder, "runs", with_accuracies(shift, spread))
+    line = said(folder, "The difference in test accuracy")
+    found, evidence = line.split("**")[1:3]
+    assert words in found
+    if "undecided" in words:
+        assert "Fashion-MNIST 2x1000" in found.partition("undecided")[2]
+    number = re.search(r"(.\d+\.\d\d) points on Fashion-MNIST 2x1000 \(n = 7;", evidence)
+    assert float(number[1]) == pytest.approx(shift, abs=spread)
+
+
+def test_a_difference_is_that_of_the_pairs():
+    runs = pd.read_csv(FIGURES / "data/runs.csv", dtype={"preset": str})
+    line = said(FIGURES, "The difference in test accuracy")
+    for name, data, network in (
+        ("MNIST 2x1000", "mnist", "2x1000"),
+        ("CIFAR-10 3x2000", "cifar10", "3x2000"),
+    ):
+        mf, bp = (committed(runs, algorithm, data, network) for algorithm in ("mf", "bp"))
+        difference = (mf - bp).dropna()
+        number = re.search(rf"(.\d+\.\d\d) points on {name} \(n = (\d+);", line)
+        assert float(number[1]) == pytest.approx(difference.mean(), abs=0.0051)
+        assert int(number[2]) == len(difference)
+
+
+def test_one_run_is_called_one_run(folder):
+    change(folder, "runs", lambda runs: runs[(runs["algorithm"] != "mf") | (runs["seed"] == 0)])
+    line = said(folder, "The difference in test accuracy")
+    assert "known from one run alone on MNIST 2x1000, Fashion-MNIST 2x1000 and CIFAR-10 3x2000" in line
+    assert "n = " not in line
+
+
+@pytest.mark.parametrize(("factor", "word"), [(0.2, "fewer"), (5.0, "more")])
+def test_the_side_of_a_ratio_changes_with_the_passes(factor, word, folder):
+    def changed(runs):
+        mine = (runs["algorithm"] == "mf") & (runs["data"] != "digits")
+        epochs = runs["outcome epochs"]
+        return runs.assign(**{"outcome epochs": epochs.where(~mine, epochs * factor)})
+
+    change(folder, "runs", changed)
+    assert f"Mono-Forward makes {word} passes over the data" in said(folder, "Time of a pass: ")
+
+
+@pytest.mark.parametrize(("joules", "count"), [(0.01, 0), (100.0, 3)])
+def test_energy_counts_on_how_many_networks_it_is_more(joules, count, folder):
+    def changed(runs):
+        mine = (runs["algorithm"] == "mf") & runs["cost total_measured_j"].notna()
+        runs.loc[mine, "cost total_measured_j"] *= joules
+        return runs
+
+    change(folder, "runs", changed)
+    assert re.search(
+        rf"takes more energy than backpropagation's on {count} of \d+ comp", answers.findings(folder)
+    )
+
+
+def points(gain: float):
+    """Of the frontier's table one in which MF is better than BP at every budget, by nearly as much."""
+
+    def changed(table):
+        mf = table["algorithm"] == "mf"
+        bp = table[table["algorithm"] == "bp"]
+        for column in ("val_accuracy", "test_accuracy"):
+            best = bp[column].max()
+            table.loc[mf, column] = best + gain + 0.01 * table["seed"].mod(3)
+        return table
+
+    return changed
+
+
+def test_the_frontier_s_words_follow_its_points(folder):
+    change(folder, "frontier", points(2.0))
+    best, equal = said(folder, "at its best with"), said(folder, "Measured against the accuracy")
+    assert "more accurate on Fashion-MNIST 2x1000" in best
+    assert "Mono-Forward gets there for 0." in equal
+    change(folder, "frontier", points(-5.0))
+    best, equal = said(folder, "at its best with"), said(folder, "Measured against the accuracy")
+    assert "less accurate on Fashion-MNIST 2x1000" in best
+    assert "does not get there in" in equal
+    assert "does not come within 0.25 points of it either" in equal
+
+
+def test_more_algorithms_and_data_sets_of_the_frontier_are_said_too(folder):
+    def changed(table):
+        other = table[table["algorithm"] == "mf"].assign(algorithm="mf_interleaved")
+        both = pd.concat([table, other.assign(run=other["run"] + "i")])
+        mnist = both.assign(data="mnist", run=both["run"] + "m")
+        return pd.concat([both, mnist])
+
+    change(folder, "frontier", changed)
+    line = said(folder, "at its best with")
+    for words in ("Mono-Forward is", "MF interleaved is", "on MNIST 2x1000", "Fashion-MNIST 2x1000"):
+        assert words in line
+
+
+def test_what_is_not_recorded_is_not_said(folder):
+    whole = answers.findings(folder)
+    for name in ("frontier", "memory", "landscape", "pass_cost"):
+        (folder / "data" / f"{name}.csv").unlink()
+    less = answers.findings(folder)
+    assert "fixed in advance, and each" in whole
+    assert "fixed in advance, and each" not in less
+    assert "depends on whether it keeps" not in less
+    assert len(less.splitlines()) == len(whole.splitlines()) - 3
+    numbers = [int(n) for n in re.findall(r"^(\d+)\. ", less, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_nothing_on_real_data_is_one_sentence(folder, tmp_path):
+    change(folder, "runs", lambda runs: runs[runs["data"] == "digits"])
+    assert answers.findings(folder) == "No run on real data has been recorded yet."
+    with pytest.raises(InvalidInput, match="run from a checkout"):
+        answers.findings(tmp_path / "nowhere")
+
+
+def test_eight_to_eleven_findings_each_with_a_chapter():
+    lines = [
+        line for line in answers.findings(notebooks="notebooks/").splitlines() if re.match(r"\d+\. ", line)
+    ]
+    assert 8 <= len(lines) <= 11
+    for line in lines:
+        goals = re.findall(r"\]\((notebooks/[^)]+)\)", line)
+        assert goals
+        assert all((FIGURES.parent / goal).exists() for goal in goals)
+        assert not re.search(r"\bnan\b", line)
