@@ -34,10 +34,11 @@ CHAPTERS |= {"06": "hardware_analysis", "07": "where_the_cost_comes_from", "08":
 CHAPTERS |= {"09": "the_frontier"}
 #: What the brackets mean, in front of the list.
 LEGEND = (
-    "Ratios and differences are to backpropagation on the same network, in pairs of runs with the same seed. "
-    "In brackets: n, the number of pairs, and the 95 % interval; a single pair is called *one run* and "
-    f"decides nothing. *Within the margin* means by less than {stats.MARGIN:g} points, which was set "
-    "beforehand. *Undecided* means that these runs cannot tell."
+    "All comparisons are with backpropagation on the same network, in pairs of runs with the same seed. *Not "
+    "told apart* means that these runs cannot tell, once it is allowed for how many comparisons are made; "
+    f"*within the margin* means that the difference is surely less than {stats.MARGIN:g} points. Behind "
+    "*numbers* stand the differences and ratios, each with n, its number of pairs, and its 95 % interval (a "
+    "single pair is called *one run* and decides nothing), and the settings and hardware that they rest on."
 )
 
 
@@ -50,9 +51,12 @@ class Finding(NamedTuple):
     chapters: list[str]
 
     def markdown(self, notebooks: str) -> str:
-        links = (f"[chapter {c}]({notebooks}{c}_{CHAPTERS[c]}.ipynb)" for c in self.chapters)
-        brackets = "; ".join(filter(None, [*self.rests_on, _list(links)]))
-        return " ".join(filter(None, [f"**{self.found}**", self.evidence, f"({brackets})"]))
+        """One line, in which the evidence is folded away."""
+        links = _list(f"[chapter {c}]({notebooks}{c}_{CHAPTERS[c]}.ipynb)" for c in self.chapters)
+        settled = "; ".join(filter(None, self.rests_on))
+        numbers = " ".join(filter(None, [self.evidence, f"({settled})" if settled else ""]))
+        folded = f" <details><summary>numbers</summary>{numbers}</details>" if numbers else ""
+        return f"**{self.found}** ({links}){folded}"
 
 
 def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
@@ -152,6 +156,7 @@ def _sure(n: int, low: float, high: float, style: str = "+.2f") -> str:
 def _verdicts(contrasts: pd.DataFrame, above: str, below: str) -> str:
     """The words of contrasts, each with its networks; above, below: what an effect of that sign is called."""
     sides = {stats.HIGHER: above, stats.LOWER: below, stats.ONE_SEED: "known from one run alone"}
+    sides |= {stats.UNDECIDED: "not told apart"}
     where: dict[str, list[str]] = {}
     for _, row in contrasts.iterrows():
         word, _, within = row["verdict"].partition(" (")[0].partition(", ")
@@ -233,7 +238,7 @@ def _by_name(contrasts: pd.DataFrame) -> str:
     found = (
         f"{_name(name)} is {_accuracies(rows)}" for name, rows in contrasts.groupby("algorithm", sort=False)
     )
-    return f"Trained until it stops improving and compared with backpropagation, {'; '.join(found)}."
+    return f"Accuracy against backpropagation, both trained until they stop improving: {'; '.join(found)}."
 
 
 # ---------------------------------------------------------------- the findings
@@ -258,7 +263,7 @@ def accuracy_at_best(known: Known) -> Finding | None:
     passes = {place: runs["passes"].iat[0] for place, runs in frontier.best(known.points)}
     found, evidence = [], []
     for name, rows in local.groupby("algorithm", sort=False):
-        found.append(f"{_name(name)} is, compared with backpropagation, {_accuracies(rows)}")
+        found.append(f"{_name(name)} is {_accuracies(rows)}")
         best_with = [
             f"{passes[*place, name]} passes, backpropagation {passes[*place, 'bp']}"
             for place in rows[NETWORK].itertuples(index=False)
@@ -266,8 +271,8 @@ def accuracy_at_best(known: Known) -> Finding | None:
         evidence.append(f"{_name(name)}, at its best with {_list(best_with)}: {_numbers(rows)}.")
     how = "Settings were searched for each number of passes, with the same trials for all."
     found = (
-        "With a number of passes that is fixed in advance, and each algorithm at its best number, "
-        f"{'; '.join(found)}."
+        "Accuracy against backpropagation, each trained for the number of passes that suits it best, fixed "
+        f"in advance: {'; '.join(found)}."
     )
     return Finding(found, f"{' '.join(evidence)} {how}", [known.hardware(known.points)], ["09"])
 
@@ -303,7 +308,7 @@ def equal_accuracy(known: Known) -> Finding | None:
     few = f", and of fewer than {stats.ENOUGH} seeds a ratio has no interval"
     few = few if table["low"].isna().any() else ""
     evidence.append(f"This is judged on validation data{few}.{_front(points)}")
-    found = f"Measured against the accuracy of backpropagation at its best, {'; '.join(found)}."
+    found = f"What the accuracy of backpropagation at its best costs others: {'; '.join(found)}."
     return Finding(found, " ".join(evidence), ["tuned here", known.hardware(points)], ["09"])
 
 
@@ -469,7 +474,7 @@ def minimum(known: Known) -> Finding | None:
     losses = losses[(losses["algorithm"] == "mf") & (losses["protocol"] == "convergence")]
     if len(losses):
         words = _verdicts(losses, "higher", "lower")
-        found.append(f"Mono-Forward's validation loss is, compared with backpropagation's, {words}")
+        found.append(f"compared with backpropagation's, Mono-Forward's validation loss is {words}")
         said.append(f"The difference in validation loss is {_numbers(losses, 'nats', 3)}.")
     table = known.table("landscape")
     for _, own in landscape.per_run(table).groupby(NETWORK, sort=False) if len(table) else ():
@@ -482,7 +487,10 @@ def minimum(known: Known) -> Finding | None:
             f"({'one run' if n == 1 else f'n = {n}'})"
         )
     settled = [_whose(losses), known.hardware_of("mf")] if len(losses) else []
-    return Finding(f"{'; '.join(found)}.", " ".join(said), settled, ["08"]) if found else None
+    if not found:
+        return None
+    found = "; ".join(found)
+    return Finding(f"{found[0].upper()}{found[1:]}.", " ".join(said), settled, ["08"])
 
 
 def what_is_open(known: Known) -> Finding | None:
