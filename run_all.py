@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
         args.argv = argv
         settle_surroundings()
         extend(args.modules)
-        return draw_figures() if args.figures_only else run_batch(args, notebooks)
+        return of_records_alone(draw_figures) if args.figures_only else run_batch(args, notebooks)
 
     return run_program("run_all.py", command, argv)
 
@@ -122,9 +123,21 @@ def settle_surroundings() -> None:
         os.environ["HOME"] = f"{os.devnull}/home"  # where nothing can be made
 
 
+def of_records_alone(work: Callable[[], int]) -> int:
+    """What is committed is made of what is committed: the store, with what was tuned there, is away."""
+    mine = os.environ.get("BPFREE_STORE")
+    with tempfile.TemporaryDirectory(prefix="bpfree-") as empty:
+        os.environ["BPFREE_STORE"] = empty
+        try:
+            return work()
+        finally:
+            del os.environ["BPFREE_STORE"]
+            os.environ |= {} if mine is None else {"BPFREE_STORE": mine}
+
+
 def draw_figures() -> int:
-    """Every figure of the gallery, their index, and what the README has of the committed records."""
-    from bpfree.evidence import answers, gallery
+    """Every figure of the gallery, their index, the appendix, and what the README has of the records."""
+    from bpfree.evidence import answers, appendix, gallery
 
     figures = ROOT / "figures"
     with_places(README, {"findings": "", "results": ""})  # refuses one without them before the work
@@ -133,6 +146,7 @@ def draw_figures() -> int:
     parts = {"findings": answers.findings(figures, "notebooks/"), "results": gallery.results_table(figures)}
     disk.replace(README, with_places(README, parts).encode(), disk.CHECKOUT)
     print(gallery.write_index(figures))
+    print(appendix.write(figures))
     return 0
 
 
@@ -243,7 +257,7 @@ def run_batch(args: argparse.Namespace, notebooks: Path) -> int:
 
         for path in gallery.collect(ROOT / "figures", profile=chosen, add=args.add):
             print(path)
-        return draw_figures()
+        return of_records_alone(draw_figures)
     from bpfree.evidence import book  # here, because papermill takes a second or two to import
     from bpfree.evidence.pages import Pages
     from bpfree.experiments.store import Store
@@ -277,6 +291,7 @@ def run_batch(args: argparse.Namespace, notebooks: Path) -> int:
         values = [{} for _ in chapters]
 
     pages = Pages(output / args.profile, args.profile, every)
+    pages.append(notebooks.parent / "figures/appendix.html")
     begin = time.perf_counter()
     finished, failed = [], []
     bars = book.Bars(len(chapters))
@@ -288,8 +303,6 @@ def run_batch(args: argparse.Namespace, notebooks: Path) -> int:
                 (failed if failure else finished).append(chapter.name)
                 if not failure and args.update_notebooks:
                     book.refresh_outputs(chapter.path, bars.notebook)
-        if chapters == every or not pages.appendix.exists():
-            pages.append(notebooks.parent / "figures")
     except KeyboardInterrupt as stop:
         done = len(finished) + len(failed)
         where = f"in {chapters[done].name}, " if done < len(chapters) else ""

@@ -1,22 +1,20 @@
-"""The long tables of the committed records on one page, to be sorted and searched without a network.
+"""The long tables of the committed records on one page.
 
 `TABLES` is the list: a table joins it with a title, a sentence that says how to read it, and the function
 that computes it from the committed records.
 """
 
 import math
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment
 
 from ..algorithms.arms import label
-from ..errors import InvalidInput
+from ..errors import InvalidInput, disk
 from ..experiments import protocols, tuned
 from ..experiments.store import tidy
 from . import evidence, frontier, gallery, landscape, memory, stats, tables
@@ -90,6 +88,13 @@ def contrasts_in_full(committed: Committed) -> pd.DataFrame:
     names = {"baseline_settings": "settings of BP", "at_cap": "at the cap", "n": "n (pairs)", **in_points}
     names |= {"p_holm": "p, corrected (Holm)", "p_tost": "p, equivalence (TOST)"}
     return named(committed.contrasts[columns]).rename(columns=names)
+
+
+def every_claim(committed: Committed) -> pd.DataFrame:
+    best = frontier.best_records(committed.table("frontier"))
+    found = [verdicts(committed.records, tuple(protocols.PROTOCOLS), untested=True)]
+    found += [verdicts(best, ["frontier"], metrics=["test_accuracy"])] if len(best) else []
+    return tables.claims(pd.concat(found, ignore_index=True))
 
 
 def every_run(committed: Committed) -> pd.DataFrame:
@@ -197,10 +202,10 @@ TABLES += [
         lambda c: tables.overview(c.ours),
     ),
     LongTable(
-        "Verdicts",
-        "What our runs say of every printed comparison with backpropagation, under each of our protocols; "
-        "untested is what no run of ours can be put beside.",
-        lambda c: verdicts(c.records, tuple(protocols.PROTOCOLS), untested=True),
+        "The paper's claims under every protocol",
+        "What our runs say of every printed comparison with backpropagation; untested is what no run of ours "
+        "can be put beside.",
+        every_claim,
     ),
     LongTable(
         "Contrasts",
@@ -285,6 +290,22 @@ TABLES += [
         landscapes,
     ),
     LongTable(
+        "What was run, and what was not",
+        "The arms of the study on its networks, a column for each protocol: how many seeds, and how many of "
+        "their runs had their machine to themselves.",
+        lambda c: tables.coverage(c.table("runs"), c.table("frontier"), c.table("machines")),
+    ),
+    LongTable(
+        "The paper's cells that are ours, too",
+        "Of the numbers printed in each of the paper's tables, how many have one of ours beside them.",
+        lambda c: tables.filled(c.records, c.table("machines").to_dict("records")),
+    ),
+    LongTable(
+        "What the campaign took",
+        "Seconds of training of all runs of an arm, by machine, and of one run of its authors (A100).",
+        lambda c: tables.campaign(c.table("runs"), c.table("machines")),
+    ),
+    LongTable(
         "Every run",
         "All committed runs but those of the frontier; a run that shared its machine has no cost.",
         every_run,
@@ -332,13 +353,12 @@ def page(committed: Committed) -> str:
                 "numeric": [any(c.order != "" for c in column) for column in columns],
             }
         )
-    library = files("itables") / "html"  # carries DataTables in one file, for notebooks without a network
-    return (
-        Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True)
-        .get_template("appendix.html.j2")
-        .render(
-            sections=sections,
-            style=(library / "dt_bundle.css").read_text(encoding="utf-8"),
-            script=b64encode((library / "dt_bundle.js").read_bytes()).decode(),
-        )
-    )
+    template = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True)
+    return template.get_template("appendix.html.j2").render(sections=sections)
+
+
+def write(folder: Path = evidence.FOLDER) -> Path:
+    """The page of `folder`'s records, `folder`/appendix.html, which `Pages` puts among the chapters."""
+    path = Path(folder) / "appendix.html"
+    disk.replace(path, page(Committed(folder)).encode(), disk.CHECKOUT)
+    return path

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -56,9 +57,8 @@ class Pages:
             for name in ("notebooks", "figures"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
         self._exporter = Exporter()
-        environment = Environment(loader=TEMPLATES, autoescape=True)
-        environment.filters["duration"] = duration
-        self._template = environment.get_template("index.html.j2")
+        self._templates = Environment(loader=TEMPLATES, autoescape=True)
+        self._templates.filters["duration"] = duration
 
     def notebook(self, chapter: Chapter) -> Path:
         """Where the executed notebook belongs."""
@@ -99,19 +99,21 @@ class Pages:
             self._link()
             self._enter(chapter, entry)
 
-    def append(self, records: Path) -> None:
-        """Write the appendix, unless there are no committed records or it is younger than all of them.
-
-        records: the folder that the gallery's tables are in, `figures` of a checkout.
+    def append(self, appendix: Path) -> None:
+        """Puts a page of tables (see `evidence.appendix`) among the chapters, its tables to be sorted and
+        searched without a network; nothing if it is not there.
         """
-        committed = [path.stat().st_mtime for path in records.glob("data/*.csv")]
-        if not committed or (self.appendix.exists() and self.appendix.stat().st_mtime > max(committed)):
+        if not appendix.exists():
             return
-        from . import appendix  # here, because it takes seconds
-
-        text = appendix.page(appendix.Committed(records))
+        library = files("itables") / "html"  # has DataTables in one file, for notebooks without a network
+        sortable = self._templates.get_template("sortable.html.j2").render(
+            style=(library / "dt_bundle.css").read_text(encoding="utf-8"),
+            script=base64.b64encode((library / "dt_bundle.js").read_bytes()).decode(),
+        )
+        with disk.refusals(appendix, disk.CHECKOUT, doing="read"):
+            text = appendix.read_text(encoding="utf-8")
         with self._alone():
-            _write(self.appendix, text)
+            _write(self.appendix, text.replace("</html>", f"{sortable}</html>"))
             self._write_index(_entries(self._state))
 
     def _page(self, chapter: Chapter) -> Path:
@@ -156,7 +158,7 @@ class Pages:
 
     def _write_index(self, entries: dict[str, dict]) -> None:
         rows = [self._row(chapter, entries.get(chapter.name)) for chapter in self._chapters]
-        text = self._template.render(
+        text = self._templates.get_template("index.html.j2").render(
             profile=self._profile,
             chapters=rows,
             finished=sum(row["status"] == "ok" for row in rows),
