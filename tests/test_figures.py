@@ -477,6 +477,20 @@ def test_the_forest_shows_differences_intervals_margin_words_and_n_on_a_linear_a
     assert "0.25 points" in texts(figure).replace("\n", " ")
 
 
+def test_the_forest_of_one_algorithm_has_a_row_for_each_protocol():
+    rows = [
+        contrast("mf", k, 0.1, "higher", 5, protocol=protocol, data=data)
+        for data in ("mnist", "cifar10")
+        for k, protocol in enumerate(("matched", "convergence"))
+    ]
+    first, second = drawn(figures.forest.forest(pd.DataFrame(rows))).axes
+    for ax in (first, second):
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["convergence", "matched"]
+        assert [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) == 1][:2] == [1, 0]
+    assert "MNIST" in first.get_title(loc="left")
+    assert "CIFAR-10" in second.get_title(loc="left")
+
+
 def test_every_series_has_the_n_of_its_own_runs_and_no_title_counts():
     """BP has two runs with seconds, one of them ended at its cap; MF one of two; of FF there is none here."""
     capped = {"max_epochs": 3}

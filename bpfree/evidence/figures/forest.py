@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...algorithms.arms import look
-from ..order import arranged
+from ..order import NETWORK, arranged
 from . import style
 
 ROW = 0.27  # inches of a contrast
@@ -23,12 +23,16 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
 
     Args:
         contrasts: as `bpfree.evidence.stats.contrasts` gives it. A panel per data set, network, protocol and
-            preset, each with a linear axis of its own.
+            preset with a row for each algorithm; of a single algorithm, a panel per network with a row for
+            each protocol. Each has a linear axis of its own.
         margin: the equivalence margin that its verdicts were made with, in points; the shaded band.
     """
     style.require(contrasts, "contrasts")
-    panel = [c for c in ("data", "architecture", "protocol", "preset") if c in contrasts]
-    rows = arranged(contrasts, *panel, "algorithm")
+    row = "algorithm" if contrasts["algorithm"].nunique() > 1 else "protocol"
+    panel = [c for c in (*NETWORK, "protocol", "preset") if c in contrasts][
+        : None if row == "algorithm" else 2
+    ]
+    rows = arranged(contrasts, *panel, row)
     groups = [part for _, part in rows.groupby(panel, sort=False, dropna=False)]
     columns = 1 if len(groups) < 3 else 2
     lines = [groups[i : i + columns] for i in range(0, len(groups), columns)]
@@ -37,7 +41,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
         columns=columns, rows=len(lines), height=0.6 + 1.25 * ROW * sum(heights), height_ratios=heights
     )
     for k, part in enumerate(groups):
-        _draw_group(axes.flat[k], part, margin, lines=max(map(len, lines[k // columns])))
+        _draw_group(axes.flat[k], part, row, margin, lines=max(map(len, lines[k // columns])))
     for ax in axes.flat[len(groups) :]:
         ax.set_visible(False)
     for ax in axes.flat[max(0, len(groups) - columns) : len(groups)]:  # the lowest of each column
@@ -55,7 +59,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     return figure
 
 
-def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
+def _draw_group(ax, part: pd.DataFrame, named: str, margin: float, lines: int) -> None:
     ax.axvspan(-margin, margin, color=style.SKY, alpha=0.25, lw=0)
     ax.axvline(0.0, color="black", lw=0.8)
     reach = BEYOND * max(margin, part["difference"].abs().max())
@@ -74,14 +78,13 @@ def _draw_group(ax, part: pd.DataFrame, margin: float, lines: int) -> None:
         colour = VERDICT_COLOURS.get(row.verdict.partition(",")[0], "#666666")
         how = {"color": colour, "fontsize": style.SMALL, "va": "center"}
         ax.annotate(_verdict_with_n(row), (1.02, place), xycoords=("axes fraction", "data"), **how)
-    names = [textwrap.fill(look(name).label, 18) for name in part["algorithm"]]
+    names = part[named] if named == "protocol" else part["algorithm"].map(lambda name: look(name).label)
+    names = [textwrap.fill(name, 18) for name in names]
     ax.set_yticks(range(len(part)), names, fontsize=8, linespacing=0.9)
     ax.set_ylim(lines - 0.4, -0.6)  # as tall as its neighbour's
     ax.grid(visible=False, axis="y")
-    first = part.iloc[0]
-    title = f"{style.data_name(first['data'])} {first['architecture']}, {first['protocol']}"
-    preset = first.get("preset")
-    style.name_panel(ax, textwrap.fill(title if pd.isna(preset) else f"{title}, {preset}", 30))
+    title = style.network_of(part) if named == "protocol" else style.title_of(part)
+    style.name_panel(ax, textwrap.fill(title, 30))
 
 
 def _verdict_with_n(row) -> str:
