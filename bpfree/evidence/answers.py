@@ -156,7 +156,7 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
     seeds, and who is on the front. cost: of `frontier.COSTS`.
     """
     what = frontier.COSTS[choose("cost", cost, frontier.COSTS)].name
-    equal, means = frontier.at_equal_accuracy(points, cost), frontier.means(points, cost)
+    equal, fronts = frontier.at_equal_accuracy(points, cost), frontier.front(points, cost)
     lines = []
     for (data, network), arms in equal.groupby(NETWORK, sort=False):
         first, said = arms.iloc[0], []
@@ -173,12 +173,7 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
                     f"{label(row.algorithm)} reaches that for **{row.ratio:.2f} times** the {what}"
                     f"{interval}, at {row.test:.2f} % on the test data"
                 )
-        here = means[(means[NETWORK] == [data, network]).all(axis=1) & means["front"]].sort_values("cost")
-        turns = (here["algorithm"] != here["algorithm"].shift()).cumsum()
-        front = []
-        for _, part in here.groupby(turns):
-            budgets = frontier.span(part["passes"].iat[0], part["passes"].iat[-1])
-            front.append(f"{label(part['algorithm'].iat[0])} {budgets} ({part['mean'].iat[-1]:.2f} %)")
+        front = [f"{label(name)} {passes} ({mean:.2f} %)" for name, passes, mean in fronts[data, network]]
         seeds = points[(points[NETWORK] == [data, network]).all(axis=1)].groupby("algorithm", sort=False)[
             "seed"
         ]

@@ -328,15 +328,10 @@ def _price(rows: pd.DataFrame) -> str:
 
 def _front(points: pd.DataFrame) -> str:
     """A sentence on who is on the front of operations, from the cheapest to the dearest."""
-    means, said = frontier.means(points, "flop"), []
-    for _, here in means[means["front"]].groupby(NETWORK, sort=False):
-        here = here.sort_values("cost")
-        turns = (here["algorithm"] != here["algorithm"].shift()).cumsum()
-        spans = []
-        for _, part in here.groupby(turns):
-            budgets = frontier.span(part["passes"].iat[0], part["passes"].iat[-1])
-            spans.append(f"{label(part['algorithm'].iat[0])} ({budgets})")
-        said.append(f"on {_network(here.iloc[0])} {', '.join(spans)}")
+    said = [
+        f"on {network_name(*network)} {', '.join(f'{label(name)} ({passes})' for name, passes, _ in parts)}"
+        for network, parts in frontier.front(points, "flop").items()
+    ]
     best = " Most accurate for their operations are, from little to spend to much, with so many passes: "
     return f"{best}{'; '.join(said)}." if said else ""
 
