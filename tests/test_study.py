@@ -1,6 +1,7 @@
 """Profiles: the paper's arms, and which runs a chapter needs."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,9 @@ def test_the_plan_has_every_run_once_and_references_first():
 
 
 def test_chapters_run_what_the_plan_says():
-    """Whoever schedules a batch by the plan must not find that a chapter trains something else."""
+    """Whoever schedules a batch by the plan must not find that a chapter trains something else; but the
+    bundled digits, of which a run is a second, chapters may train beside it.
+    """
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         code = "\n".join(
             "".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"
@@ -111,7 +114,7 @@ def test_chapters_run_what_the_plan_says():
         number = path.name[:2]
         if number in study.CHAPTERS:
             assert f'chapter("{number}")' in code, path.name
-            assert "Experiment(" not in code, path.name
+            assert re.sub(r'Experiment\("\w+", "digits",', "", code).count("Experiment(") == 0, path.name
 
 
 @pytest.mark.parametrize(("name", "seeds"), [("quik", []), ("quick", [-1]), ("quick", ["0"])])
