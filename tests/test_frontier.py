@@ -403,11 +403,11 @@ def test_an_arm_that_has_just_begun_neither_sets_the_level_nor_costs_the_others_
     points = made(
         {
             "bp": {1: [80.0 + k % 2 for k in range(12)]},
-            "bp_ds": {1: [99.0] * 9},  # too few: others have ten and more
+            "bp_ds": {1: [99.0] * 9},  # cheaper than all here, but too few: others have ten and more
             "bp_freeze": {1: [70.0] * 10},  # as many as are ever needed
             "mf": {2: [85.0] * 12},
         },
-        {**COST, "bp_freeze": 5.0},
+        {**COST, "bp_freeze": 5.0, "bp_ds": 1.0},
     )
     table = frontier.at_equal_accuracy(points, "flop").set_index("algorithm")
     assert set(table.index) == {"bp", "bp_freeze", "mf"}
@@ -416,6 +416,8 @@ def test_an_arm_that_has_just_begun_neither_sets_the_level_nor_costs_the_others_
     found = frontier.targets(points).set_index("target")["accuracy"]
     assert found[frontier.BEST] == 80
     assert found[frontier.ALL] == 70  # which is asked of every seed there is
+    spent = frontier.to_target(points, "flop").query("target == @frontier.ALL")
+    assert set(spent["baseline"]) == {"bp_freeze"}
     [line] = answers.frontier_verdict(points).splitlines()
     assert line.endswith("Too few seeds to be compared yet: BP-DS (9).")
     few = points[points["seed"] < 3]

@@ -267,8 +267,9 @@ def to_target(points: pd.DataFrame, cost: str) -> pd.DataFrame:
 
     Columns: data, architecture, target, accuracy, algorithm; n (seeds), misses; passes, cost (medians over
     seeds, a miss being infinite), trimmed (`trimmed_mean` of the cost), and ratio, low, high: of the medians
-    to that of the cheapest of `BASELINES`, named in `baseline`; see `ratio_of_medians`.
+    to that of the cheapest `comparable` arm of `BASELINES`, named in `baseline`; see `ratio_of_medians`.
     """
+    compared = comparable(points)
     points, price = whole(points), bill(points, cost)
     rows = []
     for goal in targets(points).itertuples(index=False):
@@ -278,7 +279,9 @@ def to_target(points: pd.DataFrame, cost: str) -> pd.DataFrame:
             place = (goal.data, goal.architecture, algorithm)
             paid = [math.inf if n == math.inf else price.get((*place, n), math.nan) for n in of_seeds]
             spent[algorithm] = pd.Series(paid, of_seeds.index.get_level_values("seed"))
-        rivals = {name: spent[name].median(skipna=False) for name in BASELINES if name in spent}
+        there = (compared[NETWORK] == [goal.data, goal.architecture]).all(axis=1)
+        many = set(compared.loc[there, "algorithm"])
+        rivals = {name: spent[name].median(skipna=False) for name in BASELINES if name in many}
         cheapest = min(rivals, key=lambda name: (math.isnan(rivals[name]), rivals[name]), default="")
         for algorithm in ordered(spent):
             own = spent[algorithm]
