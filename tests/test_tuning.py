@@ -471,6 +471,17 @@ def test_figures_show_every_algorithm_and_say_what_the_joules_are(toy):
     assert all(any(list(line) == b for line in lines) for b in best)
 
 
+def test_optunas_slices_leave_no_style_and_no_open_figure_behind(toy):
+    import matplotlib.pyplot as plt
+
+    before = dict(plt.rcParams)
+    figure = figures.tuning.slice_points(tune(arm(toy), 3))
+    assert {ax.get_xlabel() for ax in figure.axes} >= {"lr", "weight_decay"}
+    assert dict(plt.rcParams) == before
+    assert plt.get_fignums() == []
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+
+
 # ---------------------------------------------------------------- storages and identities
 
 

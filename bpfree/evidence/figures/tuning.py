@@ -1,10 +1,15 @@
 """Pictures of searches: what was found when and at what cost, and how much the parameters matter."""
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ...algorithms.arms import look, ordered
 from . import style
+
+if TYPE_CHECKING:
+    from optuna.study import Study
 
 #: Parameters have colours of their own, none of an algorithm's.
 SHADES = ("#4477AA", "#CCBB44", "#66CCEE", style.GREY)
@@ -113,6 +118,44 @@ def importance_bars(frame: pd.DataFrame) -> Figure:
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of the variance over the space")
     figure.legend(loc="outside upper center", ncols=len(parameters), fontsize=8)
+    return figure
+
+
+@style.styled
+def slice_points(study: "Study") -> Figure:
+    """Every trial's accuracy against each of its parameters, later trials darker: Optuna's slice plot.
+
+    Drawn here, because Optuna's own asks pyplot for a window and sets a style for the whole process.
+    """
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(states=(TrialState.COMPLETE,))
+    searched = {name: d for trial in trials for name, d in trial.distributions.items()}
+    figure, (axes,) = style.new_figure(columns=max(len(searched), 1), height=2.6, sharey=True)
+    for ax, name in zip(axes, sorted(searched), strict=False):
+        having = [trial for trial in trials if name in trial.params]
+        values = [trial.params[name] for trial in having]
+        if getattr(searched[name], "log", False):
+            ax.set_xscale("log")
+            style.plain_log(ax.xaxis, min(values), max(values))
+        # Numbers lie on an axis of numbers, and choices among words each have a place of their own.
+        points = ax.scatter(
+            [v if isinstance(v, int | float) and not isinstance(v, bool) else str(v) for v in values],
+            [trial.value for trial in having],
+            c=[trial.number for trial in having],
+            vmin=0,
+            vmax=max(1, *(trial.number for trial in trials)),
+            cmap="Blues",
+            edgecolors="grey",
+            s=25,
+        )
+        ax.set_xlabel(name)
+    if searched:
+        figure.colorbar(points, ax=axes, label="trial").ax.yaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_ylabel("validation accuracy (%)")
+    figure.suptitle(
+        f"{look(study.user_attrs['bpfree']['algorithm']).label}: where the search looked", fontsize=9
+    )
     return figure
 
 
