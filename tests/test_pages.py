@@ -158,6 +158,14 @@ def test_an_answer_is_folded_whatever_markdown_is_in_it(pages):
     assert "And on" not in folded
 
 
+def test_numbers_are_folded_in_a_line_of_a_list(pages):
+    text = "1. Found <details><summary>numbers</summary>$x^2$ and more</details>\n2. On"
+    pages.end(CHAPTERS[0], notebook(code("said", {"text/markdown": text})), "ok", 1.0)
+    [folded] = re.findall(r"<details>(.*?)</details>", text_of(pages.index.parent, "00_a"), re.DOTALL)
+    assert folded.startswith("<summary>numbers</summary><math")
+    assert folded.endswith("and more")
+
+
 def test_pages_load_nothing(folder):
     for page in folder.glob("*.html"):
         content = page.read_text(encoding="utf-8")

@@ -36,6 +36,9 @@ class Renderer(IPythonRenderer):
         # nbconvert's, which looks for pictures, closes what is open: a fold whose text follows in Markdown.
         return super().block_html(html) if "<img" in html else html
 
+    def inline_html(self, html: str) -> str:
+        return super().inline_html(html) if "<img" in html else html
+
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
 
