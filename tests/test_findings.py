@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bpfree.algorithms.arms import look
 from bpfree.errors import InvalidInput
 from bpfree.evidence import answers
 
@@ -157,14 +158,19 @@ def test_the_frontier_s_words_follow_its_points(folder):
 
 def test_more_algorithms_and_data_sets_of_the_frontier_are_said_too(folder):
     def changed(table):
-        other = table[table["algorithm"] == "mf"].assign(algorithm="mf_interleaved")
+        other = table[table["algorithm"] == "mf"].assign(algorithm="mf_predsim")
         both = pd.concat([table, other.assign(run=other["run"] + "i")])
         mnist = both.assign(data="mnist", run=both["run"] + "m")
         return pd.concat([both, mnist])
 
     change(folder, "frontier", changed)
     line = said(folder, "at its best with")
-    for words in ("Mono-Forward is", "MF interleaved is", "on MNIST 2x1000", "Fashion-MNIST 2x1000"):
+    for words in (
+        "Mono-Forward is",
+        f"{look('mf_predsim').label} is",
+        "on MNIST 2x1000",
+        "Fashion-MNIST 2x1000",
+    ):
         assert words in line
 
 
