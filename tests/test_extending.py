@@ -1,6 +1,7 @@
 """An algorithm, a network, a protocol and a stop rule of somebody's own, in one file: named, they work like
 ours, and nothing of the package is touched."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -447,14 +448,15 @@ def test_a_batch_has_what_a_module_adds_in_its_chapters_and_its_jobs(here):
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "local: 4 of 4 runs are in the store" in done.stdout
-    assert sorted(Store().read(key).experiment.algorithm for key in Store()) == [
+    planned = [e for key in Store() if (e := Store().read(key).experiment).architecture != "4x64"]
+    assert sorted(e.algorithm for e in planned) == [
         "bp",
         "mf",
         "mf_interleaved",
         "mine",
     ]
     page = (here / "out/quick/03_mono_forward.html").read_text(encoding="utf-8")
-    assert "<td>My own</td>" in page
+    assert re.search(r"<td[^>]*>My own</td>", page)
 
 
 @pytest.mark.parametrize(
