@@ -156,6 +156,20 @@ def test_the_frontier_s_words_follow_its_points(folder):
     assert "does not come within 0.25 points of it either" in equal
 
 
+def test_what_other_seeds_might_have_reached_is_said(folder):
+    """Mono-Forward is by a hundredth too far from BP in the mean, and from seed to seed now nearer, now not."""
+
+    def changed(table):
+        bp = table[(table["algorithm"] == "bp") & (table["passes"] == 16)].set_index("seed")["val_accuracy"]
+        near = table["seed"].map(bp) - 0.26 + 0.1 * (2 * table["seed"].mod(2) - 1)
+        mine = (table["algorithm"] == "mf") & table["seed"].isin(bp.index)
+        return table.assign(val_accuracy=table["val_accuracy"].where(~mine, near))
+
+    change(folder, "frontier", changed)
+    line = said(folder, "What the accuracy of backpropagation at its best costs")
+    assert re.search(r"either \(95 % interval: for 0\.\d\d times the operations, to never\)", line)
+
+
 def test_more_algorithms_and_data_sets_of_the_frontier_are_said_too(folder):
     def changed(table):
         other = table[table["algorithm"] == "mf"].assign(algorithm="mf_predsim")

@@ -298,10 +298,11 @@ def equal_accuracy(known: Known) -> Finding | None:
         )
         for name, arm in here.groupby("algorithm", sort=False):
             tried = int(points[(points[PLACE] == [*first[NETWORK], name]).all(axis=1)]["passes"].max())
-            equal, near = (_price(part) for _, part in arm.groupby("margin"))
+            exact, close = (part for _, part in arm.groupby("margin"))
+            equal, near = _price(exact), _price(close)
             within = f"within {stats.MARGIN:g} points of it"
             equal = f"gets there {equal}" if equal else f"does not get there in {tried} passes or fewer"
-            near = f"comes {within} {near}" if near else f"does not come {within} either"
+            near = f"comes {within} {near}" if near else f"does not come {within} either{_perhaps(close)}"
             found.append(f"on {_network(first)} {_name(name)} {equal}, and {near}")
     if not found:
         return None
@@ -324,6 +325,14 @@ def _price(rows: pd.DataFrame) -> str:
         paid.append(f"{row.ratio:.2f} times the {frontier.COSTS[row.of].name}{interval}")
     price = f"for {_list(paid)}" if paid else "at a price that is not known"
     return f"{price} ({first['test']:.2f} % on the test data)"
+
+
+def _perhaps(rows: pd.DataFrame) -> str:
+    """Of an accuracy that is not reached in the mean, whether other seeds might have reached it, and how."""
+    first = rows.iloc[0]
+    name = frontier.COSTS[first["of"]].name
+    often = first["low"] < inf  # false of NaN, where there are too few seeds for an interval
+    return f" (95 % interval: for {first['low']:.2f} times the {name}, to never)" if often else ""
 
 
 def _front(points: pd.DataFrame) -> str:
