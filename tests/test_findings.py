@@ -157,7 +157,7 @@ def test_the_frontier_s_words_follow_its_points(folder):
 
 
 def test_what_other_seeds_might_have_reached_is_said(folder):
-    """Mono-Forward is by a hundredth too far from BP in the mean, and from seed to seed now nearer, now not."""
+    """Mono-Forward is a hundredth too far from BP in the mean, from seed to seed now nearer, now not."""
 
     def changed(table):
         bp = table[(table["algorithm"] == "bp") & (table["passes"] == 16)].set_index("seed")["val_accuracy"]
