@@ -102,9 +102,9 @@ class Experiment:
             choose(f"preset of {self.algorithm}", self.preset, [*cls.presets, TUNED])
         chosen = self.rule()
         stop_rule(chosen.stopping)
-        options = self.resolved_options(chosen)
+        options, known_options = self.resolved_options(chosen), cls.options()
         for name in options:
-            choose(f"option of {self.algorithm}", name, cls.options())
+            choose(f"option of {self.algorithm}", name, known_options)
         given = {**self.options, **self.hyperparameters}
         for name, value in known.options.items():
             if given.get(name, value) != value:
