@@ -1,7 +1,7 @@
 """What the committed runs and measurements answer: numbers computed, each with the n of its own runs."""
 
 from collections.abc import Iterator
-from math import inf, isnan, nan
+from math import isnan, nan
 
 import pandas as pd
 
@@ -152,44 +152,10 @@ def waiting(*algorithms: str) -> pd.DataFrame:
 def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
     """For which networks and budgets local learning pays: Markdown, a line for each network.
 
-    What every local algorithm spends to be as accurate as backpropagation at its best, in the mean of the n
-    seeds, and who is on the front. cost: of `frontier.COSTS`.
+    points: as `frontier.points` gives them. cost: of `frontier.COSTS`.
     """
-    what = frontier.COSTS[choose("cost", cost, frontier.COSTS)].name
-    equal, fronts = frontier.at_equal_accuracy(points, cost), frontier.front(points, cost)
-    lines = []
-    for (data, network), arms in equal.groupby(NETWORK, sort=False):
-        first, said = arms.iloc[0], []
-        for row in arms[~arms["algorithm"].isin(frontier.BASELINES)].itertuples():
-            interval = "" if isnan(row.low) else f", 95 % interval {_times(row.low)} to {_times(row.high)}"
-            if isnan(row.ratio):
-                said.append(f"what {label(row.algorithm)} costs is not known")
-            elif row.ratio == inf:
-                own = points[(points[PLACE] == [data, network, row.algorithm]).all(axis=1)]
-                tried = int(own["passes"].max())
-                said.append(f"{label(row.algorithm)} does not reach that in {tried} passes or fewer")
-            else:
-                said.append(
-                    f"{label(row.algorithm)} reaches that for **{row.ratio:.2f} times** the {what}"
-                    f"{interval}, at {row.test:.2f} % on the test data"
-                )
-        front = [f"{label(name)} {passes} ({mean:.2f} %)" for name, passes, mean in fronts[data, network]]
-        seeds = points[(points[NETWORK] == [data, network]).all(axis=1)].groupby("algorithm", sort=False)[
-            "seed"
-        ]
-        few = [f"{label(a)} ({n})" for a, n in seeds.nunique().items() if a not in set(arms["algorithm"])]
-        few = f" Too few seeds to be compared yet: {', '.join(few)}." if few else ""
-        lines.append(
-            f"- {network_name(data, network)} (n = {first['n']}): backpropagation is at its best as "
-            f"{label(first['baseline'])} with {first['baseline_passes']} passes, "
-            f"{first['baseline_test']:.2f} % on the test data. {'; '.join(said)}. On the front, from the "
-            f"cheapest to the dearest, by passes: {', '.join(front)}.{few}"
-        )
-    return "\n".join(lines)
-
-
-def _times(ratio: float) -> str:
-    return "never" if ratio == inf else f"{ratio:.2f}"
+    said = frontier.in_words(points, choose("cost", cost, frontier.COSTS))
+    return "\n".join(f"- **{network_name(*network)}.** {words}" for network, words in said.items())
 
 
 def idle_power() -> str:

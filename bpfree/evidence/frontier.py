@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..algorithms.arms import ordered
+from ..algorithms.arms import label, ordered
 from ..errors import InvalidInput
 from ..experiments import store
 from ..experiments.store import Record
@@ -342,6 +342,89 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
             rows.append((*network, name, len(val), *columns[best[0]], *found))
     columns = [*NETWORK, "algorithm", "n", "baseline", "baseline_passes", "accuracy", "passes", "test"]
     return pd.DataFrame(rows, columns=[*columns, "baseline_test", "ratio", "low", "high"])
+
+
+# ---------------------------------------------------------------- in words
+
+
+def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], str]:
+    """By data and network, in whole sentences: what a small budget buys, and what a large one does.
+
+    Who is on the front, whose cheap end and dear end may differ; what the accuracy costs that every run
+    reaches; and who gets to backpropagation at its best. cost: of `COSTS`. Networks without backpropagation
+    are left out.
+    """
+    table, goals, equal = means(points, cost), to_target(points, cost), at_equal_accuracy(points, cost)
+    found = {}
+    for network, arms in equal.groupby(NETWORK, sort=False):
+        low = goals[(goals[NETWORK] == list(network)).all(axis=1) & (goals["target"] == ALL)]
+        tried = points[(points[NETWORK] == list(network)).all(axis=1)].groupby("algorithm")["passes"].max()
+        front_here = table[(table[NETWORK] == list(network)).all(axis=1) & table["front"]]
+        said = [
+            _of_front(front_here.sort_values("cost"), cost),
+            _of_all(low, cost),
+            _of_best(arms, tried, cost),
+        ]
+        found[network] = " ".join(filter(None, said))
+    return found
+
+
+def _of_front(front: pd.DataFrame, cost: str) -> str:
+    if front.empty:
+        return ""
+    rivals = front["algorithm"].isin(BASELINES).to_numpy()
+    what, first, top = COSTS[cost], front.iloc[rivals.argmax()], front.iloc[-1]
+    dearest = f"{label(top['algorithm'])} with {in_passes(top['passes'])}, {top['mean']:.2f} %"
+    if rivals.all():
+        return f"Whatever there is to spend, backpropagation buys the most accuracy, up to {dearest}."
+    if not rivals.any():
+        return f"Whatever there is to spend, local learning buys the most accuracy, up to {dearest}."
+    if rivals[0]:
+        return f"Neither side is always ahead; the most accurate is {dearest}."
+    start = (
+        f"Below {first['cost'] / what.size:.2g} {what.unit}, the price of {in_passes(first['passes'])} of "
+        f"{label(first['algorithm'])}, local learning buys the most accuracy"
+    )
+    if rivals[rivals.argmax() :].all():
+        return f"{start}; from there on backpropagation does, up to {dearest}."
+    return f"{start}; from there on they take turns, and the most accurate is {dearest}."
+
+
+def _of_all(goals: pd.DataFrame, cost: str) -> str:
+    local = goals[~goals["algorithm"].isin(BASELINES)].dropna(subset="ratio")
+    if local.empty:
+        return ""
+    paid = [f"{label(row.algorithm)} {_times(row)}" for row in local.itertuples()]
+    return (
+        f"What every run reaches ({goals['accuracy'].iat[0]:.2f} % on validation data) costs, in "
+        f"{COSTS[cost].name} of the cheapest backpropagation: {', '.join(paid)}."
+    )
+
+
+def _of_best(arms: pd.DataFrame, tried: pd.Series, cost: str) -> str:
+    first, local = arms.iloc[0], arms[~arms["algorithm"].isin(BASELINES)]
+    never = local[local["ratio"] == math.inf]
+    there = [f"{label(row.algorithm)} {_times(row)}" for row in local[local["ratio"] < math.inf].itertuples()]
+    missed = [f"{label(name)} (up to {in_passes(tried[name])})" for name in never["algorithm"]]
+    best = (
+        f"Backpropagation at its best on validation data, {label(first['baseline'])} with "
+        f"{in_passes(first['baseline_passes'])} ({first['baseline_test']:.2f} % on the test data),"
+    )
+    there = [f"is reached by {', '.join(there)}, in {COSTS[cost].name} of that"] if there else []
+    missed = [f"is not reached by {', '.join(missed)}"] if missed else []
+    return f"{best} {'; it '.join(there + missed)}." if there + missed else ""
+
+
+def _times(row) -> str:
+    ends = ["never" if end == math.inf else f"{end:.2f}" for end in (row.low, row.high)]
+    interval = "" if math.isnan(row.low) else f", 95 % interval {' to '.join(ends)}"
+    ratio = "never" if row.ratio == math.inf else f"**{row.ratio:.2f} times**"
+    return f"{ratio} (n = {row.n}{interval})"
+
+
+def in_passes(n: int) -> str:
+    """As text: "1 pass", "8 passes"."""
+    return f"{n} {'pass' if n == 1 else 'passes'}"
 
 
 def span(low: int, high: int) -> str:

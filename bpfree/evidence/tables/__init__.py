@@ -4,7 +4,8 @@ summary, bill_of_run, readouts, passes_times_cost      what runs reached and cos
 undecided                                       what the runs leave open, and for how many pairs more
 ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
                                                 the paper's tables, its numbers beside ours
-at_best, to_target, at_equal_accuracy           what budgets bought, and what a target costs
+by_budget, at_best                              what budgets bought, all of them and each arm's best
+to_target, at_equal_accuracy                    what a target costs, and what backpropagation's best does
 overview, gap_to_printed                        all of it in a row; what sets it apart from what was printed
 agreement                                       how far ours agree with what was printed
 best_hyperparameters, environment               what was trained with, and on
@@ -13,7 +14,7 @@ claims, claims_in_brief, claims_by_protocol     the papers' claims and what was 
 markdown, latex                                 a table as text
 """
 
-from .budgets import at_best, at_equal_accuracy, not_run, to_target
+from .budgets import at_best, at_equal_accuracy, by_budget, not_run, to_target
 from .claims import claims, claims_by_protocol, claims_in_brief
 from .coverage import NOT_RUN, campaign, coverage, filled, machine_names
 from .paper import (
@@ -40,6 +41,7 @@ __all__ = [
     "at_equal_accuracy",
     "best_hyperparameters",
     "bill_of_run",
+    "by_budget",
     "cafo_efficiency",
 ]
 __all__ += ["cafo_performance", "campaign", "claims", "claims_by_protocol", "claims_in_brief", "coverage"]

@@ -1,13 +1,14 @@
 """What budgets that were fixed in advance bought, and what a target costs: tables of `frontier.points`."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 
 from ...algorithms.arms import label
 from ...experiments.study import FRONTIER, NETWORKS
 from .. import frontier
-from ..order import PLACE, network_name
+from ..order import PLACE, arranged, network_name
 from ..stats import MARGIN
 from .text import Quantity
 
@@ -39,6 +40,23 @@ def at_best(points: pd.DataFrame) -> pd.DataFrame:
             row[f"{of.name} ({of.unit})"] = _rounded(paid / of.size)
         rows.append(row)
     return _without_blanks(pd.DataFrame(rows))
+
+
+def by_budget(points: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy (%) by passes: a row for each arm, a column for each budget, mean ± sd over seeds.
+
+    Columns: network, algorithm, seeds (the most that a budget of the row has), then the budgets; a cell of
+    fewer seeds says of how many.
+    """
+    rows = []
+    for place, runs in arranged(points, *PLACE, "passes").groupby(PLACE, sort=False):
+        cells = {n: Quantity.of(of["test_accuracy"], 2) for n, of in runs.groupby("passes")}
+        most = max(cell.n for cell in cells.values())
+        cells = {n: replace(cell, n=cell.n if cell.n < most else 0) for n, cell in cells.items()}
+        row = {"network": network_name(*place[:2]), "algorithm": label(place[2]), "seeds": most}
+        rows.append(row | {frontier.in_passes(n): cell for n, cell in cells.items()})
+    budgets = map(frontier.in_passes, sorted(points["passes"].unique()))
+    return pd.DataFrame(rows, columns=["network", "algorithm", "seeds", *budgets]).fillna("")
 
 
 def to_target(points: pd.DataFrame) -> pd.DataFrame:
