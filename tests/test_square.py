@@ -140,3 +140,28 @@ def test_the_figure_joins_the_means_of_two_corners():
     ends = [("mf_joint", "mf_interleaved"), ("mf_sequential_joint", "mf")]
     assert joined == [pytest.approx([sum(MADE[name]) / 3 for name in pair]) for pair in ends]
     assert any("n = 3" in text.get_text() for text in panels[0].texts)
+
+
+def test_the_corners_on_a_budget_stand_beside_what_was_printed():
+    rows = [
+        ("bp", 84.0, 100.0),
+        ("mf_joint", 83.0, 101.0),
+        ("mf_interleaved", 80.0, 90.0),
+        ("mf", 79.0, 50.0),
+    ]
+    place = {"data": "cifar10_plain", "architecture": "conv-64-128-256-512", "passes": 16}
+    points = pd.DataFrame(
+        place | {"algorithm": name, "seed": seed, "test_accuracy": accuracy + seed, "flop": flop}
+        for name, accuracy, flop in rows
+        for seed in (0, 2)
+    )
+    table = square.on_a_budget(points).set_index("algorithm")
+    assert list(table.index) == ["BP", "MF-Joint", "MF interleaved", "MF"]  # one corner is not there
+    corners = table[["detached", "one layer after the other"]]
+    assert corners.loc["MF-Joint"].tolist() == ["no", "no"]
+    assert corners.loc["MF interleaved"].tolist() == ["yes", "no"]
+    assert corners.loc["MF"].tolist() == ["yes", "yes"]
+    assert str(table.loc["BP", "test accuracy (%)"]) == "85.00 ± 1.41 (n = 2)"
+    assert str(table.loc["MF interleaved", "printed (%)"]) == "80.20 ± 0.35 (n = 3)"
+    assert str(table.loc["MF", "printed (%)"]) == ""
+    assert float(table.loc["MF", "operations (× BP)"]) == 0.5

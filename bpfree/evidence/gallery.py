@@ -35,7 +35,7 @@ Experiments = Callable[[study.Profile], "list[Experiment]"]
 PRINTED = {"source": ["thesis", "2026"], "protocol": ["published", "convergence_loss"], "variant": ""}
 STUDY = ("runs", "epochs", "traces")
 TABLES = (*STUDY, "machines")
-OTHERS = ("frontier_trials",)  # what no figure shows
+OTHERS = ("frontier_trials", "square")  # what no figure shows
 APART = ("09",)  # whose runs are the many of `frontier.csv`
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from ..algorithms.arms import label
 from ..data import dataset
 from ..experiments import published
 from . import stats
 from .answers import DEVICE_NAMES
-from .order import NETWORK, arranged, network_name
+from .order import NETWORK, PLACE, arranged, network_name
 from .tables.text import Quantity
 
 #: What changes -> (the algorithm that has it, the one that it is compared with).
@@ -127,6 +128,42 @@ def _accuracies(records: pd.DataFrame) -> Iterator[tuple[tuple[str, str], dict[s
     for place, part in arranged(runs, *NETWORK).groupby(NETWORK, sort=False):
         means = part.groupby(["algorithm", "seed"])["value"].mean()
         yield place, {name: means[name] for name in means.index.unique("algorithm")}
+
+
+#: The corners of the square, and whether each detaches its losses and trains one layer after the other.
+CORNERS = {
+    "mf_joint": ("no", "no"),
+    "mf_sequential_joint": ("no", "yes"),
+    "mf_interleaved": ("yes", "no"),
+    "mf": ("yes", "yes"),
+}
+
+
+def on_a_budget(points: pd.DataFrame) -> pd.DataFrame:
+    """The corners and backpropagation with the same passes, beside what Gong and Abdulla printed for them.
+
+    points: as `frontier.points` gives them, of one network and budget. Columns: algorithm; detached; one
+        layer after the other; test accuracy (%), predicted as the source does; printed (%), of trainings that
+        ended by patience; operations (× BP), of training without validation.
+    """
+    printed = published.results(source="gong-abdulla", metric="test_accuracy", protocol="validation-selected")
+    rows, bill = [], points.groupby("algorithm")["flop"].mean()
+    for name in ("bp", *CORNERS):
+        own = points[points["algorithm"] == name]
+        if own.empty:
+            continue
+        first = own.iloc[0]
+        there = printed[(printed[PLACE] == [first["data"], first["architecture"], name]).all(axis=1)]
+        there = there[there["n"] > 1]  # of one seed there are some besides
+        cell = (
+            Quantity(there["mean"].iat[0], there["sd"].iat[0], 2, n=there["n"].iat[0]) if len(there) else ""
+        )
+        row = {"algorithm": label(name)} | dict(
+            zip(("detached", "one layer after the other"), CORNERS.get(name, ("", "")), strict=True)
+        )
+        row |= {"test accuracy (%)": Quantity.of(own["test_accuracy"], 2), "printed (%)": cell}
+        rows.append(row | {"operations (× BP)": Quantity(bill[name] / bill["bp"], places=2)})
+    return pd.DataFrame(rows)
 
 
 def answer(records: pd.DataFrame) -> str:
