@@ -361,7 +361,7 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
         tried = points[(points[NETWORK] == list(network)).all(axis=1)].groupby("algorithm")["passes"].max()
         front_here = table[(table[NETWORK] == list(network)).all(axis=1) & table["front"]]
         said = [
-            _of_front(front_here.sort_values("cost"), cost),
+            _of_front(front_here.sort_values("cost"), tried, cost),
             _of_all(low, cost),
             _of_best(arms, tried, cost),
         ]
@@ -369,7 +369,7 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
     return found
 
 
-def _of_front(front: pd.DataFrame, cost: str) -> str:
+def _of_front(front: pd.DataFrame, tried: pd.Series, cost: str) -> str:
     if front.empty:
         return ""
     rivals = front["algorithm"].isin(BASELINES).to_numpy()
@@ -378,7 +378,11 @@ def _of_front(front: pd.DataFrame, cost: str) -> str:
     if rivals.all():
         return f"Whatever there is to spend, backpropagation buys the most accuracy, up to {dearest}."
     if not rivals.any():
-        return f"Whatever there is to spend, local learning buys the most accuracy, up to {dearest}."
+        bp = in_passes(tried[tried.index.isin(BASELINES)].max())
+        return (
+            f"Whatever there is to spend, local learning buys the most accuracy, up to {dearest}; "
+            f"backpropagation was tried with {bp} at most."
+        )
     if rivals[0]:
         return f"Neither side is always ahead; the most accurate is {dearest}."
     start = (
@@ -406,9 +410,11 @@ def _of_best(arms: pd.DataFrame, tried: pd.Series, cost: str) -> str:
     never = local[local["ratio"] == math.inf]
     there = [f"{label(row.algorithm)} {_times(row)}" for row in local[local["ratio"] < math.inf].itertuples()]
     missed = [f"{label(name)} (up to {in_passes(tried[name])})" for name in never["algorithm"]]
+    passes = first["baseline_passes"]
+    most = ", the most that it was tried with" if passes == tried[first["baseline"]] else ""
     best = (
         f"Backpropagation at its best on validation data, {label(first['baseline'])} with "
-        f"{in_passes(first['baseline_passes'])} ({first['baseline_test']:.2f} % on the test data),"
+        f"{in_passes(passes)}{most} ({first['baseline_test']:.2f} % on the test data),"
     )
     there = [f"is reached by {', '.join(there)}, in {COSTS[cost].name} of that"] if there else []
     missed = [f"is not reached by {', '.join(missed)}"] if missed else []
