@@ -208,9 +208,8 @@ def gpu_waits() -> str:
         f"Something ran on this GPU in **{parts[0]} %** of the time for backpropagation and in "
         f"**{parts[2]} %** for Mono-Forward (one run each), while the process kept a processor core busy for "
         f"{span(runs['cpu'], 0)} % of it. In the authors' runs (2026) the GPU was busy {parts[1]} and "
-        f"{parts[3]} % of the time. How little arithmetic then counts, a pass of CaFo-Rand shows, which "
-        f"trains a read-out on kept outputs: on a CPU it takes "
-        f"**{rand['early passes, CPU, prefix kept']:.2f}** of backpropagation's time, on the GPU "
+        f"{parts[3]} % of the time. How little arithmetic then counts, CaFo-Rand shows: on a CPU its pass "
+        f"takes **{rand['early passes, CPU, prefix kept']:.2f}** of backpropagation's time, on the GPU "
         f"**{rand['here, GPU']:.2f}** (one measurement each)."
     )
 
