@@ -160,6 +160,50 @@ def test_idle_power_is_the_counters_and_no_share_is_above_all():
     assert 0 < low < high <= 100
 
 
+def test_power_is_compared_run_by_run_and_as_printed():
+    printed = published.results(source="2026", protocol="convergence_loss", metric="power_w", variant="")
+    printed = printed.pivot(index=["data", "architecture"], columns="algorithm", values="mean")
+    ratios = (printed["mf"] / printed["bp"]).dropna()
+    said = answers.idle_power()
+    assert f"in print (2026) {ratios.min():.2f} to {ratios.max():.2f} times." in said
+    [drawn] = re.findall(r"it drew (\d+) to (\d+) W", said)
+    traces = pd.read_csv(DATA / "traces.csv").query("channel == 'gpu:0' and quantity == 'power'")
+    means = traces.groupby("run")["value"].mean()  # warm-up included, which lowers them
+    assert means.min() <= int(drawn[0]) + 1
+    assert int(drawn[1]) <= traces["value"].max()
+
+
+def test_how_long_something_ran_on_the_gpu():
+    said = answers.gpu_waits()
+    runs = pd.read_csv(DATA / "runs.csv", dtype={"preset": str})
+    runs = runs[runs["figures"].str.contains("mf_resources") & (runs["device"] == "cuda")]
+    runs = runs.assign(run=runs["key"].str[:12]).set_index("run")["algorithm"]
+    traces = pd.read_csv(DATA / "traces.csv").query("channel == 'gpu:0' and quantity == 'utilisation'")
+    # A run's card works from its first busy sample on; the means stay within the samples either way.
+    busy = traces[traces["value"] > 0].groupby("run")["value"].mean()
+    busy = busy.groupby(runs.reindex(busy.index)).agg(["min", "max"]).round()
+    found = re.findall(r"\*\*(\d+) to (\d+) %\*\* (?:of the time )?for (?:b|M)", said)
+    assert len(found) == 2
+    for name, span in zip(("bp", "mf"), found, strict=True):
+        assert [float(end) for end in span] == pytest.approx(busy.loc[name].tolist(), abs=1)
+    assert "In the authors' runs (2026) the GPU was busy 10 to 17 and 6 to 8 % of the time" in said
+    rand = answers.a_pass("cafo_rand").set_index("measured by")["time of a pass (× BP)"]
+    assert f"on the GPU **{float(rand['here, GPU']):.2f}**" in said
+
+
+@pytest.mark.parametrize(("where", "device"), [("CPU", "cpu"), ("GPU", "cuda")])
+def test_the_time_of_whole_trainings_is_the_span_over_networks(runs, where, device):
+    ratios = []
+    for network in ("MNIST 2x1000", "Fashion-MNIST 2x1000", "CIFAR-10 3x2000"):
+        a, b = (by_seed(runs, "cost total_s", network, name, device) for name in ("mf", "bp"))
+        if len(each := (a / b).dropna()):
+            ratios.append((each.min(), each.max()))
+    least, most = map(float, re.search(r"\*\*([\d.]+) to ([\d.]+) times", answers.whole_time(where)).groups())
+    (low, high), (low_of_most, high_of_most) = min(ratios), max(ratios)
+    assert low - 0.0051 <= least <= high + 0.0051  # the mean of a network's pairs lies among them
+    assert low_of_most - 0.0051 <= most <= high_of_most + 0.0051
+
+
 def test_the_sweeps_ratios_are_those_of_its_points():
     index = ["sweep", "depth", "width", "batch", "algorithm", "metric"]
     value = pd.read_csv(DATA / "scaling.csv").set_index(index)["value"].sort_index()

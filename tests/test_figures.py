@@ -742,6 +742,7 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
     cost = {"data": "mnist", "architecture": "2x8", "metric": "train"}
     costs = [("bp", "kept", 10.0), ("mf", "kept", 4.0), ("mf", "recomputed", 6.0)]
     costs = pd.DataFrame([{**cost, "algorithm": a, "prefix": w, "value": v} for a, w, v in costs])
+    costs["machine"] = "another, 2 cores"
     samples_of = {"bp": (100, 100, 100), "mf": (150, 180, 140)}
     runs = tidy(
         *(
@@ -763,13 +764,23 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
     assert table["time (× BP)"].iloc[0] == f"{0.4 * kept['low']:.2f} to {0.4 * kept['high']:.2f}"
     few = beside_time(held(), costs, runs[runs["seed"] > 0])
     assert set(memory_or_time(few)["time (× BP)"]) == {"not known"}
-    assert "both at once: **none** of the 2 that" in less_of_both(found)
+    assert "both at once: **none** of the 2 of which both" in less_of_both(found)
+    assert "(memory: m, n = 2 processes; time: an estimate, from one pass measured on another and," in (
+        less_of_both(found)
+    )
     assert "**5.00 times** backpropagation's memory and **0." in less_of_both(found)
     cheap = found.assign(time_high=0.9)  # only the recomputed one holds less
     assert "at once: **MF, prefix recomputed on MNIST 2x8** of" in less_of_both(cheap)
     overlapping = held().replace({"value": {20 * 2**20: 35 * 2**20}})  # the second process of BP held 30
     overlapping = beside_time(overlapping, costs, runs).assign(time_high=0.9)
     assert "**none**" in less_of_both(overlapping)
+    untimed = beside_time(held(), costs[costs["prefix"] == "kept"], runs)  # the recomputed pass is not known
+    assert memory_or_time(untimed).iloc[1, 2:].tolist() == [
+        *("0.50 (n = 2)", "not measured"),
+        *(f"{scipy.stats.gmean(ratios):.2f} (n = 3)", "not known"),
+    ]
+    assert "**0.50 times** backpropagation's memory" in less_of_both(untimed)
+    assert "**none** of the 1 of which both" in less_of_both(untimed)
     with pytest.raises(InvalidInput, match="several values"):
         beside_time(held(), costs, pd.concat([runs, runs.assign(value=1.0)]))
 

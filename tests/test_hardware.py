@@ -415,6 +415,9 @@ def test_a_placed_step_does_what_was_counted(name):
         assert row["flops"] == BATCH * (forward + backward)
         assert row["rate"] == pytest.approx(row["flops"] / row["seconds"])
         assert row["share"] == pytest.approx(row["rate"] / roof.limit(row["flops"] / row["bytes"]))
+    figure = figures.hardware.roofline_points(roof, placed.reset_index().assign(algorithm=name))
+    *_, marks = figure.axes[0].get_lines()
+    assert marks.get_ydata().tolist() == pytest.approx((placed["rate"] / 1e9).tolist())
     assert set(diagnostics.step_seconds(algorithm, DATA, seconds=0.002)) == {
         s.name for s in algorithm.stages()
     }

@@ -15,7 +15,7 @@ from .figures.resources import warmed
 from .findings import findings as findings
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
-from .tables.text import Quantity
+from .tables.text import Quantity, span
 
 SETTINGS = {"tuned": "tuned here", "thesis": "of the thesis", "2026": "of 2026", "defaults": "by default"}
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
@@ -158,20 +158,59 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
     return "\n".join(f"- **{network_name(*network)}.** {words}" for network, words in said.items())
 
 
+def gpu_waits() -> str:
+    """How much of the time something ran on the GPU while the networks of chapter 06 trained: ours and as
+    printed, with what the process did meanwhile, and CaFo-Rand's pass on both kinds of device.
+    """
+    traces = gallery.recorded("mf_resources").query("device == 'cuda'")
+    runs = warmed(traces[traces["quantity"] == "utilisation"])
+    runs["channel"] = runs["channel"].str[:3]
+    runs = runs.groupby(["channel", "algorithm", "data"])["value"].mean()
+    printed = published.results(source="2026", protocol="convergence_loss", metric="utilisation", variant="")
+    printed = printed[printed["data"] != "all"].set_index("algorithm")["mean"]
+    parts = [span(of, 0) for who in (REFERENCE, "mf") for of in (runs["gpu", who], printed[who])]
+    rand = a_pass("cafo_rand").set_index("measured by")["time of a pass (× BP)"]
+    return (
+        f"Something ran on this GPU in **{parts[0]} %** of the time for backpropagation and in "
+        f"**{parts[2]} %** for Mono-Forward (one run each), while the process kept a processor core busy for "
+        f"{span(runs['cpu'], 0)} % of it. In the authors' runs (2026) the GPU was busy {parts[1]} and "
+        f"{parts[3]} % of the time. How little arithmetic then counts, CaFo-Rand shows: on a CPU its pass "
+        f"takes **{rand['early passes, CPU, prefix kept']:.2f}** of backpropagation's time, on the GPU "
+        f"**{rand['here, GPU']:.2f}** (one measurement each)."
+    )
+
+
 def idle_power() -> str:
-    """What a GPU draws that only waits, against what it drew while the networks of chapter 06 trained."""
+    """What a GPU draws that only waits, against what it drew while the networks of chapter 06 trained, and
+    how Mono-Forward's power compares with BP's: ours and as printed.
+    """
     sensors, traces = gallery.recorded("sensors"), gallery.recorded("mf_resources")
     row = sensors[(sensors[["phase", "sensor"]] == ["idle, with a context", "counter"]).all(axis=1)].iloc[0]
     idle = row["joules"] / row["seconds"]
     power = traces[(traces["device"] == "cuda") & (traces["quantity"] == "power")]
     power = warmed(pd.concat([power, traces[traces["quantity"] == "utilisation"]]))
-    watts = power[power["quantity"] == "power"].groupby(PLACE)["value"].mean()
-    share = (100 * idle / watts).clip(upper=100)
+    watts = power[power["quantity"] == "power"].pivot_table("value", NETWORK, "algorithm")
+    printed = published.results(source="2026", protocol="convergence_loss", metric="power_w", variant="")
+    printed = printed.pivot(index=NETWORK, columns="algorithm", values="mean")
+    share = span((100 * idle / watts).clip(upper=100), 0)
+    ours, theirs = (w["mf"] / w[REFERENCE] for w in (watts, printed))
     return (
         f"A GPU that waits, with a program connected to it, draws **{idle:.0f} W** ({row['card']}, by its "
-        f"energy counter). While these networks trained it drew {watts.min():.0f} to {watts.max():.0f} W, "
-        f"one run each: **{share.min():.0f} to {share.max():.0f} %** of the power was for being switched on."
+        f"energy counter). While these networks trained it drew {span(watts, 0)} W, one run each: "
+        f"**{share} %** of the power was for being switched on. Mono-Forward's power was {span(ours)} times "
+        f"backpropagation's, in print (2026) {span(theirs)} times."
     )
+
+
+def whole_time(where: str, algorithm: str = "mf") -> str:
+    """Markdown: the time of training until accuracy stops improving, as ratios to BP's, over the networks
+    that ran alone on their machine. where: "CPU" or "GPU".
+    """
+    table = a_pass(algorithm)
+    cells = table.loc[table["measured by"] == f"here, {where}", RATIOS[-1]]
+    times, pairs = cells.map(float), sorted({cell.note.strip("()") for cell in cells})
+    n = "one pair of runs each" if pairs == ["1"] else f"n = {' to '.join(pairs)} pairs of runs"
+    return f"**{span(times)} times** on the {where} ({n})"
 
 
 def scaling_ratios() -> str:
@@ -184,16 +223,13 @@ def scaling_ratios() -> str:
     deep, others = held.loc["depth", local], held.drop("depth", level="sweep")[local]
     layers = deep.index.get_level_values("depth")
 
-    def span(ratios: pd.DataFrame) -> str:
-        return f"**{ratios.min(axis=None):.2f} to {ratios.max(axis=None):.2f}**"
-
     return (
         f"With {layers[0]} hidden layers Mono-Forward keeps {deep.iloc[0].mean():.2f} times as much as "
         f"backpropagation for the backward pass, with {layers[-1]} **{deep.iloc[-1].mean():.2f}** times; "
-        f"however wide the layers or large the batch, {span(others)}. Its step takes {span(time[local])} "
-        f"times as long, for {span(work[local])} times the operations; Forward-Forward's takes "
-        f"{span(time[['ff']])} times as long, for {span(work[['ff']])} times the operations (CPU, one "
-        f"thread, each point measured once)."
+        f"however wide the layers or large the batch, **{span(others)}**. Its step takes "
+        f"**{span(time[local])}** times as long, for **{span(work[local])}** times the operations; "
+        f"Forward-Forward's takes **{span(time['ff'])}** times as long, for **{span(work['ff'])}** times the "
+        f"operations (CPU, one thread, each point measured once)."
     )
 
 

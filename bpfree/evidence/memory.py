@@ -11,6 +11,7 @@ import pandas as pd
 from ..algorithms.arms import label
 from . import stats
 from .order import network_name
+from .tables.text import span
 
 ARM_AND_PREFIX = ["data", "architecture", "algorithm", "prefix"]
 HELD = ("account", "with_prefix", "rss", "allocated", "reserved", "nvml")
@@ -43,7 +44,8 @@ def beside_time(
     Columns beside those of `bytes_against_bp`: pass; passes, low, high: geometric mean of the pairs and its
     interval; pairs: how many; time_low, time_high: that interval times pass, an estimate of the whole;
     held_low, held_high: what its process with least held over backpropagation's with most, and the other way
-    round.
+    round; held_on, timed_on: the processor. Arms of which neither a pass nor the passes are known are left
+    out.
     """
     found = bytes_against_bp(table).drop("bp", level="algorithm")
     of_pass = costs[costs["metric"] == "train"].set_index(ARM_AND_PREFIX)["value"]
@@ -66,7 +68,8 @@ def beside_time(
     of_bp = bp.reindex(found.index.droplevel(["algorithm", "prefix"]))
     time["held_low"] = measured["min"].reindex(found.index) / of_bp["max"].to_numpy()
     time["held_high"] = measured["max"].reindex(found.index) / of_bp["min"].to_numpy()
-    return found.join(time).dropna(subset=["pass", "passes"])
+    time["held_on"], time["timed_on"] = (t["machine"].iloc[0].partition(",")[0] for t in (table, costs))
+    return found.join(time).dropna(subset=["pass", "passes"], how="all")
 
 
 def _pairs(samples: pd.DataFrame, name: str) -> pd.Series:
@@ -83,15 +86,16 @@ def memory_or_time(beside: pd.DataFrame, device: str = "rss") -> pd.DataFrame:
     """`beside_time` as a table to read: a row per arm, its process's memory and its time as ratios to BP's.
 
     device: the column that is what the process held. The time is a pass, measured once, times the 95 %
-    interval of the passes: an estimate, and none where fewer than three pairs of runs are known.
+    interval of the passes: an estimate, and none where the pass or three pairs of runs are missing.
     """
     rows = []
     for place, row in beside.iterrows():
-        known = row["pairs"] >= 3
+        known = row["pairs"] >= 3 and row["pass"] > 0
         time = f"{row['time_low']:.2f} to {row['time_high']:.2f}" if known else "not known"
-        passes = f"{row['passes']:.2f} (n = {row['pairs']:.0f})"
+        passes = f"{row['passes']:.2f} (n = {row['pairs']:.0f})" if row["pairs"] else "not known"
         memory = f"{row[device]:.2f} (n = {row['n']:.0f})"
-        ratios = memory, f"{row['pass']:.2f}", passes, time
+        a_pass = f"{row['pass']:.2f}" if row["pass"] > 0 else "not measured"
+        ratios = memory, a_pass, passes, time
         rows.append((network_name(*place[:2]), _arm(place, beside), *ratios))
     of = [f"{what} (× BP)" for what in ("memory", "a pass", "passes", "time")]
     return pd.DataFrame(rows, columns=["network", "algorithm", *of])
@@ -103,17 +107,19 @@ def less_of_both(beside: pd.DataFrame, device: str = "rss") -> str:
     for way, doing in {"kept": "kept", "recomputed": "computed again"}.items():
         rows = beside.xs(("mf", way), level=["algorithm", "prefix"])
         said.append(
-            f"**{_span(rows[[device]])} times** backpropagation's memory and **"
-            f"{_span(rows[['time_low', 'time_high']])} times** its time with the layers below {doing}"
+            f"**{span(rows[[device]])} times** backpropagation's memory and **"
+            f"{span(rows[['time_low', 'time_high']])} times** its time with the layers below {doing}"
         )
     less = beside[(beside["held_high"] < 1) & (beside["time_high"] < 1)]
     which = [f"{_arm(place, beside)} on {network_name(*place[:2])}" for place in less.index]
-    mf = beside.xs("mf", level="algorithm")
+    both = beside.dropna(subset=["pass", "passes"])
+    mf = both.xs("mf", level="algorithm")
     return (
-        f"On real data Mono-Forward takes {', or '.join(said)}. Less of both at once: "
-        f"**{', '.join(which) or 'none'}** of the {len(beside)} that were measured (CPU; memory: n = "
-        f"{_span(beside[['n']], 0)} processes; time: an estimate, from one measured pass and, for "
-        f"Mono-Forward, {_span(mf[['pairs']], 0)} pairs of runs)."
+        f"On a CPU Mono-Forward takes {', or '.join(said)}. Less of both at once: "
+        f"**{', '.join(which) or 'none'}** of the {len(both)} of which both are known (memory: "
+        f"{beside['held_on'].iloc[0]}, n = {span(beside[['n']], 0)} processes; time: an estimate, from one "
+        f"pass measured on {beside['timed_on'].iloc[0]} and, for Mono-Forward, {span(mf[['pairs']], 0)} "
+        f"pairs of runs)."
     )
 
 
@@ -121,8 +127,3 @@ def _arm(place: tuple[str, str, str, str], beside: pd.DataFrame) -> str:
     """The algorithm, and how its prefix was served where both ways were measured."""
     *network, name, way = place
     return f"{label(name)}, prefix {way}" if len(beside.xs((*network, name))) > 1 else label(name)
-
-
-def _span(numbers: pd.DataFrame, places: int = 2) -> str:
-    low, high = (f"{n:.{places}f}" for n in (numbers.min(axis=None), numbers.max(axis=None)))
-    return low if low == high else f"{low} to {high}"

@@ -176,8 +176,8 @@ def answer(records: pd.DataFrame) -> str:
     )
     devices = " and ".join(sorted({DEVICE_NAMES.get(d, d) for d in records["device"]}))
     return (
-        f"on {networks} (one rate and decay for all; {devices}; n = {table['n'].min()} pairs of runs), "
-        f"**{decided.sum()} of {len(table)}** differences of accuracy are decided; the largest, "
-        f"“{row['change']}” on {dataset(row['data'])}, is **{row['difference']:+.2f} points** (95 % interval "
-        f"{row['low']:+.2f} to {row['high']:+.2f})"
+        f"**{'something' if decided.any() else 'nothing'} is decided**, {decided.sum()} of {len(table)} "
+        f"differences on {networks} (one rate and decay for all; {devices}; n = {table['n'].min()} pairs of "
+        f"runs); the largest, “{row['change']}” on {dataset(row['data'])}, is **{row['difference']:+.2f} "
+        f"points** (95 % interval {row['low']:+.2f} to {row['high']:+.2f})"
     )

@@ -58,6 +58,13 @@ def _magnitude(value: float) -> int:
     return math.floor(math.log10(abs(value))) if value else 0
 
 
+def span(numbers: "pd.Series | pd.DataFrame", places: int = 2) -> str:
+    """The least of the numbers and the greatest, "0.40 to 0.53"; one alone where they look the same."""
+    known = pd.Series(numbers.to_numpy().ravel()).dropna()
+    low, high = (f"{n:.{places}f}" for n in (known.min(), known.max()))
+    return low if low == high else f"{low} to {high}"
+
+
 def markdown(table: pd.DataFrame) -> str:
     """The table in GitHub's Markdown."""
     return table.to_markdown(index=False, disable_numparse=True)
