@@ -186,7 +186,7 @@ def alignment(frame: pd.DataFrame) -> Figure:
     for marker, (block, part) in zip(itertools.cycle("osv^"), blocks, strict=False):
         ax.plot(part["epoch"], part["degrees"], f"-{marker}", ms=4, lw=1, label=block)
     ax.axhline(90.0, color="black", lw=0.8, ls="--")
-    ax.set(xlabel="epochs of training the blocks", ylabel="angle (degrees)")
+    ax.set(xlabel="epochs of training the blocks", ylabel="angle (degrees)", ylim=(0, 120))
     if len(frame):
         ax.legend()
     else:
