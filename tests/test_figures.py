@@ -824,8 +824,8 @@ def test_read_outs_have_a_panel_for_each_network_and_a_point_for_each_seed():
     ]
     again = {**rows[0], "device": "cuda", "value": 91.0}  # a seed on two devices
     panels = drawn(figures.readout_points(pd.DataFrame([*rows, again]))).axes
-    assert [ax.get_title() for ax in panels] == ["MNIST 1x8", "MNIST 2x8"]
+    assert [ax.get_title(loc="left") for ax in panels] == ["MNIST 1x8", "MNIST 2x8"]
     for ax, first in zip(panels, (90.5, 90.0), strict=True):
         assert [t.get_text() for t in ax.get_xticklabels()] == ["layer 1", "sum"]
         assert ax.lines[0].get_ydata().tolist() == [first, 92.0, 94.0, 95.0]
-        assert ax.get_legend().get_texts()[0].get_text() == "MF (n = 2)"
+        assert [t.get_text() for t in ax.texts] == ["MF: n = 2"]
