@@ -580,12 +580,14 @@ def stages_at_cap(record: Record) -> int | None:
         cap = None
     if record.status != "finished" or cap is None:
         return 0 if record.status == "finished" else None
+    if "stages_at_cap" in record.metrics:  # a record from a table, which does not say how stages ended
+        return record.metrics["stages_at_cap"]
     if len(record.history):
         impatient = [stage["name"] for stage in record.stages if stage.get("ended") == "patience"]
         last = record.history.groupby("stage")["epoch"].max().drop(impatient, errors="ignore")
         return int((last >= cap).sum())
-    if "stages_at_cap" in record.metrics or epochs is None:
-        return record.metrics.get("stages_at_cap")
+    if epochs is None:
+        return None
     return int(epochs == cap) if epochs <= cap else None
 
 
