@@ -65,6 +65,7 @@ def test_a_sentence_has_the_numbers_of_the_list():
         )
         assert len(re.findall(r"\bn = ", sentence)) == len(lines)
         assert all(sentence.count(name) == 1 for name in {found[2] for found in listed})
+        assert all(f"; {line.rpartition('): ')[2]}" in sentence for line in lines)  # the verdict
         assert sentence.endswith(f" ({shared})." if shared else ").")
         assert sentence.count("settings") == (1 if shared else len(lines))
 
@@ -135,6 +136,28 @@ def test_what_a_stage_saves():
         assert row[2:] == pytest.approx((again, kept, 100 * (1 - again) / (1 - kept)))
 
 
+def test_what_forward_forward_costs(runs):
+    table = answers.forward_forward_bill().set_index("Forward-Forward's (× BP)")
+    here = table["here"]
+    mnist = runs[(runs["data"] == "mnist") & (runs["architecture"] == "3x1000")]
+    a_pass = (
+        mnist.filter(like="_flop").div(mnist["outcome epochs"], axis=0).groupby(mnist["algorithm"]).mean()
+    )
+    ratio = a_pass.loc["ff"] / a_pass.loc["bp"]
+    assert float(here["operations of a training pass"]) == pytest.approx(ratio["cost train_flop"])
+    assert float(here["operations of a pass and its validation"]) == pytest.approx(ratio["cost total_flop"])
+    ff, bp = (by_seed(runs, "outcome epochs", "MNIST 3x1000", name) for name in ("ff", "bp"))
+    each = (ff / bp).dropna()
+    assert here["passes"].n == len(each)
+    assert float(here["passes"]) == pytest.approx(each.prod() ** (1 / len(each)))
+    alone = mnist.dropna(subset="cost total_s").groupby("algorithm").size()
+    assert (here["time of the training"] == "not known") == (not {"ff", "bp"} <= set(alone.index))
+    printed = published.results(source="2026", data="mnist", architecture="3x1000", metric="total_j")
+    joules = printed[printed["variant"] == ""].set_index("algorithm")["mean"]
+    assert float(table.loc["energy of the training", "2026"]) == pytest.approx(joules["ff"] / joules["bp"])
+    assert not table.loc["operations of a training pass", "thesis"]
+
+
 def test_searches_are_told_by_their_own_trials():
     table = pd.read_csv(DATA / "tuning.csv").sort_values("trial")
     said = answers.tuning_against_algorithm(few=3)
@@ -144,9 +167,9 @@ def test_searches_are_told_by_their_own_trials():
             table[(table["data"] == data) & (table["algorithm"] == a)]["value"].tolist() for a in ("bp", "mf")
         )
         spreads = sorted(max(v) - min(v) for v in (bp, mf))
-        assert f"on {name} {spreads[0]:.1f} to {spreads[1]:.1f} points" in said
+        assert f"- {name}: {spreads[0]:.1f} to {spreads[1]:.1f} points" in said
         assert f"**{max(mf) - max(bp):+.2f} points**" in said
-        assert f"({max(mf) - max(bp[:3]):+.2f} if that gets its first 3" in said
+        assert f"({max(mf) - max(bp[:3]):+.2f} if that had its first 3" in said
         joules = table[(table["data"] == data) & (table["algorithm"] == "mf")]["joules"]
         assert f"MF on {name} **{joules.sum() / 1000:.1f} kJ**" in answers.search_bill()
 

@@ -509,6 +509,9 @@ def test_every_series_has_the_n_of_its_own_runs_and_no_title_counts():
     labels = [t.get_text() for t in figures.learning_curves(frame).axes[0].get_legend().get_texts()]
     assert labels == ["BP (n = 2, 1 at the cap)", "MF (n = 2)", "FF (AdamW) (n = 1)"]
     assert "seed" not in figures.style.title_of(frame)
+    patient = frame.assign(ended=["patience" if name == "bp" else "cap" for name in frame["algorithm"]])
+    labels = [t.get_text() for t in figures.learning_curves(patient).axes[0].get_legend().get_texts()]
+    assert labels[0] == "BP (n = 2)"  # it would not have gone on
 
 
 @pytest.mark.parametrize(
@@ -637,6 +640,26 @@ def test_images_of_few_classes_many_channels_and_no_shape_are_shown():
 def test_more_classes_than_ten_show_the_first_ten():
     figure = drawn(figures.images(torch.rand(100, 1, 4, 4), torch.arange(100)))
     assert [ax.get_title() for ax in figure.axes[:10]] == [str(c) for c in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("searches", "said"),
+    [
+        ({"a": ("bp", 3), "b": ("mf", 3)}, "1 search of 3 trials for each algorithm"),
+        (
+            {"a": ("bp", 3), "b": ("bp", 2), "c": ("mf", 4)},
+            "BP: 2 searches of 2 and 3 trials; MF: 1 search of",
+        ),
+    ],
+)
+def test_how_many_searches_of_how_many_trials(searches, said):
+    rows = [
+        {"study": study, "algorithm": name, "value": 90.0 + k, "best": 90.0 + k, "total_joules": k}
+        for study, (name, trials) in searches.items()
+        for k in range(trials)
+    ]
+    trials = pd.DataFrame(rows).assign(data="mnist", architecture="2x8", energy="estimated", provenance=None)
+    assert said in texts(drawn(figures.tuning.best_so_far(trials)))
 
 
 def test_an_angle_of_no_block_and_of_many():
@@ -812,8 +835,8 @@ def test_read_outs_have_a_panel_for_each_network_and_a_point_for_each_seed():
     ]
     again = {**rows[0], "device": "cuda", "value": 91.0}  # a seed on two devices
     panels = drawn(figures.readout_points(pd.DataFrame([*rows, again]))).axes
-    assert [ax.get_title() for ax in panels] == ["MNIST 1x8", "MNIST 2x8"]
+    assert [ax.get_title(loc="left") for ax in panels] == ["MNIST 1x8", "MNIST 2x8"]
     for ax, first in zip(panels, (90.5, 90.0), strict=True):
         assert [t.get_text() for t in ax.get_xticklabels()] == ["layer 1", "sum"]
         assert ax.lines[0].get_ydata().tolist() == [first, 92.0, 94.0, 95.0]
-        assert ax.get_legend().get_texts()[0].get_text() == "MF (n = 2)"
+        assert [t.get_text() for t in ax.texts] == ["MF: n = 2"]

@@ -273,6 +273,13 @@ def test_stages_that_ended_at_the_cap_are_counted_as_far_as_is_known(epochs, cap
     assert stages_at_cap(replace(made, status="failed")) is None
 
 
+def test_a_stage_whose_patience_was_over_at_its_cap_would_not_have_gone_on():
+    history = pd.DataFrame([{"stage": name, "epoch": e + 1} for name in "ab" for e in range(5)])
+    stages = [{"name": "a", "ended": "patience"}, {"name": "b", "ended": "cap"}]
+    made = record(experiment=resolved(max_epochs=5), metrics={"epochs": 10}, history=history, stages=stages)
+    assert stages_at_cap(made) == 1
+
+
 def test_the_table_is_tidy_with_units_and_provenance(store):
     store.write(record())
     store.write(record(OTHER, metrics={}, cost={"train_s": 1.0}, status="failed", error=ERROR))

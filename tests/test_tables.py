@@ -379,6 +379,7 @@ def test_agreement_marks_what_differs_and_says_how_long_each_was_trained():
 GPU = {**MNIST, "device": "cuda"}
 OVERVIEW = {
     "passes": "passes (× BP)",
+    "operations": "operations (× BP)",
     "time": "time of a pass (× BP), GPU",
     "joules": "energy of a pass (× BP), GPU",
     "energy": "energy (× BP), GPU",
@@ -398,6 +399,8 @@ def test_the_overview_has_measured_energy_of_a_gpu_and_the_sum_of_layers():
     assert (found["joules"], found["energy"]) == ("", "")  # estimated
     assert row(shown.overview(estimated), algorithm="MF")["by all layers (%)"] == "99.00 (n = 3)"
     assert set(costs([estimated], "BP").values()) == {""}
+    counted = pair(where=GPU, total_flop=5e9)
+    assert costs([counted])["operations"] == "1.00 (n = 3)"
     measured = [
         arm("bp", [98.0, 98.2, 98.4], [4, 5, 6], where=GPU, total_measured_j=100.0),
         arm("mf", [98.5, 98.5, 98.5], [2, 2.5, 3], where=GPU, total_measured_j=160.0),

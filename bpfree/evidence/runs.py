@@ -31,6 +31,7 @@ ACCOUNT = "exact account of tensors"
 #: metric -> how ours is obtained. Outcomes are of all machines; a cost is of one.
 OUTCOMES = dict.fromkeys(["test_accuracy[sum]", "val_loss", "epochs", "epochs_median"], "counted")
 OUTCOMES |= {"test_accuracy": "test set, read once", "stages": "counted", "epochs_per_stage": "counted"}
+OUTCOMES |= {"total_flop": "counted"}
 ENERGY_METRICS = ("total_j", "j_per_epoch", "power_w", "co2e_g")  # obtained as the runs' provenance says
 TIME_METRICS = dict.fromkeys(["total_s", "s_per_epoch"], "wall clock")
 COSTS = {
@@ -252,7 +253,7 @@ def run_table(records: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.D
     if traces is not None:
         runs = _traced(runs, traces)
     wanted = ["test_accuracy", "test_accuracy[sum]", "val_loss", "epochs", "stages_at_cap", "total_s"]
-    wanted += ["memory_bytes", *SAMPLED, *TOTALS.values()]
+    wanted += ["total_flop", "memory_bytes", *SAMPLED, *TOTALS.values()]
     return runs.reindex(columns=[*runs.columns, *(c for c in wanted if c not in runs)]).reset_index()
 
 

@@ -532,17 +532,18 @@ def epochs(records: Iterable[Record]) -> pd.DataFrame:
     """A row per run, stage and epoch: the history beside its cost.
 
     Columns: those of `tidy` that say which run it is, `History.frame`'s, and then `pass` (epochs since the
-    run began), `elapsed_s` (seconds since then, by the end of the epoch: prefix, training and validation)
-    and `kept` (whether this epoch's weights are the ones that the stage kept).
+    run began), `elapsed_s` (seconds since then, by the end of the epoch: prefix, training and validation),
+    `kept` (whether this epoch's weights are the ones that the stage kept) and `ended` (what ended the stage).
     """
     found = []
     for record in records:
         frame = record.history.merge(record.epoch_cost, on=["stage", "epoch"])
-        restored = {stage["name"]: stage["restored"] for stage in record.stages}
+        restored, ended = ({s["name"]: s.get(k) for s in record.stages} for k in ("restored", "ended"))
         frame = frame.assign(
             **{"pass": range(1, len(frame) + 1)},
             elapsed_s=frame[[f"{region}_s" for region in REGIONS]].fillna(0.0).sum(axis=1).cumsum(),
             kept=frame["epoch"] == frame["stage"].map(restored),
+            ended=frame["stage"].map(ended),
             provenance=record.provenance,
         )
         found.append((record, frame))
@@ -571,17 +572,22 @@ def _joined(found: list[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
 def stages_at_cap(record: Record) -> int | None:
     """How many stages of a run trained as long as they may, so that they might have gone on.
 
-    From its epochs, or else from their number; None where that leaves it open, or the run did not finish.
+    From its epochs, or else from their number; None where that leaves it open, or the run did not finish. A
+    stage whose patience was over in the last epoch would not have gone on.
     """
     cap, epochs = record.experiment.max_epochs, record.metrics.get("epochs")
     if record.experiment.budget is not None:  # which says how long a stage trains, and no cap does
         cap = None
     if record.status != "finished" or cap is None:
         return 0 if record.status == "finished" else None
+    if "stages_at_cap" in record.metrics:  # a record from a table, which does not say how stages ended
+        return record.metrics["stages_at_cap"]
     if len(record.history):
-        return int((record.history.groupby("stage")["epoch"].max() >= cap).sum())
-    if "stages_at_cap" in record.metrics or epochs is None:
-        return record.metrics.get("stages_at_cap")
+        impatient = [stage["name"] for stage in record.stages if stage.get("ended") == "patience"]
+        last = record.history.groupby("stage")["epoch"].max().drop(impatient, errors="ignore")
+        return int((last >= cap).sum())
+    if epochs is None:
+        return None
     return int(epochs == cap) if epochs <= cap else None
 
 

@@ -163,14 +163,15 @@ def readout_points(records: pd.DataFrame) -> Figure:
         for k, name in enumerate(present):
             own = part[part["algorithm"] == name].groupby(["readout", "seed"])["value"].mean()
             x = own.index.get_level_values("readout").map(place) + 0.7 * ((k + 0.5) / len(present) - 0.5)
-            label = f"{look(name).label} ({style.n_of(own.index.unique('seed').size)})"
-            style.marks(ax, name, x, own, ms=5, alpha=0.8, label=label)
+            style.marks(ax, name, x, own, ms=5, alpha=0.8)
         ax.set_xticks(range(len(place)), list(place), fontsize=8)
         ax.set_ylabel("test accuracy (%)")
-        ax.legend(fontsize=8)
-        ax.set_title(f"{style.data_name(part['data'].iloc[0])} {part['architecture'].iloc[0]}", fontsize=9)
+        seeds = part.drop(columns="key", errors="ignore")  # which n counts, on however many devices
+        name = f"{style.data_name(part['data'].iloc[0])} {part['architecture'].iloc[0]}"
+        style.name_panel(ax, name, style.counted(seeds, width=110 // columns))
     for ax in axes.flat[len(parts) :]:
         ax.set_visible(False)
+    style.legend(figure, ordered(rows["algorithm"]), line=False)
     return figure
 
 
@@ -186,7 +187,7 @@ def alignment(frame: pd.DataFrame) -> Figure:
     for marker, (block, part) in zip(itertools.cycle("osv^"), blocks, strict=False):
         ax.plot(part["epoch"], part["degrees"], f"-{marker}", ms=4, lw=1, label=block)
     ax.axhline(90.0, color="black", lw=0.8, ls="--")
-    ax.set(xlabel="epochs of training the blocks", ylabel="angle (degrees)")
+    ax.set(xlabel="epochs of training the blocks", ylabel="angle (degrees)", ylim=(0, 120))
     if len(frame):
         ax.legend()
     else:

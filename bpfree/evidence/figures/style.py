@@ -206,10 +206,11 @@ def runs_of(frame: pd.DataFrame) -> dict[str, int]:
 def capped_runs(frame: pd.DataFrame) -> dict[str, int]:
     """algorithm -> how many of its runs have a stage that ended at the cap on epochs, and might have gone on.
 
-    frame: epochs, or records, where the metric `stages_at_cap` says it.
+    frame: epochs, or records, where the metric `stages_at_cap` says it; see `store.stages_at_cap`.
     """
     if {"stage", "epoch", "max_epochs"} <= set(frame):
-        return runs_of(frame[frame["epoch"] >= pd.to_numeric(frame["max_epochs"])])
+        last = frame["epoch"] >= pd.to_numeric(frame["max_epochs"])
+        return runs_of(frame[last & (frame["ended"] != "patience" if "ended" in frame else True)])
     if "metric" in frame:
         return runs_of(frame[(frame["metric"] == "stages_at_cap") & (frame["value"] > 0)])
     return {}

@@ -41,16 +41,25 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
             axes[0].set_ylim(*_upper_part(part))
         else:
             style.say(axes[0], "no trial ended with a finite loss")
-        searches = (
-            part.groupby("algorithm")["study"].agg(["nunique", "size"]).reindex(ordered(part["algorithm"]))
-        )
-        counts = [f"{look(s.Index).label}: {s.nunique} of {s.size} trials" for s in searches.itertuples()]
-        style.name_panel(axes[0], style.data_name(part["data"].iloc[0]), f"searches: {'; '.join(counts)}")
+        style.name_panel(axes[0], style.data_name(part["data"].iloc[0]), _searches(part))
     style.legend(figure, names, marker=False)
     below = sum(int((part["value"] < _upper_part(part)[0]).sum()) for part in parts)
     cut = f"{below} of {len(trials)} trials lie below" if below else ""
     style.caption(figure, _where(trials), *trials["provenance"].dropna().unique(), cut)
     return figure
+
+
+def _searches(part: pd.DataFrame) -> str:
+    """How many searches of how many trials each algorithm had; once, if all had the same."""
+    studies = part.groupby(["algorithm", "study"], sort=False).size().groupby("algorithm", sort=False)
+    said = {
+        name: f"{len(sizes)} search{'es' if len(sizes) > 1 else ''} of "
+        f"{' and '.join(map(str, sorted(set(sizes))))} trials"
+        for name, sizes in studies
+    }
+    if len(set(said.values())) == 1:
+        return f"{next(iter(said.values()))} for each algorithm"
+    return "; ".join(f"{look(name).label}: {said[name]}" for name in ordered(said))
 
 
 def _upper_part(trials: pd.DataFrame) -> tuple[float, float]:

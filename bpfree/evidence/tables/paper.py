@@ -224,10 +224,11 @@ def cross_algorithm(records: pd.DataFrame, *, source: str = "thesis", **how) -> 
 def overview(records: pd.DataFrame) -> pd.DataFrame:
     """What was reached and what it cost, in one row per arm of ours, with both sources' numbers beside it.
 
-    Accuracy and passes are of all seeds, on whichever of the devices they ran. Costs are ratios to BP on the
-    same network and machine, seed by seed, of the runs that had it to themselves: on a GPU those of a pass,
-    and the measured energy of whole runs; on a CPU the time of whole runs. Of several machines of a kind it
-    is the one with the most pairs; an empty cell has none. No product is formed of factors of different runs.
+    Accuracy, passes and operations are of all seeds, on whichever of the devices they ran. Costs are ratios
+    to BP on the same network and machine, seed by seed, of the runs that had it to themselves: on a GPU those
+    of a pass, and the measured energy of whole runs; on a CPU the time of whole runs. Of several machines of
+    a kind it is the one with the most pairs; an empty cell has none. No product is formed of factors of
+    different runs.
     Beside them what the sources printed (A100). Arms that were not run are left out.
     """
     ours = Ours.of(records)
@@ -259,6 +260,7 @@ def overview(records: pd.DataFrame) -> pd.DataFrame:
                 "by all layers (%)": summed,
                 "at the cap": arm.at_cap,
                 "passes (× BP)": ratio("epochs"),
+                "operations (× BP)": ratio("total_flop"),
                 "time of a pass (× BP), GPU": ratio("s_per_epoch", "cuda"),
                 "energy of a pass (× BP), GPU": ratio("j_per_epoch", "cuda"),
                 "energy (× BP), GPU": ratio("total_j", "cuda"),
