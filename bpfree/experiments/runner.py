@@ -330,7 +330,9 @@ def needed(resolved: Resolved, algorithm: Algorithm, data: Data) -> int:
     Twice what a step holds, because a captured one keeps its memory for as long as the stage lasts.
     """
     account = counts_of(resolved, algorithm, data).account
-    stage = 2 * account["peak"] + account["cache"] + account["best"]
+    recomputed = resolved.cache is False or data.augment is not None
+    features = account["recomputed" if recomputed else "cache"]
+    stage = 2 * account["peak"] + features + account["best"]
     tensors = [tensor for tensor in vars(data).values() if isinstance(tensor, torch.Tensor)]
     return sum(tensor.nbytes for tensor in tensors) + int(stage.max())
 
