@@ -2,6 +2,8 @@
 
 import threading
 import time
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ import bpfree
 from bpfree.errors import InvalidInput
 from bpfree.experiments import beside
 from bpfree.experiments.beside import SideBySide
+from bpfree.experiments.runner import needed
 from bpfree.experiments.store import Store
+from bpfree.training import Augmentation
 
 CPU = torch.device("cpu")
 
@@ -76,6 +80,33 @@ def test_a_run_waits_for_the_memory_that_it_needs(monkeypatch):
     assert sorted(done) == list(range(len(needs)))
     assert max(total for total in most if total != 500) <= 90
     assert 500 in most  # more than there is: it trains alone
+
+
+def test_the_memory_that_a_run_needs_has_the_recomputed_features_of_all_validation_images():
+    """A captured validation holds them all at once, since their prefix has a graph of its own."""
+    digits, width, seen, held = bpfree.load("digits"), 777, [], []
+    validated = {"x_val": digits.x_train, "y_val": digits.y_train}
+    data = replace(digits, augment=Augmentation(pad=1), sha256="augmented", **validated)
+
+    class Looking(bpfree.MonoForward):
+        def stages(self):
+            first, second = super().stages()
+            plain = second.readout
+
+            def readout(features):
+                seen.append(weakref.ref(features))
+                alive = [t.untyped_storage() for t in (ref() for ref in seen) if t is not None]
+                held.append(sum({store.data_ptr(): store.nbytes() for store in alive}.values()))
+                return plain(features)
+
+            return [first, replace(second, readout=readout)]
+
+    mf = Looking(bpfree.MLP([64, width, 3], classes=10))
+    bpfree.train(mf, data, max_epochs=1, executor="graph", device="cpu", progress=False)
+    resolved = bpfree.Experiment("mf", "digits", architecture=f"{width}-3", device="cpu").resolve(data)
+    there = [t for t in vars(data).values() if isinstance(t, torch.Tensor)] + list(mf.parameters())
+    assert max(held) >= 4 * width * len(data.x_val)
+    assert needed(resolved, mf, data) > sum(t.nbytes for t in there) + max(held)
 
 
 def test_what_shared_its_machine_before_it_was_interrupted_says_so(tmp_path):

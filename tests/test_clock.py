@@ -8,6 +8,8 @@ import torch
 from helpers import ScriptedMeter, arm, toy
 
 import bpfree.experiments.runner
+from bpfree.errors import InvalidInput
+from bpfree.training import executor
 from bpfree.training.clock import Clock
 from bpfree.training.loop import train
 from bpfree.training.stopping import Budget
@@ -32,6 +34,24 @@ def test_a_region_adds_its_seconds_and_joules_to_the_row(hand):
     assert row == {"train_s": 5.0, "train_measured_j": 7.0, "train_estimated_j": 10.0}
     assert clock.provenance == "scripted"
     assert clock.meter.names == ["train", "train"]
+
+
+def test_a_capture_that_fails_is_billed(hand, monkeypatch):
+    """As if this were a GPU, on which the operations are called one by one after the failure."""
+
+    def failing(*_):
+        hand.now += 3.0
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(executor, "Replayed", failing)
+    monkeypatch.setattr(executor, "Called", lambda *_: "called")
+    lies, row = SimpleNamespace(device=torch.device("cuda")), {}
+    source = SimpleNamespace(cache=lies, train=lies, clock=Clock(CPU, ScriptedMeter((6.0, 1.0))))
+    what = None, SimpleNamespace(name="network"), source
+    assert executor.make_executor("auto", row, *what) == "called"
+    assert row == {"train_s": 3.0, "train_measured_j": 6.0, "train_estimated_j": 1.0}
+    with pytest.raises(InvalidInput, match="cannot be captured"):
+        executor.make_executor("graph", row, *what)
 
 
 class Late:

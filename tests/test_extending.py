@@ -354,7 +354,6 @@ def test_it_stands_last_in_tables_and_figures():
     contrasts = stats.contrasts(frame)
     assert list(contrasts["algorithm"]) == ["own_parts:Reservoir", "own_parts:sharp"]
     for figure in (
-        figures.bill_bars(frame),
         figures.comparison.accuracy_against_energy(frame),
         figures.comparison.decomposition(frame),
         figures.forest.forest(contrasts),
@@ -383,7 +382,6 @@ def test_runs_under_a_protocol_of_ones_own_are_shown_beside_the_others(tmp_path)
         "own_parts:shared",
     }
     for figure in (
-        figures.bill_bars(frame),
         figures.comparison.accuracy_against_energy(frame),
         figures.learning_curves(epochs(found)),
     ):
@@ -399,7 +397,7 @@ def test_records_are_drawn_where_the_module_is_not():
     frame = bpfree.records()
     there = frame.assign(algorithm=frame["algorithm"].str.replace("own_parts", "never_imported"))
     assert list(tables.summary(there)["algorithm"]) == ["BP", "Reservoir", "sharp"]
-    figures.bill_bars(there).draw_without_rendering()
+    figures.comparison.accuracy_against_energy(there).draw_without_rendering()
     assert "never_imported" not in sys.modules
 
 

@@ -102,15 +102,6 @@ def test_learning_curves_draw_every_stage_and_mark_what_was_kept(runs):
     assert "seconds" in texts(figure)
 
 
-def test_the_bill_says_how_the_joules_were_obtained(runs):
-    records = store.tidy(runs)
-    figure = figures.bill_bars(records)
-    assert runs[0].provenance.split(":")[0] in ("estimated", "measured")
-    assert runs[0].provenance in texts(figure)
-    accuracy = figure.axes[0].get_lines()[0].get_ydata()
-    assert accuracy.tolist() == [runs[0].metrics["test_accuracy"]]
-
-
 def test_reach_fills_what_the_gradient_reaches():
     table = pd.DataFrame([[1.0, 0.0]], ["layer 1"], ["model.blocks.0.linear.weight", "heads.2.weight"])
     figure = figures.reach(table, "title")
@@ -606,9 +597,7 @@ def test_one_epoch_is_a_dot_and_a_loss_of_zero_has_a_place(draw):
     drawn(draw(frame.assign(val_loss=0.0, train_loss=0.0)))
 
 
-@pytest.mark.parametrize(
-    "draw", [figures.bill_bars, figures.comparison.ladder, figures.comparison.decomposition]
-)
+@pytest.mark.parametrize("draw", [figures.comparison.ladder, figures.comparison.decomposition])
 def test_runs_without_costs_are_drawn_without_them(draw):
     costless = tidy(*({"algorithm": a, "seed": 0, "test_accuracy": 90, "samples": 5} for a in ("bp", "mf")))
     failed = costless.assign(status="failed", metric="failed", key="f" + costless["key"])

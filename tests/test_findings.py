@@ -156,6 +156,14 @@ def test_the_frontier_s_words_follow_its_points(folder):
     assert "does not come within 0.25 points of it either" in equal
 
 
+def test_the_frontier_s_settings_are_not_called_tuned_unless_they_were(folder):
+    change(folder, "frontier", lambda table: table.assign(settings=table["algorithm"].map({"bp": "tuned"})))
+    change(folder, "frontier", lambda table: table.fillna({"settings": "given"}))
+    for about in ("at its best with", "What the accuracy of backpropagation at its best costs"):
+        assert "tuned here and given" in said(folder, about)
+        assert "the same trials for all" not in said(folder, about)
+
+
 def test_what_other_seeds_might_have_reached_is_said(folder):
     """Mono-Forward is a hundredth too far from BP in the mean, from seed to seed now nearer, now not."""
 

@@ -284,6 +284,7 @@ def made(arms: dict[str, dict[int, list[float]]], cost: dict[str, float], data="
         {"data": data, "architecture": "2x1000", "algorithm": name, "passes": passes, "seed": seed}
         | {"val_accuracy": value, "test_accuracy": value - 1, "flop": passes * cost[name]}
         | {"s": passes * cost[name], "measured_j": math.nan, "estimated_j": math.nan, "machine": "m"}
+        | {"settings": "tuned"}
         for name, budgets in arms.items()
         for passes, values in budgets.items()
         for seed, value in enumerate(values)
@@ -560,7 +561,16 @@ def test_the_papers_claims_are_judged_at_each_arms_best(judged_points):
     [row] = found.query("claim == 'MF, accuracy'").to_dict("records")
     assert float(row["ours"]) == 3
     assert (row["our protocol"], row["at the cap"]) == ("frontier", "")
+    assert row["settings"] == "tuned for each budget; BP: tuned for each budget"
     assert row["contrast"] == "undecided (n = 3)"  # all differences are 3: there is no spread to test by
+
+
+def test_settings_that_nobody_tuned_are_not_called_tuned(tmp_path):
+    runs = [Experiment(a, **SMALL, max_epochs=2, hyperparameters={"lr": 0.01}) for a in ("bp", "mf")]
+    points = frontier.points(bpfree.run_many(runs, tmp_path, progress=False))
+    found = frontier.best_records(points)
+    assert set(found["settings"]) == {"given"}
+    assert "tuned" not in found.to_csv()
 
 
 def test_the_verdict_in_words_has_the_numbers_of_the_tables(judged_points):

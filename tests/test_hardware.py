@@ -18,7 +18,6 @@ from bpfree.data import stand_in
 from bpfree.diagnostics.flops import optimiser_flops
 from bpfree.diagnostics.kernels import Kernels, counter
 from bpfree.diagnostics.memory import Ledger
-from bpfree.diagnostics.timing import GROUPS, topmost
 from bpfree.energy import EnergyMeter
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.evidence import figures
@@ -423,24 +422,6 @@ def test_a_placed_step_does_what_was_counted(name):
     }
 
 
-def test_the_profile_of_a_step_is_whole():
-    table = diagnostics.profile_step(network("mf"), DATA, steps=3)
-    assert set(table["group"]) == set(GROUPS)
-    assert table.groupby("stage")["share"].sum().to_list() == pytest.approx([1.0] * 3)
-    busy = table.pivot(index="stage", columns="group", values="ms")
-    assert (busy[["matrix products", "optimiser", "elementwise", "batches"]] > 0).all().all()
-
-
-def test_a_kernel_inside_a_kernel_counts_once():
-    outer = SimpleNamespace(name="aten::mm", cpu_parent=SimpleNamespace(name="MmBackward0", cpu_parent=None))
-    inner = SimpleNamespace(
-        name="aten::copy_", cpu_parent=SimpleNamespace(name="aten::clone", cpu_parent=outer)
-    )
-    kernels = {"mm", "copy_"}
-    assert [topmost(e, kernels) for e in (outer, inner)] == ["mm", None]
-    assert topmost(SimpleNamespace(name="aten::t", cpu_parent=None), kernels) is None
-
-
 def test_resources_are_the_meters_samples_with_the_stages_in_order():
     algorithm = network("mf")
     with EnergyMeter(trace=True, hz=100, sources=["estimate"]) as meter:
@@ -496,7 +477,7 @@ def test_the_algorithm_is_left_as_it_was(name):
     before, rng = weights(algorithm), torch.get_rng_state()
     diagnostics.flops(algorithm, DATA)
     diagnostics.account(algorithm, DATA)
-    diagnostics.profile_step(algorithm, DATA, steps=2)
+    diagnostics.step_seconds(algorithm, DATA, seconds=0.001)
     diagnostics.roofline("cpu", diagnostics.shapes(algorithm, DATA)[:1], seconds=0.001)
     assert same(before, weights(algorithm))
     assert all(p.requires_grad and p.grad is None for p in algorithm.parameters())

@@ -404,6 +404,39 @@ def test_local_processes_share_the_store_and_fail_alone(tmp_path, monkeypatch, c
     assert capfd.readouterr().err == ""
 
 
+#: As above: `bp_ds` ends its process whenever it is trained, at first not before the two others are, too.
+DEADLY = """
+import os, sys, time
+from pathlib import Path
+
+def train(resolved, *rest, **how):
+    notes = Path(os.environ["NOTES"])
+    (notes / f"{resolved.algorithm}.begun").touch()
+    while resolved.algorithm == "bp_ds":
+        if len(list(notes.glob("*.begun"))) == 3:
+            os.kill(os.getpid(), 9)
+        time.sleep(0.01)
+    time.sleep(2)
+    return plain(resolved, *rest, **how)
+
+if sys.argv[0] == "-c":
+    from bpfree.experiments import runner
+    plain, runner._train = runner._train, train
+"""
+
+
+@pytest.mark.slow
+def test_of_runs_side_by_side_the_one_that_kills_their_process_is_told(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setenv("NOTES", str(tmp_path))
+    runs = [small(name) for name in ("bp_ds", "bp", "mf")]
+    (failure,) = submit(runs, "local", tmp_path / "store", workers=1, at_once=3, progress=False)
+    assert failure.experiment.algorithm == "bp_ds"
+    assert "its process ended without a result (status -9)" in failure.reason
+    assert [name for name, *_ in stored(tmp_path / "store")] == ["bp", "mf"]
+
+
 LONG = """
 import sys
 from pathlib import Path

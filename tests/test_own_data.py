@@ -276,7 +276,7 @@ def test_it_stands_last_and_by_its_own_name_in_tables_and_figures(here):
     bpfree.run_many([Experiment("mf", d, **HOW) for d in names], progress=False)
     frame = bpfree.records()
     assert set(tables.summary(frame)["data"]) == {"digits", "blobs"}
-    figures.bill_bars(frame).draw_without_rendering()
+    figures.comparison.accuracy_against_energy(frame).draw_without_rendering()
     assert [data.dataset(d) for d in ("a.b:mine", "c:/mine:1.npz", "fashion_mnist")] == [
         "mine",
         "mine:1.npz",

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from helpers import same
 from tqdm import tqdm
 
@@ -601,7 +602,7 @@ def test_a_record_says_what_its_joules_are_gross_and_net_of(tmp_path, monkeypatc
 
     def measure_idle(seconds, **_):
         looks.append(seconds)
-        return SimpleNamespace(watts={"machine": 50.0})
+        return SimpleNamespace(watts={"machine": 50.0}, values=())
 
     monkeypatch.setattr(runner, "EnergyMeter", lambda **how: EnergyMeter(sources=[Plug()], **how))
     monkeypatch.setattr(runner, "measure_idle", measure_idle)
@@ -630,7 +631,25 @@ def test_a_record_says_what_its_joules_are_gross_and_net_of(tmp_path, monkeypatc
 
 
 def test_a_channel_whose_idle_power_is_not_known_leaves_no_net(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "measure_idle", lambda seconds, **_: SimpleNamespace(watts={"gpu:7": 50.0}))
+    monkeypatch.setattr(
+        runner, "measure_idle", lambda seconds, **_: SimpleNamespace(watts={"gpu:7": 50.0}, values=())
+    )
     monkeypatch.setattr(runner, "_idle", {})
     record = run(small(), Store(tmp_path), progress=False)
     assert record.meter["net_measured_j"] == {}
+
+
+def test_idle_power_that_was_measured_under_load_is_not_kept(tmp_path, monkeypatch):
+    looks, busy = [], SimpleNamespace(flags=("contention",))
+
+    def measure_idle(seconds, **_):
+        looks.append(seconds)
+        return SimpleNamespace(watts={"gpu:0": 60.0}, values=[SimpleNamespace(flags=()), busy])
+
+    monkeypatch.setattr(runner, "measure_idle", measure_idle)
+    for flags, times in ((("contention",), 1), ((), 2), ((), 2)):
+        busy.flags = flags
+        monkeypatch.setattr(runner, "_idle", {})  # another process
+        for _ in range(2):
+            assert runner.idle_power(torch.device("cpu"), Store(tmp_path)) == {"bare": {"gpu:0": 60.0}}
+        assert len(looks) == times

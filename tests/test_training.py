@@ -204,6 +204,27 @@ def test_a_schedule_scales_the_rate_of_every_group():
     assert algorithm.other.item() == pytest.approx(sum(rates) / 4)
 
 
+class OwnSchedule(Scripted):
+    """Makes its stage by itself, with a schedule of its own."""
+
+    own = "constant"
+
+    def stages(self):
+        return [replace(stage, schedule=self.own) for stage in super().stages()]
+
+
+def test_a_stage_may_not_pass_over_the_schedule_that_is_asked_for():
+    """As of protocol "frontier", under which all rates fall to zero."""
+    data, how = toy(n=16, val=VALIDATION, classes=2), {"max_epochs": 4, "progress": False}
+    with pytest.raises(InvalidInput, match=r"lr_schedule='linear', but stage .*'constant'") as refused:
+        train(OwnSchedule([1] * 4, lr_schedule="linear"), data, **how)
+    assert "\n" not in str(refused.value)
+    obeying, free = OwnSchedule([1] * 4, lr_schedule="linear"), OwnSchedule([1] * 4)
+    obeying.own = free.own = "linear"  # where none is asked for, a stage may have its own
+    for algorithm in (obeying, free):
+        assert train(algorithm, data, **how).stages[0].rows[-1]["lr"] < 1
+
+
 HAND_MADE = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.0, weight_decay=0.1, fused=True),
     "sgd": lambda p: torch.optim.SGD(p, lr=0.0, weight_decay=0.1, momentum=0.9, fused=True),

@@ -6,7 +6,6 @@
     measured(algorithm, data)       the peaks that the machine itself reports
     roofline(device)                how fast this machine multiplies and copies
     place(algorithm, data, roof)    each stage's step against that
-    profile_step(algorithm, data)   where the milliseconds of one step go
     resources(algorithm, data, m)   a training run under a tracing meter, as a tidy frame
     counts(algorithm, data)         operations and account together, for
     run_counts(counts, history)           operations and bytes of a whole run
@@ -18,8 +17,8 @@ changes the algorithm that it is given.
 from .flops import Counts, counts, flops, paper_flops, run_counts
 from .memory import account, measured, saved_bytes
 from .roofline import Roofline, place, roofline, shapes
-from .timing import epoch_seconds, profile_step, resources, step_seconds
+from .timing import epoch_seconds, resources, step_seconds
 
 __all__ = ["Counts", "Roofline", "account", "counts", "epoch_seconds", "flops", "measured", "paper_flops"]
-__all__ += ["place", "profile_step", "resources", "roofline", "run_counts", "saved_bytes", "shapes"]
+__all__ += ["place", "resources", "roofline", "run_counts", "saved_bytes", "shapes"]
 __all__ += ["step_seconds"]

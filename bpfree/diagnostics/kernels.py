@@ -59,7 +59,6 @@ class Kernels(TorchDispatchMode):
             once, as if nothing stayed in a cache between two kernels. (Fused optimisers declare that they
             may write the gradients, too, and are taken at their word.)
         shapes: (m, k, n) of every matrix product -> how often.
-        names: of all kernels that ran.
     """
 
     def __init__(self):
@@ -67,7 +66,6 @@ class Kernels(TorchDispatchMode):
         self.elementwise = 0
         self.traffic: Counter[str] = Counter()
         self.shapes: Counter[tuple[int, int, int]] = Counter()
-        self.names: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -78,7 +76,6 @@ class Kernels(TorchDispatchMode):
         reads, results = list(tensors((args, kwargs))), list(tensors(out))
         if not (reads or results):
             return out
-        self.names.add(name)
         self.traffic[group] += sum(map(nbytes, reads)) + sum(map(nbytes, written(func, args, results)))
         if group == "elementwise":
             self.elementwise += max(t.numel() for t in reads + results)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..training.batches import Data
 from ..training.numerics import pinned
+from ..training.prefix import VALIDATION_BATCH, windows
 from .kernels import tensors
 from .one_step import PreparedStage, batch_of, prepared_stages
 
@@ -43,6 +44,8 @@ def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
             the gradients come.
         cache, best: not in the peak: the prefix's output on training and validation images (0 where the data
             are augmented and it is recomputed), and the copy of the best weights so far.
+        recomputed: in place of the cache, where the prefix is recomputed: its output on all the validation
+            images at once, which a captured validation holds.
 
     Not counted: the gradients of activations and the workspace of kernels, which come and go within a kernel
     or two, and the data set.
@@ -54,6 +57,8 @@ def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
         permanent = {"parameters": size_of(twin.parameters()), "buffers": size_of(twin.buffers())}
         cached = stage.prefix and data.augment is None
         images = len(data.x_train) + len(data.x_val)
+        validated = sum(rows.stop - rows.start for rows, _ in windows(len(data.x_val), VALIDATION_BATCH))
+        features = size_of([ready.inputs]) // len(ready.inputs) if stage.prefix else 0
         moving = [p for group in stage.groups for p in group.parameters]
         rows[stage.name] = {
             **permanent,
@@ -61,7 +66,8 @@ def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
             "state": ledger.state,
             "graph": ledger.graph_peak,
             "peak": sum(permanent.values()) + ledger.state + ledger.peak,
-            "cache": size_of([ready.inputs]) // len(ready.inputs) * images if cached else 0,
+            "cache": features * images if cached else 0,
+            "recomputed": features * validated if stage.readout is not None else 0,
             "best": size_of(moving) + size_of(twin.buffers()) if moving else 0,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")

@@ -17,10 +17,12 @@ Report = Callable[[Reading], object]
 def measure_idle(seconds: float = 10.0, **options: Any) -> Reading:
     """Measure while doing nothing: a baseline for ``EnergyMeter(idle_w=...)``, whose options it takes.
 
-    Without a sensor it does not wait. A GPU draws more once a process has a context on it: what is measured
-    depends on whether this one has. ``gpus="visible"`` has those that it does not use, too.
+    What worked meanwhile, for this process or for others, has the flag "contention": it is no baseline, and
+    ``watts`` leaves it out. Without a sensor it does not wait. A GPU draws more once a process has a context
+    on it: what is measured depends on whether this one has. ``gpus="visible"`` has those that it does not
+    use, too.
     """
-    with EnergyMeter(**{"name": "idle", **options}) as meter:
+    with EnergyMeter(**{"name": "idle", **options}, _at_rest=True) as meter:
         if meter.selftest:
             meter._sleep(seconds)
     return meter.reading

@@ -139,6 +139,7 @@ class EnergyMeter:
         sysfs: str | Path = rapl.SYSFS,
         _clock: Callable[[], int] = time.perf_counter_ns,
         _sleep: Callable[[float], object] = time.sleep,
+        _at_rest: bool = False,
     ) -> None:
         if not 0 <= hz <= MAX_HZ:
             raise ValueError(f"hz={hz!r}: give samples per second from 0 (none) to {MAX_HZ:g}")
@@ -172,7 +173,7 @@ class EnergyMeter:
         self._channels, self._missing = found.channels, found.missing
         self.ignored = found.ignored  # counters left out on purpose, and why
         self._use = GpuUse(session, devices, gpus is not None)
-        self._watch = Watch(self._times, session, self._use, self._channels, trace)
+        self._watch = Watch(self._times, session, self._use, self._channels, trace, _at_rest)
         self._own = Window(self, name)
         self._polled = [c for c in self._channels if c.poll_hz > hz]
         self._poll_hz = max([hz, *(c.poll_hz for c in self._polled)])

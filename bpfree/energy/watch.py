@@ -95,7 +95,11 @@ class GpuUse:
 
 
 class Watch:
-    """The sampler's eyes."""
+    """The sampler's eyes.
+
+    at_rest: whether nobody is to work, this process included: any load is then somebody else's, half a core
+        or a tenth of a GPU's time.
+    """
 
     def __init__(
         self,
@@ -104,6 +108,7 @@ class Watch:
         use: GpuUse,
         channels: Sequence[SensorChannel],
         trace: bool,
+        at_rest: bool = False,
     ) -> None:
         self.contention = Contention()
         self.use = use
@@ -116,6 +121,7 @@ class Watch:
         self.columns: list[tuple[str, str, str]] = []
         self.rows: list[tuple[float, ...]] = []
         self.tracing = trace
+        self._at_rest = at_rest
         if trace:
             from .nvml import GPU_QUANTITIES
 
@@ -134,11 +140,15 @@ class Watch:
         if self._last is not None and now_ns > self._last[0]:
             elapsed_ns = now_ns - self._last[0]
             own_cores = (own_ns - self._last[2]) / elapsed_ns
-            foreign = (busy_s - self._last[1]) * NS / elapsed_ns - own_cores
-            heavy = foreign > max(FOREIGN_CORES, FOREIGN_SHARE * (psutil.cpu_count() or 1))
+            busy = (busy_s - self._last[1]) * NS / elapsed_ns
+            allowed = max(FOREIGN_CORES, FOREIGN_SHARE * (psutil.cpu_count() or 1))
+            heavy = busy > FOREIGN_CORES if self._at_rest else busy - own_cores > allowed
             self.contention.add("cpu", heavy, elapsed_ns)
-            for channel, used in self._foreign_gpu.items():
-                self.contention.add(channel, used, elapsed_ns)
+            for device in self.use.devices:
+                used = self._foreign_gpu.get(device.channel, False)
+                if self._at_rest:
+                    used |= self.gauges(device)[0] > 100 * FOREIGN_SHARE
+                self.contention.add(device.channel, used, elapsed_ns)
         self._last = (now_ns, busy_s, own_ns)
         if self.use.devices and (self._asked_ns is None or now_ns - self._asked_ns >= PROCESS_LIST_NS):
             self._asked_ns = now_ns

@@ -188,7 +188,7 @@ TABLES += [
     LongTable(
         "Table 8 of the paper: hyperparameters",
         "What the sources printed, and what the search here found; empty where nobody searched.",
-        lambda c: tables.best_hyperparameters(tuned=tuned.usual()).drop(columns="used"),
+        lambda c: tables.best_hyperparameters(tuned=tuned.usual()),
     ),
     LongTable(
         "Table 9 of the paper: environment",

@@ -33,7 +33,7 @@ LIMIT = 900 * 1024  # bytes of a file
 TRACE_SAMPLES = 300  # of a trace's series: more cannot be told apart in a panel
 TEXT = dict.fromkeys(
     ("key", "run", "chapters", "figures", "algorithm", "data", "architecture", "protocol", "preset"), str
-) | {"machine": str}
+) | {"machine": str, "settings": str}
 EPOCHS = ["run", "stage", "epoch", "pass", "elapsed_s", "train_loss", "val_loss", "val_accuracy", "kept"]
 TRACES = ["run", "stage", "time_s", "channel", "quantity", "value", "unit"]
 SERIES_KEYS = ("run", "stage", "channel", "quantity")  # the columns that say to which series a row belongs

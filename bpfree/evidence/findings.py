@@ -113,6 +113,11 @@ class Known:
         table = self.table("frontier")
         return table if len(table) else pd.DataFrame(columns=frontier.COLUMNS)
 
+    @cached_property
+    def whose_points(self) -> str:
+        """Where the settings of the points come from."""
+        return _list(SETTINGS.get(s, s) for s in self.points["settings"])
+
     def hardware(self, runs: pd.DataFrame) -> str:
         """The accelerators and cores of these rows; runs: with the column `machine`."""
         used = self.table("machines")
@@ -269,7 +274,9 @@ def accuracy_at_best(known: Known) -> Finding | None:
             for place in rows[NETWORK].itertuples(index=False)
         ]
         evidence.append(f"{_name(name)}, at its best with {_list(best_with)}: {_numbers(rows)}.")
-    how = "Settings were searched for each number of passes, with the same trials for all."
+    how = f"Settings: {known.whose_points}."
+    if known.whose_points == SETTINGS["tuned"]:
+        how = "Settings were searched for each number of passes, with the same trials for all."
     found = (
         "Accuracy against backpropagation, each trained for the number of passes that suits it best, fixed "
         f"in advance: {'; '.join(found)}."
@@ -310,7 +317,7 @@ def equal_accuracy(known: Known) -> Finding | None:
     few = few if table["low"].isna().any() else ""
     evidence.append(f"This is judged on validation data{few}.{_front(points)}")
     found = f"What the accuracy of backpropagation at its best costs others: {'; '.join(found)}."
-    return Finding(found, " ".join(evidence), ["tuned here", known.hardware(points)], ["09"])
+    return Finding(found, " ".join(evidence), [known.whose_points, known.hardware(points)], ["09"])
 
 
 def _price(rows: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..algorithms.arms import label, ordered
 from ..errors import InvalidInput
-from ..experiments import store
+from ..experiments import protocols, store
 from ..experiments.store import Record
 from . import stats
 from .evidence import FOLDER, keep_machines, read_table, write_table
@@ -39,14 +39,15 @@ COSTS = {
     "measured_j": Cost("energy", "J, measured", 1.0, "energy measured, gross"),
     "estimated_j": Cost("energy", "J, estimated", 1.0, "energy estimated by a model, not measured"),
 }
-COLUMNS = [*WHO, *SETTINGS, *SCORES, *COSTS, "device", "machine", "run"]
+COLUMNS = [*WHO, "settings", *SETTINGS, *SCORES, *COSTS, "device", "machine", "run"]
 
 
 def points(records: Iterable[Record]) -> pd.DataFrame:
     """A row per run on a budget of its own: who, with which settings, what it reached and cost.
 
     A run that diverged has a row, too, without accuracies: it reached nothing. Columns: data, architecture,
-    algorithm, passes (the budget), seed; lr, weight_decay and what else was searched; val_accuracy,
+    algorithm, passes (the budget), seed; settings (where they come from; see `protocols.origin`): lr,
+    weight_decay and what else is searched; val_accuracy,
     test_accuracy (%) and that by the sum of the layers where there is one; then the cost of training, its
     prefixes included and validation left out: flop (operations), s, measured_j and estimated_j, of which a
     run that shared its machine has operations alone; device, machine, and the first digits of the run's key.
@@ -63,6 +64,7 @@ def points(records: Iterable[Record]) -> pd.DataFrame:
             own[unit] = parts[0] + (parts[1] or 0.0) if told else math.nan
         own |= {name: r.metrics.get(name, math.nan) for name in SCORES}
         who = {"algorithm": e.algorithm, "data": e.data, "architecture": e.architecture, "seed": e.seed}
+        who["settings"] = protocols.origin(e)
         whose = {"device": e.device, "machine": r.machine["id"], "run": r.key[:12]}
         rows.append({**who, "passes": e.budget.amount, **own, **whose})
     return arranged(pd.DataFrame(rows, columns=COLUMNS), *WHO).reset_index(drop=True)
@@ -215,8 +217,10 @@ def best_records(points: pd.DataFrame) -> pd.DataFrame:
     """
     parts = [runs.dropna(subset="test_accuracy") for _, runs in best(points)]  # without what diverged
     runs = pd.concat(parts) if parts else points
+    whose = runs["settings"]
     runs = runs.rename(columns={"run": "key"}).assign(
-        **{"protocol": "frontier", "preset": "tuned", "settings": "tuned for each budget", "unit": "%"},
+        **{"protocol": "frontier", "preset": whose, "unit": "%"},
+        settings=whose.replace(protocols.TUNED, "tuned for each budget"),
         **{"max_epochs": math.nan, "precision": "fp32", "status": "finished", "stages_at_cap": 0.0},
         **{"machine": None, "provenance": None},
     )

@@ -89,7 +89,8 @@ def submit(
         store: must lie where all the jobs' machines see it.
         workers: runs at a time. Default: on a cluster all; in local processes one for each GPU, or one. The
             seconds and joules of runs that share a processor are not those of a run alone.
-        at_once: runs side by side in each local process or in this one; see `run_many`.
+        at_once: runs side by side in each local process or in this one; see `run_many`. Those of a process
+            that dies are tried one by one.
         slurm: settings of the jobs; see `slurm_settings`.
 
     Raises:
@@ -186,18 +187,19 @@ class Batch:
 # ---------------------------------------------------------------- in this process, and in others beside it
 
 
-def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None, at_once: int = 1) -> None:
+def train_here(batch: Batch, bar: tqdm | None = None, number: str = "", at_once: int = 1) -> None:
     """Trains what no other process trains, until every run of the batch is done or has failed.
 
-    held: where to write which run is being trained; each then has a log of its tracebacks, too.
+    number: of this process, if there are several: a run that it holds has a mark by which the others can tell
+        if it dies, and each has a log of its tracebacks.
     """
 
     def attempt(e: Experiment, go: Callable) -> bool | None:
         if batch.is_ready(e):
-            log = batch.file(e, "log") if held else None
+            log, mark = (batch.file(e, kind) if number else None for kind in ("log", f"held{number}"))
             try:
-                if held:
-                    held.write_text(str(batch.runs.index(e)), encoding="utf-8")
+                if mark:
+                    mark.touch()
                 if go() is not None:
                     batch.note(e)
             except Exception as error:
@@ -205,6 +207,9 @@ def train_here(batch: Batch, bar: tqdm | None = None, held: Path | None = None, 
                     with open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
                         traceback.print_exc(file=file)
                 batch.note(e, reason(error), log)
+            finally:
+                if mark:
+                    mark.unlink(missing_ok=True)
         if batch.is_left(e):
             return None
         if bar is not None:
@@ -220,19 +225,34 @@ def in_processes(batch: Batch, workers: int | None, at_once: int, bar: tqdm) -> 
     names, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
     gpus = names.split(",")[:count] if names else [str(i) for i in range(count)]
     workers = min(workers or len(gpus) or 1, len(batch.runs))
-    told = {"root": str(batch.root), "runs": [vars(e) for e in batch.runs], "at_once": at_once}
+    told = {"root": str(batch.root), "runs": [vars(e) for e in batch.runs]}
     with disk.refusals(batch.folder):
         (batch.folder / "batch.json").write_text(json.dumps(told, default=dict), encoding="utf-8")
 
-    def begin(number: int) -> subprocess.Popen:
+    def begin(number: int, at_once: int = at_once) -> subprocess.Popen:
         own = {"OMP_NUM_THREADS": threads_each(workers), **os.environ}
         if gpus:
             own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
         code = "import sys; from bpfree.experiments.jobs import process; sys.exit(process())"
-        command = [sys.executable, "-c", code, str(batch.folder), str(number)]
+        command = [sys.executable, "-c", code, str(batch.folder), str(number), str(at_once)]
         with open(batch.folder / f"process{number}.log", "ab") as log:
             how = {"env": own, "stdout": log, "stderr": subprocess.STDOUT}
             return with_retries(lambda: start(command, **how), batch.folder)
+
+    def died(number: int, status: int, left: list[Experiment]) -> subprocess.Popen:
+        """Says of which run a process died that has left these, and begins another in its place.
+
+        If it held several, any may have been its end: none is blamed, and they are tried one by one.
+        """
+        log = batch.folder / f"process{number}.log"
+        marks = {e: batch.file(e, f"held{number}") for e in left}
+        held = [e for e, mark in marks.items() if mark.exists()]
+        for mark in marks.values():
+            mark.unlink(missing_ok=True)
+        if len(held) > 1:
+            return begin(number, at_once=1)
+        batch.note((held or left)[0], f"its process ended without a result (status {status})", log)
+        return begin(number)
 
     with helpers(grace_s=5) as start:
         working = {number: begin(number) for number in range(workers)}
@@ -240,11 +260,8 @@ def in_processes(batch: Batch, workers: int | None, at_once: int, bar: tqdm) -> 
             time.sleep(JOB_POLL_S["local"])
             for number, status in [(n, process.poll()) for n, process in working.items()]:
                 left = [e for e in batch.runs if batch.is_left(e)]
-                if status and left:  # it died of the run that it held; another takes its place
-                    held, log = (batch.folder / f"process{number}.{kind}" for kind in ("run", "log"))
-                    e = batch.runs[int(held.read_text("utf-8"))] if held.exists() else left[0]
-                    batch.note(e, f"its process ended without a result (status {status})", log)
-                    working[number] = begin(number)
+                if status and left:
+                    working[number] = died(number, status, left)
                 elif status is not None:
                     del working[number]
             batch.show(bar, len(working))
@@ -255,10 +272,10 @@ def process() -> int:
 
     def work(argv: Sequence[str]) -> int:
         stop_with_starter()
-        folder, number = Path(argv[0]), argv[1]
+        folder, number, at_once = Path(argv[0]), argv[1], int(argv[2])
         told = disk.read_object((folder / "batch.json").read_bytes())
         batch = Batch([Experiment(**run) for run in told["runs"]], Path(told["root"]), folder)
-        train_here(batch, held=folder / f"process{number}.run", at_once=told["at_once"])
+        train_here(batch, number=number, at_once=at_once)
         return 0
 
     return run_program("job", work)

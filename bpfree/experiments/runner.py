@@ -275,7 +275,8 @@ def idle_power(device: torch.device, store: Store) -> dict[str, dict[str, float]
     """Watts by channel while nothing runs: "bare", if this process had no context of CUDA yet, and "context".
 
     Where there is a sensor it takes a second for each, once on a machine: what was found is kept in the
-    store's folder `idle`, and read from there for a day. Without a sensor it takes nothing.
+    store's folder `idle`, and read from there for a day, unless something worked meanwhile: of that channel
+    nothing is known then, and the next process looks again. Without a sensor it takes nothing.
     """
     place = [platform.node(), machine(device)["id"], os.environ.get("CUDA_VISIBLE_DEVICES")]
     path = store.root / "idle" / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:12]}.json"
@@ -283,14 +284,16 @@ def idle_power(device: torch.device, store: Store) -> dict[str, dict[str, float]
         with suppress(OSError, ValueError):
             if time.time() - path.stat().st_mtime < IDLE_AGE_S:
                 _idle.update(json.loads(path.read_text(encoding="utf-8")))
-    known = len(_idle)
+    looks = {}
     if not torch.cuda.is_initialized() and "bare" not in _idle:
-        _idle["bare"] = measure_idle(IDLE_S, gpus="visible").watts
+        looks["bare"] = measure_idle(IDLE_S, gpus="visible")
     if device.type == "cuda" and "context" not in _idle:
         torch.zeros(1, device=device)
-        _idle["context"] = measure_idle(IDLE_S, gpus="visible").watts
+        looks["context"] = measure_idle(IDLE_S, gpus="visible")
+    _idle.update({kind: look.watts for kind, look in looks.items()})
     found = {kind: watts for kind, watts in _idle.items() if watts}
-    if found and len(_idle) > known:
+    at_rest = not any("contention" in value.flags for look in looks.values() for value in look.values)
+    if found and looks and at_rest:
         with suppress(StorageFailed):  # where nobody may write the next process looks again
             disk.replace(path, json.dumps(found).encode())
     return found
@@ -330,7 +333,9 @@ def needed(resolved: Resolved, algorithm: Algorithm, data: Data) -> int:
     Twice what a step holds, because a captured one keeps its memory for as long as the stage lasts.
     """
     account = counts_of(resolved, algorithm, data).account
-    stage = 2 * account["peak"] + account["cache"] + account["best"]
+    recomputed = resolved.cache is False or data.augment is not None
+    features = account["recomputed" if recomputed else "cache"]
+    stage = 2 * account["peak"] + features + account["best"]
     tensors = [tensor for tensor in vars(data).values() if isinstance(tensor, torch.Tensor)]
     return sum(tensor.nbytes for tensor in tensors) + int(stage.max())
 

@@ -191,9 +191,11 @@ class Replayed(Called):
             return
         here = torch.cuda.current_stream(self.device)
         self.side.wait_stream(here)
-        with torch.cuda.stream(self.side):
-            yield
-        here.wait_stream(self.side)
+        try:
+            with torch.cuda.stream(self.side):
+                yield
+        finally:  # what is undone or called after a failure comes after what had begun
+            here.wait_stream(self.side)
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
@@ -248,19 +250,19 @@ def make_executor(kind: str, spent: dict, *what) -> Called:
 
     kind: "eager"; "graph"; or "auto": a graph on CUDA, unless a step cannot be captured. Batches from a
         prefix that is cached on disk come from the host, and their steps are called.
-    spent: the row to which the capture's cost is added.
+    spent: the row to which the capture's cost is added, whether or not it succeeds.
     Raises InvalidInput where a graph was asked for and a step cannot be captured.
     """
     stage, source = what[1:3]
     here = source.cache.device
     wanted = kind == "graph" or (kind == "auto" and here.type == "cuda")
     if wanted and source.train.device.type == here.type:
-        try:
-            with source.clock.region(spent, "train"):
+        with source.clock.region(spent, "train"):  # which is left as usual, so that a failure is billed, too
+            try:
                 return Replayed(*what)
-        except RuntimeError as error:
-            why = f"stage {stage.name!r} cannot be captured ({str(error).splitlines()[0]})"
-            if kind == "graph":
-                raise InvalidInput(f"{why}: use executor='auto' or 'eager'") from error
-            log.warning("%s: its operations are called one by one", why)
+            except RuntimeError as error:
+                why = f"stage {stage.name!r} cannot be captured ({str(error).splitlines()[0]})"
+                if kind == "graph":
+                    raise InvalidInput(f"{why}: use executor='auto' or 'eager'") from error
+                log.warning("%s: its operations are called one by one", why)
     return Called(*what)

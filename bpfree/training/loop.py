@@ -85,7 +85,8 @@ def train(
     Raises:
         InvalidInput: data that do not fit the network, an unknown precision, cache, executor or device; a
             budget in joules where the meter measures none; stages that continue each other without an exact
-            budget; executor="graph", and a stage that cannot be captured.
+            budget; a stage without the schedule that its algorithm was given; executor="graph", and a stage
+            that cannot be captured.
         TrainingDiverged: a loss, a weight or a running statistic became NaN or infinite, or a stage has no
             finite solution; says stage, epoch and learning rate. Its `history` has what was trained.
         StorageFailed: no room for a prefix cached on disk, or for the checkpoint.
@@ -102,6 +103,7 @@ def train(
     algorithm.prepare(data)
     data, stages = data.to(device), algorithm.stages()
     check_lengths(algorithm.name, stages, budget)
+    check_schedules(algorithm, stages)
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     history, clock = History(algorithm.name, seed), Clock(device, meter)
     checkpoint = checkpoint or Checkpoint()
@@ -297,3 +299,18 @@ def check_fit(algorithm, data: Data) -> None:
     if model.classes != data.classes:
         what = f"the network has {model.classes} classes but {data.name!r} has {data.classes}"
         raise InvalidInput(f"{what}: build it with classes={data.classes}")
+
+
+def check_schedules(algorithm, stages: Sequence[Stage]) -> None:
+    """Raises InvalidInput for a stage that passes over the schedule which its algorithm was given.
+
+    Else the algorithm would be compared with others whose rates fall while its own does not. Where it was
+    given none, "constant", a stage may have whichever it likes.
+    """
+    given = getattr(algorithm, "lr_schedule", "constant")
+    for stage in stages:
+        if stage.losses is not None and given not in ("constant", stage.schedule):
+            raise InvalidInput(
+                f"lr_schedule={given!r}, but stage {stage.name!r} of {algorithm.name} has schedule="
+                f"{stage.schedule!r}: make it by self.stage(...), or with schedule=self.lr_schedule"
+            )

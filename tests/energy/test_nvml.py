@@ -519,6 +519,8 @@ def test_unsupported_gauges_are_nan_in_the_trace(stub):
 def test_idle_watts_are_those_of_every_visible_gpu_used_or_not(stub, monkeypatch):
     stub.reset(2)
     stub.script(1, "constant", 60.0)
+    for device in range(2):
+        stub.sensor(device, missing=NO_GAUGES)  # which would say that they work
     fake_torch(monkeypatch, [], initialised=False)
     sensors = {"sources": ["nvml-counter"], "_clock": stub.clock, "_sleep": stub.sleep}
     idle = measure_idle(5.0, gpus="visible", **sensors).watts
@@ -526,6 +528,14 @@ def test_idle_watts_are_those_of_every_visible_gpu_used_or_not(stub, monkeypatch
     before = stub.seconds
     assert measure_idle(5.0, **{**sensors, "sources": ["estimate"]}).watts == {}
     assert stub.seconds == before  # nothing to wait for
+
+
+@pytest.mark.parametrize(("missing", "working"), [(0, True), (NO_GAUGES, False)])
+def test_of_a_gpu_that_works_there_are_no_idle_watts(missing, working, stub, metered):
+    """Though NVML lists no other process there, as in a container."""
+    stub.sensor(0, missing=missing)
+    assert bool(metered(10, 20, gpus="visible", _at_rest=True).reading.watts) != working
+    assert metered(30, 40, gpus="visible").reading.watts  # a busy GPU is nobody else's by that
 
 
 def test_a_foreign_id_on_a_named_gpu_that_torch_uses_is_our_own(stub, monkeypatch):

@@ -7,9 +7,9 @@ decorates the function that draws it.
 
 from . import comparison, curves, forest, frontier, hardware, landscape, resources, style, tuning
 from .schematic import schematic
-from .single import alignment, bill_bars, goodness, images, learning_curves, pictures, reach, readout_points
+from .single import alignment, goodness, images, learning_curves, pictures, reach, readout_points
 from .style import energy_of
 
-__all__ = ["alignment", "bill_bars", "comparison", "curves", "energy_of", "forest", "frontier", "goodness"]
+__all__ = ["alignment", "comparison", "curves", "energy_of", "forest", "frontier", "goodness"]
 __all__ += ["hardware", "images", "landscape", "learning_curves", "pictures", "reach"]
 __all__ += ["readout_points", "resources", "schematic", "style", "tuning"]

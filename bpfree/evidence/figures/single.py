@@ -85,41 +85,6 @@ def learning_curves(epochs: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def bill_bars(records: pd.DataFrame) -> Figure:
-    """What each algorithm reached and what it cost: test accuracy, seconds, joules; one point per run.
-
-    records: as `bpfree.records` gives it, of one data set and one machine.
-    """
-    finished = records[records["status"] == "finished"]
-    style.require(finished, "finished runs")
-    kind, provenance = style.energy_of(finished)
-    energy = f"total_{kind}_j"
-    panels = {"test_accuracy": "test accuracy (%)", "total_s": "time (s)", energy: f"energy (J, {kind})"}
-    figure, (axes,) = style.new_figure(columns=3, height=2.4)
-    present = ordered(finished["algorithm"])
-    for ax, (metric, label) in zip(axes, panels.items(), strict=True):
-        rows = finished[finished["metric"] == metric].dropna(subset="value")
-        runs = style.runs_of(rows)
-        for position, name in enumerate(present):
-            values = rows.loc[rows["algorithm"] == name, "value"]
-            ax.bar(position, values.mean(), color=look(name).colour, alpha=0.35, width=0.6)
-            style.marks(ax, name, [position] * len(values), values, ms=5)
-        if rows.empty:
-            style.say(ax, "not recorded")
-        names = [f"{look(name).label}\n{style.n_of(runs.get(name, 0))}" for name in present]
-        ax.set_xticks(range(len(present)), names, fontsize=8)
-        ax.grid(visible=False, axis="x")
-        ax.set_title(label, fontsize=9)
-        if metric == "test_accuracy":  # differences of a point matter, and a bar from 0 would hide them
-            low, high = rows["value"].min(), rows["value"].max()
-            margin = max(high - low, 1.0)
-            ax.set_ylim(low - margin, high + margin)
-    style.caption(figure, f"energy {provenance or 'not recorded'}")
-    figure.suptitle(style.title_of(finished), fontsize=9)
-    return figure
-
-
-@style.styled
 def goodness(frame: pd.DataFrame) -> Figure:
     """Histograms of goodness over its threshold, positive against negative, per layer and moment.
 

@@ -6,7 +6,6 @@ import pandas as pd
 
 from ...algorithms.arms import label
 from ...experiments import published
-from ...experiments.resolved import Resolved
 from ..order import PLACE, arranged, network_name
 
 #: The hyperparameters that the papers' tuning searched, in the order of the table.
@@ -23,42 +22,30 @@ SEARCHED = {
 }
 
 
-def best_hyperparameters(used: Iterable[Resolved] = (), *, tuned: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The hyperparameters that were searched: as published, as tuned here, and as the runs used them.
+def best_hyperparameters(*, tuned: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The hyperparameters that were searched, as published and as tuned here.
 
-    Args:
-        used: resolved experiments, `record.experiment` of each run. Where there are any, the table is of
-            their data sets; several values of one arm are all shown.
-        tuned: as `bpfree.experiments.tuned.usual()` gives it.
-
-    Returns: a row per network, algorithm and parameter, with a column per source, "tuned" and "used".
+    tuned: as `bpfree.experiments.tuned.usual()` gives it.
+    Returns: a row per network, algorithm and parameter, with a column per source, and "tuned".
     """
     printed = published.hyperparameters()
     sources = list(dict.fromkeys(printed["source"]))
-    used = [
-        {**{k: getattr(e, k) for k in PLACE}, "parameter": name, "value": value, "whose": "used"}
-        for e in used
-        for name, value in e.options.items()
-        if _has_effect(name, e)
-    ]
     columns = [*PLACE, "parameter", "value", "whose"]
-    rows = [printed.rename(columns={"source": "whose"}), pd.DataFrame(used, columns=columns)]
+    rows = [printed.rename(columns={"source": "whose"})]
     rows += [] if tuned is None else [tuned.assign(whose="tuned")]
     table = pd.concat([part[columns].astype(object) for part in rows if len(part)], ignore_index=True)
     table = table[table["parameter"].isin(list(SEARCHED))]
-    if used:
-        table = table[table["data"].isin({row["data"] for row in used})]
     table["value"] = [
         "none" if v is None else f"{v:.3g}" if isinstance(v, int | float) else str(v) for v in table["value"]
     ]
     wide = table.groupby([*PLACE, "parameter", "whose"])["value"].agg(lambda v: "; ".join(dict.fromkeys(v)))
-    wide = wide.unstack("whose").reindex(columns=[*sources, "tuned", "used"])
+    wide = wide.unstack("whose").reindex(columns=[*sources, "tuned"])
     wide = wide.astype(object).fillna("").reset_index()
     wide["place"] = wide["parameter"].map(list(SEARCHED).index)
     wide = arranged(wide, *PLACE, "place").reset_index(drop=True)
     names = list(map(network_name, wide["data"], wide["architecture"]))
     named = {"algorithm": wide["algorithm"].map(label), "parameter": wide["parameter"].map(SEARCHED)}
-    return wide.assign(network=names, **named)[["network", *named, *sources, "tuned", "used"]]
+    return wide.assign(network=names, **named)[["network", *named, *sources, "tuned"]]
 
 
 def environment(machines: Iterable[Mapping]) -> pd.DataFrame:
@@ -78,13 +65,3 @@ def environment(machines: Iterable[Mapping]) -> pd.DataFrame:
     )  # fmt: skip
     names = {"memory_gib": "memory (GiB)", "git": "revision"}
     return table.fillna("").rename(index=names).rename_axis(index="machine").reset_index()
-
-
-def _has_effect(name: str, experiment: Resolved) -> bool:
-    """Whether this option changes the run: every algorithm lists its options, used or not."""
-    options = experiment.options
-    if name == "momentum":
-        return options.get("optimiser") == "sgd"
-    if name == "aux_weight":
-        return experiment.algorithm not in ("mf", "mf_sequential_joint")
-    return options[name] is not None
