@@ -315,6 +315,9 @@ def test_accuracy_stands_over_energy_and_printed_numbers_are_open_and_named():
     of_another_network = mnist[(mnist["algorithm"] == "ff") & (mnist["metric"] == "total_j")]["mean"]
     assert not {x for x, _ in points} & set(of_another_network)
     assert "printed" not in texts(figures.comparison.accuracy_against_energy(RUNS))
+    both = pd.concat([runs, runs.assign(architecture="3x1000", key=runs["key"] + "w")])
+    titles = [ax.get_title(loc="left") for ax in figures.comparison.accuracy_against_energy(both).axes]
+    assert ["3x1000" in title for title in titles] == [False, True]  # a panel for each network
 
 
 def test_measured_joules_are_drawn_only_if_all_runs_have_them():
@@ -480,6 +483,13 @@ def test_the_forest_shows_differences_intervals_margin_words_and_n_on_a_linear_a
     band = ax.patches[0]
     assert (band.get_x(), band.get_width()) == (-0.25, 0.5)
     assert "0.25 points" in texts(figure).replace("\n", " ")
+
+
+def test_the_forest_s_axes_have_few_lengths_and_hide_no_mark():
+    rows = [contrast("mf", d, 0.05, "higher", 5, data="mnist", architecture=f"{k}x8")
+            for k, d in enumerate((0.1, -0.6, 1.1, 7.0, 9.9, -40.0), 1)]  # fmt: skip
+    limits = [ax.get_xlim() for ax in figures.forest.forest(pd.DataFrame(rows)).axes]
+    assert limits == [(-r, r) for r in (1, 1, 3, 10, 30, 120)]
 
 
 def test_the_forest_of_one_algorithm_has_a_row_for_each_protocol():
