@@ -289,7 +289,7 @@ def test_verdicts_and_intervals_of_known_differences():
         ("mf", "bp"): "equivalent",
         ("mf_joint", "bp_ds"): "higher",
         ("mf", "bp_ds"): "higher",
-        ("mf", "mf_joint"): "undecided (n = 6)",
+        ("mf", "mf_joint"): "undecided",
     }
     ends = {
         end: one(records, algorithm="bp_ds", baseline="bp", metric=f"test_accuracy_difference_{end}", **where)
@@ -308,7 +308,7 @@ def test_a_verdict_counts_how_many_contrasts_were_looked_at():
     p = scipy.stats.ttest_1samp(differences + 1, 0).pvalue
     assert 0.01 < p < 0.05
     assert [v.verdict for v in judged([differences + 1])] == ["higher"]
-    assert {v.verdict for v in judged([differences + 1] * 5)} == {"undecided (n = 4)"}
+    assert {v.verdict for v in judged([differences + 1] * 5)} == {"undecided"}
 
 
 def test_variants_are_found_under_their_name_only():

@@ -287,6 +287,12 @@ def test_accuracy_stands_over_energy_and_printed_numbers_are_open_and_named():
 
     printed = published.results(source="thesis", protocol="published")
     runs = RUNS.assign(architecture="2x1000")
+    modelled = figures.comparison.accuracy_against_energy(runs, printed)
+    assert "(J, estimated)" in modelled.axes[0].get_xlabel()
+    assert "estimated: a model" in texts(modelled)
+    assert "printed" not in texts(modelled)  # those joules were measured
+    assert {n.get_fillstyle() for n in modelled.axes[0].get_lines()} == {"full"}
+    runs["metric"] = runs["metric"].replace("total_estimated_j", "total_measured_j")
     figure = figures.comparison.accuracy_against_energy(runs, printed)
     points = {(n.get_xdata()[0], n.get_ydata()[0]): n for n in figure.axes[0].get_lines()}
     assert points[10.0, 90.5].get_fillstyle() == "full"
@@ -295,12 +301,14 @@ def test_accuracy_stands_over_energy_and_printed_numbers_are_open_and_named():
     thesis = mnist[mnist["algorithm"] == "mf"].set_index("metric")["mean"]
     assert points[thesis["total_j"], thesis["test_accuracy"]].get_fillstyle() == "none"
     assert figure.axes[0].get_xscale() == "log"
-    assert "(J, estimated)" in figure.axes[0].get_xlabel()
-    assert "estimated: a model" in texts(figure)
+    assert "(J, measured)" in figure.axes[0].get_xlabel()
     assert "printed: thesis" in texts(figure)
     of_another_network = mnist[(mnist["algorithm"] == "ff") & (mnist["metric"] == "total_j")]["mean"]
     assert not {x for x, _ in points} & set(of_another_network)
     assert "printed" not in texts(figures.comparison.accuracy_against_energy(RUNS))
+    both = pd.concat([runs, runs.assign(architecture="3x1000", key=runs["key"] + "w")])
+    titles = [ax.get_title(loc="left") for ax in figures.comparison.accuracy_against_energy(both).axes]
+    assert ["3x1000" in title for title in titles] == [False, True]  # a panel for each network
 
 
 def test_measured_joules_are_drawn_only_if_all_runs_have_them():
@@ -446,13 +454,13 @@ def contrast(name: str, difference: float, half: float, verdict: str, n: int, **
 def test_the_forest_shows_differences_intervals_margin_words_and_n_on_a_linear_axis():
     rows = [
         contrast("mf", 0.02, 0.1, "equivalent", 5),
-        contrast("ff", -5.0, 90.0, "undecided (n = 2)", 2, at_cap="2 of 4"),
-        contrast("bp_ds", -19.6, math.nan, "one seed", 1),
+        contrast("ff", -5.0, 90.0, "undecided", 2, at_cap="2 of 4"),
+        contrast("bp_ds", -19.6, math.nan, "one run", 1),
     ]
     figure = drawn(figures.forest.forest(pd.DataFrame(rows).assign(at_cap=["", "2 of 4", ""]), margin=0.25))
     ax = figure.axes[0]
     assert ax.get_xscale() == "linear"
-    said = {"mf": "equivalent, n = 5", "ff": "undecided (n = 2)\nat the cap: 2 of 4", "bp_ds": "one seed"}
+    said = {"mf": "equivalent, n = 5", "ff": "undecided, n = 2; at the cap: 2 of 4", "bp_ds": "one run"}
     for row in rows:
         found = [n for n in ax.get_lines() if n.get_color() == look(row["algorithm"]).colour]
         if not math.isnan(row["low"]):
@@ -466,6 +474,13 @@ def test_the_forest_shows_differences_intervals_margin_words_and_n_on_a_linear_a
     band = ax.patches[0]
     assert (band.get_x(), band.get_width()) == (-0.25, 0.5)
     assert "0.25 points" in texts(figure).replace("\n", " ")
+
+
+def test_the_forest_s_axes_have_few_lengths_and_hide_no_mark():
+    rows = [contrast("mf", d, 0.05, "higher", 5, data="mnist", architecture=f"{k}x8")
+            for k, d in enumerate((0.1, -0.6, 1.1, 7.0, 9.9, -40.0), 1)]  # fmt: skip
+    limits = [ax.get_xlim() for ax in figures.forest.forest(pd.DataFrame(rows)).axes]
+    assert limits == [(-r, r) for r in (1, 1, 3, 10, 30, 120)]
 
 
 def test_the_forest_of_one_algorithm_has_a_row_for_each_protocol():

@@ -29,7 +29,7 @@ def accuracy_against_bp(*algorithms: str) -> str:
     """
     return "\n".join(
         f"- {network}: {label(row.algorithm)} − {label(row.baseline)} = **{row.difference:+.2f} points** "
-        f"({_pairs(row)}; {where}): {row.verdict.partition(' (')[0].lower()}"  # n stands before it
+        f"({_pairs(row)}; {where}): {row.verdict}"
         for row, network, where in _against_bp(*algorithms)
     )
 

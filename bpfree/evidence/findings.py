@@ -19,27 +19,32 @@ from ..experiments.store import tidy
 from . import frontier, gallery, landscape, memory, stats, tables
 from .evidence import FOLDER
 from .order import NETWORK, PLACE, arranged, network_name
-from .runs import Number, Ours
+from .runs import TOTALS, Number, Ours
 from .verdicts import verdicts
 
 NAMES = {"mf": "Mono-Forward", "ff": "Forward-Forward", "ff_sgd": "Forward-Forward with SGD"}
 NAMES |= {
-    "cafo_rand": "Cascaded-Forward with random blocks",
-    "cafo_dfa": "Cascaded-Forward with trained blocks",
+    "cafo_rand": "Cascaded-Forward with random blocks (CaFo-Rand)",
+    "cafo_dfa": "Cascaded-Forward with trained blocks (CaFo-DFA)",
 }
 SETTINGS = {"tuned": "tuned here", "thesis": "the thesis's", "2026": "those of 2026", "defaults": "defaults"}
 DEVICES = {"cuda": "GPU", "cpu": "CPU"}
 CHAPTERS = {"01": "forward_forward", "02": "cascaded_forward", "05": "fair_comparison"}
 CHAPTERS |= {"06": "hardware_analysis", "07": "where_the_cost_comes_from", "08": "loss_landscape"}
 CHAPTERS |= {"09": "the_frontier"}
-#: What the brackets mean, in front of the list.
+HERE = "05"  # the chapter that shows the findings, and has no link to itself
+#: What the words and the brackets mean, in front of the list.
 LEGEND = (
-    "All comparisons are with backpropagation on the same network, in pairs of runs with the same seed. *Not "
-    "told apart* means that these runs cannot tell, once it is allowed for how many comparisons are made; "
-    f"*within the margin* means that the difference is surely less than {stats.MARGIN:g} points. Behind "
-    "*numbers* stand the differences and ratios, each with n, its number of pairs, and its 95 % interval (a "
-    "single pair is called *one run* and decides nothing), and the settings and hardware that they rest on."
+    "All comparisons are with backpropagation on the same network (2x1000 has two hidden layers of 1000 "
+    "units), in pairs of runs with the same seed. *Higher* and *lower* are differences that are sure. "
+    f"*Equivalent* is surely less than {stats.MARGIN:g} points apart, whatever the sign. *Undecided* is what "
+    "so few pairs cannot tell. *One run* is a single pair, which decides nothing. Behind *numbers* stand n "
+    "(the number of pairs), the 95 % intervals, the settings and the hardware. The intervals are of one "
+    "comparison alone, while the words allow for all comparisons made, so that an interval that leaves out "
+    "zero may still be undecided."
 )
+#: Network -> ratios to BP's: one, or of costs one for each machine.
+Ratios = dict[str, list[Number]]
 
 
 class Finding(NamedTuple):
@@ -52,11 +57,15 @@ class Finding(NamedTuple):
 
     def markdown(self, notebooks: str) -> str:
         """One line, in which the evidence is folded away."""
-        links = _list(f"[chapter {c}]({notebooks}{c}_{CHAPTERS[c]}.ipynb)" for c in self.chapters)
+        links = _list(
+            f"[chapter {c}]({notebooks}{c}_{CHAPTERS[c]}.ipynb)"
+            for c in self.chapters
+            if notebooks or c != HERE
+        )
         settled = "; ".join(filter(None, self.rests_on))
         numbers = " ".join(filter(None, [self.evidence, f"({settled})" if settled else ""]))
         folded = f" <details><summary>numbers</summary>{numbers}</details>" if numbers else ""
-        return f"**{self.found}** ({links}){folded}"
+        return f"**{self.found}**{f' ({links})' if links else ''}{folded}"
 
 
 def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
@@ -136,15 +145,29 @@ class Known:
         runs = runs[runs["algorithm"].isin([*algorithms, "bp"])].merge(both)
         return self.hardware(runs[runs["device"] == device] if device else runs)
 
-    def ratios(self, algorithm: str, metric: str) -> dict[str, list[Number]]:
-        """A metric's ratios to BP's at convergence, by network: one, or of costs one for each machine."""
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What was printed of energy and time, and found at convergence."""
+        return verdicts(self.records, metrics=["total_j", "total_s"], untested=True)
+
+    def pairs(self, algorithm: str) -> dict[str, list[pd.DataFrame]]:
+        """By network the algorithm's runs at convergence and BP's."""
         own = self.ours.runs[self.ours.runs["algorithm"] == algorithm]
+        places = own[NETWORK].drop_duplicates().itertuples(index=False, name=None)
+        how = ("convergence",), ("tuned", "")
+        return {network_name(*at): list(self.ours.pair((*at, algorithm), *how)) for at in places}
+
+    def ratios(self, algorithm: str, metric: str, having: str = "epochs") -> Ratios:
+        """A metric's ratios to BP's at convergence, by network: one, or of costs one for each machine.
+
+        having: only of runs in which this was recorded.
+        """
         found = {}
-        for data, network in own[NETWORK].drop_duplicates().itertuples(index=False):
-            pair = self.ours.pair((data, network, algorithm), ("convergence",), ("tuned", ""))
+        for network, pair in self.pairs(algorithm).items():
+            pair = [runs[runs[having].notna()] for runs in pair]
             numbers = [n for n in self.ours.comparison(metric, "ratio", *pair) if n.n]
             if numbers:
-                found[network_name(data, network)] = numbers
+                found[network] = numbers
         return found
 
 
@@ -158,30 +181,32 @@ def _sure(n: int, low: float, high: float, style: str = "+.2f") -> str:
     return f"(n = {n})" if isnan(low) else f"(n = {n}; {low:{style}} to {high:{style}})"
 
 
-def _verdicts(contrasts: pd.DataFrame, above: str, below: str) -> str:
-    """The words of contrasts, each with its networks; above, below: what an effect of that sign is called."""
-    sides = {stats.HIGHER: above, stats.LOWER: below, stats.ONE_SEED: "known from one run alone"}
-    sides |= {stats.UNDECIDED: "not told apart"}
-    where: dict[str, list[str]] = {}
+def _verdicts(contrasts: pd.DataFrame, unit: str = "points", places: int = 2) -> str:
+    """The words of contrasts, each with its networks and their differences, the unit at the first of them."""
+    style, where, unit = f"+.{places}f", {}, f" {unit}"
     for _, row in contrasts.iterrows():
-        word, _, within = row["verdict"].partition(" (")[0].partition(", ")
-        words = sides.get(word, word) + (f" ({within})" if within else "")
-        where.setdefault(words, []).append(_network(row))
-    return _list(f"{words} on {_list(networks)}" for words, networks in where.items())
+        word = "known from one run" if row["verdict"] == stats.ONE_RUN else row["verdict"]
+        where.setdefault(word, []).append(f"{_network(row)} ({row['difference']:{style}}{unit})")
+        unit = ""
+    *first, last = [f"{word} on {_list(networks)}" for word, networks in where.items()]
+    return f"{', '.join(first)}, and {last}" if first else last
 
 
 def _accuracies(contrasts: pd.DataFrame) -> str:
-    return _verdicts(contrasts, "more accurate", "less accurate")
+    return _verdicts(contrasts)
 
 
 def _numbers(contrasts: pd.DataFrame, unit: str = "points", places: int = 2) -> str:
-    """The differences of contrasts, each with its network and how sure it is."""
-    style = f"+.{places}f"
-    return "; ".join(
-        f"{row['difference']:{style}} {unit} on {_network(row)} "
-        f"{_sure(row['n'], row['low'], row['high'], style)}"
-        for _, row in contrasts.iterrows()
-    )
+    """The differences of contrasts, each with its network and how sure it is. Where the interval leaves out 0
+    and the word is undecided all the same, with the p that says so.
+    """
+    style, said = f"+.{places}f", []
+    for _, row in contrasts.iterrows():
+        sure = _sure(row["n"], row["low"], row["high"], style)
+        if row["verdict"] == stats.UNDECIDED and row["low"] * row["high"] > 0:
+            sure = f"{sure[:-1]}; p = {row['p_holm']:.2g} after correction)"
+        said.append(f"{row['difference']:{style}} {unit} on {_network(row)} {sure}")
+    return "; ".join(said)
 
 
 def _network(row: pd.Series) -> str:
@@ -202,8 +227,8 @@ def _whose(contrasts: pd.DataFrame) -> str:
 def _at_cap(contrasts: pd.DataFrame) -> str:
     """A sentence on runs that ended at the cap, if any did."""
     capped = contrasts[contrasts["at_cap"] != ""]
-    where = [f"{row['at_cap']} runs on {_network(row)}" for _, row in capped.iterrows()]
-    return f" Of these, {_list(where)} ended at the cap on epochs, perhaps too early." if where else ""
+    where = [f"{row['at_cap']} runs of both on {_network(row)}" for _, row in capped.iterrows()]
+    return f" {_list(where)} ended at the cap on epochs, perhaps too early." if where else ""
 
 
 def _list(parts: Iterable[str]) -> str:
@@ -212,7 +237,7 @@ def _list(parts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _everywhere(ratios: dict[str, list[Number]]) -> str:
+def _everywhere(ratios: Ratios) -> str:
     """Ratios by network, those of costs with the kind of device."""
     return "; ".join(
         f"{n.mean:.2f} on {network}{f', {DEVICES.get(n.device, n.device)}' if n.device else ''} "
@@ -222,28 +247,43 @@ def _everywhere(ratios: dict[str, list[Number]]) -> str:
     )
 
 
-def _side(ratios: dict[str, list[Number]], below: str, above: str) -> str:
-    """On which side of 1 the ratios lie; "in the mean" unless all of their intervals do."""
-    numbers = [n for numbers in ratios.values() for n in numbers]
-    for word, means, surely in (
-        (above, all(n.mean > 1 for n in numbers), all(n.low > 1 for n in numbers)),
-        (below, all(n.mean < 1 for n in numbers), all(n.high < 1 for n in numbers)),
-    ):
-        if means:
-            return word if surely else f"in the mean {word}"
-    return f"in some cases {above} and in others {below}"
+def _span(ratios: Ratios, device: str = "") -> str:
+    """From the smallest ratio to the largest: "1.36 to 2.43 times"; device: of one kind alone."""
+    means = [f"{n.mean:.2f}" for ns in ratios.values() for n in ns if device in ("", n.device)]
+    ends = dict.fromkeys((min(means, key=float), max(means, key=float)) if means else ())
+    return f"{' to '.join(ends)} times" if ends else ""
+
+
+def _took(whole: Ratios) -> str:
+    """How long training took on each kind of device, and whether that is of single pairs."""
+    said = []
+    for device, name in DEVICES.items():
+        n = {number.n for numbers in whole.values() for number in numbers if number.device == device}
+        once = " (one run each)" if n == {1} else ""
+        said += [f"{_span(whole, device)} as long on the {name}{once}"] if n else []
+    return _list(said)
 
 
 def _name(algorithm: str) -> str:
     return NAMES.get(algorithm, label(algorithm))
 
 
-def _by_name(contrasts: pd.DataFrame) -> str:
-    """What was found of the accuracy of each algorithm."""
-    found = (
-        f"{_name(name)} is {_accuracies(rows)}" for name, rows in contrasts.groupby("algorithm", sort=False)
-    )
-    return f"Accuracy against backpropagation, both trained until they stop improving: {'; '.join(found)}."
+def _not_known(known: Known, algorithm: str) -> str:
+    """Which costs of a whole training no pair of runs has: "time and energy", or ""."""
+    costs = {"total_s": "time", "total_j": "energy"}
+    return _list(name for metric, name in costs.items() if not known.ratios(algorithm, metric))
+
+
+def _costs(known: Known, algorithm: str) -> str:
+    """Passes, time and measured energy of a whole training as ratios to backpropagation's, where known."""
+    joules = {
+        network: [n for n in numbers if n.what.startswith("measured")]
+        for network, numbers in known.ratios(algorithm, "total_j").items()
+    }
+    ratios = {"passes": known.ratios(algorithm, "epochs"), "time": known.ratios(algorithm, "total_s")}
+    ratios["measured energy"] = joules
+    said = [f"{what}, {text}" for what, of in ratios.items() if (text := _everywhere(of))]
+    return f"{_name(algorithm)}, as ratios to backpropagation's: {'; '.join(said)}." if said else ""
 
 
 # ---------------------------------------------------------------- the findings
@@ -253,8 +293,12 @@ def accuracy_at_convergence(known: Known) -> Finding | None:
     mine = known.converged[known.converged["algorithm"] == "mf"]
     if mine.empty:
         return None
+    found = (
+        "Trained until both stop improving, Mono-Forward's test accuracy, compared with backpropagation's, "
+        f"is {_accuracies(mine)}."
+    )
     evidence = f"The difference in test accuracy is {_numbers(mine)}.{_at_cap(mine)}"
-    return Finding(_by_name(mine), evidence, [_whose(mine), known.hardware_of("mf")], ["05"])
+    return Finding(found, evidence, [_whose(mine), known.hardware_of("mf")], ["05"])
 
 
 def accuracy_at_best(known: Known) -> Finding | None:
@@ -357,9 +401,9 @@ def passes_and_time(known: Known) -> Finding | None:
     if not passes or not pace:
         return None
     found = (
-        f"Mono-Forward makes {_side(passes, 'fewer', 'more')} passes over the data than backpropagation "
-        f"until it stops improving; a pass takes it {_side(pace, 'less', 'more')} time, and all of them "
-        f"together {_side(whole, 'less', 'more')}."
+        f"Until it stops improving, Mono-Forward makes {_span(passes)} as many passes over the data as "
+        f"backpropagation, and a pass takes {_span(pace)} as long. The whole training took {_took(whole)}. "
+        f"The paper claims {_claimed(known, 'time')}."
     )
     evidence = (
         f"Passes: {_everywhere(passes)}. Time of a pass: {_everywhere(pace)}. "
@@ -369,79 +413,127 @@ def passes_and_time(known: Known) -> Finding | None:
     return Finding(found, evidence, settled, ["05", "07"])
 
 
+def _claimed(known: Known, cost: str) -> str:
+    """The most that the thesis says Mono-Forward saves: "up to 34 % less time (on CIFAR-10 3x2000)"."""
+    rows = known.costs[known.costs["claim"] == f"MF, {cost}"]
+    row = min(rows.to_dict("records"), key=lambda row: float(row["printed, thesis"]))
+    return f"up to {-float(row['printed, thesis']):.0f} % less {cost} (on {row['network']})"
+
+
 def energy(known: Known) -> Finding | None:
-    table = verdicts(known.records, metrics=["total_j"])
-    table = table[(table["claim"] == "MF, energy") & (table["ours is"] == "measured")]
-    said = []
-    for row in table.to_dict("records"):
-        n, word = row["ours"].n, row["contrast"].partition(" (")[0]
-        sure = "(one run)" if n == 1 else f"(n = {n}; {row['95 %']}; {word})"
-        printed = [f"{row[f'printed, {s}']} ({s})" for s in ("thesis", "2026") if row[f"printed, {s}"]]
-        said.append(f"{float(row['ours']):+.0f} % on {row['network']} {sure}, printed {_list(printed)}")
-    if not said:
+    table = known.costs[(known.costs["claim"] == "MF, energy") & (known.costs["ours"] != "")]
+    measured = table[table["ours is"] == "measured"]
+    if measured.empty:
         return None
-    more = (table["ours"].map(float) > 0).sum()
-    once = ", in one run each" if (table["ours"].map(lambda cell: cell.n) == 1).all() else ""
+    said, usual = [], []
+    passes = {having: known.ratios("mf", "epochs", having) for having in ("epochs", TOTALS["measured"])}
+    for row in measured.to_dict("records"):
+        sure = (
+            "(one run)" if row["ours"].n == 1 else f"(n = {row['ours'].n}; {row['95 %']}; {row['contrast']})"
+        )
+        printed = [f"{row[f'printed, {s}']} ({s})" for s in ("thesis", "2026") if row[f"printed, {s}"]]
+        every, mine = (of[row["network"]][0] for of in passes.values())
+        usual.append(100 * ((1 + float(row["ours"]) / 100) * every.mean / mine.mean - 1))
+        said.append(
+            f"{float(row['ours']):+.0f} % on {row['network']} {sure}, for {mine.mean:.2f} times the passes; "
+            f"with {every.mean:.2f} times, the mean of n = {every.n}, would be {usual[-1]:+.0f} %; printed "
+            f"were {_list(printed)}"
+        )
+    effects = measured["ours"].map(float)
+    once = ", one run each" if (measured["ours"].map(lambda cell: cell.n) == 1).all() else ""
     found = (
-        "By the GPU's own counter, Mono-Forward's training takes more energy than backpropagation's on "
-        f"{more} of {len(table)} comparisons{once}."
+        f"For Mono-Forward the paper claims {_claimed(known, 'energy')}. By the GPU's own counter it takes "
+        f"more energy than backpropagation on {(effects > 0).sum()} of {len(effects)} networks "
+        f"({_percent(effects)}{once}; at the mean number of passes of all pairs, {_percent(usual)})."
     )
-    evidence = f"The difference is {'; '.join(said)}."
+    modelled = table[table["ours is"] == "estimated"]
+    if len(modelled):
+        words = _list(f"{row.contrast}, n = {row.ours.n}" for row in modelled.itertuples())
+        found += f" On the CPU it is estimated at {_percent(modelled['ours'].map(float))} ({words})."
+    evidence = f"The difference is {'. It is '.join(said)}."
     return Finding(found, evidence, [known.hardware_of("mf", device="cuda")], ["05", "06"])
 
 
+def _percent(effects: Iterable[float]) -> str:
+    """From the smallest to the largest: "+22 to +127 %"."""
+    ends = dict.fromkeys(f"{end:+.0f}" for end in (min(effects), max(effects)))
+    return f"{' to '.join(ends)} %"
+
+
 def forward_forward(known: Known) -> Finding | None:
-    mine = known.converged[known.converged["algorithm"].isin(["ff", "ff_sgd"])]
+    names = ("ff", "ff_sgd")
+    mine = known.converged[known.converged["algorithm"].isin(names)]
     if mine.empty:
         return None
     by_name = list(mine.groupby("algorithm", sort=False))
-    passes = filter(None, (_everywhere(known.ratios(name, "epochs")) for name, _ in by_name))
-    whole, alone = known.ratios("ff", "total_s"), _a_pass(known, "ff")
+    passes, alone = known.ratios("ff", "epochs"), _a_pass(known, "ff")
+    costs = {"the operations": _operations(known, "ff"), "the time": alone}
+    costs = [f"{_span(ratios)} {what}" for what, ratios in costs.items() if ratios]
+    found = (
+        f"A training pass of Forward-Forward takes {_list(costs)} of backpropagation's, and until it stops "
+    )
+    found += f"improving it makes {_span(passes)} as many passes{_or_more(known, 'ff')}. "
+    accuracies = (f"{_name(name)} is {_accuracies(rows)}" for name, rows in by_name)
+    found += f"The accuracy of {', that of '.join(accuracies)}."
+    unknown = _not_known(known, "ff")
+    found += f" What its whole training takes in {unknown} is not known." if unknown else ""
     text = [f"{_name(name)}: {_numbers(rows)}." for name, rows in by_name]
-    text[-1] += _at_cap(mine)
-    text.append(f"Passes, as a ratio to backpropagation's: {_list(passes)}.")
-    text.append(f"Time of a training pass alone: {alone}." if alone else "")
-    unknown = "No run had its machine to itself, so that the time of the whole training is not known."
-    text.append(f"Time of the whole training: {_everywhere(whole)}." if whole else unknown)
-    settled = [_whose(mine), known.hardware_of("ff", "ff_sgd")]
-    return Finding(_by_name(mine), " ".join(filter(None, text)), settled, ["01", "05"])
+    text += [f"Operations of a training pass: {_everywhere(_operations(known, 'ff'))}."]
+    text += [f"Time of a training pass alone: {_everywhere(alone)}."] if alone else []
+    text += [_at_cap(mine).strip(), *(_costs(known, name) for name in names)]
+    settled = [_whose(mine), known.hardware_of(*names)]
+    return Finding(found, " ".join(filter(None, text)), settled, ["01", "05"])
 
 
-def _a_pass(known: Known, algorithm: str) -> str:
-    """Early training passes, timed apart: their ratios to BP's, frozen layers kept or computed again."""
+def _a_pass(known: Known, algorithm: str) -> Ratios:
+    """Of early training passes, timed apart."""
     table = known.table("pass_cost")
     if table.empty:
-        return ""
-    train = table[table["metric"] == "train"].set_index([*PLACE, "prefix"])["value"]
-    said = []
-    for data, network, name, prefix in train.index:
-        if name == algorithm:
-            ratio = train[data, network, name, prefix] / train[data, network, "bp", "kept"]
-            again = " with its frozen layers computed again" if prefix == "recomputed" else ""
-            where = network_name(data, network)
-            said.append(f"{ratio:.2f} on {where}, CPU{again} (one run)")
-    return _list(said)
+        return {}
+    train = table[(table["metric"] == "train") & (table["prefix"] == "kept")]
+    train = train.set_index(PLACE)["value"].unstack()
+    ratios = (train[algorithm] / train["bp"]).dropna()
+    return {network_name(*place): [Number(r, n=1, device="cpu")] for place, r in ratios.items()}
+
+
+def _operations(known: Known, algorithm: str) -> Ratios:
+    """Of a training pass, counted."""
+    found = {}
+    for network, pair in known.pairs(algorithm).items():
+        own, base = ((runs["train_flop"] / runs["epochs"]).dropna() for runs in pair)
+        if len(own) and len(base):
+            found[network] = [Number(own.mean() / base.mean(), n=len(own))]
+    return found
+
+
+def _or_more(known: Known, algorithm: str) -> str:
+    """What is to be added to a number of passes if runs of the algorithm ended at the cap."""
+    ended = [
+        f"{(own['stages_at_cap'] > 0).sum()} of its {len(own)} runs ended at the cap on epochs "
+        f"({(base['stages_at_cap'] > 0).sum()} of {len(base)} of backpropagation's)"
+        for own, base in known.pairs(algorithm).values()
+        if (own["stages_at_cap"] > 0).any()
+    ]
+    return f", or more, because {_list(ended)}" if ended else ""
 
 
 def cascaded_forward(known: Known) -> Finding | None:
-    mine = known.converged[known.converged["algorithm"].isin(["cafo_rand", "cafo_dfa"])]
+    names = ("cafo_rand", "cafo_dfa")
+    mine = known.converged[known.converged["algorithm"].isin(names)]
     if mine.empty:
         return None
-    joules = {
-        network: [n for n in numbers if n.what.startswith("measured")]
-        for network, numbers in known.ratios("cafo_rand", "total_j").items()
-    }
-    costs = {
-        "Passes": known.ratios("cafo_rand", "epochs"),
-        "Time": known.ratios("cafo_rand", "total_s"),
-        "Measured energy": joules,
-    }
-    text = [f"{_name(name)}: {_numbers(rows)}." for name, rows in mine.groupby("algorithm", sort=False)]
-    text.append(_at_cap(mine).strip())
-    costs = [f"{what}, {ratios}" for what, of in costs.items() if (ratios := _everywhere(of))]
-    text.append(f"As ratios to backpropagation's, with random blocks: {'. '.join(costs)}." if costs else "")
-    settled = [_whose(mine), known.hardware_of("cafo_rand", "cafo_dfa")]
-    return Finding(_by_name(mine), " ".join(filter(None, text)), settled, ["02", "05"])
+    found, text = [], []
+    for name, rows in mine.groupby("algorithm", sort=False):
+        unknown, time = _not_known(known, name), known.ratios(name, "total_s")
+        found.append(
+            f"{_name(name)} makes {_span(known.ratios(name, 'epochs'))} backpropagation's passes"
+            f"{f' and, where measured, trained {_took(time)}' if time else ''}; its accuracy is "
+            f"{_accuracies(rows)}{f'. Its {unknown} are not known' if unknown else ''}."
+        )
+        text.append(f"{_name(name)}: {_numbers(rows)}.")
+    text += [_at_cap(mine).strip(), *(_costs(known, name) for name in names)]
+    settled = [_whose(mine), known.hardware_of(*names)]
+    return Finding(" ".join(found), " ".join(filter(None, text)), settled, ["02", "05"])
 
 
 #: Kind of device -> the quantity of `memory` that is what the process held, in words.
@@ -484,8 +576,8 @@ def minimum(known: Known) -> Finding | None:
     losses, found, said = known.against_bp("val_loss"), [], []
     losses = losses[(losses["algorithm"] == "mf") & (losses["protocol"] == "convergence")]
     if len(losses):
-        words = _verdicts(losses, "higher", "lower")
-        found.append(f"compared with backpropagation's, Mono-Forward's validation loss is {words}")
+        words = _verdicts(losses, "nats", 3)
+        found.append(f"Mono-Forward's validation loss, compared with backpropagation's, is {words}.")
         said.append(f"The difference in validation loss is {_numbers(losses, 'nats', 3)}.")
     table = known.table("landscape")
     for _, own in landscape.per_run(table).groupby(NETWORK, sort=False) if len(table) else ():
@@ -493,57 +585,64 @@ def minimum(known: Known) -> Finding | None:
         more, less = ((measures["favourable"] == word).sum() for word in ("more", "less"))
         n = int(measures["n"].max())
         found.append(
-            f"on {_network(own.iloc[0])} the landscape around its minimum is more favourable than around "
-            f"backpropagation's by {more} of {len(measures)} measures, less by {less} "
-            f"({'one run' if n == 1 else f'n = {n}'})"
+            f"On {_network(own.iloc[0])} the landscape around its minimum is more favourable than around "
+            f"backpropagation's by {more} of {len(measures)} measures, and less by {less} "
+            f"({'one run' if n == 1 else f'n = {n}'})."
         )
     settled = [_whose(losses), known.hardware_of("mf")] if len(losses) else []
     if not found:
         return None
-    found = "; ".join(found)
-    return Finding(f"{found[0].upper()}{found[1:]}.", " ".join(said), settled, ["08"])
+    return Finding(" ".join(found), " ".join(said), settled, ["08"])
+
+
+#: Protocol -> how its runs are trained, in words.
+HOW = {"published": "by the paper's own stopping rules", "frontier": "with passes fixed in advance"}
 
 
 def what_is_open(known: Known) -> Finding | None:
     table = known.contrasts
     if table.empty:
         return None
-    undecided = table["verdict"].str.startswith(stats.UNDECIDED).sum()
-    once = (table["verdict"] == stats.ONE_SEED).sum()
-    found = (
-        f"Of {len(table)} comparisons of accuracy with backpropagation, under all rules of stopping, "
-        f"{undecided} are undecided and {once} rest on one run."
-    )
-    text = ""
-    needed = [n for n in tables.undecided(table)["pairs needed"] if n]
-    numbers = sorted(int(n) for n in needed if n.isdigit())
-    if numbers:
-        never = len(needed) - len(numbers)
-        text += (
-            "Were they as they look now, half of the undecided ones would be decided, four times in five, "
-            f"with {median(numbers):.0f} seeds or fewer, and the last of them with {numbers[-1]}"
-        )
-        text += f", but for {never} that {stats.MOST_PAIRS} would not decide." if never else "."
-    return Finding(found, text, [], ["05"])
-
-
-def not_run(known: Known) -> Finding | None:
-    table = tables.coverage(known.table("runs"), known.points, known.table("machines"))
-    rule = table[table["convergence"] != ""]
+    cells = tables.coverage(known.table("runs"), known.points, known.table("machines"))
+    rule = cells[cells["convergence"] != ""]
     run = (rule["convergence"] != tables.NOT_RUN).groupby(rule["network"], sort=False).any()
-    found = f"Nothing was run on {_list(run.index[~run])}." if not run.all() else "Every network was run."
-    shares = {}
-    for protocol in ("published", "frontier"):
-        cells = table.loc[table[protocol] != "", protocol]
-        shares[protocol] = f"{(cells != tables.NOT_RUN).sum()} of {len(cells)}"
-    evidence = (
-        f"Of the study's arms, {shares['published']} were run by the paper's own rules of stopping, and "
-        f"{shares['frontier']} with passes that are fixed in advance. No reading of energy has been "
-        "compared with a wattmeter."
+    measured = known.costs[known.costs["ours is"] == "measured"]["ours"].map(lambda cell: cell.n)
+    found = [
+        f"{(table['verdict'] == stats.UNDECIDED).sum()} of {len(table)} comparisons of accuracy are "
+        f"undecided, and {(table['verdict'] == stats.ONE_RUN).sum()} rest on one run"
+    ]
+    found += ["every measured energy rests on one run"] if len(measured) and (measured == 1).all() else []
+    unknown = [name for name in NAMES if known.ratios(name, "epochs") and _not_known(known, name)]
+    found += [f"what a whole training by {_list(map(_name, unknown))} costs is not known"] if unknown else []
+    found += [f"nothing was run on {_list(run.index[~run])}"] if not run.all() else []
+    lacking = []
+    for protocol, how in HOW.items():
+        own = cells.loc[cells[protocol] != "", protocol]
+        lacking.append(f"{(own == tables.NOT_RUN).sum()} of {len(own)} were not run {how}")
+    found += [f"of the algorithms on their networks, {_list(lacking)}"]
+    found += ["no reading of energy has been compared with a wattmeter"]
+    alone = rule[(rule["convergence"] == tables.NOT_RUN) & rule["network"].map(run)]
+    places = [f"{row['algorithm']} on {row['network']}" for _, row in alone.iterrows()]
+    text = [f"Until they stop improving, {_list(places)} were not run either."] if places else []
+    if "cuda" not in set(known.table("memory").get("device", ["cuda"])):
+        text.append("The memory of a GPU was not measured in a process of its own.")
+    return Finding(f"What is open: {'; '.join(found)}.", " ".join([*text, _needed(table)]), [], ["05"])
+
+
+def _needed(contrasts: pd.DataFrame) -> str:
+    """How many seeds would decide what is undecided."""
+    needed = [n for n in tables.undecided(contrasts)["pairs needed"] if n]
+    numbers = sorted(int(n) for n in needed if n.isdigit())
+    if not numbers:
+        return ""
+    text = (
+        "Were they as they look now, half of the undecided comparisons would be decided, four times in five, "
+        f"with {median(numbers):.0f} seeds or fewer, and the last of them with {numbers[-1]}"
     )
-    return Finding(found, evidence, [], ["05"])
+    never = len(needed) - len(numbers)
+    return text + (f", but for {never} that {stats.MOST_PAIRS} would not decide." if never else ".")
 
 
 #: In the order in which they are said; one of which nothing was recorded gives None.
 FINDINGS = (accuracy_at_convergence, accuracy_at_best, equal_accuracy, passes_and_time, energy)
-FINDINGS += (forward_forward, cascaded_forward, held, minimum, what_is_open, not_run)
+FINDINGS += (forward_forward, cascaded_forward, held, minimum, what_is_open)

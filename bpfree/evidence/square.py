@@ -77,8 +77,7 @@ def in_short(*tables: pd.DataFrame) -> pd.DataFrame:
 
 def _said(row) -> str:
     interval = "" if pd.isna(row.low) else f" ({row.low:+.2f} to {row.high:+.2f})"
-    n = "" if "n =" in row.verdict else f" (n = {row.n})"
-    return f"{row.difference:+.2f}{interval}: {row.verdict}{n}"
+    return f"{row.difference:+.2f}{interval}: {row.verdict} (n = {row.n})"
 
 
 def in_print(records: pd.DataFrame, data: str = "cifar10") -> pd.DataFrame:
@@ -169,7 +168,7 @@ def on_a_budget(points: pd.DataFrame) -> pd.DataFrame:
 def answer(records: pd.DataFrame) -> str:
     """In a sentence, Markdown: which change moves the accuracy. records: as `sides` takes them."""
     table = sides(records)
-    decided = ~table["verdict"].str.startswith((stats.UNDECIDED, stats.ONE_SEED))
+    decided = ~table["verdict"].isin([stats.UNDECIDED, stats.ONE_RUN])
     row = table.loc[table["difference"].abs().idxmax()]
     networks = " and ".join(
         map(network_name, *zip(*table[NETWORK].drop_duplicates().to_numpy(), strict=True))

@@ -7,10 +7,10 @@ of `stats.contrasts`:
     confirmed   ours lies surely on the printed side, and is neither less than half nor more than twice as far
                 from no effect
     weaker, stronger    it lies on that side, but nearer or further
-    equivalent  of an accuracy: ours lies surely within the margin
+    equivalent  of an accuracy: ours is surely smaller than the margin
     reversed    it lies surely on the other side
-    undecided (n = 3)   it lies surely on neither, with so many pairs of runs
-    one seed    a single pair decides nothing
+    undecided   it lies surely on neither
+    one run     a single pair decides nothing
     untested    not run; or ours is another quantity than the printed one
 
 "Surely" is by the paired t-test, corrected (Holm) over all contrasts of the same metric under one protocol.
@@ -29,7 +29,7 @@ from ..experiments import published
 from ..experiments.protocols import BUDGETS
 from .order import NETWORK, PLACE, network_name
 from .runs import ACCOUNT, TOTALS, whose_settings
-from .stats import ALPHA, EFFECTS, EQUIVALENT, KINDS, ONE_SEED, SHOWN, compared, contrasts
+from .stats import ALPHA, EFFECTS, EQUIVALENT, KINDS, ONE_RUN, SHOWN, UNDECIDED, compared, contrasts
 from .tables.paper import MEMORY, PLACES, USUAL_PROTOCOL
 from .tables.text import Quantity
 
@@ -99,13 +99,13 @@ def told(found: pd.DataFrame, claim: str) -> str:
     for row in found[found["claim"] == claim].to_dict("records"):
         where = ", ".join(filter(None, [row["network"], row["device"], row["ours is"]]))
         interval = f", {row['95 %']}" if row["95 %"] else ""
-        said.append(f"{where}: {row['ours']}{interval}, {row['contrast'].partition(' (')[0]}")
+        said.append(f"{where}: {row['ours']}{interval}, {row['contrast']}")
     return "; ".join(said)
 
 
 def counted(words: pd.Series) -> str:
     """How often each verdict or word of a contrast occurs, the commonest first: "3 undecided, 1 lower"."""
-    known = words[words != ""].str.partition(" (n")[0].value_counts()
+    known = words[words != ""].value_counts()
     return ", ".join(f"{n} {word}" for word, n in known.items())
 
 
@@ -118,11 +118,11 @@ VERDICT_COLUMNS += [f"verdict, {source}" for source in USUAL_PROTOCOL]
 def judge(printed: float, n: int, effect: float, p_holm: float, p_tost: float = math.nan) -> str:
     """The verdict on a printed effect, from our contrast; effects are 0 where the two are alike."""
     if n < 2:
-        return ONE_SEED if n else UNTESTED
+        return ONE_RUN if n else UNTESTED
     if p_tost < ALPHA:
         return EQUIVALENT
     if not p_holm < ALPHA:
-        return f"undecided (n = {n})"
+        return UNDECIDED
     if (effect > 0) != (printed > 0):
         return "reversed"
     if abs(effect) < abs(printed) / FACTOR:

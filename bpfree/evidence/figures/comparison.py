@@ -67,17 +67,17 @@ def metrics_per_run(records: pd.DataFrame) -> pd.DataFrame:
 
 @style.styled
 def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
-    """Everything in one picture: test accuracy against the energy of the whole run, a panel per data set.
+    """Everything in one picture: test accuracy against the energy of the whole run, a panel per network.
 
     Args:
         records: as `bpfree.records` gives it. A filled mark is an arm's mean over seeds, its bars the sample
-            standard deviations; both are of the runs that have an energy of their own. A panel holds all
-            networks of its data set; BP's marks say which is which.
-        published: as `experiments.published.results` gives it: open marks, a filling per source and protocol.
-            Those joules are of the authors' machines.
+            standard deviations; both are of the runs that have an energy of their own.
+        published: as `experiments.published.results` gives it: open and half-filled marks, a filling per
+            source and protocol. Those joules are of the authors' machines. They were measured, so that they
+            stand beside measured ones alone.
     """
     runs = finished_runs(records)
-    panels = style.facets(runs, ("data", "protocol", "preset", "precision", "machine"))
+    panels = style.facets(runs)
     panels = [(t, p) for t, p in panels if p["metric"].isin(TOTALS.values()).any()]
     if not panels:
         return style.blank("no run's energy is known: there is nothing to set its accuracy against")
@@ -90,28 +90,25 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         notes.append(obtained)
         energy = f"total_{kind}_j"
         table = metrics_per_run(part[part["metric"].isin(["test_accuracy", energy])]).dropna(subset=energy)
-        for (name, network), arm in table.groupby(level=["algorithm", "architecture"], sort=False):
-            point = _mark(ax, name, arm[energy], arm["test_accuracy"])
-            if name == "bp" and part["architecture"].nunique() > 1:
-                style.annotate(ax, point, network, (6, -3), va="top")
-        if published is not None:
-            here = published["architecture"].isin(set(part["architecture"]))
-            _draw_published(ax, published[here & (published["data"] == part["data"].iloc[0])], sources)
+        for name, arm in table.groupby(level="algorithm", sort=False):
+            _mark(ax, name, arm[energy], arm["test_accuracy"])
+        if published is not None and kind == "measured":
+            here = (published[NETWORK] == part[NETWORK].iloc[0]).all(axis=1)
+            _draw_published(ax, published[here], sources)
         ax.set_xscale("log")
         style.plain_log(ax.xaxis, *ax.get_xlim())
         ax.set_xlabel(f"energy of training (J, {kind})")
         ax.set_ylabel("test accuracy (%)")
         alone = part[part["key"].isin(table.index.get_level_values("key"))]
-        counts = [
-            style.counted(rows, part[part["architecture"] == network], width=105 // columns)
-            for network, rows in alone.groupby("architecture", sort=False)
-        ]
-        style.name_panel(ax, textwrap.fill(title, 84 // columns), "\n".join(counts))
+        style.name_panel(
+            ax, textwrap.fill(title, 84 // columns), style.counted(alone, part, width=105 // columns)
+        )
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     open_mark = {"color": "#555555", "ls": "none", "marker": "o", "ms": 6}
     extra = [Line2D([], [], fillstyle=f, label=f"printed: {s}", **open_mark) for s, f in sources.items()]
-    style.legend(figure, ordered(runs["algorithm"]), line=False, extra=extra)
+    drawn = pd.concat([part["algorithm"] for _, part in panels])
+    style.legend(figure, ordered(drawn), line=False, extra=extra)
     style.caption(
         figure,
         f"{'filled marks: ' if sources else ''}energy {' and '.join(dict.fromkeys(notes))}",
@@ -121,16 +118,15 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     return figure
 
 
-def _mark(ax, name: str, x: pd.Series, y: pd.Series) -> tuple[float, float]:
+def _mark(ax, name: str, x: pd.Series, y: pd.Series) -> None:
     """An arm's mean, with its sample standard deviations if it has several seeds."""
     bars = {f"{axis}err": v.std(ddof=1) for axis, v in (("x", x), ("y", y)) if len(v) > 1}
     how = {"color": look(name).colour, "ms": 6.5, "mec": "white", "mew": 0.4, "elinewidth": 0.8}
     ax.errorbar(x.mean(), y.mean(), fmt=look(name).marker, **bars, **how)
-    return x.mean(), y.mean()
 
 
 def _draw_published(ax, rows: pd.DataFrame, sources: dict[str, str]) -> None:
-    """Open marks where a source printed both numbers of an arm; `sources` gives each source its filling."""
+    """Marks where a source printed both numbers of an arm; `sources` gives each source its filling."""
     arms = ["source", "protocol", "architecture", "algorithm", "variant"]
     table = rows[rows["algorithm"].isin(list(ARMS))].pivot_table(index=arms, columns="metric", values="mean")
     table = table.reindex(columns=["test_accuracy", "total_j"])

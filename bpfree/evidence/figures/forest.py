@@ -11,10 +11,13 @@ from ...algorithms.arms import look
 from ..order import NETWORK, arranged
 from . import style
 
-ROW = 0.27  # inches of a contrast
-#: A verdict's colour by its first word; a word that decides nothing is grey.
+ROW = 0.21  # inches of a contrast
+#: A verdict's colour; a word that decides nothing is grey.
 VERDICT_COLOURS = {"equivalent": "#007A5A", "higher": "#B04A00", "lower": "#B04A00"}
-BEYOND = 1.6  # a panel is this much wider than its differences and margin; what goes on ends in an arrow
+#: How far an axis may reach, in points: few lengths, so that panels can be compared. What goes on ends in an
+#: arrow.
+REACHES = (1, 3, 10, 30, 120)
+BEYOND = 1.2  # it is this much longer than what it must show
 
 
 @style.styled
@@ -24,7 +27,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     Args:
         contrasts: as `bpfree.evidence.stats.contrasts` gives it. A panel per data set, network, protocol and
             preset with a row for each algorithm; of a single algorithm, a panel per network with a row for
-            each protocol. Each has a linear axis of its own.
+            each protocol. Each has a linear axis, the shortest of `REACHES`.
         margin: the equivalence margin that its verdicts were made with, in points; the shaded band.
     """
     style.require(contrasts, "contrasts")
@@ -34,37 +37,32 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     ]
     rows = arranged(contrasts, *panel, row)
     groups = [part for _, part in rows.groupby(panel, sort=False, dropna=False)]
-    columns = 1 if len(groups) < 3 else 2
-    lines = [groups[i : i + columns] for i in range(0, len(groups), columns)]
-    heights = [max(map(len, line)) + 1.4 for line in lines]
+    heights = [len(part) + 1.4 for part in groups]
     figure, axes = style.new_figure(
-        columns=columns, rows=len(lines), height=0.6 + 1.25 * ROW * sum(heights), height_ratios=heights
+        rows=len(groups), height=0.8 + 1.25 * ROW * sum(heights), height_ratios=heights
     )
-    for k, part in enumerate(groups):
-        _draw_group(axes.flat[k], part, row, margin, lines=max(map(len, lines[k // columns])))
-    for ax in axes.flat[len(groups) :]:
-        ax.set_visible(False)
-    for ax in axes.flat[max(0, len(groups) - columns) : len(groups)]:  # the lowest of each column
-        ax.set_xlabel("difference of test accuracy (points)")
+    for ax, part in zip(axes.flat, groups, strict=True):
+        _draw_group(ax, part, row, margin)
+    axes[-1, 0].set_xlabel("difference of test accuracy (points)")
     baselines = " and ".join(look(name).label for name in contrasts["baseline"].unique())
     style.caption(
         figure,
         f"against {baselines}, paired by seed",
-        "mark and bar: mean difference and its 95 % interval, none of one seed; at an arrow it goes on",
+        "mark and bar: mean difference and its 95 % interval, none of one run; at an arrow it goes on",
         f"shaded: the margin of ±{margin:g} points",
-        "each panel has an axis of its own",
+        f"an axis reaches to {', '.join(map(str, REACHES[:3]))} or {REACHES[3]} points",
         "the words are those of the tables, from the same tests",
     )
     style.fix_layout(figure)
     return figure
 
 
-def _draw_group(ax, part: pd.DataFrame, named: str, margin: float, lines: int) -> None:
+def _draw_group(ax, part: pd.DataFrame, named: str, margin: float) -> None:
     ax.axvspan(-margin, margin, color=style.SKY, alpha=0.25, lw=0)
     ax.axvline(0.0, color="black", lw=0.8)
-    reach = BEYOND * max(margin, part["difference"].abs().max())
+    reach = next(r for r in REACHES if r >= BEYOND * max(margin, part["difference"].abs().max()))
     ax.set_xlim(-reach, reach)
-    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.xaxis.set_major_locator(MaxNLocator(6))
     for place, row in enumerate(part.itertuples()):
         name = row.algorithm
         if np.isfinite(row.low) and np.isfinite(row.high):
@@ -75,20 +73,19 @@ def _draw_group(ax, part: pd.DataFrame, named: str, margin: float, lines: int) -
                         np.clip(end, -0.97 * reach, 0.97 * reach), place, arrow, color=look(name).colour, ms=4
                     )
         style.marks(ax, name, [row.difference], [place], ms=6, mec="white", mew=0.4)
-        colour = VERDICT_COLOURS.get(row.verdict.partition(",")[0], "#666666")
+        colour = VERDICT_COLOURS.get(row.verdict, "#666666")
         how = {"color": colour, "fontsize": style.SMALL, "va": "center"}
-        ax.annotate(_verdict_with_n(row), (1.02, place), xycoords=("axes fraction", "data"), **how)
+        ax.annotate(_verdict_with_n(row), (1.03, place), xycoords=("axes fraction", "data"), **how)
     names = part[named] if named == "protocol" else part["algorithm"].map(lambda name: look(name).label)
-    names = [textwrap.fill(name, 18) for name in names]
-    ax.set_yticks(range(len(part)), names, fontsize=8, linespacing=0.9)
-    ax.set_ylim(lines - 0.4, -0.6)  # as tall as its neighbour's
+    ax.set_yticks(range(len(part)), names, fontsize=8)
+    ax.set_ylim(len(part) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
     title = style.network_of(part) if named == "protocol" else style.title_of(part)
-    style.name_panel(ax, textwrap.fill(title, 30))
+    style.name_panel(ax, textwrap.fill(title, 80))
 
 
 def _verdict_with_n(row) -> str:
     """The verdict, and the n that it is of; runs that ended at the cap are marked."""
-    n = "" if "n =" in row.verdict or row.n == 1 else f", n = {row.n}"
+    n = "" if row.n == 1 else f", n = {row.n}"
     cap = getattr(row, "at_cap", "")
-    return row.verdict + n + (f"\nat the cap: {cap}" if cap else "")
+    return row.verdict + n + (f"; at the cap: {cap}" if cap else "")

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from ..stats import UNDECIDED
 from .text import Quantity
 
 #: The papers whose claims these are, as `verdicts` names them.
@@ -112,8 +113,10 @@ def _in_words(claim: str, above: dict[str, bool]) -> str:
 
 
 def _verdict(row: dict) -> str:
-    """The verdict; where the two sources have different ones, both of them, the thesis's first."""
-    return " / ".join(dict.fromkeys(filter(None, (row[f"verdict, {source}"] for source in SOURCES))))
+    """The verdict; where the two sources have different ones, both of them, the thesis's first. One that is
+    undecided has its number of pairs."""
+    words = " / ".join(dict.fromkeys(filter(None, (row[f"verdict, {source}"] for source in SOURCES))))
+    return f"{words} (n = {row['ours'].n})" if UNDECIDED in words else words
 
 
 def _without_n(ours: Quantity | str) -> str:

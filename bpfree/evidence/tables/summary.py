@@ -14,7 +14,7 @@ from ..runs import TOTALS, run_table
 from ..stats import (
     KINDS,
     MOST_PAIRS,
-    ONE_SEED,
+    ONE_RUN,
     UNDECIDED,
     at_cap,
     one_kind,
@@ -107,7 +107,7 @@ def undecided(contrasts: pd.DataFrame) -> pd.DataFrame:
     family = contrasts.groupby("protocol")["difference"].transform("size")
     rows = []
     for row, tests in zip(contrasts.itertuples(), family, strict=True):
-        if row.verdict.startswith((UNDECIDED, ONE_SEED)):
+        if row.verdict in (UNDECIDED, ONE_RUN):
             needed = pairs_needed(row.difference, row.sd, tests)
             many = f"more than {MOST_PAIRS}" if needed == np.inf else f"{needed:.0f}"
             rows.append(
