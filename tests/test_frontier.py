@@ -521,7 +521,7 @@ def test_what_is_kept_stays_beside_what_comes(tmp_path):
 @pytest.fixture
 def judged_points() -> pd.DataFrame:
     arms = {
-        "bp": {1: [80, 82, 81], 2: [90, 92, 91]},
+        "bp": {1: [80, 82, 81], 2: [90, 92, 91], 4: [80, 80, 80]},
         "mf": {2: [89, 89, 89], 4: [93, 95, 94], 8: [91, 91, 91]},
         "mf_interleaved": {1: [70, 71, 72]},
     }
@@ -559,6 +559,10 @@ def test_the_table_of_targets_says_what_was_never_reached(judged_points):
 def test_the_papers_claims_are_judged_at_each_arms_best(judged_points):
     found = verdicts(frontier.best_records(judged_points), ["frontier"], metrics=["test_accuracy"])
     [row] = found.query("claim == 'MF, accuracy'").to_dict("records")
+    assert set(frontier.best_records(judged_points)["algorithm"]) == {
+        "bp",
+        "mf",
+    }  # of the other, more is open
     assert float(row["ours"]) == 3
     assert (row["our protocol"], row["at the cap"]) == ("frontier", "")
     assert row["settings"] == "tuned for each budget; BP: tuned for each budget"
@@ -568,7 +572,8 @@ def test_the_papers_claims_are_judged_at_each_arms_best(judged_points):
 def test_settings_that_nobody_tuned_are_not_called_tuned(tmp_path):
     runs = [Experiment(a, **SMALL, max_epochs=2, hyperparameters={"lr": 0.01}) for a in ("bp", "mf")]
     points = frontier.points(bpfree.run_many(runs, tmp_path, progress=False))
-    found = frontier.best_records(points)
+    longer = points.assign(passes=9, val_accuracy=0.0)  # so that two passes are known to be the best
+    found = frontier.best_records(pd.concat([points, longer]))
     assert set(found["settings"]) == {"given"}
     assert "tuned" not in found.to_csv()
 
@@ -576,7 +581,7 @@ def test_settings_that_nobody_tuned_are_not_called_tuned(tmp_path):
 def test_the_verdict_in_words_has_the_numbers_of_the_tables(judged_points):
     [line] = answers.frontier_verdict(judged_points).splitlines()
     assert "is reached by MF **0.80 times** (n = 3), in operations of that; it is not reached by MF" in line
-    assert "BP with 2 passes, the most that it was tried with (90.00 % on the test data)" in line
+    assert "BP with 2 passes (90.00 % on the test data)" in line
     assert "(72.00 % on validation data) costs" not in line  # 70, which every run reaches
     assert "(70.00 % on validation data) costs, in operations of the cheapest backpropagation" in line
 
@@ -596,11 +601,10 @@ def test_who_is_ahead_is_said_of_the_cheap_end_and_of_the_dear_one(bp, mf, words
     monkeypatch.setitem(frontier.COSTS, "flop", frontier.COSTS["flop"]._replace(size=1.0, unit="units"))
     points = made({"bp": {1: bp[:1], 2: bp[1:]}, "mf": {2: mf[:1], 4: mf[1:]}}, COST)
     [said] = frontier.in_words(points).values()
-    assert words in said
+    assert words in " ".join(said)
     no_local = points[points["algorithm"] == "bp"]
-    assert next(iter(frontier.in_words(no_local).values())).startswith(
-        "Whatever there is to spend, backpropagation"
-    )
+    [[said, *_]] = frontier.in_words(no_local).values()
+    assert said.startswith("Whatever there is to spend, backpropagation")
 
 
 def test_accuracy_by_budget_says_of_how_many_seeds(judged_points):

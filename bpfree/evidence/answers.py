@@ -193,7 +193,8 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
     points: as `frontier.points` gives them. cost: of `frontier.COSTS`.
     """
     said = frontier.in_words(points, choose("cost", cost, frontier.COSTS))
-    return "\n".join(f"- **{network_name(*network)}.** {words}" for network, words in said.items())
+    lines = {network_name(*network): " ".join(filter(None, words)) for network, words in said.items()}
+    return "\n".join(f"- **{network}.** {words}" for network, words in lines.items())
 
 
 def gpu_waits() -> str:

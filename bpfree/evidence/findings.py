@@ -7,7 +7,7 @@ change as records are added. What was run once is said to be one run, and what i
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf, isnan
+from math import isnan
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -322,78 +322,25 @@ def accuracy_at_best(known: Known) -> Finding | None:
     if known.whose_points == SETTINGS["tuned"]:
         how = "Settings were searched for each number of passes, with the same trials for all."
     found = (
-        "Accuracy against backpropagation, each trained for the number of passes that suits it best, fixed "
-        f"in advance: {'; '.join(found)}."
+        "Each trained for the number of passes that suits it best, fixed in advance, the test accuracy "
+        f"compared with backpropagation's: {'; '.join(found)}."
     )
     return Finding(found, f"{' '.join(evidence)} {how}", [known.hardware(known.points)], ["09"])
 
 
-def equal_accuracy(known: Known) -> Finding | None:
+def what_a_joule_buys(known: Known) -> Finding | None:
     points = known.points
-    costs = [cost for cost in ("flop", "s") if len(points) and len(frontier.bill(points, cost))]
-    if not costs or not points["algorithm"].isin(frontier.BASELINES).any():
+    if not len(points) or not len(frontier.bill(points, "flop")):
         return None
-    table = pd.concat(
-        frontier.at_equal_accuracy(points, cost, margin).assign(margin=margin, of=cost)
-        for margin in (0.0, stats.MARGIN)
-        for cost in costs
-    )
-    table = table[~table["algorithm"].isin(frontier.BASELINES)]
-    found, evidence = [], []
-    for _, here in table.groupby(NETWORK, sort=False):
-        first = here.iloc[0]
-        evidence.append(
-            f"On {_network(first)} backpropagation is at its best as {label(first['baseline'])} with "
-            f"{first['baseline_passes']} passes, {first['baseline_test']:.2f} % on the test data "
-            f"(n = {first['n']})."
-        )
-        for name, arm in here.groupby("algorithm", sort=False):
-            tried = int(points[(points[PLACE] == [*first[NETWORK], name]).all(axis=1)]["passes"].max())
-            exact, close = (part for _, part in arm.groupby("margin"))
-            equal, near = _price(exact), _price(close)
-            within = f"within {stats.MARGIN:g} points of it"
-            equal = f"gets there {equal}" if equal else f"does not get there in {tried} passes or fewer"
-            near = f"comes {within} {near}" if near else f"does not come {within} either{_perhaps(close)}"
-            found.append(f"on {_network(first)} {_name(name)} {equal}, and {near}")
-    if not found:
+    said = {network_name(*network): words for network, words in frontier.in_words(points).items()}
+    if not said:
         return None
-    few = f", and of fewer than {stats.ENOUGH} seeds a ratio has no interval"
-    few = few if table["low"].isna().any() else ""
-    evidence.append(f"This is judged on validation data{few}.{_front(points)}")
-    found = f"What the accuracy of backpropagation at its best costs others: {'; '.join(found)}."
-    return Finding(found, " ".join(evidence), [known.whose_points, known.hardware(points)], ["09"])
-
-
-def _price(rows: pd.DataFrame) -> str:
-    """What an arm pays for an accuracy, a row for each cost; "" if none of its budgets is enough."""
-    first = rows.iloc[0]
-    if (rows["ratio"] == inf).any():
-        return ""
-    paid = []
-    for row in rows.dropna(subset="ratio").itertuples():
-        ends = ["∞" if end == inf else f"{end:.2f}" for end in (row.low, row.high)]
-        interval = "" if isnan(row.low) else f" ({' to '.join(ends)})"
-        paid.append(f"{row.ratio:.2f} times the {frontier.COSTS[row.of].name}{interval}")
-    price = f"for {_list(paid)}" if paid else "at a price that is not known"
-    return f"{price} ({first['test']:.2f} % on the test data)"
-
-
-def _perhaps(rows: pd.DataFrame) -> str:
-    """Of an accuracy that is not reached in the mean, whether other seeds might have reached it, and how."""
-    first = rows.iloc[0]
-    name = frontier.COSTS[first["of"]].name
-    often = first["low"] < inf  # false of NaN, where there are too few seeds for an interval
-    return f" (95 % interval: for {first['low']:.2f} times the {name}, to never)" if often else ""
-
-
-def _front(points: pd.DataFrame) -> str:
-    """A sentence on who is on the front of operations, from the cheapest to the dearest."""
-    said = [
-        f"on {network_name(*network)} {', '.join(f'{label(name)} ({passes})' for name, passes, _ in parts)}"
-        for network, parts in frontier.front(points, "flop").items()
-    ]
-    best = " Most accurate for their operations are, from little to spend to much, with so many passes: "
-    return f"{best}{'; '.join(said)}." if said else ""
+    found = " ".join(f"On {network}: {' '.join(filter(None, of[:2]))}" for network, of in said.items())
+    evidence = [f"On {network}: {of[2]}" for network, of in said.items() if of[2]]
+    evidence.append("Which accuracy is reached is judged on validation data, and costs are operations.")
+    found = f"What a budget that is fixed in advance buys. {found}".replace("**", "")
+    evidence = " ".join(evidence).replace("**", "")
+    return Finding(found, evidence, [known.whose_points, known.hardware(points)], ["09"])
 
 
 def passes_and_time(known: Known) -> Finding | None:
@@ -644,5 +591,5 @@ def _needed(contrasts: pd.DataFrame) -> str:
 
 
 #: In the order in which they are said; one of which nothing was recorded gives None.
-FINDINGS = (accuracy_at_convergence, accuracy_at_best, equal_accuracy, passes_and_time, energy)
+FINDINGS = (what_a_joule_buys, accuracy_at_best, accuracy_at_convergence, passes_and_time, energy)
 FINDINGS += (forward_forward, cascaded_forward, held, minimum, what_is_open)

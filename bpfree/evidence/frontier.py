@@ -213,10 +213,13 @@ def best(points: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
 def best_records(points: pd.DataFrame) -> pd.DataFrame:
     """The test accuracies of `best` as tidy records (see `bpfree.records`), which tables and tests take.
 
-    Budgets differ from arm to arm, each being the one that its own validation chose.
+    Budgets differ from arm to arm, each being the one that its own validation chose. An arm that did best
+    with the most passes it was tried with is left out: its best is not known, for more might do better.
     """
-    parts = [runs.dropna(subset="test_accuracy") for _, runs in best(points)]  # without what diverged
-    runs = pd.concat(parts) if parts else points
+    most = points.groupby(PLACE)["passes"].max()
+    known = [runs for place, runs in best(points) if runs["passes"].iat[0] < most[place]]
+    parts = [runs.dropna(subset="test_accuracy") for runs in known]  # without what diverged
+    runs = pd.concat(parts) if parts else points.iloc[:0]
     whose = runs["settings"]
     runs = runs.rename(columns={"run": "key"}).assign(
         **{"protocol": "frontier", "preset": whose, "unit": "%"},
@@ -351,12 +354,12 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
 # ---------------------------------------------------------------- in words
 
 
-def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], str]:
-    """By data and network, in whole sentences: what a small budget buys, and what a large one does.
+def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], list[str]]:
+    """By data and network, three whole sentences: what a small budget buys, and what a large one does.
 
     Who is on the front, whose cheap end and dear end may differ; what the accuracy costs that every run
-    reaches; and who gets to backpropagation at its best. cost: of `COSTS`. Networks without backpropagation
-    are left out.
+    reaches; and who gets to backpropagation at its best. A sentence is "" where there is nothing to say.
+    cost: of `COSTS`. Networks without backpropagation are left out.
     """
     table, goals, equal = means(points, cost), to_target(points, cost), at_equal_accuracy(points, cost)
     found = {}
@@ -364,12 +367,11 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
         low = goals[(goals[NETWORK] == list(network)).all(axis=1) & (goals["target"] == ALL)]
         tried = points[(points[NETWORK] == list(network)).all(axis=1)].groupby("algorithm")["passes"].max()
         front_here = table[(table[NETWORK] == list(network)).all(axis=1) & table["front"]]
-        said = [
+        found[network] = [
             _of_front(front_here.sort_values("cost"), tried, cost),
             _of_all(low, cost),
             _of_best(arms, tried, cost),
         ]
-        found[network] = " ".join(filter(None, said))
     return found
 
 
