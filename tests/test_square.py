@@ -166,3 +166,18 @@ def test_the_corners_on_a_budget_stand_beside_what_was_printed():
     assert str(table.loc["MF interleaved", "printed (%)"]) == "80.20 ± 0.35 (n = 3)"
     assert str(table.loc["MF", "printed (%)"]) == ""
     assert float(table.loc["MF", "operations (× BP)"]) == 0.5
+
+
+def test_what_a_budget_says_of_the_cnn_and_of_similarity_losses():
+    conv, mlp = {"architecture": "conv-8-8", "data": "cifar10"}, {"architecture": "3x8", "data": "cifar10"}
+    rows = [conv | {"algorithm": name, "seed": 1, "test_accuracy": a} for name, a in (("bp", 84), ("mf", 79))]
+    rows += [conv | {"algorithm": "mf_joint", "seed": seed, "test_accuracy": 80 + seed} for seed in (1, 2)]
+    for seed, gain in ((1, 1.0), (2, 2.0), (3, None)):  # the third has no other side
+        rows += [mlp | {"algorithm": "mf", "seed": seed, "test_accuracy": 60, "flop": 10}]
+        if gain:
+            rows += [mlp | {"algorithm": "mf_predsim", "seed": seed, "test_accuracy": 60 + gain, "flop": 15}]
+    said = square.in_words(pd.DataFrame(rows).assign(passes=16))
+    assert "both, **-2.00 points**" in said
+    assert "detached alone" not in said
+    assert "adds **+1.50 points** to Mono-Forward on CIFAR-10 3x8 (n = 2 pairs, +1.00 to +2.00; 16" in said
+    assert "**1.50 times** the operations" in said

@@ -165,6 +165,37 @@ def on_a_budget(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def in_words(points: pd.DataFrame) -> str:
+    """What each change of the square does on the CNN, and what a similarity loss adds to an MLP: Markdown.
+
+    points: as `figures/measure/square.py` writes them; of seeds that both sides of a difference have.
+    """
+    cnn = points["architecture"].str.startswith("conv")
+    said = []
+    for change, (own, other) in CHANGES.items():
+        each = _pairs(points[cnn], own, other)
+        if len(each):
+            said.append(f"{change}, **{each.mean():+.2f} points**")
+    said = [f"What changes the accuracy there, by a single seed: {'; '.join(said)}."] if said else []
+    each = _pairs(points[~cnn], "mf_predsim", "mf")
+    if len(each):
+        bill = points[~cnn].groupby("algorithm")["flop"].mean()
+        first = points[~cnn].iloc[0]
+        said.append(
+            f"A similarity loss (*predsim*) adds **{each.mean():+.2f} points** to Mono-Forward on "
+            f"{network_name(first['data'], first['architecture'])} (n = {len(each)} pairs, "
+            f"{each.min():+.2f} to {each.max():+.2f}; {first['passes']} passes), for "
+            f"**{bill['mf_predsim'] / bill['mf']:.2f} times** the operations."
+        )
+    return " ".join(said)
+
+
+def _pairs(points: pd.DataFrame, own: str, other: str) -> pd.Series:
+    """Differences of test accuracy (points), by seed."""
+    by_seed = points.pivot_table(index="seed", columns="algorithm", values="test_accuracy")
+    return (by_seed[own] - by_seed[other]).dropna() if {own, other} <= set(by_seed) else pd.Series()
+
+
 def answer(records: pd.DataFrame) -> str:
     """In a sentence, Markdown: which change moves the accuracy. records: as `sides` takes them."""
     table = sides(records)
