@@ -383,8 +383,8 @@ def energy(known: Known) -> Finding | None:
         usual.append(100 * ((1 + float(row["ours"]) / 100) * every.mean / mine.mean - 1))
         said.append(
             f"{float(row['ours']):+.0f} % on {row['network']} {sure}, for {mine.mean:.2f} times the passes; "
-            f"with {every.mean:.2f} times, the mean of n = {every.n}, would be {usual[-1]:+.0f} %; printed "
-            f"were {_list(printed)}"
+            f"with {every.mean:.2f} times, the mean of n = {every.n}, it would be {usual[-1]:+.0f} %; "
+            f"printed were {_list(printed)}"
         )
     effects = measured["ours"].map(float)
     once = ", one run each" if (measured["ours"].map(lambda cell: cell.n) == 1).all() else ""
