@@ -179,5 +179,6 @@ def test_what_a_budget_says_of_the_cnn_and_of_similarity_losses():
     said = square.in_words(pd.DataFrame(rows).assign(passes=16))
     assert "both, **-2.00 points**" in said
     assert "detached alone" not in said
-    assert "adds **+1.50 points** to Mono-Forward on CIFAR-10 3x8 (n = 2 pairs, +1.00 to +2.00; 16" in said
+    assert "on CIFAR-10 3x8 differs by **+1.50 points** (n = 2 pairs, +1.00 to +2.00; 16 passes)" in said
+    assert "print +1.40 on their MLP" in said  # 69.07 - 67.67
     assert "**1.50 times** the operations" in said
