@@ -378,60 +378,63 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
 def _of_front(front: pd.DataFrame, tried: pd.Series, cost: str) -> str:
     if front.empty:
         return ""
-    rivals = front["algorithm"].isin(BASELINES).to_numpy()
-    what, first, top = COSTS[cost], front.iloc[rivals.argmax()], front.iloc[-1]
+    rivals, top = front["algorithm"].isin(BASELINES).tolist(), front.iloc[-1]
+    sides = {True: "backpropagation", False: "local learning"}
     dearest = f"{label(top['algorithm'])} with {in_passes(top['passes'])}, {top['mean']:.2f} %"
-    if rivals.all():
-        return f"Whatever there is to spend, backpropagation buys the most accuracy, up to {dearest}."
-    if not rivals.any():
-        bp = in_passes(tried[tried.index.isin(BASELINES)].max())
-        return (
-            f"Whatever there is to spend, local learning buys the most accuracy, up to {dearest}; "
-            f"backpropagation was tried with {bp} at most."
-        )
-    if rivals[0]:
-        return f"Neither side is always ahead; the most accurate is {dearest}."
+    if not rivals[-1]:
+        most = tried[tried.index.isin(BASELINES)].max()
+        dearest = f"{dearest} (backpropagation was tried with {in_passes(most)} at most)"
+    if len(set(rivals)) == 1:
+        return f"Whatever there is to spend, {sides[rivals[0]]} buys the most accuracy, up to {dearest}."
+    turn = rivals.index(not rivals[0])
+    first, what = front.iloc[turn], COSTS[cost]
     start = (
         f"Below {first['cost'] / what.size:.2g} {what.unit}, the price of {in_passes(first['passes'])} of "
-        f"{label(first['algorithm'])}, local learning buys the most accuracy"
+        f"{label(first['algorithm'])}, {sides[rivals[0]]} buys the most accuracy; from there on"
     )
-    if rivals[rivals.argmax() :].all():
-        return f"{start}; from there on backpropagation does, up to {dearest}."
-    return f"{start}; from there on they take turns, and the most accurate is {dearest}."
+    if len(set(rivals[turn:])) == 1:
+        return f"{start} {sides[rivals[turn]]} does, up to {dearest}."
+    return f"{start} they take turns, and the most accurate is {dearest}."
 
 
 def _of_all(goals: pd.DataFrame, cost: str) -> str:
     local = goals[~goals["algorithm"].isin(BASELINES)].dropna(subset="ratio")
     if local.empty:
         return ""
-    paid = [f"{label(row.algorithm)} {_times(row)}" for row in local.itertuples()]
+    accuracy = f"{goals['accuracy'].iat[0]:.2f} % on validation data"
     return (
-        f"What every run reaches ({goals['accuracy'].iat[0]:.2f} % on validation data) costs, in "
-        f"{COSTS[cost].name} of the cheapest backpropagation: {', '.join(paid)}."
+        f"What every run reaches ({accuracy}) costs, compared with the cheapest backpropagation, "
+        f"{_prices(local, cost)}."
     )
 
 
 def _of_best(arms: pd.DataFrame, tried: pd.Series, cost: str) -> str:
-    first, local = arms.iloc[0], arms[~arms["algorithm"].isin(BASELINES)]
-    never = local[local["ratio"] == math.inf]
-    there = [f"{label(row.algorithm)} {_times(row)}" for row in local[local["ratio"] < math.inf].itertuples()]
-    missed = [f"{label(name)} (up to {in_passes(tried[name])})" for name in never["algorithm"]]
+    first, local = arms.iloc[0], arms[~arms["algorithm"].isin(BASELINES)].dropna(subset="ratio")
     passes = first["baseline_passes"]
     most = ", the most that it was tried with" if passes == tried[first["baseline"]] else ""
+    said, there = [], local[local["ratio"] < math.inf]
+    if len(there):
+        said.append(f"is reached by {_prices(there, cost)}")
+    missed = local.loc[local["ratio"] == math.inf, "algorithm"]
+    for budget, names in missed.groupby(missed.map(tried)):
+        said.append(f"is not reached by {', '.join(map(label, names))} in {in_passes(budget)}")
     best = (
         f"Backpropagation at its best on validation data, {label(first['baseline'])} with "
         f"{in_passes(passes)}{most} ({first['baseline_test']:.2f} % on the test data),"
     )
-    there = [f"is reached by {', '.join(there)}, in {COSTS[cost].name} of that"] if there else []
-    missed = [f"is not reached by {', '.join(missed)}"] if missed else []
-    return f"{best} {'; it '.join(there + missed)}." if there + missed else ""
+    return f"{best} {'; it '.join(said)}." if said else ""
 
 
-def _times(row) -> str:
-    ends = ["never" if end == math.inf else f"{end:.2f}" for end in (row.low, row.high)]
-    interval = "" if math.isnan(row.low) else f", 95 % interval {' to '.join(ends)}"
-    ratio = "never" if row.ratio == math.inf else f"**{row.ratio:.2f} times**"
-    return f"{ratio} (n = {row.n}{interval})"
+def _prices(rows: pd.DataFrame, cost: str) -> str:
+    """Of these arms the ratios of costs, each with its n and interval."""
+    said, what = [], f" the {COSTS[cost].name}"
+    for row in rows.itertuples():
+        ends = ["never" if end == math.inf else f"{end:.2f}" for end in (row.low, row.high)]
+        interval = "" if math.isnan(row.low) else f", 95 % interval {' to '.join(ends)}"
+        ratio = "never" if row.ratio == math.inf else f"**{row.ratio:.2f} times**{what}"
+        said.append(f"{label(row.algorithm)} {ratio} (n = {row.n}{interval})")
+        what = ""  # once is enough
+    return ", ".join(said)
 
 
 def in_passes(n: int) -> str:
