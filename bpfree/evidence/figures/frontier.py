@@ -55,7 +55,8 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
         ax.set(xlabel=label, ylabel="test accuracy (%)")
         first = part.iloc[0]
         n = part.groupby("algorithm", sort=False)["n"].agg(["min", "max"])
-        said = "; ".join(f"{look(a).label}: n = {frontier.span(*ends)}" for a, *ends in n.itertuples())
+        arms = [f"{look(a).label}: n = {frontier.span(*ends)}" for a, *ends in n.itertuples()]
+        said = "; ".join(arms).replace("n = ", "n\u00a0=\u00a0")  # which no line breaks
         style.name_panel(
             ax,
             f"{style.data_name(first['data'])} {first['architecture']}",
