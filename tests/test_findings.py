@@ -238,7 +238,7 @@ def test_the_frontier_s_words_follow_its_points(folder):
     change(folder, "frontier", points(2.0))
     best, buys = said(folder, "at its best with"), said(folder, "What a budget that is fixed")
     assert word_of(best.split("Mono-Forward")[1], "Fashion-MNIST 2x1000") == "higher"
-    assert re.search(r"the test data\), is reached by .*MF 0\.\d\d times", buys)
+    assert re.search(r"the test data\), is reached by .*MF for 0\.\d\d times", buys)
     change(folder, "frontier", points(-5.0))
     best, buys = said(folder, "at its best with"), said(folder, "What a budget that is fixed")
     assert word_of(best.split("Mono-Forward")[1], "Fashion-MNIST 2x1000") == "lower"

@@ -580,7 +580,7 @@ def test_settings_that_nobody_tuned_are_not_called_tuned(tmp_path):
 
 def test_the_verdict_in_words_has_the_numbers_of_the_tables(judged_points):
     [line] = answers.frontier_verdict(judged_points).splitlines()
-    assert "is reached by MF **0.80 times** the operations (n = 3); it is not reached by MF inter" in line
+    assert "is reached by MF for **0.80 times** the operations (n = 3); it is not reached by MF inter" in line
     assert "BP with 2 passes (90.00 % on the test data)" in line
     assert "(72.00 % on validation data) costs" not in line  # 70, which every run reaches
     assert "(70.00 % on validation data) costs, compared with the cheapest backpropagation, MF" in line

@@ -329,18 +329,33 @@ def accuracy_at_best(known: Known) -> Finding | None:
 
 
 def what_a_joule_buys(known: Known) -> Finding | None:
+    said = _of_the_frontier(known)
+    found = " ".join(f"On {network}: {front}" for network, (front, _, _) in said.items() if front)
+    if not found:
+        return None
+    evidence = [f"On {network}: {best}" for network, (_, _, best) in said.items() if best]
+    evidence.append("Which accuracy is reached is judged on validation data, and costs are operations.")
+    found = f"What a budget that is fixed in advance buys. {found}"
+    return Finding(found, " ".join(evidence), [known.whose_points, known.hardware(known.points)], ["09"])
+
+
+def what_a_target_costs(known: Known) -> Finding | None:
+    found = " ".join(
+        f"On {network}: {low}" for network, (_, low, _) in _of_the_frontier(known).items() if low
+    )
+    if not found:
+        return None
+    found = f"What an accuracy costs, with such budgets. {found}"
+    return Finding(found, "", [known.whose_points, known.hardware(known.points)], ["09"])
+
+
+def _of_the_frontier(known: Known) -> dict[str, list[str]]:
+    """By network the sentences of `frontier.in_words`, without emphasis."""
     points = known.points
     if not len(points) or not len(frontier.bill(points, "flop")):
-        return None
-    said = {network_name(*network): words for network, words in frontier.in_words(points).items()}
-    if not said:
-        return None
-    found = " ".join(f"On {network}: {' '.join(filter(None, of[:2]))}" for network, of in said.items())
-    evidence = [f"On {network}: {of[2]}" for network, of in said.items() if of[2]]
-    evidence.append("Which accuracy is reached is judged on validation data, and costs are operations.")
-    found = f"What a budget that is fixed in advance buys. {found}".replace("**", "")
-    evidence = " ".join(evidence).replace("**", "")
-    return Finding(found, evidence, [known.whose_points, known.hardware(points)], ["09"])
+        return {}
+    said = frontier.in_words(points).items()
+    return {network_name(*at): [sentence.replace("**", "") for sentence in of] for at, of in said}
 
 
 def passes_and_time(known: Known) -> Finding | None:
@@ -591,5 +606,5 @@ def _needed(contrasts: pd.DataFrame) -> str:
 
 
 #: In the order in which they are said; one of which nothing was recorded gives None.
-FINDINGS = (what_a_joule_buys, accuracy_at_best, accuracy_at_convergence, passes_and_time, energy)
-FINDINGS += (forward_forward, cascaded_forward, held, minimum, what_is_open)
+FINDINGS = (what_a_joule_buys, what_a_target_costs, accuracy_at_best, accuracy_at_convergence)
+FINDINGS += (passes_and_time, energy, forward_forward, cascaded_forward, held, minimum, what_is_open)

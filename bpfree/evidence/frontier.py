@@ -414,7 +414,7 @@ def _of_best(arms: pd.DataFrame, tried: pd.Series, cost: str) -> str:
     most = ", the most that it was tried with" if passes == tried[first["baseline"]] else ""
     said, there = [], local[local["ratio"] < math.inf]
     if len(there):
-        said.append(f"is reached by {_prices(there, cost)}")
+        said.append(f"is reached by {_prices(there, cost, 'for ')}")
     missed = local.loc[local["ratio"] == math.inf, "algorithm"]
     for budget, names in missed.groupby(missed.map(tried)):
         said.append(f"is not reached by {', '.join(map(label, names))} in {in_passes(budget)}")
@@ -425,14 +425,14 @@ def _of_best(arms: pd.DataFrame, tried: pd.Series, cost: str) -> str:
     return f"{best} {'; it '.join(said)}." if said else ""
 
 
-def _prices(rows: pd.DataFrame, cost: str) -> str:
+def _prices(rows: pd.DataFrame, cost: str, word: str = "") -> str:
     """Of these arms the ratios of costs, each with its n and interval."""
     said, what = [], f" the {COSTS[cost].name}"
     for row in rows.itertuples():
         ends = ["never" if end == math.inf else f"{end:.2f}" for end in (row.low, row.high)]
         interval = "" if math.isnan(row.low) else f", 95 % interval {' to '.join(ends)}"
         ratio = "never" if row.ratio == math.inf else f"**{row.ratio:.2f} times**{what}"
-        said.append(f"{label(row.algorithm)} {ratio} (n = {row.n}{interval})")
+        said.append(f"{label(row.algorithm)} {word}{ratio} (n = {row.n}{interval})")
         what = ""  # once is enough
     return ", ".join(said)
 
