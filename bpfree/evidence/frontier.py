@@ -182,22 +182,6 @@ def means(points: pd.DataFrame, cost: str) -> pd.DataFrame:
     return table
 
 
-def front(points: pd.DataFrame, cost: str) -> dict[tuple[str, str], list[tuple[str, str, float]]]:
-    """By data and network, who is on the front, from the cheapest to the dearest: the algorithm, its passes
-    ("8" or "8 to 16") and the mean test accuracy of the dearest of them (%).
-    """
-    on_it, found = means(points, cost).query("front"), {}
-    for network, here in on_it.groupby(NETWORK, sort=False):
-        here = here.sort_values("cost")
-        turns = (here["algorithm"] != here["algorithm"].shift()).cumsum()
-        parts = [part for _, part in here.groupby(turns)]
-        found[network] = [
-            (p["algorithm"].iat[0], span(p["passes"].iat[0], p["passes"].iat[-1]), p["mean"].iat[-1])
-            for p in parts
-        ]
-    return found
-
-
 def best(points: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
     """(data, network, algorithm) and its points at the budget with the highest mean validation accuracy.
 
@@ -440,8 +424,3 @@ def _prices(rows: pd.DataFrame, cost: str, word: str = "") -> str:
 def in_passes(n: int) -> str:
     """As text: "1 pass", "8 passes"."""
     return f"{n} {'pass' if n == 1 else 'passes'}"
-
-
-def span(low: int, high: int) -> str:
-    """As text: "8 to 9", or one number."""
-    return f"{low}" if low == high else f"{low} to {high}"

@@ -38,16 +38,19 @@ def main() -> None:
     from bpfree.evidence.evidence import write_table
     from bpfree.experiments import tuned
     from bpfree.experiments.runner import run_many
-    from bpfree.experiments.store import Store
+    from bpfree.experiments.store import Record, Store
 
     end = time.monotonic() + args.seconds
     budget = {"protocol": "frontier", "max_epochs": PASSES}
 
-    def train(experiments: list[Experiment]) -> list:
-        def attempt(_, go):
-            return go() if time.monotonic() < end else None
-
-        return [r for r in run_many(experiments, keep_weights=False, attempt=attempt) if r is not None]
+    def train(experiments: list[Experiment]) -> list[Record]:
+        """The records; of what is not begun there is none. (None would ask to be tried again.)"""
+        found = run_many(
+            experiments,
+            keep_weights=False,
+            attempt=lambda _, go: go() if time.monotonic() < end else "not begun",
+        )
+        return [r for r in found if r != "not begun"]
 
     if args.only != "mlp":
         own = {"architecture": "conv-64-128-256-512", "preset": "gong", "precision": "bf16"}

@@ -12,6 +12,7 @@ from ...algorithms.arms import look, ordered
 from ...errors import choose
 from .. import frontier
 from ..order import NETWORK
+from ..tables.text import span
 from . import style
 
 MOST = 4  # panels
@@ -54,8 +55,7 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
         style.plain_log(ax.xaxis, *ax.get_xlim())
         ax.set(xlabel=label, ylabel="test accuracy (%)")
         first = part.iloc[0]
-        n = part.groupby("algorithm", sort=False)["n"].agg(["min", "max"])
-        arms = [f"{look(a).label}: n = {frontier.span(*ends)}" for a, *ends in n.itertuples()]
+        arms = [f"{look(a).label}: n = {span(n, 0)}" for a, n in part.groupby("algorithm", sort=False)["n"]]
         said = "; ".join(arms).replace("n = ", "n\u00a0=\u00a0")  # which no line breaks
         style.name_panel(
             ax,
