@@ -339,8 +339,7 @@ def in_a_sentence(*algorithms: str) -> str:
     shared = {where for _, _, where in found}
     said: dict[str, list[str]] = {}
     for row, network, where in found:
-        verdict = row.verdict.partition(" (")[0].lower()
-        own = "; ".join([_pairs(row), verdict, *([where] if len(shared) > 1 else [])])
+        own = "; ".join([_pairs(row), row.verdict, *([where] if len(shared) > 1 else [])])
         said.setdefault(label(row.algorithm), []).append(f"**{row.difference:+.2f}** on {network} ({own})")
     lists = [f"{name} {', '.join(differences)}" for name, differences in said.items()]
     end = f" ({shared.pop()})" if len(shared) == 1 else ""

@@ -192,10 +192,6 @@ def _verdicts(contrasts: pd.DataFrame, unit: str = "points", places: int = 2) ->
     return f"{', '.join(first)}, and {last}" if first else last
 
 
-def _accuracies(contrasts: pd.DataFrame) -> str:
-    return _verdicts(contrasts)
-
-
 def _numbers(contrasts: pd.DataFrame, unit: str = "points", places: int = 2) -> str:
     """The differences of contrasts, each with its network and how sure it is. Where the interval leaves out 0
     and the word is undecided all the same, with the p that says so.
@@ -295,7 +291,7 @@ def accuracy_at_convergence(known: Known) -> Finding | None:
         return None
     found = (
         "Trained until both stop improving, Mono-Forward's test accuracy, compared with backpropagation's, "
-        f"is {_accuracies(mine)}."
+        f"is {_verdicts(mine)}."
     )
     evidence = f"The difference in test accuracy is {_numbers(mine)}.{_at_cap(mine)}"
     return Finding(found, evidence, [_whose(mine), known.hardware_of("mf")], ["05"])
@@ -312,7 +308,7 @@ def accuracy_at_best(known: Known) -> Finding | None:
     passes = {place: runs["passes"].iat[0] for place, runs in frontier.best(known.points)}
     found, evidence = [], []
     for name, rows in local.groupby("algorithm", sort=False):
-        found.append(f"{_name(name)} is {_accuracies(rows)}")
+        found.append(f"{_name(name)} is {_verdicts(rows)}")
         best_with = [
             f"{passes[*place, name]} passes, backpropagation {passes[*place, 'bp']}"
             for place in rows[NETWORK].itertuples(index=False)
@@ -435,7 +431,7 @@ def forward_forward(known: Known) -> Finding | None:
         f"A training pass of Forward-Forward takes {_list(costs)} of backpropagation's, and until it stops "
     )
     found += f"improving it makes {_span(passes)} as many passes{_or_more(known, 'ff')}. "
-    accuracies = (f"{_name(name)} is {_accuracies(rows)}" for name, rows in by_name)
+    accuracies = (f"{_name(name)} is {_verdicts(rows)}" for name, rows in by_name)
     found += f"The accuracy of {', that of '.join(accuracies)}."
     unknown = _not_known(known, "ff")
     found += f" What its whole training takes in {unknown} is not known." if unknown else ""
@@ -490,7 +486,7 @@ def cascaded_forward(known: Known) -> Finding | None:
         found.append(
             f"{_name(name)} makes {_span(known.ratios(name, 'epochs'))} backpropagation's passes"
             f"{f' and, where measured, trained {_took(time)}' if time else ''}; its accuracy is "
-            f"{_accuracies(rows)}{f'. Its {unknown} are not known' if unknown else ''}."
+            f"{_verdicts(rows)}{f'. Its {unknown} are not known' if unknown else ''}."
         )
         text.append(f"{_name(name)}: {_numbers(rows)}.")
     text += [_at_cap(mine).strip(), *(_costs(known, name) for name in names)]
