@@ -608,6 +608,19 @@ def test_who_is_ahead_is_said_of_the_cheap_end_and_of_the_dear_one(bp, mf, words
     assert said.startswith("Whatever there is to spend, backpropagation")
 
 
+def test_who_misses_backpropagations_best_may_come_close_to_it():
+    arms = {"bp": {1: [70.0], 2: [80.0]}, "mf": {2: [79.7], 4: [79.8]}, "bp_ds": {2: [79.9]}}
+    [[*_, best, near]] = frontier.in_words(made(arms, COST)).values()
+    assert best.endswith("is not reached by MF in 4 passes.")
+    assert near == (
+        "To within 0.25 points of backpropagation's best on validation data comes MF for **0.80 times** the "
+        "operations (n = 1)."
+    )  # 4 passes at 4.0 beside 2 at 10.0; deep supervision is backpropagation's own
+    for missed in (79.7, 80.1):  # too far away, and there already: nothing is said
+        [[*_, near]] = frontier.in_words(made(arms | {"mf": {4: [missed]}}, COST)).values()
+        assert near == ""
+
+
 def test_accuracy_by_budget_says_of_how_many_seeds(judged_points):
     gone = (judged_points["algorithm"] == "mf") & (judged_points["passes"] == 8) & (judged_points["seed"] > 0)
     table = tables.by_budget(judged_points[~gone]).set_index("algorithm")

@@ -1,9 +1,14 @@
 """The square of detachment and schedule: its differences, its figure, and the printed numbers beside ours."""
 
+import runpy
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
+from bpfree import Experiment, run
 from bpfree.evidence import figures, gallery, square, stats, tables
 from bpfree.experiments import published
 
@@ -182,3 +187,39 @@ def test_what_a_budget_says_of_the_cnn_and_of_similarity_losses():
     assert "on CIFAR-10 3x8 differs by **+1.50 points** (n = 2 pairs, +1.00 to +2.00; 16 passes)" in said
     assert "print +1.40 on their MLP" in said  # 69.07 - 67.67
     assert "**1.50 times** the operations" in said
+
+
+COMMAND = Path(gallery.__file__).parents[2] / "figures" / "measure" / "square.py"
+
+
+@pytest.fixture
+def measure(tmp_path, monkeypatch):
+    """figures/measure/square.py with no time to train, on a store and a copy of the table of its own."""
+    monkeypatch.setenv("BPFREE_STORE", str(tmp_path / "store"))
+    table = shutil.copy(gallery.path_of("square"), tmp_path / "square.csv")
+
+    def go() -> str:
+        argv = [str(COMMAND), "--seconds", "0", "--out", str(table)]
+        monkeypatch.setattr("sys.argv", argv)
+        runpy.run_path(str(COMMAND), run_name="__main__")
+        return Path(table).read_text()
+
+    return go
+
+
+def test_the_command_begins_nothing_when_its_time_is_up_and_keeps_what_is_recorded(measure):
+    recorded = gallery.path_of("square").read_text()
+    assert sorted(measure().splitlines()) == sorted(recorded.splitlines())  # training would miss its images
+
+
+def test_the_command_adds_the_store_s_runs_once(measure):
+    budget = {"protocol": "frontier", "max_epochs": 16}
+    own = {"hyperparameters": {"lr": 0.01}, "precision": "bf16", **budget}
+    mine = run(Experiment("bp", "digits", 1, "conv-2-2", **own), progress=False)
+    run(Experiment("bp", "digits", 0, "conv-2-2", **own), progress=False)  # a trial
+    run(Experiment("bp", "digits", 1, "2x8", **budget), progress=False)  # not of the square
+    first = measure()
+    added = set(first.splitlines()) - set(gallery.path_of("square").read_text().splitlines())
+    [row] = added
+    assert mine.key[:12] in row
+    assert measure() == first

@@ -326,10 +326,10 @@ def accuracy_at_best(known: Known) -> Finding | None:
 
 def what_a_joule_buys(known: Known) -> Finding | None:
     said = _of_the_frontier(known)
-    found = " ".join(f"On {network}: {front}" for network, (front, _, _) in said.items() if front)
+    found = " ".join(f"On {network}: {front}" for network, (front, *_) in said.items() if front)
     if not found:
         return None
-    evidence = [f"On {network}: {best}" for network, (_, _, best) in said.items() if best]
+    evidence = [f"On {network}: {best}" for network, (_, _, best, _) in said.items() if best]
     evidence.append("Which accuracy is reached is judged on validation data, and costs are operations.")
     found = f"What a budget that is fixed in advance buys. {found}"
     return Finding(found, " ".join(evidence), [known.whose_points, known.hardware(known.points)], ["09"])
@@ -337,7 +337,9 @@ def what_a_joule_buys(known: Known) -> Finding | None:
 
 def what_a_target_costs(known: Known) -> Finding | None:
     found = " ".join(
-        f"On {network}: {low}" for network, (_, low, _) in _of_the_frontier(known).items() if low
+        f"On {network}: {' '.join(filter(None, (low, near)))}"
+        for network, (_, low, _, near) in _of_the_frontier(known).items()
+        if low or near
     )
     if not found:
         return None

@@ -73,7 +73,7 @@ def points(records: Iterable[Record]) -> pd.DataFrame:
 def keep(records: Iterable[Record], folder: Path = FOLDER) -> Path:
     """Writes these runs' points beside those in `folder`/data, of the same run the later; and machines."""
     records = list(records)
-    path = _keep(points(records), folder / "data" / "frontier.csv", ["run"])
+    path = keep_beside(points(records), folder / "data" / "frontier.csv", ["run"])
     keep_machines(records, path.parent)
     return path
 
@@ -81,12 +81,15 @@ def keep(records: Iterable[Record], folder: Path = FOLDER) -> Path:
 def keep_trials(trials: pd.DataFrame, folder: Path = FOLDER) -> Path:
     """Writes the trials of a search, as `tuning.trials` gives them, beside those that are there."""
     columns = ["study", "algorithm", "data", "architecture", "trial", "state", "value", *SETTINGS, "seconds"]
-    return _keep(trials.reindex(columns=columns), folder / "data" / "frontier_trials.csv", ["study", "trial"])
+    path = folder / "data" / "frontier_trials.csv"
+    return keep_beside(trials.reindex(columns=columns), path, ["study", "trial"])
 
 
-def _keep(table: pd.DataFrame, path: Path, by: list[str]) -> Path:
+def keep_beside(table: pd.DataFrame, path: Path, by: list[str]) -> Path:
+    """Writes rows beside those that the file has; of rows that agree in the columns `by` the later ones."""
     old = [read_table(path)] if path.exists() else []
-    both = pd.concat([*old, table], ignore_index=True).drop_duplicates(by, keep="last")
+    known = [rows for rows in (*old, table) if len(rows)] or [table]  # one without rows has no types to keep
+    both = pd.concat(known, ignore_index=True).drop_duplicates(by, keep="last")
     order = [c for c in (*WHO, "study", "trial") if c in both]
     return write_table(arranged(both, *order), path)
 
@@ -339,14 +342,15 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
 
 
 def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], list[str]]:
-    """By data and network, three whole sentences: what a small budget buys, and what a large one does.
+    """By data and network, four whole sentences: what a small budget buys, and what a large one does.
 
     Who is on the front, whose cheap end and dear end may differ; what the accuracy costs that every run
-    reaches; and who gets to backpropagation at its best. A sentence is "" where there is nothing to say.
+    reaches; who gets to backpropagation at its best; and who, missing that, comes to within `stats.MARGIN`
+    of it. A sentence is "" where there is nothing to say.
     cost: of `COSTS`. Networks without backpropagation are left out.
     """
     table, goals, equal = means(points, cost), to_target(points, cost), at_equal_accuracy(points, cost)
-    found = {}
+    near, found = at_equal_accuracy(points, cost, stats.MARGIN), {}
     for network, arms in equal.groupby(NETWORK, sort=False):
         low = goals[(goals[NETWORK] == list(network)).all(axis=1) & (goals["target"] == ALL)]
         tried = points[(points[NETWORK] == list(network)).all(axis=1)].groupby("algorithm")["passes"].max()
@@ -355,6 +359,7 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
             _of_front(front_here.sort_values("cost"), tried, cost),
             _of_all(low, cost),
             _of_best(arms, tried, cost),
+            _of_near(arms, near[(near[NETWORK] == list(network)).all(axis=1)], cost),
         ]
     return found
 
@@ -407,6 +412,16 @@ def _of_best(arms: pd.DataFrame, tried: pd.Series, cost: str) -> str:
         f"{in_passes(passes)}{most} ({first['baseline_test']:.2f} % on the test data),"
     )
     return f"{best} {'; it '.join(said)}." if said else ""
+
+
+def _of_near(arms: pd.DataFrame, near: pd.DataFrame, cost: str) -> str:
+    missed = arms.loc[arms["ratio"] == math.inf, "algorithm"]
+    there = near[near["algorithm"].isin(missed) & (near["ratio"] < math.inf)]
+    if there.empty:
+        return ""
+    come = "comes" if len(there) == 1 else "come"
+    within = f"{stats.MARGIN:g} points of backpropagation's best on validation data"
+    return f"To within {within} {come} {_prices(there, cost, 'for ')}."
 
 
 def _prices(rows: pd.DataFrame, cost: str, word: str = "") -> str:
