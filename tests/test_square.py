@@ -187,6 +187,19 @@ def test_what_a_budget_says_of_the_cnn_and_of_similarity_losses():
     assert "on CIFAR-10 3x8 differs by **+1.50 points** (n = 2 pairs, +1.00 to +2.00; 16 passes)" in said
     assert "print +1.40 on their MLP" in said  # 69.07 - 67.67
     assert "**1.50 times** the operations" in said
+    assert "last read-out" not in said
+
+
+def test_the_last_read_out_alone_stands_beside_the_sum_of_all():
+    one = {"architecture": "conv-8-8", "algorithm": "mf_sequential_joint", "passes": 16}
+    scores = [(80.0, 83.0), (81.0, 85.0), (90.0, float("nan"))]  # of the last run it was not recorded
+    rows = [one | {"seed": i, "test_accuracy": a, square.LAST: b} for i, (a, b) in enumerate(scores)]
+    rows.append(one | {"algorithm": "mf", "seed": 7, "test_accuracy": 70.0, square.LAST: 72.0})
+    said = square.in_words(pd.DataFrame(rows))
+    assert (
+        "alone MF sequential, not detached has **84.00 %** (sum: 80.50), MF has **72.00 %** (sum: 70.00)."
+        in said
+    )
 
 
 COMMAND = Path(gallery.__file__).parents[2] / "figures" / "measure" / "square.py"

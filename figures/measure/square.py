@@ -8,8 +8,8 @@ All train for `PASSES` that are fixed in advance. The square is that of the CNN 
 their settings (preset "gong"), on CIFAR-10 as they have it, without augmentation, in bfloat16. The similarity
 losses of Nøkland and Eidnes (predsim) are added to Mono-Forward on CIFAR-10 3x2000: Mono-Forward has the
 settings that the search of the frontier found for it, and predsim the same with the best of `RATES` times its
-rate, by validation on seed 0. Rows are as `frontier.points` has them, and the precision; those that the file
-has of other runs stay.
+rate, by validation on seed 0. Rows are as `frontier.points` has them, with the precision and the test
+accuracy by the last read-out alone; those that the file has of other runs stay.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
         os.environ["BPFREE_STORE"] = str(args.store)
 
     from bpfree import Experiment
-    from bpfree.evidence import frontier
+    from bpfree.evidence import frontier, square
     from bpfree.experiments import tuned
     from bpfree.experiments.runner import run_many
     from bpfree.experiments.store import Record, Store
@@ -70,8 +70,9 @@ def main() -> None:
                 train([mlp("mf", seed), mlp("mf_predsim", seed, best)])
     records = [r for r in Store().records() if wanted(r.experiment)]
     precision = {r.key[:12]: r.experiment.precision for r in records}
+    last = {r.key[:12]: r.metrics.get(square.LAST) for r in records}
     table = frontier.points(records).drop_duplicates("run")  # one that two asked for is there twice
-    table = table.assign(precision=table["run"].map(precision))
+    table = table.assign(**{"precision": table["run"].map(precision), square.LAST: table["run"].map(last)})
     print(frontier.keep_beside(table, args.out, ["run"]))
 
 
