@@ -2,7 +2,10 @@
 
 import itertools
 import math
+import runpy
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +19,7 @@ from bpfree.errors import InvalidInput, UnknownName
 from bpfree.evidence import answers, frontier, gallery, tables
 from bpfree.evidence.figures import frontier as pictures
 from bpfree.evidence.verdicts import verdicts
-from bpfree.experiments import study, tuned
+from bpfree.experiments import runner, study, tuned
 from bpfree.experiments.experiment import fit
 from bpfree.experiments.store import Store
 from bpfree.training.stage import Stage
@@ -259,6 +262,28 @@ def test_every_arm_has_the_same_trials_and_small_budgets_choose_for_large_ones(s
         Experiment("mf", **SMALL, max_epochs=8, preset="tuned")
     with pytest.raises(InvalidInput, match="larger budget"):
         tuning.tune_budgets(arms, {1: 2, 2: 3}, progress=False)
+
+
+def test_a_search_goes_on_from_trials_in_a_table(store, tmp_path):
+    arms, trials = [Experiment(name, **SMALL) for name in ("bp", "mf")], {1: 4, 2: 4, 4: 2}
+    whole = tuning.trials(tuning.tune_budgets(arms, trials, tmp_path / "whole.log", progress=False))
+    path = frontier.keep_trials(whole[~whole["study"].str.contains("cap4")], tmp_path)
+    before = tuned.table()
+    known = pd.read_csv(path)
+    known.loc[(known["algorithm"] == "bp") & (known["trial"] == 0), ["value", "state"]] = [None, "diverged"]
+    rest = tuning.tune_budgets(arms, trials, tmp_path / "rest.log", known=known, progress=False)
+    assert [s.study_name for s in rest] == [
+        f"{name}-digits-2x16-frontier-cap4-seed0" for name in ("bp", "mf")
+    ]
+    found, same = tuning.trials(rest), whole[whole["study"].str.contains("cap4")]
+    mf, as_before = (table[table["algorithm"] == "mf"] for table in (found, same))
+    for column in ("lr", "weight_decay", "stage_ratio", "value"):  # to the bit, not to six figures
+        assert mf[column].tolist() == as_before[column].tolist()
+    tried = known[(known["algorithm"] == "bp") & known["study"].str.contains("cap2")].dropna(subset="value")
+    best = tried.sort_values("value", ascending=False, kind="stable")["lr"].head(2)
+    assert found.loc[found["algorithm"] == "bp", "lr"].tolist() == pytest.approx(best.tolist(), rel=1e-5)
+    kept, there = (table[table["passes"] != 4].reset_index(drop=True) for table in (tuned.table(), before))
+    pd.testing.assert_frame_equal(kept, there)
 
 
 def test_the_study_has_every_budget_that_fits():
@@ -647,3 +672,49 @@ def test_waiting_is_what_came_after_the_kept_epoch():
     row = table.loc["CIFAR-10 3x2000"]
     assert row["n"] == len({r.experiment.seed for r in runs})
     assert float(row["of these waiting"]) == pytest.approx(np.mean(waited))
+
+
+COMMAND = Path(gallery.__file__).parents[2] / "figures" / "measure" / "frontier.py"
+
+
+def test_the_command_goes_on_from_its_tables(store, tmp_path, monkeypatch):
+    """On a small network in place of the paper's, and with few trials."""
+    monkeypatch.setitem(study.NETWORKS["mf"], "digits", {"2x16": ("bp", "mf")})
+    monkeypatch.setattr(study, "TRIALS", {1: 3, 2: 3, 4: 2})
+    begun = []
+    run_many = runner.run_many
+    monkeypatch.setattr(runner, "run_many", lambda es, **how: begun.extend(es) or run_many(es, **how))
+
+    def command(*args: str) -> tuple[list, pd.DataFrame]:
+        begun.clear()
+        given = ["--data", "digits", "--algorithms", "bp", "mf", "--out", str(tmp_path), *args]
+        monkeypatch.setattr("sys.argv", [str(COMMAND), *given])
+        runpy.run_path(str(COMMAND), run_name="__main__")
+        who = [(e.algorithm, e.max_epochs, e.seed) for e in begun]
+        return who, pd.read_csv(tmp_path / "data" / "frontier.csv")
+
+    small, large = [("bp", 1), ("bp", 2), ("mf", 2)], [("bp", 4), ("mf", 4)]
+    who, first = command("--budgets", "1", "2", "--seeds", "1")
+    assert who == [(*arm, 1) for arm in small]
+    shutil.copy(store / "tuned.csv", tuned.SHIPPED)  # as it is committed with the tables
+    monkeypatch.setenv("BPFREE_STORE", str(tmp_path / "another"))
+    who, both = command("--budgets", "1", "2", "4", "--seeds", "2")
+    assert who == [(*arm, 1) for arm in large] + [(*arm, 2) for arm in sorted(small + large)]
+    assert set(both["run"]) > set(first["run"])
+    assert len(both) == 10
+    assert len(pd.read_csv(tmp_path / "data" / "frontier_trials.csv")) == 3 + 3 + 2 + 3 + 2
+    who, same = command("--budgets", "1", "2", "4", "--seeds", "2", "--seconds", "0")
+    assert who == []
+    assert same.equals(both)
+    who, _ = command("--budgets", "1", "2", "--seeds", "1", "--seconds", "0", "--anew")
+    assert who == [(*arm, 1) for arm in small]
+
+
+def test_settings_of_every_committed_search_are_shipped_with_its_best_trial(monkeypatch):
+    monkeypatch.setattr(tuned, "SHIPPED", Path(tuned.__file__).with_name("tuned.csv"))
+    shipped, trials = tuned.table(), gallery.recorded("frontier_trials")
+    for name, own in trials.groupby("study"):
+        rows = shipped[shipped["study"] == name].set_index("parameter")
+        best = own.loc[own["value"].idxmax()]
+        assert rows.loc["lr", "val_accuracy"] == pytest.approx(best["value"], rel=1e-5)
+        assert rows.loc["lr", "value"] == pytest.approx(best["lr"], rel=1e-5)

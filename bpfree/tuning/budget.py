@@ -1,15 +1,16 @@
 """Several experiments tuned under one budget: the same trials, the same cap."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import TrialState
 
 from ..algorithms.arms import Range
 from ..data import StrPath
@@ -19,7 +20,7 @@ from ..experiments.experiment import Experiment, least_passes
 from ..experiments.machine import git_revision
 from . import results
 from .results import best, best_trial
-from .search import identity_of, tune
+from .search import identity_of, study_name, tune
 from .spaces import FALLING, quasi_random, space
 from .storage import finished
 
@@ -59,6 +60,7 @@ def tune_budgets(
     trials: Mapping[int, int],
     storage: StrPath | BaseStorage | None = None,
     *,
+    known: pd.DataFrame | None = None,
     path: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> list[Study]:
@@ -72,9 +74,12 @@ def tune_budgets(
     Args:
         experiments: of different algorithms, data or networks, under the protocol "frontier".
         trials: {passes: trials}; no more trials for a larger budget than for a smaller one.
+        known: trials of earlier searches, as `results.trials` has them. A budget of which all are there is
+            not searched again, nor is anything kept of it; the next goes on from them.
         storage, path, progress: as of `equal_budget`.
 
-    Raises InvalidInput: trials that grow with the budget; and what `equal_budget` raises.
+    Returns the studies of the budgets that were searched. Raises InvalidInput: trials that grow with the
+    budget; and what `equal_budget` raises.
     """
     budgets = sorted(trials)
     if [trials[b] for b in budgets] != sorted(trials.values(), reverse=True):
@@ -85,18 +90,30 @@ def tune_budgets(
         least = least_passes(experiment.algorithm, experiment.data, experiment.resolved_architecture)
         points = first_points(space(experiment), trials[budgets[0]])
         for passes in [passes for passes in budgets if passes >= least]:
-            n = trials[passes]
-            how = {"points": points[:n], "progress": progress}
-            study = tune(replace(experiment, max_epochs=passes), n, storage, **how)
-            studies.append(study)
-            done = study.get_trials(states=(TrialState.COMPLETE,))
-            best_first = [t.params for t in sorted(done, key=lambda t: -t.value)]
-            points = best_first + [p for p in points if p not in best_first]  # what diverged comes last
-            if done:
-                keep(study, path)
-            else:
-                log.warning("%s: every trial diverged: nothing is kept", study.study_name)
+            n, at = trials[passes], replace(experiment, max_epochs=passes)
+            past = known[known["study"] == study_name(at)] if known is not None else ()
+            if len(past) < n:
+                studies.append(tune(at, n, storage, points=points[:n], progress=progress))
+                past = results.trials(studies[-1])
+                if past["value"].notna().any():
+                    keep(studies[-1], path)
+                else:
+                    log.warning("%s: every trial diverged: nothing is kept", study_name(at))
+            points = best_first(points, past)
     return studies
+
+
+def best_first(points: list[dict[str, float]], trials: pd.DataFrame) -> list[dict[str, float]]:
+    """The points in the order of their trials' values; what diverged, or was not tried, comes last.
+
+    A table that was read has parameters to six figures only, which tell the points apart all the same.
+    """
+
+    def worth(point: dict[str, float]) -> float:
+        own = np.isclose(trials[[*point]], [*point.values()], rtol=1e-5, atol=0).all(axis=1)
+        return trials.loc[own, "value"].fillna(-math.inf).max() if own.any() else -math.inf
+
+    return sorted(points, key=worth, reverse=True)  # of equals the first stays the first
 
 
 def first_points(ranges: Mapping[str, Range], n: int) -> list[dict[str, float]]:

@@ -7,8 +7,9 @@
 
 Every algorithm is tuned for every budget on seed 0 with the same trials (`bpfree.tuning.tune_budgets`), which
 see no test image; then the seeds from 1 on are trained, one by one, so that whole ones are left by a stop.
-The same command goes on where it stopped: what the store (`--store`, else BPFREE_STORE) has is not trained
-again. The trials are in frontier_trials.csv beside it.
+The trials are in frontier_trials.csv beside it. The same command goes on where it stopped: what the store
+(`--store`, else BPFREE_STORE) has is not trained again, nor what the two tables have, wherever it was made;
+`--anew` asks for that, too, as for costs on a machine of your own.
 """
 
 import argparse
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--anew", action="store_true", help="also what the tables have")
     parser.add_argument("--store", type=Path)
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
@@ -36,7 +38,9 @@ def main() -> None:
 
     from bpfree import tuning
     from bpfree.evidence import frontier
+    from bpfree.evidence.evidence import read_table
     from bpfree.experiments import study
+    from bpfree.experiments.protocols import TUNED
     from bpfree.experiments.runner import run_many
     from bpfree.experiments.store import Store
 
@@ -47,13 +51,25 @@ def main() -> None:
     algorithms = args.algorithms or study.FRONTIER
     trials = {passes: study.TRIALS[passes] for passes in chosen.passes}
     in_time = Clock(args.seconds).in_time
+
+    def recorded(name: str):
+        path = args.out / "data" / name
+        return read_table(path) if path.exists() and not args.anew else None
+
     searched = replace(chosen, preset=None, seeds=(0,), passes=(max(chosen.passes),))
     for experiment in searched.frontier(*algorithms):
         if in_time():
-            studies = tuning.tune_budgets([experiment], trials)
-            frontier.keep_trials(tuning.trials(studies), args.out)
+            known = recorded("frontier_trials.csv")
+            studies = tuning.tune_budgets([experiment], trials, known=known)
+            if studies:
+                frontier.keep_trials(tuning.trials(studies), args.out)
+    left = chosen.frontier(*algorithms)
+    if (points := recorded("frontier.csv")) is not None:
+        points = points[points["settings"] == TUNED]
+        there = set(points[frontier.WHO].itertuples(index=False, name=None))
+        left = [e for e in left if (e.data, e.architecture, e.algorithm, e.max_epochs, e.seed) not in there]
     how = {"keep_weights": False, "at_once": args.at_once}
-    run_many(chosen.frontier(*algorithms), **how, attempt=lambda _, go: go() if in_time() else "not begun")
+    run_many(left, **how, attempt=lambda _, go: go() if in_time() else "not begun")
     print(frontier.keep(Store().records(), args.out))
 
 
