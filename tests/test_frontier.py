@@ -519,6 +519,10 @@ def test_pictures_say_everything_and_hide_nothing():
         low, high = ax.get_ylim()
         assert ((part["mean"] - part["sd"] >= low) & (part["mean"] + part["sd"] <= high)).all()
         assert ax.get_xlabel() == "time of training (s)"
+        assert [t.get_text() for t in ax.texts] == ["n\u00a0=\u00a03 each"]
+    fewer = points[(points["algorithm"] == "bp") | (points["seed"] > 0)]
+    [first, _] = pictures.accuracy_against_cost(fewer, "s").axes
+    assert [t.get_text() for t in first.texts] == ["BP: n\u00a0=\u00a03; MF: n\u00a0=\u00a02"]
     bars = pictures.cost_of_targets(points, "flop")
     assert (
         sum(len(ax.patches) for ax in bars.axes)
@@ -621,6 +625,8 @@ def test_the_verdict_in_words_has_the_numbers_of_the_tables(judged_points):
         ([82, 81], [80, 90], "BP with 1 pass (81.00 % on"),
         ([80, 81], [80, 80], "Below 20 units, the price of 2 passes of BP, local learning"),
         ([80, 95], [79, 90], "; from there on they take turns, and the most accurate is BP with 2 pass"),
+        ([80, 85], [70, 90], "; from there on backpropagation does; from 16 units, the price of 4 passes of"),
+        ([80, 85], [70, 90], "MF, on it is local learning again, up to MF with 4 passes, 89.00 % (b"),
     ],
 )  # fmt: skip
 def test_who_is_ahead_is_said_of_the_cheap_end_and_of_the_dear_one(bp, mf, words, monkeypatch):
@@ -628,6 +634,9 @@ def test_who_is_ahead_is_said_of_the_cheap_end_and_of_the_dear_one(bp, mf, words
     points = made({"bp": {1: bp[:1], 2: bp[1:]}, "mf": {2: mf[:1], 4: mf[1:]}}, COST)
     [said] = frontier.in_words(points).values()
     assert words in " ".join(said)
+    dear = points.assign(flop=points["flop"] * 10.9)
+    [said] = frontier.in_words(dear).values()
+    assert "e+" not in said[0]  # 110 units, and not 1.1e+02
     no_local = points[points["algorithm"] == "bp"]
     [[said, *_]] = frontier.in_words(no_local).values()
     assert said.startswith("Whatever there is to spend, backpropagation")

@@ -375,15 +375,21 @@ def _of_front(front: pd.DataFrame, tried: pd.Series, cost: str) -> str:
         dearest = f"{dearest} (backpropagation was tried with {in_passes(most)} at most)"
     if len(set(rivals)) == 1:
         return f"Whatever there is to spend, {sides[rivals[0]]} buys the most accuracy, up to {dearest}."
-    turn = rivals.index(not rivals[0])
-    first, what = front.iloc[turn], COSTS[cost]
-    start = (
-        f"Below {first['cost'] / what.size:.2g} {what.unit}, the price of {in_passes(first['passes'])} of "
-        f"{label(first['algorithm'])}, {sides[rivals[0]]} buys the most accuracy; from there on"
-    )
-    if len(set(rivals[turn:])) == 1:
-        return f"{start} {sides[rivals[turn]]} does, up to {dearest}."
+    turns = [i for i in range(1, len(rivals)) if rivals[i] != rivals[i - 1]]
+    prices = [_price(front.iloc[i], cost) for i in turns]
+    start = f"Below {prices[0]}, {sides[rivals[0]]} buys the most accuracy; from there on"
+    if len(turns) == 1:
+        return f"{start} {sides[rivals[-1]]} does, up to {dearest}."
+    if len(turns) == 2:
+        middle = f"{start} {sides[not rivals[0]]} does; from {prices[1]}, on"
+        return f"{middle} it is {sides[rivals[0]]} again, up to {dearest}."
     return f"{start} they take turns, and the most accurate is {dearest}."
+
+
+def _price(row: pd.Series, cost: str) -> str:
+    what = COSTS[cost]
+    amount = float(f"{row['cost'] / what.size:.2g}")  # two figures, and no power of ten
+    return f"{amount:g} {what.unit}, the price of {in_passes(row['passes'])} of {label(row['algorithm'])}"
 
 
 def _of_all(goals: pd.DataFrame, cost: str) -> str:

@@ -55,8 +55,11 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
         style.plain_log(ax.xaxis, *ax.get_xlim())
         ax.set(xlabel=label, ylabel="test accuracy (%)")
         first = part.iloc[0]
-        arms = [f"{look(a).label}: n = {span(n, 0)}" for a, n in part.groupby("algorithm", sort=False)["n"]]
-        said = "; ".join(arms).replace("n = ", "n\u00a0=\u00a0")  # which no line breaks
+        arms = {look(a).label: f"n = {span(n, 0)}" for a, n in part.groupby("algorithm", sort=False)["n"]}
+        said = "; ".join(f"{name}: {n}" for name, n in arms.items())
+        if len(arms) > 1 and len(counts := {*arms.values()}) == 1:
+            said = f"{counts.pop()} each"
+        said = said.replace("n = ", "n\u00a0=\u00a0")  # which no line breaks
         style.name_panel(
             ax,
             f"{style.data_name(first['data'])} {first['architecture']}",
