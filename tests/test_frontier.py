@@ -717,6 +717,11 @@ def test_the_command_goes_on_from_its_tables(store, tmp_path, monkeypatch):
     assert same.equals(both)
     who, _ = command("--budgets", "1", "2", "--seeds", "1", "--seconds", "0", "--anew")
     assert who == [(*arm, 1) for arm in small]
+    trials = tmp_path / "data" / "frontier_trials.csv"
+    searched = pd.read_csv(trials).drop(columns="seconds")
+    trials.unlink()
+    command("--budgets", "4", "--seeds", "1")  # by way of the smaller ones, whose trials choose for it
+    assert pd.read_csv(trials).drop(columns="seconds").equals(searched)
 
 
 def test_settings_of_every_committed_search_are_shipped_with_its_best_trial(monkeypatch):

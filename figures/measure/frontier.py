@@ -6,10 +6,10 @@
     python figures/measure/frontier.py --at-once 8                     on a GPU: sooner, but without costs
 
 Every algorithm is tuned for every budget on seed 0 with the same trials (`bpfree.tuning.tune_budgets`), which
-see no test image; then the seeds from 1 on are trained, one by one, so that whole ones are left by a stop.
-The trials are in frontier_trials.csv beside it. The same command goes on where it stopped: what the store
-(`--store`, else BPFREE_STORE) has is not trained again, nor what the two tables have, wherever it was made;
-`--anew` asks for that, too, as for costs on a machine of your own.
+see no test image, the smaller budgets first, asked for or not; then the seeds from 1 on are trained, one by
+one, so that whole ones are left by a stop. The trials are in frontier_trials.csv beside it. The same command
+goes on where it stopped: what the store (`--store`, else BPFREE_STORE) has is not trained again, nor what the
+two tables have, wherever it was made; `--anew` asks for that, too, as for costs on a machine of your own.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
     chosen = study.profile("evidence", args.data or ("fashion_mnist", "mnist"), range(1, args.seeds + 1))
     chosen = replace(chosen, passes=tuple(args.budgets))
     algorithms = args.algorithms or study.FRONTIER
-    trials = {passes: study.TRIALS[passes] for passes in chosen.passes}
+    trials = {passes: n for passes, n in study.TRIALS.items() if passes <= max(chosen.passes)}
     in_time = Clock(args.seconds).in_time
 
     def recorded(name: str):
