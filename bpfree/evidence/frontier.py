@@ -354,9 +354,9 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
     for network, arms in equal.groupby(NETWORK, sort=False):
         low = goals[(goals[NETWORK] == list(network)).all(axis=1) & (goals["target"] == ALL)]
         tried = points[(points[NETWORK] == list(network)).all(axis=1)].groupby("algorithm")["passes"].max()
-        front_here = table[(table[NETWORK] == list(network)).all(axis=1) & table["front"]]
+        here = table[(table[NETWORK] == list(network)).all(axis=1)]
         found[network] = [
-            _of_front(front_here.sort_values("cost"), tried, cost),
+            _of_front(here.sort_values("cost"), tried, cost),
             _of_all(low, cost),
             _of_best(arms, tried, cost),
             _of_near(arms, near[(near[NETWORK] == list(network)).all(axis=1)], cost),
@@ -364,7 +364,8 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
     return found
 
 
-def _of_front(front: pd.DataFrame, tried: pd.Series, cost: str) -> str:
+def _of_front(here: pd.DataFrame, tried: pd.Series, cost: str) -> str:
+    front = here[here["front"]]
     if front.empty:
         return ""
     rivals, top = front["algorithm"].isin(BASELINES).tolist(), front.iloc[-1]
@@ -373,6 +374,8 @@ def _of_front(front: pd.DataFrame, tried: pd.Series, cost: str) -> str:
     if not rivals[-1]:
         most = tried[tried.index.isin(BASELINES)].max()
         dearest = f"{dearest} (backpropagation was tried with {in_passes(most)} at most)"
+    elif (most := here.loc[~here["algorithm"].isin(BASELINES), "cost"].max()) < top["cost"]:
+        dearest = f"{dearest} (local learning was tried up to {_amount(most, cost)})"
     if len(set(rivals)) == 1:
         return f"Whatever there is to spend, {sides[rivals[0]]} buys the most accuracy, up to {dearest}."
     turns = [i for i in range(1, len(rivals)) if rivals[i] != rivals[i - 1]]
@@ -381,15 +384,20 @@ def _of_front(front: pd.DataFrame, tried: pd.Series, cost: str) -> str:
     if len(turns) == 1:
         return f"{start} {sides[rivals[-1]]} does, up to {dearest}."
     if len(turns) == 2:
-        middle = f"{start} {sides[not rivals[0]]} does; from {prices[1]}, on"
-        return f"{middle} it is {sides[rivals[0]]} again, up to {dearest}."
+        middle = f"{start} {sides[not rivals[0]]} does; above {prices[1]},"
+        return f"{middle} {sides[rivals[0]]} does again, up to {dearest}."
     return f"{start} they take turns, and the most accurate is {dearest}."
 
 
 def _price(row: pd.Series, cost: str) -> str:
-    what = COSTS[cost]
-    amount = float(f"{row['cost'] / what.size:.2g}")  # two figures, and no power of ten
-    return f"{amount:g} {what.unit}, the price of {in_passes(row['passes'])} of {label(row['algorithm'])}"
+    return (
+        f"{_amount(row['cost'], cost)}, the price of {in_passes(row['passes'])} of {label(row['algorithm'])}"
+    )
+
+
+def _amount(value: float, cost: str) -> str:
+    rounded = float(f"{value / COSTS[cost].size:.2g}")  # two figures, and no power of ten
+    return f"{rounded:g} {COSTS[cost].unit}"
 
 
 def _of_all(goals: pd.DataFrame, cost: str) -> str:
