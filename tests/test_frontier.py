@@ -619,7 +619,7 @@ def test_the_verdict_in_words_has_the_numbers_of_the_tables(judged_points):
     ("bp", "mf", "words"),
     [
         ([80, 81], [70, 71], "Below 10 units, the price of 1 pass of BP, local learning buys the most"),
-        ([80, 81], [70, 71], "; from there on backpropagation does, up to BP with 2 passes, 80.00 % (local lear"),
+        ([80, 81], [70, 71], "; from there on backpropagation does, up to BP with 2 passes, 80.00 %"),
         ([80, 81], [70, 71], "local learning was tried up to 16 units)."),
         ([80, 81], [80, 90], "89.00 % (backpropagation was tried with 2 passes at most)."),
         ([80, 81], [80, 90], "BP with 2 passes, the most that it was tried with (80.00 % on"),
