@@ -221,8 +221,7 @@ def test_what_was_not_run_and_what_its_training_costs_is_open(folder):
 
 
 def points(gain: float):
-    """Of the frontier's table on one network one in which MF is better than BP at every budget, by nearly as
-    much."""
+    """The frontier's table of one network, with MF better than BP at every budget, by nearly as much."""
 
     def changed(table):
         table = table[table["data"] == "fashion_mnist"].copy()

@@ -138,8 +138,8 @@ CORNERS = {
 }
 
 
+#: The column of what the last read-out alone reaches (%), where all of them predict together.
 LAST = "test_accuracy[last]"
-SCORES = ["test_accuracy", LAST]
 
 
 def on_a_budget(points: pd.DataFrame) -> pd.DataFrame:
@@ -197,8 +197,8 @@ def in_words(points: pd.DataFrame) -> str:
 
 
 def _by_the_last(points: pd.DataFrame) -> list[str]:
-    """What the last read-out alone says, where that was recorded and is not the sum of the read-outs."""
-    known = points.reindex(columns=["algorithm", *SCORES]).dropna().groupby("algorithm")[SCORES].mean()
+    """What the last read-out alone reaches, where that was recorded, beside the sum of the read-outs."""
+    known = points.reindex(columns=["algorithm", "test_accuracy", LAST]).dropna().groupby("algorithm").mean()
     said = [
         f"{label(name)} has **{known.loc[name, LAST]:.2f} %** (sum: {known.loc[name, 'test_accuracy']:.2f})"
         for name in CORNERS
