@@ -228,6 +228,9 @@ class EnergyMeter:
             self._end.set()
             if self._thread is not None:
                 self._thread.join()
+            # A thread that is freed runs a callback. In a garbage collection that is where a Ctrl-C would be
+            # raised, and lost.
+            self._thread = None
             self._close()
 
     def __enter__(self) -> EnergyMeter:

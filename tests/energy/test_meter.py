@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -138,15 +140,31 @@ def test_an_exception_passes_and_the_window_is_read():
 
 def test_no_thread_is_left():
     before = threading.active_count()
-    with EnergyMeter(hz=50) as meter:
+    with EnergyMeter(hz=50):
         assert threading.active_count() == before + 1
-        assert meter._thread.daemon
+        assert all(t.daemon for t in threading.enumerate() if t.name == "energy-sampler")
     assert threading.active_count() == before
     with pytest.raises(ZeroDivisionError), EnergyMeter():
         _ = 1 / 0
     assert threading.active_count() == before
     with EnergyMeter(hz=0):
         assert threading.active_count() == before
+
+
+def test_the_sampler_s_thread_is_no_garbage_to_collect():
+    """A Ctrl-C during a collection is lost in a callback, and one runs for a thread that is freed."""
+    gc.collect()
+    gc.disable()
+    try:
+        with EnergyMeter(sources=["estimate"]) as meter:
+            threads = set(threading.enumerate()) - {threading.main_thread()}
+            samplers = [weakref.ref(thread) for thread in threads if thread.name == "energy-sampler"]
+            del threads
+        assert len(samplers) == 1
+        assert samplers[0]() is None
+        assert meter.reading.seconds > 0
+    finally:
+        gc.enable()
 
 
 def test_windows_from_several_threads():
