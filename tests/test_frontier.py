@@ -18,6 +18,7 @@ from bpfree import Experiment, tuning
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.evidence import answers, frontier, gallery, tables
 from bpfree.evidence.figures import frontier as pictures
+from bpfree.evidence.frontier_words import in_words
 from bpfree.evidence.verdicts import verdicts
 from bpfree.experiments import runner, study, tuned
 from bpfree.experiments.experiment import fit
@@ -501,6 +502,27 @@ def test_the_front_is_what_nothing_cheaper_beats():
     assert table["n"].eq(3).all()
 
 
+def test_what_is_solved_stands_on_the_front_and_sets_no_target():
+    arms = {"bp": {1: [80, 82], 2: [90, 92]}, "mf": {2: [89, 89], 4: [91, 91]}}
+    price = {**COST, "fp": 3.0, "cafo_rand_mse": 2.0}
+    points = made({**arms, "fp": {3: [60, 70]}, "cafo_rand_mse": {2: [50, 50]}}, price)
+    plain = points[points["algorithm"].isin(arms)]
+    pd.testing.assert_frame_equal(frontier.targets(points), frontier.targets(plain))
+    for of in (frontier.to_target, frontier.at_equal_accuracy):
+        pd.testing.assert_frame_equal(of(points, "flop"), of(plain, "flop"))
+    assert {place[2] for place, _ in frontier.best(points)} == set(arms)
+    means = frontier.means(points, "flop").set_index("algorithm")
+    assert means.loc["cafo_rand_mse", "front"]  # nothing costs as little
+    assert not means.loc["fp", "front"]
+    table = tables.solved(points).set_index("algorithm")
+    assert table.loc["FP, solved", "for as much or less"] == "MF, 2 passes: 88.00 %"
+    assert table.loc["CaFo-Rand, solved", "for as much or less"] == ""
+    assert str(table.loc["FP, solved", "test accuracy (%)"]) == "64.00 ± 7.07 (n = 2)"
+    assert set(tables.by_budget(points)["algorithm"]) == {"BP", "MF"}
+    legend = pictures.accuracy_against_cost(points, "flop").legends[0]
+    assert {"FP, solved", "CaFo-Rand, solved"} <= {text.get_text() for text in legend.get_texts()}
+
+
 def test_pictures_say_everything_and_hide_nothing():
     arms = {
         "bp": {1: [80, 82, 81], 2: [90, 92, 91]},
@@ -618,41 +640,62 @@ def test_the_verdict_in_words_has_the_numbers_of_the_tables(judged_points):
 @pytest.mark.parametrize(
     ("bp", "mf", "words"),
     [
-        ([80, 81], [70, 71], "Below 10 units, the price of 1 pass of BP, local learning buys the most"),
-        ([80, 81], [70, 71], "; from there on backpropagation does, up to BP with 2 passes, 80.00 %"),
-        ([80, 81], [70, 71], "local learning was tried up to 16 units)."),
+        ([80, 81], [70, 71], "Backpropagation is ahead by up to 10.00 points from 10 units (1 pass of BP) "),
+        ([80, 81], [70, 71], "The most accurate is BP with 2 passes, 80.00 % (local learning was tried up"),
+        ([80, 81], [80, 90], "Local learning is ahead by up to 9.32 points from 10 units (1 pass of BP) "),
         ([80, 81], [80, 90], "89.00 % (backpropagation was tried with 2 passes at most)."),
         ([80, 81], [80, 90], "BP with 2 passes, the most that it was tried with (80.00 % on"),
         ([82, 81], [80, 90], "BP with 1 pass (81.00 % on"),
-        ([80, 81], [80, 80], "Below 20 units, the price of 2 passes of BP, local learning"),
-        ([80, 95], [79, 90], "; from there on they take turns, and the most accurate is BP with 2 pass"),
-        ([80, 85], [70, 90], "; from there on backpropagation does; above 16 units, the price of 4 passes"),
-        ([80, 85], [70, 90], "of MF, local learning does again, up to MF with 4 passes, 89.00 % (b"),
+        ([80, 81], [80, 80], "Neither side is ahead by more than 0.25 points from 10 units (1 pass of BP)"),
+        ([80, 81], [80, 80], "from there on backpropagation is, by up to 1.00 points."),
+        ([80, 95], [79, 90], "(4 passes of MF); from there to 20 units (2 passes of BP) neither side is by"),
+        ([80, 85], [70, 90], "to 16 units (4 passes of MF); from there on local learning is, by up to 6.61"),
     ],
 )  # fmt: skip
 def test_who_is_ahead_is_said_of_the_cheap_end_and_of_the_dear_one(bp, mf, words, monkeypatch):
     monkeypatch.setitem(frontier.COSTS, "flop", frontier.COSTS["flop"]._replace(size=1.0, unit="units"))
     points = made({"bp": {1: bp[:1], 2: bp[1:]}, "mf": {2: mf[:1], 4: mf[1:]}}, COST)
-    [said] = frontier.in_words(points).values()
+    [said] = in_words(points).values()
     assert words in " ".join(said)
     dear = points.assign(flop=points["flop"] * 10.9)
-    [said] = frontier.in_words(dear).values()
+    [said] = in_words(dear).values()
     assert "e+" not in said[0]  # 110 units, and not 1.1e+02
     no_local = points[points["algorithm"] == "bp"]
-    [[said, *_]] = frontier.in_words(no_local).values()
-    assert said.startswith("Whatever there is to spend, backpropagation")
+    [[said, *_]] = in_words(no_local).values()
+    assert said == ""
+
+
+def test_a_lead_is_between_lines_as_they_are_drawn():
+    arms = {
+        "bp": {1: [80.0], 2: [81.0], 4: [80.0], 8: [90.0]},  # at 4 the 81 of 2 passes can still be had
+        "bp_ds": {1: [70.0]},
+        "mf": {2: [80.0], 4: [82.0], 16: [82.0]},
+        "mf_overlapped": {8: [80.0], 16: [84.0]},
+    }
+    means = frontier.means(made(arms, {**COST, "mf_overlapped": 4.0}), "flop")
+    found = frontier.leads(means)
+    cost = means["cost"]
+    assert [(lead.side, cost[lead.start]) for lead in found] == [
+        ("local learning", 10), ("backpropagation", 64)
+    ]  # fmt: skip
+    # at 16: mf's 81 beside 79 + log2(1.6) of bp; at 40 it is 81 beside 80, which 20 bought already
+    assert found[0].by == pytest.approx(81 - (79 + math.log2(1.6)))
+    assert found[1].by == 89 - 83
+    even = {"bp": {1: [80.0], 2: [82.0], 4: [82.0]}, "mf": {2: [81.0], 5: [82.0], 10: [83.0]}}
+    [only] = frontier.leads(frontier.means(made(even, COST), "flop"))  # even at 20, and ahead on both sides
+    assert only.side == "local learning"
 
 
 def test_who_misses_backpropagations_best_may_come_close_to_it():
     arms = {"bp": {1: [70.0], 2: [80.0]}, "mf": {2: [79.7], 4: [79.8]}, "bp_ds": {2: [79.9]}}
-    [[*_, best, near]] = frontier.in_words(made(arms, COST)).values()
+    [[*_, best, near]] = in_words(made(arms, COST)).values()
     assert best.endswith("is not reached by MF in 4 passes.")
     assert near == (
         "To within 0.25 points of backpropagation's best on validation data comes MF for **0.80 times** the "
         "operations (n = 1)."
     )  # 4 passes at 4.0 beside 2 at 10.0; deep supervision is backpropagation's own
     for missed in (79.7, 80.1):  # too far away, and there already: nothing is said
-        [[*_, near]] = frontier.in_words(made(arms | {"mf": {4: [missed]}}, COST)).values()
+        [[*_, near]] = in_words(made(arms | {"mf": {4: [missed]}}, COST)).values()
         assert near == ""
 
 

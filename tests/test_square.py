@@ -202,6 +202,22 @@ def test_the_last_read_out_alone_stands_beside_the_sum_of_all():
     )
 
 
+def test_energy_as_goodness_is_said_by_each_of_its_read_outs():
+    one = {"architecture": "rms-8-8", "algorithm": "asge_like", "passes": 2}
+    rows = [
+        one
+        | {"data": data, "seed": seed, "test_accuracy": last}
+        | dict(zip(square.READOUTS, (last, 91, 93), strict=True))
+        for data, accuracies in {"mnist": (90.0, 92.0), "digits": (80.0, 82.0)}.items()
+        for seed, last in enumerate(accuracies)
+    ]
+    said = square.in_words(pd.DataFrame(rows))
+    assert "rms-8-8, has with default settings, after a pass for each of its blocks" in said
+    assert "in percent, **91.00 ± 1.41 (n = 2)** on MNIST" in said
+    assert "and **81.00 ± 1.41 (n = 2)** on digits by its last read-out (91.00 by all, 93.00 by the o" in said
+    assert "predsim" not in said
+
+
 COMMAND = Path(gallery.__file__).parents[2] / "figures" / "measure" / "square.py"
 
 

@@ -13,6 +13,7 @@ from ..experiments.protocols import REFERENCE
 from . import frontier, gallery
 from .figures.resources import warmed
 from .findings import findings as findings
+from .frontier_words import in_words
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
 from .tables.text import Quantity, span
@@ -192,7 +193,7 @@ def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
 
     points: as `frontier.points` gives them. cost: of `frontier.COSTS`.
     """
-    said = frontier.in_words(points, choose("cost", cost, frontier.COSTS))
+    said = in_words(points, choose("cost", cost, frontier.COSTS))
     lines = {network_name(*network): " ".join(filter(None, words)) for network, words in said.items()}
     return "\n".join(f"- **{network}.** {words}" for network, words in lines.items())
 

@@ -4,6 +4,7 @@ No number and no verdict is written here: all are computed when the sentences ar
 change as records are added. What was run once is said to be one run, and what is undecided to be undecided.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,10 @@ from ..algorithms.arms import label
 from ..experiments.store import tidy
 from . import frontier, gallery, landscape, memory, stats, tables
 from .evidence import FOLDER
+from .frontier_words import in_words, who_is_ahead
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import TOTALS, Number, Ours
+from .tables.text import listed
 from .verdicts import verdicts
 
 NAMES = {"mf": "Mono-Forward", "ff": "Forward-Forward", "ff_sgd": "Forward-Forward with SGD"}
@@ -32,6 +35,7 @@ DEVICES = {"cuda": "GPU", "cpu": "CPU"}
 CHAPTERS = {"01": "forward_forward", "02": "cascaded_forward", "05": "fair_comparison"}
 CHAPTERS |= {"06": "hardware_analysis", "07": "where_the_cost_comes_from", "08": "loss_landscape"}
 CHAPTERS |= {"09": "the_frontier"}
+BRACKETS = r" \(n = \d+[^)]*\)"  # n and interval, which a headline leaves to what stands behind it
 HERE = "05"  # the chapter that shows the findings, and has no link to itself
 #: What the words and the brackets mean, in front of the list.
 LEGEND = (
@@ -57,7 +61,7 @@ class Finding(NamedTuple):
 
     def markdown(self, notebooks: str) -> str:
         """One line, in which the evidence is folded away."""
-        links = _list(
+        links = listed(
             f"[chapter {c}]({notebooks}{c}_{CHAPTERS[c]}.ipynb)"
             for c in self.chapters
             if notebooks or c != HERE
@@ -124,8 +128,8 @@ class Known:
 
     @cached_property
     def whose_points(self) -> str:
-        """Where the settings of the points come from."""
-        return _list(SETTINGS.get(s, s) for s in self.points["settings"])
+        """Where the settings of the points come from that have a budget."""
+        return listed(SETTINGS.get(s, s) for s in frontier.budgeted(self.points)["settings"])
 
     def hardware(self, runs: pd.DataFrame) -> str:
         """The accelerators and cores of these rows; runs: with the column `machine`."""
@@ -188,7 +192,7 @@ def _verdicts(contrasts: pd.DataFrame, unit: str = "points", places: int = 2) ->
         word = "known from one run" if row["verdict"] == stats.ONE_RUN else row["verdict"]
         where.setdefault(word, []).append(f"{_network(row)} ({row['difference']:{style}}{unit})")
         unit = ""
-    *first, last = [f"{word} on {_list(networks)}" for word, networks in where.items()]
+    *first, last = [f"{word} on {listed(networks)}" for word, networks in where.items()]
     return f"{', '.join(first)}, and {last}" if first else last
 
 
@@ -217,20 +221,14 @@ def _whose(contrasts: pd.DataFrame) -> str:
         said.setdefault(own if own == base else f"{own}, backpropagation's {base}", []).append(_network(row))
     if len(said) == 1:
         return f"settings: {next(iter(said))}"
-    return "settings: " + ", ".join(f"{whose} on {_list(where)}" for whose, where in said.items())
+    return "settings: " + ", ".join(f"{whose} on {listed(where)}" for whose, where in said.items())
 
 
 def _at_cap(contrasts: pd.DataFrame) -> str:
     """A sentence on runs that ended at the cap, if any did."""
     capped = contrasts[contrasts["at_cap"] != ""]
     where = [f"{row['at_cap']} runs of both on {_network(row)}" for _, row in capped.iterrows()]
-    return f" {_list(where)} ended at the cap on epochs, perhaps too early." if where else ""
-
-
-def _list(parts: Iterable[str]) -> str:
-    """As text: "a", "a and b", "a, b and c"; what occurs twice is said once, and nothing is ""."""
-    *first, last = dict.fromkeys(parts) or ("",)
-    return f"{', '.join(first)} and {last}" if first else last
+    return f" {listed(where)} ended at the cap on epochs, perhaps too early." if where else ""
 
 
 def _everywhere(ratios: Ratios) -> str:
@@ -257,7 +255,7 @@ def _took(whole: Ratios) -> str:
         n = {number.n for numbers in whole.values() for number in numbers if number.device == device}
         once = " (one run each)" if n == {1} else ""
         said += [f"{_span(whole, device)} as long on the {name}{once}"] if n else []
-    return _list(said)
+    return listed(said)
 
 
 def _name(algorithm: str) -> str:
@@ -267,7 +265,7 @@ def _name(algorithm: str) -> str:
 def _not_known(known: Known, algorithm: str) -> str:
     """Which costs of a whole training no pair of runs has: "time and energy", or ""."""
     costs = {"total_s": "time", "total_j": "energy"}
-    return _list(name for metric, name in costs.items() if not known.ratios(algorithm, metric))
+    return listed(name for metric, name in costs.items() if not known.ratios(algorithm, metric))
 
 
 def _costs(known: Known, algorithm: str) -> str:
@@ -313,7 +311,7 @@ def accuracy_at_best(known: Known) -> Finding | None:
             f"{passes[*place, name]} passes, backpropagation {passes[*place, 'bp']}"
             for place in rows[NETWORK].itertuples(index=False)
         ]
-        evidence.append(f"{_name(name)}, at its best with {_list(best_with)}: {_numbers(rows)}.")
+        evidence.append(f"{_name(name)}, at its best with {listed(best_with)}: {_numbers(rows)}.")
     how = f"Settings: {known.whose_points}."
     if known.whose_points == SETTINGS["tuned"]:
         how = "Settings were searched for each number of passes, with the same trials for all."
@@ -326,33 +324,42 @@ def accuracy_at_best(known: Known) -> Finding | None:
 
 def what_a_joule_buys(known: Known) -> Finding | None:
     said = _of_the_frontier(known)
-    found = " ".join(f"On {network}: {front}" for network, (front, *_) in said.items() if front)
-    if not found:
+    if not any(front for front, *_ in said.values()):
         return None
-    evidence = [f"On {network}: {best}" for network, (_, _, best, _) in said.items() if best]
+    table, ahead, top = frontier.means(frontier.budgeted(known.points), "flop"), [], []
+    for place, here in table.groupby(NETWORK, sort=False):
+        here, network = here.sort_values("cost"), network_name(*place)
+        if who := who_is_ahead(here, "flop"):
+            best = here[here["front"]].iloc[-1]
+            ahead.append(f"On {network} {who}.")
+            top.append(f"{label(best['algorithm'])} on {network} ({best['mean']:.2f} %)")
+    found = (
+        f"What a budget of operations buys that is fixed in advance. {' '.join(ahead)} "
+        f"The most accurate of all {'is' if len(top) == 1 else 'are'} {listed(top)}."
+    )
+    evidence = [f"On {network}: {front} {best}" for network, (front, _, best, _) in said.items()]
     evidence.append("Which accuracy is reached is judged on validation data, and costs are operations.")
-    found = f"What a budget that is fixed in advance buys. {found}"
     return Finding(found, " ".join(evidence), [known.whose_points, known.hardware(known.points)], ["09"])
 
 
 def what_a_target_costs(known: Known) -> Finding | None:
-    found = " ".join(
+    evidence = " ".join(
         f"On {network}: {' '.join(filter(None, (low, near)))}"
         for network, (_, low, _, near) in _of_the_frontier(known).items()
         if low or near
     )
-    if not found:
+    if not evidence:
         return None
-    found = f"What an accuracy costs, with such budgets. {found}"
-    return Finding(found, "", [known.whose_points, known.hardware(known.points)], ["09"])
+    found = f"What an accuracy costs, with such budgets. {re.sub(BRACKETS, '', evidence)}"
+    return Finding(found, evidence, [known.whose_points, known.hardware(known.points)], ["09"])
 
 
 def _of_the_frontier(known: Known) -> dict[str, list[str]]:
-    """By network the sentences of `frontier.in_words`, without emphasis."""
+    """By network the sentences of `frontier_words.in_words`, without emphasis."""
     points = known.points
     if not len(points) or not len(frontier.bill(points, "flop")):
         return {}
-    said = frontier.in_words(points).items()
+    said = in_words(points).items()
     return {network_name(*at): [sentence.replace("**", "") for sentence in of] for at, of in said}
 
 
@@ -397,7 +404,7 @@ def energy(known: Known) -> Finding | None:
         said.append(
             f"{float(row['ours']):+.0f} % on {row['network']} {sure}, for {mine.mean:.2f} times the passes; "
             f"with {every.mean:.2f} times, the mean of n = {every.n}, it would be {usual[-1]:+.0f} %; "
-            f"printed were {_list(printed)}"
+            f"printed were {listed(printed)}"
         )
     effects = measured["ours"].map(float)
     once = ", one run each" if (measured["ours"].map(lambda cell: cell.n) == 1).all() else ""
@@ -408,7 +415,7 @@ def energy(known: Known) -> Finding | None:
     )
     modelled = table[table["ours is"] == "estimated"]
     if len(modelled):
-        words = _list(f"{row.contrast}, n = {row.ours.n}" for row in modelled.itertuples())
+        words = listed(f"{row.contrast}, n = {row.ours.n}" for row in modelled.itertuples())
         found += f" On the CPU it is estimated at {_percent(modelled['ours'].map(float))} ({words})."
     evidence = f"The difference is {'. It is '.join(said)}."
     return Finding(found, evidence, [known.hardware_of("mf", device="cuda")], ["05", "06"])
@@ -430,7 +437,7 @@ def forward_forward(known: Known) -> Finding | None:
     costs = {"the operations": _operations(known, "ff"), "the time": alone}
     costs = [f"{_span(ratios)} {what}" for what, ratios in costs.items() if ratios]
     found = (
-        f"A training pass of Forward-Forward takes {_list(costs)} of backpropagation's, and until it stops "
+        f"A training pass of Forward-Forward takes {listed(costs)} of backpropagation's, and until it stops "
     )
     found += f"improving it makes {_span(passes)} as many passes{_or_more(known, 'ff')}. "
     accuracies = (f"{_name(name)} is {_verdicts(rows)}" for name, rows in by_name)
@@ -474,7 +481,7 @@ def _or_more(known: Known, algorithm: str) -> str:
         for own, base in known.pairs(algorithm).values()
         if (own["stages_at_cap"] > 0).any()
     ]
-    return f", or more, because {_list(ended)}" if ended else ""
+    return f", or more, because {listed(ended)}" if ended else ""
 
 
 def cascaded_forward(known: Known) -> Finding | None:
@@ -573,17 +580,17 @@ def what_is_open(known: Known) -> Finding | None:
     ]
     found += ["every measured energy rests on one run"] if len(measured) and (measured == 1).all() else []
     unknown = [name for name in NAMES if known.ratios(name, "epochs") and _not_known(known, name)]
-    found += [f"what a whole training by {_list(map(_name, unknown))} costs is not known"] if unknown else []
-    found += [f"nothing was run on {_list(run.index[~run])}"] if not run.all() else []
+    found += [f"what a whole training by {listed(map(_name, unknown))} costs is not known"] if unknown else []
+    found += [f"nothing was run on {listed(run.index[~run])}"] if not run.all() else []
     lacking = []
     for protocol, how in HOW.items():
         own = cells.loc[cells[protocol] != "", protocol]
         lacking.append(f"{(own == tables.NOT_RUN).sum()} of {len(own)} were not run {how}")
-    found += [f"of the algorithms on their networks, {_list(lacking)}"]
+    found += [f"of the algorithms on their networks, {listed(lacking)}"]
     found += ["no reading of energy has been compared with a wattmeter"]
     alone = rule[(rule["convergence"] == tables.NOT_RUN) & rule["network"].map(run)]
     places = [f"{row['algorithm']} on {row['network']}" for _, row in alone.iterrows()]
-    text = [f"Until they stop improving, {_list(places)} were not run either."] if places else []
+    text = [f"Until they stop improving, {listed(places)} were not run either."] if places else []
     if "cuda" not in set(known.table("memory").get("device", ["cuda"])):
         text.append("The memory of a GPU was not measured in a process of its own.")
     return Finding(f"What is open: {'; '.join(found)}.", " ".join([*text, _needed(table)]), [], ["05"])

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..algorithms.arms import label, ordered
+from ..algorithms.arms import ordered
 from ..errors import InvalidInput
 from ..experiments import protocols, store
 from ..experiments.store import Record
+from ..experiments.study import SOLVED
 from . import stats
 from .evidence import FOLDER, keep_machines, read_table, write_table
 from .order import NETWORK, PLACE, arranged
@@ -57,7 +58,8 @@ def points(records: Iterable[Record]) -> pd.DataFrame:
         e = r.experiment
         if e.budget is None or not e.budget.exact:
             continue
-        own = {name: e.options.get(name, math.nan) for name in SETTINGS}
+        options = {} if e.algorithm in SOLVED else e.options  # a rate would say nothing
+        own = {name: options.get(name, math.nan) for name in SETTINGS}
         for unit in COSTS:
             parts = [r.cost.get(f"{region}_{unit}") for region in ("train", "prefix")]
             told = parts[0] is not None and (unit == "flop" or not r.contended)
@@ -102,12 +104,18 @@ BEST, ALL = "backpropagation's best", "reached by all"
 EQUAL_DRAWS = 2000  # of the bootstrap at equal accuracy
 
 
+def budgeted(points: pd.DataFrame) -> pd.DataFrame:
+    """Those of arms whose budget can be chosen: what is solved has one only, and no say in targets."""
+    return points[~points["algorithm"].isin(SOLVED)]
+
+
 def whole(points: pd.DataFrame) -> pd.DataFrame:
     """The points of the seeds that have every budget of their arm: of others the best is not known.
 
-    An arm's budgets are those that half of its seeds have or more. Raises InvalidInput for two runs of one
-    seed, as of two sets of settings.
+    Of `budgeted` arms, whose budgets are those that half of their seeds have or more. Raises InvalidInput for
+    two runs of one seed, as of two sets of settings.
     """
+    points = budgeted(points)
     twice = points[points.duplicated([*PLACE, "passes", "seed"])]
     if len(twice):
         one = twice.iloc[0]
@@ -185,13 +193,57 @@ def means(points: pd.DataFrame, cost: str) -> pd.DataFrame:
     return table
 
 
+NEITHER = "neither side"
+SIDES = ("backpropagation", "local learning")
+
+
+class Lead(NamedTuple):
+    """From a cost on, one side is ahead of the other by more than `stats.MARGIN` points, by so many at most.
+
+    `start` is the row's label in the table whose arm and budget this begins with.
+    """
+
+    side: str
+    start: int
+    by: float
+
+
+def leads(means: pd.DataFrame) -> list[Lead]:
+    """Of one network, as of `means`: which side is ahead for how much to spend, the cheapest first.
+
+    An arm has, for any amount, what its line in the picture has there: between two budgets a mean between
+    theirs, evenly by the logarithm of the cost, and what a cheaper one has at least. A side has what its best
+    arm has; `BASELINES` are one side, all others the other. Looked at are the amounts that budgets cost, from
+    the first for which both sides have one. Where neither is ahead, but the same side is before and after,
+    there is no turn.
+    """
+    price = means["cost"].drop_duplicates().sort_values()
+    lines = {
+        name: np.interp(np.log(price), np.log(arm["cost"]), arm["mean"].cummax(), left=math.nan)
+        for name, arm in means.sort_values("cost").groupby("algorithm")
+    }
+    lines = pd.DataFrame(lines, price.index)
+    baseline = lines.columns.isin(BASELINES)
+    lead = lines.loc[:, ~baseline].max(axis=1) - lines.loc[:, baseline].max(axis=1)
+    found: list[Lead] = []
+    for row, by in lead.dropna().items():
+        side = NEITHER if abs(by) <= stats.MARGIN else SIDES[by > 0]
+        if len(found) > 1 and found[-1].side == NEITHER and found[-2].side == side:
+            found.pop()
+        if found and found[-1].side == side:
+            found[-1] = found[-1]._replace(by=max(found[-1].by, abs(by)))
+        else:
+            found.append(Lead(side, row, abs(by)))
+    return found
+
+
 def best(points: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
     """(data, network, algorithm) and its points at the budget with the highest mean validation accuracy.
 
-    Of equals the smallest budget; in the order of tables.
+    Of `budgeted` arms; of equals the smallest budget; in the order of tables.
     """
     found = []
-    for place, runs in arranged(points, *PLACE, "passes").groupby(PLACE, sort=False):
+    for place, runs in arranged(budgeted(points), *PLACE, "passes").groupby(PLACE, sort=False):
         by_budget = runs.groupby("passes")["val_accuracy"].mean()
         found.append((place, runs[runs["passes"] == by_budget.idxmax()]))
     return found
@@ -336,118 +388,6 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
             rows.append((*network, name, len(val), *columns[best[0]], *found))
     columns = [*NETWORK, "algorithm", "n", "baseline", "baseline_passes", "accuracy", "passes", "test"]
     return pd.DataFrame(rows, columns=[*columns, "baseline_test", "ratio", "low", "high"])
-
-
-# ---------------------------------------------------------------- in words
-
-
-def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], list[str]]:
-    """By data and network, four whole sentences: what a small budget buys, and what a large one does.
-
-    Who is on the front, whose cheap end and dear end may differ; what the accuracy costs that every run
-    reaches; who gets to backpropagation at its best; and who, missing that, comes to within `stats.MARGIN`
-    of it. A sentence is "" where there is nothing to say.
-    cost: of `COSTS`. Networks without backpropagation are left out.
-    """
-    table, goals, equal = means(points, cost), to_target(points, cost), at_equal_accuracy(points, cost)
-    near, found = at_equal_accuracy(points, cost, stats.MARGIN), {}
-    for network, arms in equal.groupby(NETWORK, sort=False):
-        low = goals[(goals[NETWORK] == list(network)).all(axis=1) & (goals["target"] == ALL)]
-        tried = points[(points[NETWORK] == list(network)).all(axis=1)].groupby("algorithm")["passes"].max()
-        here = table[(table[NETWORK] == list(network)).all(axis=1)]
-        found[network] = [
-            _of_front(here.sort_values("cost"), tried, cost),
-            _of_all(low, cost),
-            _of_best(arms, tried, cost),
-            _of_near(arms, near[(near[NETWORK] == list(network)).all(axis=1)], cost),
-        ]
-    return found
-
-
-def _of_front(here: pd.DataFrame, tried: pd.Series, cost: str) -> str:
-    front = here[here["front"]]
-    if front.empty:
-        return ""
-    rivals, top = front["algorithm"].isin(BASELINES).tolist(), front.iloc[-1]
-    sides = {True: "backpropagation", False: "local learning"}
-    dearest = f"{label(top['algorithm'])} with {in_passes(top['passes'])}, {top['mean']:.2f} %"
-    if not rivals[-1]:
-        most = tried[tried.index.isin(BASELINES)].max()
-        dearest = f"{dearest} (backpropagation was tried with {in_passes(most)} at most)"
-    elif (most := here.loc[~here["algorithm"].isin(BASELINES), "cost"].max()) < top["cost"]:
-        dearest = f"{dearest} (local learning was tried up to {_amount(most, cost)})"
-    if len(set(rivals)) == 1:
-        return f"Whatever there is to spend, {sides[rivals[0]]} buys the most accuracy, up to {dearest}."
-    turns = [i for i in range(1, len(rivals)) if rivals[i] != rivals[i - 1]]
-    prices = [_price(front.iloc[i], cost) for i in turns]
-    start = f"Below {prices[0]}, {sides[rivals[0]]} buys the most accuracy; from there on"
-    if len(turns) == 1:
-        return f"{start} {sides[rivals[-1]]} does, up to {dearest}."
-    if len(turns) == 2:
-        middle = f"{start} {sides[not rivals[0]]} does; above {prices[1]},"
-        return f"{middle} {sides[rivals[0]]} does again, up to {dearest}."
-    return f"{start} they take turns, and the most accurate is {dearest}."
-
-
-def _price(row: pd.Series, cost: str) -> str:
-    return (
-        f"{_amount(row['cost'], cost)}, the price of {in_passes(row['passes'])} of {label(row['algorithm'])}"
-    )
-
-
-def _amount(value: float, cost: str) -> str:
-    rounded = float(f"{value / COSTS[cost].size:.2g}")  # two figures, and no power of ten
-    return f"{rounded:g} {COSTS[cost].unit}"
-
-
-def _of_all(goals: pd.DataFrame, cost: str) -> str:
-    local = goals[~goals["algorithm"].isin(BASELINES)].dropna(subset="ratio")
-    if local.empty:
-        return ""
-    accuracy = f"{goals['accuracy'].iat[0]:.2f} % on validation data"
-    return (
-        f"What every run reaches ({accuracy}) costs, compared with the cheapest backpropagation, "
-        f"{_prices(local, cost)}."
-    )
-
-
-def _of_best(arms: pd.DataFrame, tried: pd.Series, cost: str) -> str:
-    first, local = arms.iloc[0], arms[~arms["algorithm"].isin(BASELINES)].dropna(subset="ratio")
-    passes = first["baseline_passes"]
-    most = ", the most that it was tried with" if passes == tried[first["baseline"]] else ""
-    said, there = [], local[local["ratio"] < math.inf]
-    if len(there):
-        said.append(f"is reached by {_prices(there, cost, 'for ')}")
-    missed = local.loc[local["ratio"] == math.inf, "algorithm"]
-    for budget, names in missed.groupby(missed.map(tried)):
-        said.append(f"is not reached by {', '.join(map(label, names))} in {in_passes(budget)}")
-    best = (
-        f"Backpropagation at its best on validation data, {label(first['baseline'])} with "
-        f"{in_passes(passes)}{most} ({first['baseline_test']:.2f} % on the test data),"
-    )
-    return f"{best} {'; it '.join(said)}." if said else ""
-
-
-def _of_near(arms: pd.DataFrame, near: pd.DataFrame, cost: str) -> str:
-    missed = arms.loc[arms["ratio"] == math.inf, "algorithm"]
-    there = near[near["algorithm"].isin(missed) & (near["ratio"] < math.inf)]
-    if there.empty:
-        return ""
-    come = "comes" if len(there) == 1 else "come"
-    within = f"{stats.MARGIN:g} points of backpropagation's best on validation data"
-    return f"To within {within} {come} {_prices(there, cost, 'for ')}."
-
-
-def _prices(rows: pd.DataFrame, cost: str, word: str = "") -> str:
-    """Of these arms the ratios of costs, each with its n and interval."""
-    said, what = [], f" the {COSTS[cost].name}"
-    for row in rows.itertuples():
-        ends = ["never" if end == math.inf else f"{end:.2f}" for end in (row.low, row.high)]
-        interval = "" if math.isnan(row.low) else f", 95 % interval {' to '.join(ends)}"
-        ratio = "never" if row.ratio == math.inf else f"**{row.ratio:.2f} times**{what}"
-        said.append(f"{label(row.algorithm)} {word}{ratio} (n = {row.n}{interval})")
-        what = ""  # once is enough
-    return ", ".join(said)
 
 
 def in_passes(n: int) -> str:

@@ -14,7 +14,7 @@ from ..experiments import published
 from . import stats
 from .answers import DEVICE_NAMES
 from .order import NETWORK, PLACE, arranged, network_name
-from .tables.text import Quantity
+from .tables.text import Quantity, listed
 
 #: What changes -> (the algorithm that has it, the one that it is compared with).
 CHANGES = {
@@ -138,8 +138,8 @@ CORNERS = {
 }
 
 
-#: The column of what the last read-out alone reaches (%), where all of them predict together.
-LAST = "test_accuracy[last]"
+#: The columns of what other read-outs reach (%): the last alone, all together, the best on validation images.
+READOUTS = LAST, FUSION, BEST = [f"test_accuracy[{name}]" for name in ("last", "fusion", "best")]
 
 
 def on_a_budget(points: pd.DataFrame) -> pd.DataFrame:
@@ -170,22 +170,23 @@ def on_a_budget(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_words(points: pd.DataFrame) -> str:
-    """What each change of the square does on the CNN, and what a similarity loss adds to an MLP: Markdown.
+    """In Markdown, what each change of the square does on the CNN, what a similarity loss adds to an MLP, and
+    what is reached where goodness is energy.
 
     points: as `figures/measure/square.py` writes them; of seeds that both sides of a difference have.
     """
-    cnn = points["architecture"].str.startswith("conv")
-    said = []
+    cnn, energy = points["architecture"].str.startswith("conv"), points["algorithm"] == "asge_like"
+    mlp, said = ~cnn & ~energy, []
     for change, (own, other) in CHANGES.items():
         each = _pairs(points[cnn], own, other)
         if len(each):
             said.append(f"{change}, **{each.mean():+.2f} points**")
     said = [f"What changes the accuracy there, by a single seed: {'; '.join(said)}."] if said else []
     said += _by_the_last(points[cnn])
-    each = _pairs(points[~cnn], "mf_predsim", "mf")
+    each = _pairs(points[mlp], "mf_predsim", "mf")
     if len(each):
-        bill = points[~cnn].groupby("algorithm")["flop"].mean()
-        first = points[~cnn].iloc[0]
+        bill = points[mlp].groupby("algorithm")["flop"].mean()
+        first = points[mlp].iloc[0]
         said.append(
             f"With a similarity loss (*predsim*) Mono-Forward's accuracy on "
             f"{network_name(first['data'], first['architecture'])} differs by **{each.mean():+.2f} points** "
@@ -193,7 +194,25 @@ def in_words(points: pd.DataFrame) -> str:
             f"**{bill['mf_predsim'] / bill['mf']:.2f} times** the operations; Nøkland and Eidnes print "
             f"{_predsim_printed():+.2f} on their MLP, after 400 epochs."
         )
-    return " ".join(said)
+    return " ".join([*said, *_of_energy(points[energy])])
+
+
+def _of_energy(points: pd.DataFrame) -> list[str]:
+    """What ASGE-like reaches by each of its predictions."""
+    if points.empty:
+        return []
+    said = []
+    for data, runs in points.groupby("data", sort=False):
+        last, fusion, best = (Quantity.of(runs[name], 2) for name in READOUTS)
+        said.append(
+            f"**{last}** on {dataset(data)} by its last read-out ({fusion:.2f} by all, {best:.2f} by the one "
+            "that was best on validation images)"
+        )
+    return [
+        "With the energy of patches before random heads (*ASGE-like*, from secondary descriptions, no "
+        f"reproduction) a convolutional network, {points['architecture'].iat[0]}, has with default "
+        f"settings, after a pass for each of its blocks, in percent, {listed(said)}."
+    ]
 
 
 def _by_the_last(points: pd.DataFrame) -> list[str]:

@@ -15,6 +15,8 @@ LADDER = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint", "mf_interleaved", "m
 CAFO = ("bp", "cafo_rand", "cafo_rand_mse", "cafo_dfa")
 #: What is asked how much a joule buys, and in how many passes.
 FRONTIER = ("bp", "bp_ds", "bp_freeze", "mf_interleaved", "mf_overlapped", "mf")
+#: What solves its layers in closed form instead: one pass over the data for each, with no budget to choose.
+SOLVED = ("fp", "cafo_rand_mse")
 PASSES = (1, 2, 4, 8, 16, 32, 64)
 #: How many settings are tried of every arm at each budget: those that were best at the one before.
 TRIALS = {1: 12, 2: 12, 4: 12, 8: 6, 16: 4, 32: 3, 64: 3}
@@ -37,7 +39,7 @@ OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
 STUDIED = {*LADDER, *CAFO, *FRONTIER, "ff", "ff_sgd"}
 #: Family -> the arms that train its networks, but only on a budget that is fixed in advance.
 BUDGET_ONLY = {"mf": tuple(a for a in FRONTIER if a not in LADDER)}
-#: Arms of this package that no chapter trains; whoever wants them names them.
+#: Arms of this package that no comparison has by itself; whoever wants them names them.
 BESIDE = {"mf_predsim", "fp", "asge_like"}
 FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")
@@ -161,6 +163,18 @@ class Profile:
             return replace(self, preset=None).frontier(*algorithms)
         return sorted(found, key=lambda e: self.seeds.index(e.seed))
 
+    def solved(self, *algorithms: str) -> "list[Experiment]":
+        """Arms of `SOLVED` (default: all) on Mono-Forward's networks, with the only budget they have. Seed by
+        seed, by their own settings."""
+        from .experiment import least_passes
+
+        found = [
+            replace(e, algorithm=a, max_epochs=least_passes(a, e.data, e.architecture))
+            for e in self.arms("mf", "bp", protocol="frontier", preset=None, max_epochs=None)
+            for a in algorithms or SOLVED
+        ]
+        return sorted(found, key=lambda e: self.seeds.index(e.seed))
+
     def fitting(self, family: str) -> "Profile":
         """Over those of its data sets that a family is trained on; the bundled digits if that is none."""
         trained = {e.data for e in self.arms(family)}
@@ -207,7 +221,7 @@ CHAPTERS = {
         *(e for b in BUDGETED for e in p.ladder(*(a for a in RIVALS if a in p.budgets), protocol=b)),
     ],
     "08": lambda p: p.arms("mf", "bp", "mf"),
-    "09": lambda p: p.frontier(),
+    "09": lambda p: [*p.frontier(), *p.solved()],
 }
 
 PROFILES = {

@@ -7,9 +7,10 @@
 
 Every algorithm is tuned for every budget on seed 0 with the same trials (`bpfree.tuning.tune_budgets`), which
 see no test image, the smaller budgets first, asked for or not; then the seeds from 1 on are trained, one by
-one, so that whole ones are left by a stop. The trials are in frontier_trials.csv beside it. The same command
-goes on where it stopped: what the store (`--store`, else BPFREE_STORE) has is not trained again, nor what the
-two tables have, wherever it was made; `--anew` asks for that, too, as for costs on a machine of your own.
+one, so that whole ones are left by a stop. What is solved in closed form is not tuned. The trials are in
+frontier_trials.csv beside it. The same command goes on where it stopped: what the store (`--store`, else
+BPFREE_STORE) has is not trained again, nor what the two tables have, wherever it was made; `--anew` asks for
+that, too, as for costs on a machine of your own.
 """
 
 import argparse
@@ -48,7 +49,9 @@ def main() -> None:
         parser.error(f"--budgets {min(unknown)}: trials are fixed for {', '.join(map(str, study.TRIALS))}")
     chosen = study.profile("evidence", args.data or ("fashion_mnist", "mnist"), range(1, args.seeds + 1))
     chosen = replace(chosen, passes=tuple(args.budgets))
-    algorithms = args.algorithms or study.FRONTIER
+    named = args.algorithms or (*study.FRONTIER, *study.SOLVED)
+    solved = [name for name in named if name in study.SOLVED]
+    algorithms = [name for name in named if name not in solved]
     trials = {passes: n for passes, n in study.TRIALS.items() if passes <= max(chosen.passes)}
     in_time = Clock(args.seconds).in_time
 
@@ -57,15 +60,16 @@ def main() -> None:
         return read_table(path) if path.exists() and not args.anew else None
 
     searched = replace(chosen, preset=None, seeds=(0,), passes=(max(chosen.passes),))
-    for experiment in searched.frontier(*algorithms):
+    for experiment in searched.frontier(*algorithms) if algorithms else []:
         if in_time():
             known = recorded("frontier_trials.csv")
             studies = tuning.tune_budgets([experiment], trials, known=known)
             if studies:
                 frontier.keep_trials(tuning.trials(studies), args.out)
-    left = chosen.frontier(*algorithms)
+    left = chosen.frontier(*algorithms) if algorithms else []
+    left += chosen.solved(*solved) if solved else []
     if (points := recorded("frontier.csv")) is not None:
-        points = points[points["settings"] == TUNED]
+        points = points[(points["settings"] == TUNED) | points["algorithm"].isin(study.SOLVED)]
         there = set(points[frontier.WHO].itertuples(index=False, name=None))
         left = [e for e in left if (e.data, e.architecture, e.algorithm, e.max_epochs, e.seed) not in there]
     how = {"keep_weights": False, "at_once": args.at_once}

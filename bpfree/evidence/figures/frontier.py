@@ -71,7 +71,8 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
     style.legend(figure, ordered(means["algorithm"]), extra=[front])
     style.caption(
         figure,
-        "a mark is a budget of passes that was fixed in advance, the rate falling to zero; mean over n seeds",
+        "a mark is a budget of passes that was fixed in advance, the rate falling to zero; of what is "
+        "solved, one pass for each layer; mean over n seeds",
         "band: sample standard deviation",
         f"{obtained}; training and prefix work, without validation",
     )

@@ -5,6 +5,7 @@ undecided                                       what the runs leave open, and fo
 ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
                                                 the paper's tables, its numbers beside ours
 by_budget, at_best                              what budgets bought, all of them and each arm's best
+solved                                          what closed forms bought beside it
 to_target, at_equal_accuracy                    what a target costs, and what backpropagation's best does
 overview, gap_to_printed                        all of it in a row; what sets it apart from what was printed
 agreement                                       how far ours agree with what was printed
@@ -14,7 +15,7 @@ claims, claims_in_brief, claims_by_protocol     the papers' claims and what was 
 markdown, latex                                 a table as text
 """
 
-from .budgets import at_best, at_equal_accuracy, by_budget, not_run, to_target
+from .budgets import at_best, at_equal_accuracy, by_budget, not_run, solved, to_target
 from .claims import claims, claims_by_protocol, claims_in_brief
 from .coverage import NOT_RUN, campaign, coverage, filled, machine_names
 from .paper import (
@@ -47,4 +48,4 @@ __all__ = [
 __all__ += ["cafo_performance", "campaign", "claims", "claims_by_protocol", "claims_in_brief", "coverage"]
 __all__ += ["cross_algorithm", "environment", "ff_efficiency", "ff_performance", "filled", "gap_to_printed"]
 __all__ += ["latex", "machine_names", "markdown", "mf_efficiency", "mf_performance", "not_run", "overview"]
-__all__ += ["passes_times_cost", "readouts", "summary", "to_target", "undecided"]
+__all__ += ["passes_times_cost", "readouts", "solved", "summary", "to_target", "undecided"]

@@ -8,7 +8,7 @@ import pandas as pd
 from ...algorithms.arms import label
 from ...experiments.study import FRONTIER, NETWORKS
 from .. import frontier
-from ..order import PLACE, arranged, network_name
+from ..order import NETWORK, PLACE, arranged, network_name
 from ..stats import MARGIN
 from .text import Quantity
 
@@ -45,10 +45,12 @@ def at_best(points: pd.DataFrame) -> pd.DataFrame:
 def by_budget(points: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy (%) by passes: a row for each arm, a column for each budget, mean ± sd over seeds.
 
+    Of `frontier.budgeted` arms.
+
     Columns: network, algorithm, seeds (the most that a budget of the row has), then the budgets; a cell of
     fewer seeds says of how many.
     """
-    rows = []
+    rows, points = [], frontier.budgeted(points)
     for place, runs in arranged(points, *PLACE, "passes").groupby(PLACE, sort=False):
         cells = {n: Quantity.of(of["test_accuracy"], 2) for n, of in runs.groupby("passes")}
         most = max(cell.n for cell in cells.values())
@@ -57,6 +59,35 @@ def by_budget(points: pd.DataFrame) -> pd.DataFrame:
         rows.append(row | {frontier.in_passes(n): cell for n, cell in cells.items()})
     budgets = map(frontier.in_passes, sorted(points["passes"].unique()))
     return pd.DataFrame(rows, columns=["network", "algorithm", "seeds", *budgets]).fillna("")
+
+
+def solved(points: pd.DataFrame) -> pd.DataFrame:
+    """What is solved in closed form, beside the most accurate that costs no more.
+
+    Columns: network, algorithm, test accuracy (%), operations (TFLOP); for as much or less: the arm and
+    budget with the highest mean test accuracy of the `frontier.budgeted` ones, and that; "" if all cost more.
+    """
+    of, rows = COSTS["flop"], []
+    means = frontier.means(points, "flop")
+    with_budget = frontier.budgeted(means)
+    for row in means.drop(with_budget.index).itertuples():
+        place = (with_budget[NETWORK] == [row.data, row.architecture]).all(axis=1)
+        rivals = with_budget[place & (with_budget["cost"] <= row.cost)].sort_values("mean")
+        accuracies = points[(points[PLACE] == [row.data, row.architecture, row.algorithm]).all(axis=1)]
+        found = {
+            "network": network_name(row.data, row.architecture),
+            "algorithm": label(row.algorithm),
+            "test accuracy (%)": Quantity.of(accuracies["test_accuracy"], 2),
+            f"{of.name} ({of.unit})": _rounded(row.cost / of.size),
+            "for as much or less": "",
+        }
+        if len(rivals):
+            rival = rivals.iloc[-1]
+            found["for as much or less"] = (
+                f"{label(rival['algorithm'])}, {frontier.in_passes(rival['passes'])}: {rival['mean']:.2f} %"
+            )
+        rows.append(found)
+    return pd.DataFrame(rows)
 
 
 def to_target(points: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Numbers and tables as text."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -63,6 +64,12 @@ def span(numbers: "pd.Series | pd.DataFrame", places: int = 2) -> str:
     known = pd.Series(numbers.to_numpy().ravel()).dropna()
     low, high = (f"{n:.{places}f}" for n in (known.min(), known.max()))
     return low if low == high else f"{low} to {high}"
+
+
+def listed(parts: Iterable[str]) -> str:
+    """As text: "a", "a and b", "a, b and c"; what occurs twice is said once, and nothing is ""."""
+    *first, last = dict.fromkeys(parts) or ("",)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def markdown(table: pd.DataFrame) -> str:
