@@ -237,19 +237,20 @@ def points(gain: float):
 
 def test_the_frontier_s_words_follow_its_points(folder):
     change(folder, "frontier", points(2.0))
-    best, buys = said(folder, "at its best with"), said(folder, "What a budget of operations")
+    best, costs = said(folder, "at its best with"), said(folder, "What an accuracy costs")
     assert word_of(best.split("Mono-Forward")[1], "Fashion-MNIST 2x1000") == "higher"
-    assert re.search(r"the test data\), is reached by .*MF for 0\.\d\d times", buys)
+    assert re.search(r"the test data\), is reached by .*MF for 0\.\d\d times", costs)
+    assert "to 13 TFLOP local learning is ahead by up to" in said(folder, "What a budget buys")
     change(folder, "frontier", points(-5.0))
-    best, buys = said(folder, "at its best with"), said(folder, "What a budget of operations")
+    best, costs = said(folder, "at its best with"), said(folder, "What an accuracy costs")
     assert word_of(best.split("Mono-Forward")[1], "Fashion-MNIST 2x1000") == "lower"
-    assert re.search(r"the test data\).* is not reached by .*MF in 32 passes", buys)
+    assert re.search(r"the test data\).* is not reached by .*MF in 32 passes", costs)
 
 
 def test_the_frontier_s_settings_are_not_called_tuned_unless_they_were(folder):
     change(folder, "frontier", lambda table: table.assign(settings=table["algorithm"].map({"bp": "tuned"})))
     change(folder, "frontier", lambda table: table.fillna({"settings": "given"}))
-    for about in ("at its best with", "What a budget of operations"):
+    for about in ("at its best with", "What a budget buys"):
         assert "tuned here and given" in said(folder, about)
         assert "the same trials for all" not in said(folder, about)
 

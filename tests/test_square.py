@@ -213,7 +213,7 @@ def test_energy_as_goodness_is_said_by_each_of_its_read_outs():
     ]
     said = square.in_words(pd.DataFrame(rows))
     assert "rms-8-8, has with default settings, after a pass for each of its blocks" in said
-    assert "in percent, **91.00 ± 1.41 (n = 2)** on MNIST" in said
+    assert "a test accuracy (%) of **91.00 ± 1.41 (n = 2)** on MNIST" in said
     assert "and **81.00 ± 1.41 (n = 2)** on digits by its last read-out (91.00 by all, 93.00 by the o" in said
     assert "predsim" not in said
 

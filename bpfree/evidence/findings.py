@@ -40,7 +40,9 @@ HERE = "05"  # the chapter that shows the findings, and has no link to itself
 #: What the words and the brackets mean, in front of the list.
 LEGEND = (
     "All comparisons are with backpropagation on the same network (2x1000 has two hidden layers of 1000 "
-    "units), in pairs of runs with the same seed. *Higher* and *lower* are differences that are sure. "
+    "units), in pairs of runs with the same seed. BP is backpropagation, MF Mono-Forward, *local learning* "
+    "all that hands no error from layer to layer, and a TFLOP 10¹² operations. *Higher* and *lower* are "
+    "differences that are sure. "
     f"*Equivalent* is surely less than {stats.MARGIN:g} points apart, whatever the sign. *Undecided* is what "
     "so few pairs cannot tell. *One run* is a single pair, which decides nothing. Behind *numbers* stand n "
     "(the number of pairs), the 95 % intervals, the settings and the hardware. The intervals are of one "
@@ -129,7 +131,7 @@ class Known:
     @cached_property
     def whose_points(self) -> str:
         """Where the settings of the points come from that have a budget."""
-        return listed(SETTINGS.get(s, s) for s in frontier.budgeted(self.points)["settings"])
+        return listed(SETTINGS.get(s, s) for s in frontier.with_budget(self.points)["settings"])
 
     def hardware(self, runs: pd.DataFrame) -> str:
         """The accelerators and cores of these rows; runs: with the column `machine`."""
@@ -312,6 +314,16 @@ def accuracy_at_best(known: Known) -> Finding | None:
             for place in rows[NETWORK].itertuples(index=False)
         ]
         evidence.append(f"{_name(name)}, at its best with {listed(best_with)}: {_numbers(rows)}.")
+    most = known.points.groupby(PLACE)["passes"].max()
+    open_ = [
+        f"{_name(place[2])} on {network_name(*place[:2])}"
+        for place, runs in frontier.best(known.points)
+        if runs["passes"].iat[0] == most[place]
+    ]
+    if open_:
+        evidence.append(
+            f"Left out, since the most passes that they were tried with were best: {listed(open_)}."
+        )
     how = f"Settings: {known.whose_points}."
     if known.whose_points == SETTINGS["tuned"]:
         how = "Settings were searched for each number of passes, with the same trials for all."
@@ -324,34 +336,33 @@ def accuracy_at_best(known: Known) -> Finding | None:
 
 def what_a_joule_buys(known: Known) -> Finding | None:
     said = _of_the_frontier(known)
-    if not any(front for front, *_ in said.values()):
+    if not any(budgets for budgets, *_ in said.values()):
         return None
-    table, ahead, top = frontier.means(frontier.budgeted(known.points), "flop"), [], []
+    table, ahead, top = frontier.means(frontier.comparable(known.points), "flop"), [], []
     for place, here in table.groupby(NETWORK, sort=False):
-        here, network = here.sort_values("cost"), network_name(*place)
         if who := who_is_ahead(here, "flop"):
-            best = here[here["front"]].iloc[-1]
-            ahead.append(f"On {network} {who}.")
-            top.append(f"{label(best['algorithm'])} on {network} ({best['mean']:.2f} %)")
+            most_accurate, network = here.loc[here["mean"].idxmax()], network_name(*place)
+            ahead.append(f"On {network}, {who}.")
+            top.append(f"{label(most_accurate['algorithm'])} on {network} ({most_accurate['mean']:.2f} %)")
     found = (
-        f"What a budget of operations buys that is fixed in advance. {' '.join(ahead)} "
-        f"The most accurate of all {'is' if len(top) == 1 else 'are'} {listed(top)}."
+        f"What a budget buys that is fixed in advance. {' '.join(ahead)} "
+        f"The highest {'mean is' if len(top) == 1 else 'means are'} of {listed(top)}."
     )
-    evidence = [f"On {network}: {front} {best}" for network, (front, _, best, _) in said.items()]
-    evidence.append("Which accuracy is reached is judged on validation data, and costs are operations.")
+    evidence = [f"On {network}: {budgets}" for network, (budgets, *_) in said.items() if budgets]
+    evidence.append("Judged by means of test accuracy, on lines between the budgets that were tried.")
     return Finding(found, " ".join(evidence), [known.whose_points, known.hardware(known.points)], ["09"])
 
 
 def what_a_target_costs(known: Known) -> Finding | None:
-    evidence = " ".join(
-        f"On {network}: {' '.join(filter(None, (low, near)))}"
-        for network, (_, low, _, near) in _of_the_frontier(known).items()
-        if low or near
-    )
-    if not evidence:
+    short, whole = [], []
+    for network, (_, low, best, near) in _of_the_frontier(known).items():
+        if low or best:
+            short.append(f"On {network}: {' '.join(filter(None, (low, near or best)))}")
+            whole.append(f"On {network}: {' '.join(filter(None, (low, best, near)))}")
+    if not short:
         return None
-    found = f"What an accuracy costs, with such budgets. {re.sub(BRACKETS, '', evidence)}"
-    return Finding(found, evidence, [known.whose_points, known.hardware(known.points)], ["09"])
+    found = f"What an accuracy costs, with such budgets. {re.sub(BRACKETS, '', ' '.join(short))}"
+    return Finding(found, " ".join(whole), [known.whose_points, known.hardware(known.points)], ["09"])
 
 
 def _of_the_frontier(known: Known) -> dict[str, list[str]]:

@@ -104,7 +104,7 @@ BEST, ALL = "backpropagation's best", "reached by all"
 EQUAL_DRAWS = 2000  # of the bootstrap at equal accuracy
 
 
-def budgeted(points: pd.DataFrame) -> pd.DataFrame:
+def with_budget(points: pd.DataFrame) -> pd.DataFrame:
     """Those of arms whose budget can be chosen: what is solved has one only, and no say in targets."""
     return points[~points["algorithm"].isin(SOLVED)]
 
@@ -112,10 +112,10 @@ def budgeted(points: pd.DataFrame) -> pd.DataFrame:
 def whole(points: pd.DataFrame) -> pd.DataFrame:
     """The points of the seeds that have every budget of their arm: of others the best is not known.
 
-    Of `budgeted` arms, whose budgets are those that half of their seeds have or more. Raises InvalidInput for
-    two runs of one seed, as of two sets of settings.
+    Of `with_budget` arms, whose budgets are those that half of their seeds have or more. Raises InvalidInput
+    for two runs of one seed, as of two sets of settings.
     """
-    points = budgeted(points)
+    points = with_budget(points)
     twice = points[points.duplicated([*PLACE, "passes", "seed"])]
     if len(twice):
         one = twice.iloc[0]
@@ -180,9 +180,12 @@ def means(points: pd.DataFrame, cost: str) -> pd.DataFrame:
 
     Columns: data, architecture, algorithm, passes; n, mean, sd (of test accuracy in %; sample, 0 of one
     seed); cost (see `bill`); front: whether no arm and budget of the network has a higher mean for as much or
-    less. What has no cost is left out.
+    less. What has no cost is left out, and what diverged, be it with one seed only.
     """
-    found = points.groupby([*PLACE, "passes"])["test_accuracy"].agg(n="count", mean="mean", sd="std")
+    by = [points[c] for c in (*PLACE, "passes")]
+    sound = points[points["test_accuracy"].notna().groupby(by).transform("all")]
+    found = sound.groupby([*PLACE, "passes"])["test_accuracy"].agg(n="count", mean="mean", sd="std")
+    found["mean"] = found["mean"].round(9)  # else half of a last digit depends on how it was summed
     table = found.fillna({"sd": 0.0}).join(bill(points, cost).rename("cost"), how="inner").reset_index()
     table = arranged(table, *PLACE, "passes").reset_index(drop=True)
     table["front"] = False
@@ -193,59 +196,68 @@ def means(points: pd.DataFrame, cost: str) -> pd.DataFrame:
     return table
 
 
-NEITHER = "neither side"
+NEITHER = "neither"
 SIDES = ("backpropagation", "local learning")
 
 
 class Lead(NamedTuple):
-    """From a cost on, one side is ahead of the other by more than `stats.MARGIN` points, by so many at most.
-
-    `start` is the row's label in the table whose arm and budget this begins with.
-    """
+    """Between two costs `side` is ahead by `by` points at most: one of `SIDES`, by more than `stats.MARGIN`
+    somewhere on the way and never behind by as much; or `NEITHER`."""
 
     side: str
-    start: int
+    start: float
+    end: float
     by: float
 
 
 def leads(means: pd.DataFrame) -> list[Lead]:
-    """Of one network, as of `means`: which side is ahead for how much to spend, the cheapest first.
+    """Of one network, as of `means`: which side is ahead for how much to spend, from the cheapest on.
 
-    An arm has, for any amount, what its line in the picture has there: between two budgets a mean between
-    theirs, evenly by the logarithm of the cost, and what a cheaper one has at least. A side has what its best
-    arm has; `BASELINES` are one side, all others the other. Looked at are the amounts that budgets cost, from
-    the first for which both sides have one. Where neither is ahead, but the same side is before and after,
-    there is no turn.
+    An arm has, for any amount, what its line in the picture has there, evenly between two budgets by the
+    logarithm of the cost, or what it had for less, if that was more. A side has what its best arm has;
+    `BASELINES` are one side, all others the other. They are compared from where both have a budget to where
+    one of them has no larger one. Where neither is ahead, but the same side is before and after, is no turn.
     """
-    price = means["cost"].drop_duplicates().sort_values()
+    local = ~means["algorithm"].isin(BASELINES)
+    ends = means.groupby(local)["cost"].agg(["min", "max"])
+    low, high = ends["min"].max(), ends["max"].min()
+    if len(ends) < 2 or low > high:
+        return []
     lines = {
-        name: np.interp(np.log(price), np.log(arm["cost"]), arm["mean"].cummax(), left=math.nan)
+        name: (np.log(arm["cost"].to_numpy()), arm["mean"].cummax().to_numpy())
         for name, arm in means.sort_values("cost").groupby("algorithm")
     }
-    lines = pd.DataFrame(lines, price.index)
-    baseline = lines.columns.isin(BASELINES)
-    lead = lines.loc[:, ~baseline].max(axis=1) - lines.loc[:, baseline].max(axis=1)
+    # so many that where one line crosses another is known to less than is said
+    price = np.union1d(means["cost"][means["cost"].between(low, high)], np.geomspace(low, high, 1000)[1:-1])
+    best = [
+        np.nanmax([np.interp(np.log(price), *lines[name], left=math.nan) for name in side.unique()], axis=0)
+        for side in (means["algorithm"][~local], means["algorithm"][local])
+    ]
     found: list[Lead] = []
-    for row, by in lead.dropna().items():
-        side = NEITHER if abs(by) <= stats.MARGIN else SIDES[by > 0]
+    for cost, by in zip(price, best[1] - best[0], strict=True):
+        side = NEITHER if abs(by) <= stats.MARGIN else SIDES[int(by > 0)]
+        start, most = cost, abs(by)
         if len(found) > 1 and found[-1].side == NEITHER and found[-2].side == side:
             found.pop()
         if found and found[-1].side == side:
-            found[-1] = found[-1]._replace(by=max(found[-1].by, abs(by)))
-        else:
-            found.append(Lead(side, row, abs(by)))
+            start, most = found[-1].start, max(found[-1].by, most)
+            found.pop()
+        elif found:
+            found[-1] = found[-1]._replace(end=cost)
+        found.append(Lead(side, start, cost, most))
     return found
 
 
 def best(points: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
     """(data, network, algorithm) and its points at the budget with the highest mean validation accuracy.
 
-    Of `budgeted` arms; of equals the smallest budget; in the order of tables.
+    Of `with_budget` arms; of equals the smallest budget; in the order of tables.
     """
     found = []
-    for place, runs in arranged(budgeted(points), *PLACE, "passes").groupby(PLACE, sort=False):
-        by_budget = runs.groupby("passes")["val_accuracy"].mean()
-        found.append((place, runs[runs["passes"] == by_budget.idxmax()]))
+    for place, runs in arranged(with_budget(points), *PLACE, "passes").groupby(PLACE, sort=False):
+        by_budget = runs.groupby("passes")["val_accuracy"].mean().dropna()
+        if len(by_budget):
+            found.append((place, runs[runs["passes"] == by_budget.idxmax()]))
     return found
 
 
@@ -345,8 +357,9 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
     """What every arm spends to be, in the mean over seeds, as accurate as backpropagation at its very best.
 
     That is the arm and budget of `BASELINES` with the highest mean validation accuracy, of equals the
-    cheapest; another arm spends the cheapest of its budgets whose mean is as high, or lower by less than the
-    margin (in points). Arms are the `comparable` ones, and seeds those that all of these have.
+    cheapest; an arm spends the cheapest of its budgets whose mean is as high, or lower by no more than the
+    margin (in points), which backpropagation's own arms have, too. Arms are the `comparable` ones, and seeds
+    those that all of these have.
 
     The highest of several means is too high by chance, and a rival is held against that: without a margin an
     arm that is just as good misses it more often than not. What is said here is of these seeds.
@@ -362,7 +375,12 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
         arms = ["algorithm", "passes"]
         reached = here.assign(val_accuracy=here["val_accuracy"].fillna(-math.inf))  # a diverged run: nothing
         val = reached.pivot(index="seed", columns=arms, values="val_accuracy").dropna()
-        test = here.pivot_table(index="seed", columns=arms, values="test_accuracy").loc[val.index].mean()
+        test = (
+            here.pivot_table(index="seed", columns=arms, values="test_accuracy")
+            .loc[val.index]
+            .mean()
+            .round(9)
+        )
         rivals = val.columns[val.columns.get_level_values("algorithm").isin(BASELINES)]
         if rivals.empty or val.empty:
             continue
@@ -376,7 +394,7 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
         level = means[np.arange(len(means)), best]
         for name in ordered(set(columns.get_level_values("algorithm"))):
             own = np.flatnonzero(columns.get_level_values("algorithm") == name)
-            enough = means[:, own] >= level[:, None] - (0.0 if name in BASELINES else margin)
+            enough = means[:, own] >= level[:, None] - margin
             first = own[enough.argmax(axis=1)]
             ratios = np.where(enough.any(axis=1), paid[first] / paid[best], math.inf)
             ends = np.quantile(ratios[1:], [0.025, 0.975], method="inverted_cdf")

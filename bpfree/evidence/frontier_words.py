@@ -11,25 +11,27 @@ from .frontier import (
     BASELINES,
     COSTS,
     NEITHER,
+    SIDES,
     at_equal_accuracy,
-    budgeted,
+    comparable,
     in_passes,
     leads,
     means,
     to_target,
 )
 from .order import NETWORK
+from .tables.text import listed, span
 
 
 def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], list[str]]:
     """By data and network, four whole sentences: what budgets buy, and what accuracies cost.
 
-    Which side is ahead, for how much to spend; what the accuracy costs that every run reaches; who gets to
+    Which side is ahead, for how much to spend; what the accuracy costs that every seed reaches; who gets to
     backpropagation at its best; and who, missing that, comes to within `stats.MARGIN` of it. A sentence is ""
-    where there is nothing to say. All are of `frontier.budgeted` arms.
+    where there is nothing to say. All are of `frontier.comparable` arms.
     cost: of `COSTS`. Networks without backpropagation are left out.
     """
-    points = budgeted(points)
+    points = comparable(points)
     table, goals, equal = means(points, cost), to_target(points, cost), at_equal_accuracy(points, cost)
     near, found = at_equal_accuracy(points, cost, stats.MARGIN), {}
     for network, arms in equal.groupby(NETWORK, sort=False):
@@ -37,7 +39,7 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
         tried = points[(points[NETWORK] == list(network)).all(axis=1)].groupby("algorithm")["passes"].max()
         here = table[(table[NETWORK] == list(network)).all(axis=1)]
         found[network] = [
-            _of_front(here.sort_values("cost"), tried, cost),
+            _of_budgets(here, tried, cost),
             _of_all(low, cost),
             _of_best(arms, tried, cost),
             _of_near(arms, near[(near[NETWORK] == list(network)).all(axis=1)], cost),
@@ -45,41 +47,42 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
     return found
 
 
-def _of_front(here: pd.DataFrame, tried: pd.Series, cost: str) -> str:
-    ahead = who_is_ahead(here, cost, at=True)
+def _of_budgets(here: pd.DataFrame, tried: pd.Series, cost: str) -> str:
+    ahead = who_is_ahead(here, cost)
     if not ahead:
         return ""
-    top = here[here["front"]].iloc[-1]
-    dearest = f"{label(top['algorithm'])} with {in_passes(top['passes'])}, {top['mean']:.2f} %"
+    top = here.loc[here["mean"].idxmax()]
+    notes = [f"{top['mean']:.2f} % for {_amount(top['cost'], cost)}", f"n = {span(here['n'], 0)} each"]
     local = ~here["algorithm"].isin(BASELINES)
     if top["algorithm"] not in BASELINES:
         most = tried[tried.index.isin(BASELINES)].max()
-        dearest = f"{dearest} (backpropagation was tried with {in_passes(most)} at most)"
+        notes.append(f"backpropagation was tried with {in_passes(most)} at most")
     elif (most := here.loc[local, "cost"].max()) < top["cost"]:
-        dearest = f"{dearest} (local learning was tried up to {_amount(most, cost)})"
-    return f"{ahead[0].upper()}{ahead[1:]}. The most accurate is {dearest}."
+        notes.append(f"local learning was tried up to {_amount(most, cost)}")
+    most_accurate = f"{label(top['algorithm'])} with {in_passes(top['passes'])} ({'; '.join(notes)})"
+    return f"{ahead[0].upper()}{ahead[1:]}. The highest mean is that of {most_accurate}."
 
 
-def who_is_ahead(here: pd.DataFrame, cost: str, at: bool = False) -> str:
+def who_is_ahead(here: pd.DataFrame, cost: str) -> str:
     """As text, without a point behind it: for how much to spend which side is ahead, and by how much.
 
-    here: of `frontier.means` the rows of one network, by cost. at: whether amounts are said in passes, too.
-    "" if one of the sides has no run.
+    here: of `frontier.means` the rows of one network. "" if the sides cannot be compared.
     """
-
-    def price(row: pd.Series) -> str:
-        amount = _amount(row["cost"], cost)
-        return f"{amount} ({in_passes(row['passes'])} of {label(row['algorithm'])})" if at else amount
-
-    said, turns = [], leads(here)
-    for i, turn in enumerate(turns):
-        where = f"from {price(here.loc[turn.start])}"
-        if i:
-            where = "from there"
-        where += f" to {price(here.loc[turns[i + 1].start])}" if i + 1 < len(turns) else " on"
-        by = f"by {f'more than {stats.MARGIN:g}' if turn.side == NEITHER else f'up to {turn.by:.2f}'} points"
-        comma = "" if turn.side == NEITHER else ","
-        said.append(f"{where} {turn.side} is{comma} {by}" if i else f"{turn.side} is ahead {by} {where}")
+    turns, said = leads(here), []
+    if not turns:
+        return ""
+    where = f"from {_amount(turns[0].start, cost)}"
+    first = here.loc[here["cost"].idxmin()]
+    if _amount(first["cost"], cost) != _amount(turns[0].start, cost):
+        alone = SIDES[first["algorithm"] not in BASELINES]
+        said.append(f"below {_amount(turns[0].start, cost)} only {alone} can be had")
+        where = "from there"
+    for turn in turns:
+        if turn.side == NEITHER and _amount(turn.start, cost) == _amount(turn.end, cost):
+            continue
+        by = f"more than {stats.MARGIN:g}" if turn.side == NEITHER else f"up to {turn.by:.2f}"
+        said.append(f"{where} to {_amount(turn.end, cost)} {turn.side} is ahead by {by} points")
+        where = "from there"
     return "; ".join(said)
 
 
@@ -92,10 +95,10 @@ def _of_all(goals: pd.DataFrame, cost: str) -> str:
     local = goals[~goals["algorithm"].isin(BASELINES)].dropna(subset="ratio")
     if local.empty:
         return ""
-    accuracy = f"{goals['accuracy'].iat[0]:.2f} % on validation data"
     return (
-        f"What every run reaches ({accuracy}) costs, compared with the cheapest backpropagation, "
-        f"{_prices(local, cost)}."
+        f"What every seed of every algorithm reaches with some budget ({goals['accuracy'].iat[0]:.2f} % on "
+        f"validation data) costs, compared with the cheapest backpropagation "
+        f"({label(goals['baseline'].iat[0])}), {_prices(local, cost)}."
     )
 
 
@@ -118,12 +121,20 @@ def _of_best(arms: pd.DataFrame, tried: pd.Series, cost: str) -> str:
 
 def _of_near(arms: pd.DataFrame, near: pd.DataFrame, cost: str) -> str:
     missed = arms.loc[arms["ratio"] == math.inf, "algorithm"]
-    there = near[near["algorithm"].isin(missed) & (near["ratio"] < math.inf)]
-    if there.empty:
+    missed = missed[~missed.isin(BASELINES)]
+    if missed.empty:
         return ""
-    come = "comes" if len(there) == 1 else "come"
+    there = near[near["algorithm"].isin(missed) & (near["ratio"] < math.inf)]
+    own = near[near["algorithm"].isin(BASELINES)].dropna(subset="ratio").sort_values("ratio", kind="stable")
+    said = f"{'come' if len(there) > 1 else 'comes'} {_prices(there, cost, 'for ')}"
+    if there.empty:
+        said = (
+            f"comes none of {listed(map(label, missed))}"
+            if len(missed) > 1
+            else f"{label(missed.iat[0])} does not come"
+        )
     within = f"{stats.MARGIN:g} points of backpropagation's best on validation data"
-    return f"To within {within} {come} {_prices(there, cost, 'for ')}."
+    return f"To within {within} {said}; of backpropagation itself, {_prices(own[:1], cost, 'for ')}."
 
 
 def _prices(rows: pd.DataFrame, cost: str, word: str = "") -> str:

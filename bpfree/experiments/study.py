@@ -39,7 +39,7 @@ OTHERWISE = {"ff": ("bp", "ff"), "cafo": CAFO, "mf": LADDER}
 STUDIED = {*LADDER, *CAFO, *FRONTIER, "ff", "ff_sgd"}
 #: Family -> the arms that train its networks, but only on a budget that is fixed in advance.
 BUDGET_ONLY = {"mf": tuple(a for a in FRONTIER if a not in LADDER)}
-#: Arms of this package that no comparison has by itself; whoever wants them names them.
+#: Arms of this package that `Profile.arms` has only if they are named.
 BESIDE = {"mf_predsim", "fp", "asge_like"}
 FLAT = "3x1000"  # Cascaded-Forward's blocks where images are too small, or no images, to be convolved
 RIVALS = ("mf_interleaved", "mf")

@@ -7,10 +7,10 @@
 
 Every algorithm is tuned for every budget on seed 0 with the same trials (`bpfree.tuning.tune_budgets`), which
 see no test image, the smaller budgets first, asked for or not; then the seeds from 1 on are trained, one by
-one, so that whole ones are left by a stop. What is solved in closed form is not tuned. The trials are in
-frontier_trials.csv beside it. The same command goes on where it stopped: what the store (`--store`, else
-BPFREE_STORE) has is not trained again, nor what the two tables have, wherever it was made; `--anew` asks for
-that, too, as for costs on a machine of your own.
+one, so that whole ones are left by a stop. What is solved in closed form is not tuned, and has one budget
+only. The trials are in frontier_trials.csv beside it. The same command goes on where it stopped: what the
+store (`--store`, else BPFREE_STORE) has is not trained again, nor what the two tables have, wherever it was
+made; `--anew` asks for that, too, as for costs on a machine of your own.
 """
 
 import argparse
@@ -43,7 +43,6 @@ def main() -> None:
     from bpfree.experiments import study
     from bpfree.experiments.protocols import TUNED
     from bpfree.experiments.runner import run_many
-    from bpfree.experiments.store import Store
 
     if unknown := set(args.budgets) - study.TRIALS.keys():
         parser.error(f"--budgets {min(unknown)}: trials are fixed for {', '.join(map(str, study.TRIALS))}")
@@ -68,13 +67,14 @@ def main() -> None:
                 frontier.keep_trials(tuning.trials(studies), args.out)
     left = chosen.frontier(*algorithms) if algorithms else []
     left += chosen.solved(*solved) if solved else []
+    left.sort(key=lambda e: e.seed)
     if (points := recorded("frontier.csv")) is not None:
         points = points[(points["settings"] == TUNED) | points["algorithm"].isin(study.SOLVED)]
         there = set(points[frontier.WHO].itertuples(index=False, name=None))
         left = [e for e in left if (e.data, e.architecture, e.algorithm, e.max_epochs, e.seed) not in there]
     how = {"keep_weights": False, "at_once": args.at_once}
-    run_many(left, **how, attempt=lambda _, go: go() if in_time() else "not begun")
-    print(frontier.keep(Store().records(), args.out))
+    found = run_many(left, **how, attempt=lambda _, go: go() if in_time() else "not begun")
+    print(frontier.keep([record for record in found if record != "not begun"], args.out))
 
 
 @dataclass

@@ -38,8 +38,8 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
     lines = -(-len(panels) // columns)
     figure, axes = style.new_figure(columns=columns, rows=lines, height=1.0 + 2.7 * lines)
     for ax, part in zip(axes.flat, panels, strict=False):
-        shown = own if len(own := frontier.budgeted(part)) else part
-        low, high = (shown["mean"] - shown["sd"]).min(), (shown["mean"] + shown["sd"]).max()
+        shown = own if len(own := frontier.with_budget(part)) else part
+        low, high = (shown["mean"] - shown["sd"]).min(), (part["mean"] + part["sd"]).max()
         room = 0.06 * (high - low) or 1.0
         ax.set_ylim(low - 1.5 * room, high + room)  # what is solved may lie far below
         front = part[part["front"]].sort_values("cost")
@@ -82,7 +82,7 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
     style.caption(
         figure,
         "a mark is a budget of passes that was fixed in advance, the rate falling to zero; of what is "
-        "solved, one pass for each layer; mean over n seeds",
+        "solved, one pass for each layer; ↓: far below; mean over n seeds",
         "band: sample standard deviation",
         f"{obtained}; training and prefix work, without validation",
     )

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from ...algorithms.arms import label
@@ -45,12 +46,12 @@ def at_best(points: pd.DataFrame) -> pd.DataFrame:
 def by_budget(points: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy (%) by passes: a row for each arm, a column for each budget, mean ± sd over seeds.
 
-    Of `frontier.budgeted` arms.
+    Of `frontier.with_budget` arms.
 
     Columns: network, algorithm, seeds (the most that a budget of the row has), then the budgets; a cell of
     fewer seeds says of how many.
     """
-    rows, points = [], frontier.budgeted(points)
+    rows, points = [], frontier.with_budget(points)
     for place, runs in arranged(points, *PLACE, "passes").groupby(PLACE, sort=False):
         cells = {n: Quantity.of(of["test_accuracy"], 2) for n, of in runs.groupby("passes")}
         most = max(cell.n for cell in cells.values())
@@ -65,14 +66,15 @@ def solved(points: pd.DataFrame) -> pd.DataFrame:
     """What is solved in closed form, beside the most accurate that costs no more.
 
     Columns: network, algorithm, test accuracy (%), operations (TFLOP); for as much or less: the arm and
-    budget with the highest mean test accuracy of the `frontier.budgeted` ones, and that; "" if all cost more.
+    budget with the highest mean test accuracy of the `frontier.with_budget` ones, and that; "" if all cost
+    more.
     """
     of, rows = COSTS["flop"], []
     means = frontier.means(points, "flop")
-    with_budget = frontier.budgeted(means)
-    for row in means.drop(with_budget.index).itertuples():
-        place = (with_budget[NETWORK] == [row.data, row.architecture]).all(axis=1)
-        rivals = with_budget[place & (with_budget["cost"] <= row.cost)].sort_values("mean")
+    others = frontier.with_budget(means)
+    for row in means.drop(others.index).itertuples():
+        place = (others[NETWORK] == [row.data, row.architecture]).all(axis=1)
+        rivals = others[place & (others["cost"] <= row.cost)].sort_values("mean")
         accuracies = points[(points[PLACE] == [row.data, row.architecture, row.algorithm]).all(axis=1)]
         found = {
             "network": network_name(row.data, row.architecture),
@@ -132,11 +134,12 @@ def not_run(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_equal_accuracy(points: pd.DataFrame) -> pd.DataFrame:
-    """What other algorithms spend to be as accurate as backpropagation at its best, of `frontier`'s function.
+    """What is spent to be as accurate as backpropagation at its best, of `frontier`'s function.
 
     Columns: network, algorithm, n (seeds), what backpropagation is at its best and its mean validation
     accuracy, within how many points of it the algorithm is to be, the passes that it needs for that, and for
-    every cost that is known their ratio, with its 95 % interval if there are seeds enough for one.
+    every cost that is known their ratio, with its 95 % interval if there are seeds enough for one. Within
+    some points, backpropagation's own cheapest arm has a row, too.
     """
     parts = [_equal(points, margin) for margin in (0.0, MARGIN)]
     return pd.concat(parts, ignore_index=True).fillna("")
@@ -146,11 +149,14 @@ def _equal(points: pd.DataFrame, margin: float) -> pd.DataFrame:
     tables = {
         c: frontier.at_equal_accuracy(points, c, margin) for c in COSTS if len(frontier.bill(points, c))
     }
-    rows = []
+    rows, cheapest = [], {}
+    for table in [*tables.values()][:1]:
+        own = table[table["algorithm"].isin(frontier.BASELINES)].sort_values("ratio", kind="stable")
+        cheapest = own.groupby(NETWORK)["algorithm"].first().to_dict()
     for parts in zip(*(table.itertuples(index=False) for table in tables.values()), strict=True):
         first = parts[0]
-        if first.algorithm in frontier.BASELINES:
-            continue
+        if first.algorithm in frontier.BASELINES and (not margin or first.algorithm != cheapest[first[:2]]):
+            continue  # without a margin it is as accurate as itself
         best = f"{label(first.baseline)}, {first.baseline_passes} passes: {first.accuracy:.2f} %"
         row = {
             "network": network_name(first.data, first.architecture),
@@ -182,7 +188,7 @@ def _rounded(value: float) -> str:
     """To three figures, never in powers of ten; "-" if it is infinite."""
     if math.isnan(value):
         return ""
-    return "-" if value == math.inf else str(Quantity(float(f"{value:.3g}")))
+    return "-" if value == math.inf else np.format_float_positional(float(f"{value:.3g}"), trim="-")
 
 
 def _without_blanks(table: pd.DataFrame) -> pd.DataFrame:

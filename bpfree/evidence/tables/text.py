@@ -31,7 +31,8 @@ class Quantity:
     def of(cls, values: pd.Series, places: int | None = None) -> "Quantity":
         """The mean and sample standard deviation of the values that are known."""
         known = values.dropna()
-        return cls(known.mean(), known.std(ddof=1), places, n=len(known))
+        mean = float(f"{known.mean():.12g}")  # half of a last digit is rounded alike, however it was summed
+        return cls(mean, known.std(ddof=1), places, n=len(known))
 
     def __format__(self, spec: str) -> str:
         return format(self.mean, spec) if spec else str(self)
