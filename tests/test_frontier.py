@@ -714,10 +714,10 @@ def test_who_misses_backpropagations_best_may_come_close_to_it():
     assert best.endswith("is not reached by MF in 4 passes.")
     assert near == (
         "To within 0.25 points of backpropagation's best on validation data comes MF for **0.80 times** the "
-        "operations (n = 1); of backpropagation itself, BP for **1.00 times** the operations (n = 1)."
+        "operations (n = 1); so does BP for **1.00 times** the operations (n = 1)."
     )  # 4 passes at 4.0 beside 2 at 10.0; deep supervision is backpropagation's own
     [[*_, near]] = in_words(made(arms | {"mf": {4: [79.7]}}, COST)).values()  # too far away
-    assert "on validation data MF does not come; of backpropagation itself, BP for **1.00 times**" in near
+    assert "on validation data MF does not come; BP does, for **1.00 times**" in near
     [[*_, near]] = in_words(made(arms | {"mf": {4: [80.1]}}, COST)).values()
     assert near == ""  # it is there already
 

@@ -28,15 +28,16 @@ def in_words(points: pd.DataFrame, cost: str = "flop") -> dict[tuple[str, str], 
 
     Which side is ahead, for how much to spend; what the accuracy costs that every seed reaches; who gets to
     backpropagation at its best; and who, missing that, comes to within `stats.MARGIN` of it. A sentence is ""
-    where there is nothing to say. All are of `frontier.comparable` arms.
+    where there is nothing to say. Who is ahead is said of `frontier.comparable` arms.
     cost: of `COSTS`. Networks without backpropagation are left out.
     """
-    points = comparable(points)
-    table, goals, equal = means(points, cost), to_target(points, cost), at_equal_accuracy(points, cost)
+    compared = comparable(points)
+    table, goals, equal = means(compared, cost), to_target(points, cost), at_equal_accuracy(points, cost)
     near, found = at_equal_accuracy(points, cost, stats.MARGIN), {}
     for network, arms in equal.groupby(NETWORK, sort=False):
         low = goals[(goals[NETWORK] == list(network)).all(axis=1) & (goals["target"] == ALL)]
-        tried = points[(points[NETWORK] == list(network)).all(axis=1)].groupby("algorithm")["passes"].max()
+        of_here = (compared[NETWORK] == list(network)).all(axis=1)
+        tried = compared[of_here].groupby("algorithm")["passes"].max()
         here = table[(table[NETWORK] == list(network)).all(axis=1)]
         found[network] = [
             _of_budgets(here, tried, cost),
@@ -126,15 +127,18 @@ def _of_near(arms: pd.DataFrame, near: pd.DataFrame, cost: str) -> str:
         return ""
     there = near[near["algorithm"].isin(missed) & (near["ratio"] < math.inf)]
     own = near[near["algorithm"].isin(BASELINES)].dropna(subset="ratio").sort_values("ratio", kind="stable")
-    said = f"{'come' if len(there) > 1 else 'comes'} {_prices(there, cost, 'for ')}"
-    if there.empty:
+    if len(there):
+        said = f"{'come' if len(there) > 1 else 'comes'} {_prices(there, cost, 'for ')}"
+        said = f"{said}; so does {_prices(own[:1], cost, 'for ')}"
+    else:
+        alone = len(missed) == 1
         said = (
-            f"comes none of {listed(map(label, missed))}"
-            if len(missed) > 1
-            else f"{label(missed.iat[0])} does not come"
+            f"{label(missed.iat[0])} does not come"
+            if alone
+            else f"comes none of {listed(map(label, missed))}"
         )
-    within = f"{stats.MARGIN:g} points of backpropagation's best on validation data"
-    return f"To within {within} {said}; of backpropagation itself, {_prices(own[:1], cost, 'for ')}."
+        said = f"{said}; {_prices(own[:1], cost, 'does, for ')}"
+    return f"To within {stats.MARGIN:g} points of backpropagation's best on validation data {said}."
 
 
 def _prices(rows: pd.DataFrame, cost: str, word: str = "") -> str:
