@@ -357,7 +357,8 @@ def what_a_target_costs(known: Known) -> Finding | None:
     short, whole = [], []
     for network, (_, low, best, near) in _of_the_frontier(known).items():
         if low or best:
-            short.append(f"On {network}: {' '.join(filter(None, (low, near or best)))}")
+            main = best if " is reached by " in best else near or best
+            short.append(f"On {network}: {' '.join(filter(None, (low, main)))}")
             whole.append(f"On {network}: {' '.join(filter(None, (low, best, near)))}")
     if not short:
         return None
