@@ -84,7 +84,7 @@ class Arm:
 
 DASHED, DOTTED, DASH_DOTTED = (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))
 DOUBLE, LONG = (0, (2, 1)), (0, (4, 1, 1, 1, 1, 1))
-RANDOM, DFA, RANDOM_SOLVED = {"blocks": "random"}, {"blocks": "dfa"}, {"blocks": "random", "loss": "mse"}
+RANDOM, DFA, MSE = {"blocks": "random"}, {"blocks": "dfa"}, {"blocks": "random", "loss": "mse"}
 ADAMW, SGD = {"optimiser": "adamw"}, {"optimiser": "sgd", "lr_schedule": "cooldown"}
 MF = {name: {"schedule": schedule, "detach": detach} for (schedule, detach), name in CORNERS.items()}
 HALF = {"schedule": 0.5, "detach": True}
@@ -125,17 +125,7 @@ _ARMS = (
     Arm(
         "cafo_rand", CascadedForward, RANDOM, "CaFo-Rand", "cafo", "#E69F00", ">", DASHED, LAYERS, CAFO_EPOCHS
     ),
-    Arm(
-        "cafo_rand_mse",
-        CascadedForward,
-        RANDOM_SOLVED,
-        "CaFo-Rand, solved",
-        "cafo",
-        "#7F7000",
-        "p",
-        DOTTED,
-        RIDGE,
-    ),
+    Arm("cafo_rand_mse", CascadedForward, MSE, "CaFo-Rand, solved", "cafo", "#7F7000", "p", DOTTED, RIDGE),
     Arm(
         "cafo_dfa", CascadedForward, DFA, "CaFo-DFA", "cafo", "#882255", "*", DASH_DOTTED, BLOCKS, DFA_EPOCHS
     ),

@@ -41,7 +41,8 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
         shown = own if len(own := frontier.with_budget(part)) else part
         low, high = (shown["mean"] - shown["sd"]).min(), (part["mean"] + part["sd"]).max()
         room = 0.06 * (high - low) or 1.0
-        ax.set_ylim(low - 1.5 * room, high + room)  # what is solved may lie far below
+        floor = low - 1.5 * room
+        ax.set_ylim(floor, high + room)  # what is solved may lie far below
         front = part[part["front"]].sort_values("cost")
         ax.step(
             front["cost"] / size, front["mean"], where="post", color=style.GREY, lw=4, alpha=0.6, zorder=1
@@ -53,13 +54,10 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
                 x, arm["mean"] - arm["sd"], arm["mean"] + arm["sd"], color=colour, alpha=0.15, lw=0
             )
             y, drawn = arm["mean"], {"marker": look(name).marker, "ms": 4.5, "mec": "white", "mew": 0.4}
-            if arm["mean"].max() < ax.get_ylim()[0]:
-                y = [ax.get_ylim()[0]] * len(arm)  # at the edge, and says its number
-                drawn["clip_on"] = False
-                text = f"↓ {arm['mean'].max():.1f} %"
-                ax.annotate(
-                    text, (x.iloc[-1], y[-1]), (4, 3), textcoords="offset points", fontsize=7, color=colour
-                )
+            if y.max() < floor:  # at the edge, and says its number
+                text, at = f"↓ {y.max():.1f} %", (x.iloc[-1], floor)
+                ax.annotate(text, at, (4, 3), textcoords="offset points", fontsize=7, color=colour)
+                y, drawn["clip_on"] = [floor] * len(arm), False
             style.curve(ax, name, x, y, lw=1.3, **drawn)
         ax.set_xscale("log")
         style.plain_log(ax.xaxis, *ax.get_xlim())

@@ -149,10 +149,11 @@ def _equal(points: pd.DataFrame, margin: float) -> pd.DataFrame:
     tables = {
         c: frontier.at_equal_accuracy(points, c, margin) for c in COSTS if len(frontier.bill(points, c))
     }
-    rows, cheapest = [], {}
-    for table in [*tables.values()][:1]:
-        own = table[table["algorithm"].isin(frontier.BASELINES)].sort_values("ratio", kind="stable")
-        cheapest = own.groupby(NETWORK)["algorithm"].first().to_dict()
+    if not tables:
+        return pd.DataFrame()
+    rows, by_ratio = [], next(iter(tables.values())).sort_values("ratio", kind="stable")
+    own = by_ratio[by_ratio["algorithm"].isin(frontier.BASELINES)]
+    cheapest = own.groupby(NETWORK)["algorithm"].first()
     for parts in zip(*(table.itertuples(index=False) for table in tables.values()), strict=True):
         first = parts[0]
         if first.algorithm in frontier.BASELINES and (not margin or first.algorithm != cheapest[first[:2]]):
