@@ -18,7 +18,6 @@ from bpfree import Experiment, tuning
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.evidence import answers, frontier, gallery, tables
 from bpfree.evidence.figures import frontier as pictures
-from bpfree.evidence.frontier_words import in_words
 from bpfree.evidence.verdicts import verdicts
 from bpfree.experiments import runner, study, tuned
 from bpfree.experiments.experiment import fit
@@ -632,42 +631,53 @@ def test_settings_that_nobody_tuned_are_not_called_tuned(tmp_path):
     assert "tuned" not in found.to_csv()
 
 
-def test_the_verdict_in_words_has_the_numbers_of_the_tables(judged_points):
-    [line] = answers.frontier_verdict(judged_points).splitlines()
-    assert "is reached by MF for **0.80 times** the operations (n = 3); it is not reached by MF inter" in line
-    assert "BP with 2 passes (90.00 % on the test data)" in line
-    assert "(72.00 % on validation data) costs" not in line  # 70, which every run reaches
-    assert "(70.00 % on validation data) costs, compared with the cheapest backpropagation (BP), MF" in line
+def test_at_a_glance_stands_what_the_other_tables_say(judged_points):
+    table = tables.what_a_joule_buys(judged_points)
+    [network] = table.columns[1:]
+    assert network == "Fashion-MNIST 2x1000, n = 3"
+    cells = dict(zip(table.iloc[:, 0].str.partition("(×")[0].str.strip(), table[network], strict=True))
+    assert cells["backpropagation at its best: test accuracy (%)"] == "90.00 (BP, 2 passes)"
+    assert cells["local learning at its best: test accuracy (%)"] == "93.00 (MF, 4 passes)"
+    assert cells["to be as accurate as backpropagation at its best, local learning needs"] == "0.80 by MF"
+    assert cells["to be within 0.25 points of that"] == "0.80 by MF; 1.00 by BP"
+    # 70 is what every seed of every arm reaches, for 8 by the one pass of the interleaved, beside 10 of BP
+    assert cells["to reach what every seed can"] == "0.80 by MF interleaved, for 70.00 % on validation data"
+    assert tables.what_a_joule_buys(judged_points, "measured_j").shape[1] == 1  # of which nothing is known
+    with pytest.raises(UnknownName, match="joules"):
+        tables.what_a_joule_buys(judged_points, "joules")
 
 
 @pytest.mark.parametrize(
-    ("bp", "mf", "words"),
+    ("bp", "mf", "backpropagation", "local"),
     [
-        ([80, 81], [70, 71], "Below 10 units only local learning can be had; from there to 16 units backp"),
-        ([80, 81], [70, 71], "backpropagation is ahead by up to 9.68 points. The highest mean is that of BP"),
-        ([80, 81], [70, 71], "BP with 2 passes (80.00 % for 20 units; n = 1 each; local learning was tried"),
-        ([80, 81], [80, 90], "from there to 16 units local learning is ahead by up to 9.32 points. The"),
-        ([80, 81], [80, 90], "n = 1 each; backpropagation was tried with 2 passes at most)."),
-        ([80, 81], [80, 90], "BP with 2 passes, the most that it was tried with (80.00 % on"),
-        ([82, 81], [80, 90], "BP with 1 pass (81.00 % on"),
-        ([80, 81], [80, 80], "; from there to 12 units neither is ahead by more than 0.25 points; from"),
-        ([80, 81], [80, 80], "from there to 16 units backpropagation is ahead by up to 0.68 points."),
-        ([80, 95], [79, 90], "to 15 units local learning is ahead by up to 2.54 points; from there to 1"),
-        ([80, 85], [70, 90], "to 12 units backpropagation is ahead by up to 3.56 points; from there to"),
-        ([80, 85], [70, 90], "from there to 16 units local learning is ahead by up to 6.61 points."),
+        ([80, 81], [70, 71], "10 to 16 units (by up to 9.68 points)", "nowhere"),
+        ([80, 81], [80, 90], "nowhere", "10 to 16 units (by up to 9.32 points)"),
+        ([80, 81], [80, 80], "12 to 16 units (by up to 0.68 points)", "nowhere"),
+        ([80, 95], [79, 90], "nowhere", "10 to 15 units (by up to 2.54 points)"),
+        ([80, 85], [70, 90], "10 to 12 units (by up to 3.56 points)",
+         "12 to 16 units (by up to 6.61 points)"),
     ],
 )  # fmt: skip
-def test_who_is_ahead_is_said_of_the_cheap_end_and_of_the_dear_one(bp, mf, words, monkeypatch):
+def test_who_is_ahead_is_said_of_the_cheap_end_and_of_the_dear_one(
+    bp, mf, backpropagation, local, monkeypatch
+):
     monkeypatch.setitem(frontier.COSTS, "flop", frontier.COSTS["flop"]._replace(size=1.0, unit="units"))
     points = made({"bp": {1: bp[:1], 2: bp[1:]}, "mf": {2: mf[:1], 4: mf[1:]}}, COST)
-    [said] = in_words(points).values()
-    assert words in " ".join(said)
+    [said] = tables.bought(points).values()
+    assert said.ahead == (backpropagation, local)
+    assert said.compared == "10 to 16 units"
     dear = points.assign(flop=points["flop"] * 10.9)
-    [said] = in_words(dear).values()
-    assert "e+" not in said[0]  # 110 units, and not 1.1e+02
-    no_local = points[points["algorithm"] == "bp"]
-    [[said, *_]] = in_words(no_local).values()
-    assert said == ""
+    [said] = tables.bought(dear).values()
+    assert said.compared == "110 to 170 units"  # and not 1.1e+02
+    assert tables.bought(points[points["algorithm"] == "bp"]) == {}
+
+
+def test_a_side_that_did_best_with_the_most_passes_that_it_was_tried_with_says_so():
+    points = made({"bp": {1: [80], 2: [81]}, "mf": {2: [80], 4: [79]}}, COST)
+    [said] = tables.bought(points).values()
+    assert said.best == ("80.00 (BP, 2 passes, the most tried)", "79.00 (MF, 2 passes)")
+    [said] = tables.bought(made({"bp": {1: [82], 2: [81]}, "mf": {2: [80], 4: [79]}}, COST)).values()
+    assert said.best[0] == "81.00 (BP, 1 pass)"
 
 
 def test_a_lead_is_between_lines_as_they_are_drawn():
@@ -710,16 +720,13 @@ def test_what_diverged_with_one_seed_has_no_mean_and_hides_no_other():
 
 def test_who_misses_backpropagations_best_may_come_close_to_it():
     arms = {"bp": {1: [70.0], 2: [80.0]}, "mf": {2: [79.7], 4: [79.8]}, "bp_ds": {2: [79.9]}}
-    [[*_, best, near]] = in_words(made(arms, COST)).values()
-    assert best.endswith("is not reached by MF in 4 passes.")
-    assert near == (
-        "To within 0.25 points of backpropagation's best on validation data comes MF for **0.80 times** the "
-        "operations (n = 1); so does BP for **1.00 times** the operations (n = 1)."
-    )  # 4 passes at 4.0 beside 2 at 10.0; deep supervision is backpropagation's own
-    [[*_, near]] = in_words(made(arms | {"mf": {4: [79.7]}}, COST)).values()  # too far away
-    assert "on validation data MF does not come; BP does, for **1.00 times**" in near
-    [[*_, near]] = in_words(made(arms | {"mf": {4: [80.1]}}, COST)).values()
-    assert near == ""  # it is there already
+    [said] = tables.bought(made(arms, COST)).values()
+    # 4 passes at 4.0 beside 2 at 10.0; deep supervision is backpropagation's own, and no cheaper
+    assert (said.equal, said.near) == (tables.MISSED, "0.80 by MF; 1.00 by BP")
+    [said] = tables.bought(made(arms | {"mf": {2: [79.6], 4: [79.7]}}, COST)).values()  # too far away
+    assert said.near == f"{tables.MISSED}; 1.00 by BP"
+    [said] = tables.bought(made(arms | {"mf": {2: [79.6], 4: [80.1]}}, COST)).values()
+    assert (said.equal, said.near) == ("0.80 by MF", "0.80 by MF; 1.00 by BP")
 
 
 def test_accuracy_by_budget_says_of_how_many_seeds(judged_points):

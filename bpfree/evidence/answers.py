@@ -7,13 +7,11 @@ import pandas as pd
 
 from ..algorithms.arms import label
 from ..data import dataset
-from ..errors import choose
 from ..experiments import published, study
 from ..experiments.protocols import REFERENCE
-from . import frontier, gallery
+from . import gallery
 from .figures.resources import warmed
 from .findings import findings as findings
-from .frontier_words import in_words
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import Number, Ours
 from .tables.text import Quantity, span
@@ -186,16 +184,6 @@ def waiting(*algorithms: str) -> pd.DataFrame:
         numbers = {"passes": runs["passes"], "of these waiting": runs["waiting"], "in %": share}
         found.append(who | {name: Quantity(v.mean(), v.std(ddof=1), 0) for name, v in numbers.items()})
     return pd.DataFrame(found)
-
-
-def frontier_verdict(points: pd.DataFrame, cost: str = "flop") -> str:
-    """For which networks and budgets local learning pays: Markdown, a line for each network.
-
-    points: as `frontier.points` gives them. cost: of `frontier.COSTS`.
-    """
-    said = in_words(points, choose("cost", cost, frontier.COSTS))
-    lines = {network_name(*network): " ".join(filter(None, words)) for network, words in said.items()}
-    return "\n".join(f"- **{network}.** {words}" for network, words in lines.items())
 
 
 def gpu_waits() -> str:

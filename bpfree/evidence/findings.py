@@ -4,7 +4,6 @@ No number and no verdict is written here: all are computed when the sentences ar
 change as records are added. What was run once is said to be one run, and what is undecided to be undecided.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,6 @@ from ..algorithms.arms import label
 from ..experiments.store import tidy
 from . import frontier, gallery, landscape, memory, stats, tables
 from .evidence import FOLDER
-from .frontier_words import in_words, who_is_ahead
 from .order import NETWORK, PLACE, arranged, network_name
 from .runs import TOTALS, Number, Ours
 from .tables.text import listed
@@ -35,14 +33,19 @@ DEVICES = {"cuda": "GPU", "cpu": "CPU"}
 CHAPTERS = {"01": "forward_forward", "02": "cascaded_forward", "05": "fair_comparison"}
 CHAPTERS |= {"06": "hardware_analysis", "07": "where_the_cost_comes_from", "08": "loss_landscape"}
 CHAPTERS |= {"09": "the_frontier"}
-BRACKETS = r" \(n = \d+[^)]*\)"  # n and interval, which a headline leaves to what stands behind it
 HERE = "05"  # the chapter that shows the findings, and has no link to itself
-#: What the words and the brackets mean, in front of the list.
+#: In front of the table of what a joule buys.
+WHAT = (
+    "**What does a joule buy?** Every run here has a number of passes over the data that was fixed before it "
+    "began. Backpropagation (BP; also with a read-out at every layer, BP-DS, and with layers that freeze) "
+    "stands against *local learning*, which hands no error from layer to layer (Mono-Forward, MF, layer by "
+    "layer or with its layers interleaved or overlapped), each by the best of its forms. A TFLOP is 10¹² "
+    "operations, the same on every machine. In brackets stand 95 % intervals."
+)
+#: What the words and the brackets of the list mean.
 LEGEND = (
     "All comparisons are with backpropagation on the same network (2x1000 has two hidden layers of 1000 "
-    "units), in pairs of runs with the same seed. BP is backpropagation, MF Mono-Forward, *local learning* "
-    "all that hands no error from layer to layer, and a TFLOP 10¹² operations. *Higher* and *lower* are "
-    "differences that are sure. "
+    "units), in pairs of runs with the same seed. *Higher* and *lower* are differences that are sure. "
     f"*Equivalent* is surely less than {stats.MARGIN:g} points apart, whatever the sign. *Undecided* is what "
     "so few pairs cannot tell. *One run* is a single pair, which decides nothing. Behind *numbers* stand n "
     "(the number of pairs), the 95 % intervals, the settings and the hardware. The intervals are of one "
@@ -62,7 +65,7 @@ class Finding(NamedTuple):
     chapters: list[str]
 
     def markdown(self, notebooks: str) -> str:
-        """One line, in which the evidence is folded away."""
+        """One line, its first sentence in bold, in which the evidence is folded away."""
         links = listed(
             f"[chapter {c}]({notebooks}{c}_{CHAPTERS[c]}.ipynb)"
             for c in self.chapters
@@ -71,7 +74,9 @@ class Finding(NamedTuple):
         settled = "; ".join(filter(None, self.rests_on))
         numbers = " ".join(filter(None, [self.evidence, f"({settled})" if settled else ""]))
         folded = f" <details><summary>numbers</summary>{numbers}</details>" if numbers else ""
-        return f"**{self.found}**{f' ({links})' if links else ''}{folded}"
+        first, point, rest = self.found.partition(". ")
+        headline = f"**{first}{point.strip()}**{' ' if rest else ''}{rest}"
+        return f"{headline}{f' ({links})' if links else ''}{folded}"
 
 
 def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
@@ -84,7 +89,9 @@ def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
     if known.records.empty:
         return "No run on real data has been recorded yet."
     found = filter(None, (finding(known) for finding in FINDINGS))
-    return "\n".join([LEGEND, "", *(f"{i}. {f.markdown(notebooks)}" for i, f in enumerate(found, 1))])
+    numbered = [f"{i}. {f.markdown(notebooks)}" for i, f in enumerate(found, 1)]
+    glance = [WHAT, "", tables.markdown(tables.what_a_joule_buys(known.points)), ""]
+    return "\n".join([*(glance if len(known.points) else []), *numbered, "", LEGEND])
 
 
 @dataclass(frozen=True)
@@ -335,44 +342,25 @@ def accuracy_at_best(known: Known) -> Finding | None:
 
 
 def what_a_joule_buys(known: Known) -> Finding | None:
-    said = _of_the_frontier(known)
-    if not any(budgets for budgets, *_ in said.values()):
+    buys = tables.bought(known.points)
+    if not buys:
         return None
-    table, ahead, top = frontier.means(frontier.comparable(known.points), "flop"), [], []
-    for place, here in table.groupby(NETWORK, sort=False):
-        if who := who_is_ahead(here, "flop"):
-            most_accurate, network = here.loc[here["mean"].idxmax()], network_name(*place)
-            ahead.append(f"On {network}, {who}.")
-            top.append(f"{label(most_accurate['algorithm'])} on {network} ({most_accurate['mean']:.2f} %)")
-    found = (
-        f"What a budget buys that is fixed in advance. {' '.join(ahead)} "
-        f"The highest {'mean is' if len(top) == 1 else 'means are'} of {listed(top)}."
+    ahead = {
+        side: listed(f"{of.ahead[i]} on {at}" for at, of in buys.items() if of.ahead[i] != tables.NOWHERE)
+        for i, side in enumerate(frontier.SIDES)
+    }
+    found = "Where passes are fixed in advance, "
+    found += "; ".join(f"{side} is ahead for {where or 'no budget'}" for side, where in ahead.items())
+    reached = [f"{of.equal} on {at}" for at, of in buys.items() if of.equal != tables.MISSED]
+    missed = listed(at for at, of in buys.items() if of.equal == tables.MISSED)
+    costs = [f"costs it, as a ratio of operations, {listed(reached)}"] if reached else []
+    costs += [f"is not reached by it on {missed}"] if missed else []
+    found += f". Backpropagation's best accuracy {', and '.join(costs)}."
+    evidence = (
+        f"Ahead is by more than {stats.MARGIN:g} points of mean test accuracy, on lines between the budgets "
+        "that were tried; what is spent is counted in operations."
     )
-    evidence = [f"On {network}: {budgets}" for network, (budgets, *_) in said.items() if budgets]
-    evidence.append("Judged by means of test accuracy, on lines between the budgets that were tried.")
-    return Finding(found, " ".join(evidence), [known.whose_points, known.hardware(known.points)], ["09"])
-
-
-def what_a_target_costs(known: Known) -> Finding | None:
-    short, whole = [], []
-    for network, (_, low, best, near) in _of_the_frontier(known).items():
-        if low or best:
-            main = best if " is reached by " in best else near or best
-            short.append(f"On {network}: {' '.join(filter(None, (low, main)))}")
-            whole.append(f"On {network}: {' '.join(filter(None, (low, best, near)))}")
-    if not short:
-        return None
-    found = f"What an accuracy costs, with such budgets. {re.sub(BRACKETS, '', ' '.join(short))}"
-    return Finding(found, " ".join(whole), [known.whose_points, known.hardware(known.points)], ["09"])
-
-
-def _of_the_frontier(known: Known) -> dict[str, list[str]]:
-    """By network the sentences of `frontier_words.in_words`, without emphasis."""
-    points = known.points
-    if not len(points) or not len(frontier.bill(points, "flop")):
-        return {}
-    said = in_words(points).items()
-    return {network_name(*at): [sentence.replace("**", "") for sentence in of] for at, of in said}
+    return Finding(found, evidence, [known.whose_points, known.hardware(known.points)], ["09"])
 
 
 def passes_and_time(known: Known) -> Finding | None:
@@ -421,14 +409,15 @@ def energy(known: Known) -> Finding | None:
     effects = measured["ours"].map(float)
     once = ", one run each" if (measured["ours"].map(lambda cell: cell.n) == 1).all() else ""
     found = (
-        f"For Mono-Forward the paper claims {_claimed(known, 'energy')}. By the GPU's own counter it takes "
-        f"more energy than backpropagation on {(effects > 0).sum()} of {len(effects)} networks "
-        f"({_percent(effects)}{once}; at the mean number of passes of all pairs, {_percent(usual)})."
+        f"By the GPU's own counter Mono-Forward takes more energy than backpropagation on "
+        f"{(effects > 0).sum()} of {len(effects)} networks ({_percent(effects)}{once}; at the mean number of "
+        f"passes of all pairs, {_percent(usual)})."
     )
     modelled = table[table["ours is"] == "estimated"]
     if len(modelled):
         words = listed(f"{row.contrast}, n = {row.ours.n}" for row in modelled.itertuples())
         found += f" On the CPU it is estimated at {_percent(modelled['ours'].map(float))} ({words})."
+    found += f" The paper claims {_claimed(known, 'energy')}."
     evidence = f"The difference is {'. It is '.join(said)}."
     return Finding(found, evidence, [known.hardware_of("mf", device="cuda")], ["05", "06"])
 
@@ -605,7 +594,7 @@ def what_is_open(known: Known) -> Finding | None:
     text = [f"Until they stop improving, {listed(places)} were not run either."] if places else []
     if "cuda" not in set(known.table("memory").get("device", ["cuda"])):
         text.append("The memory of a GPU was not measured in a process of its own.")
-    return Finding(f"What is open: {'; '.join(found)}.", " ".join([*text, _needed(table)]), [], ["05"])
+    return Finding(f"What is open. {'; '.join(found)}.", " ".join([*text, _needed(table)]), [], ["05"])
 
 
 def _needed(contrasts: pd.DataFrame) -> str:
@@ -623,5 +612,5 @@ def _needed(contrasts: pd.DataFrame) -> str:
 
 
 #: In the order in which they are said; one of which nothing was recorded gives None.
-FINDINGS = (what_a_joule_buys, what_a_target_costs, accuracy_at_best, accuracy_at_convergence)
+FINDINGS = (what_a_joule_buys, accuracy_at_best, accuracy_at_convergence)
 FINDINGS += (passes_and_time, energy, forward_forward, cascaded_forward, held, minimum, what_is_open)

@@ -210,7 +210,7 @@ class Lead(NamedTuple):
     by: float
 
 
-def leads(means: pd.DataFrame) -> list[Lead]:
+def leads(table: pd.DataFrame) -> list[Lead]:
     """Of one network, as of `means`: which side is ahead for how much to spend, from the cheapest on.
 
     An arm has, for any amount, what its line in the picture has there, evenly between two budgets by the
@@ -218,20 +218,20 @@ def leads(means: pd.DataFrame) -> list[Lead]:
     `BASELINES` are one side, all others the other. They are compared from where both have a budget to where
     one of them has no larger one. Where neither is ahead, but the same side is before and after, is no turn.
     """
-    local = ~means["algorithm"].isin(BASELINES)
-    ends = means.groupby(local)["cost"].agg(["min", "max"])
+    local = ~table["algorithm"].isin(BASELINES)
+    ends = table.groupby(local)["cost"].agg(["min", "max"])
     low, high = ends["min"].max(), ends["max"].min()
     if len(ends) < 2 or low > high:
         return []
     lines = {
         name: (np.log(arm["cost"].to_numpy()), arm["mean"].cummax().to_numpy())
-        for name, arm in means.sort_values("cost").groupby("algorithm")
+        for name, arm in table.sort_values("cost").groupby("algorithm")
     }
     # so many that where one line crosses another is known to less than is said
-    price = np.union1d(means["cost"][means["cost"].between(low, high)], np.geomspace(low, high, 1000)[1:-1])
+    price = np.union1d(table["cost"][table["cost"].between(low, high)], np.geomspace(low, high, 1000)[1:-1])
     best = [
         np.nanmax([np.interp(np.log(price), *lines[name], left=math.nan) for name in side.unique()], axis=0)
-        for side in (means["algorithm"][~local], means["algorithm"][local])
+        for side in (table["algorithm"][~local], table["algorithm"][local])
     ]
     found: list[Lead] = []
     for cost, by in zip(price, best[1] - best[0], strict=True):

@@ -1,0 +1,135 @@
+"""What a joule buys, in one small table: who is ahead, and what backpropagation's best accuracy costs."""
+
+import math
+from typing import NamedTuple
+
+import pandas as pd
+
+from ...algorithms.arms import label
+from ...errors import choose
+from .. import frontier
+from ..frontier import ALL, BASELINES, COSTS, SIDES, Lead, in_passes
+from ..order import NETWORK, PLACE, network_name
+from ..stats import MARGIN
+from .budgets import ratio_with_interval
+from .text import span
+
+NOWHERE, MISSED = "nowhere", "not reached"
+
+
+class Buys(NamedTuple):
+    """What budgets bought on one network, backpropagation against local learning, in words.
+
+    Each side is the best of its arms. Where its best is the most passes that this arm was tried with, it says
+    so, for more might be better still. A ratio has its 95 % interval if there are seeds enough for one.
+
+    Attributes:
+        n: the seeds.
+        best: of each side the test accuracy (%) of the arm and budget that validate best in the mean.
+        ahead: of each side for how much to spend it is ahead by more than `stats.MARGIN` points, and by how
+            much at most, by `frontier.leads`.
+        compared: from where to where both have a budget.
+        equal: what the cheapest local arm spends to be as accurate as backpropagation's best, as a ratio;
+        near: or less accurate by `stats.MARGIN` points at most, and the cheapest arm of backpropagation
+            beside it, which may give these up, too; both by `frontier.at_equal_accuracy`.
+        low: what it spends for the accuracy that every seed of every arm reaches, as a ratio to the cheapest
+            arm of backpropagation, by `frontier.to_target`.
+    """
+
+    n: str
+    best: tuple[str, str]
+    ahead: tuple[str, str]
+    compared: str
+    equal: str
+    near: str
+    low: str
+
+
+def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
+    """By network what budgets bought; points: as `frontier.points` gives them; cost: of `frontier.COSTS`.
+
+    Networks are left out of which the cost is not known, and those on which only one of the sides was run.
+    """
+    choose("cost", cost, COSTS)
+    if points.empty:
+        return {}
+    compared = frontier.comparable(points)
+    means = frontier.means(compared, cost)
+    exactly, nearly = (frontier.at_equal_accuracy(points, cost, margin) for margin in (0.0, MARGIN))
+    goals = frontier.to_target(points, cost)
+    goals = goals[goals["target"] == ALL]
+    by_budget = compared.groupby([*PLACE, "passes"])[["val_accuracy", "test_accuracy"]].mean().round(9)
+    by_budget = by_budget.reset_index()
+    most, found = by_budget.groupby(PLACE)["passes"].max(), {}
+    for network, here in means.groupby(NETWORK, sort=False):
+        turns = frontier.leads(here)
+        if not turns:
+            continue
+        best, equal, near, low = (
+            _sides(table[(table[NETWORK] == list(network)).all(axis=1)])
+            for table in (by_budget, exactly, nearly, goals)
+        )
+        found[network_name(*network)] = Buys(
+            n=span(here["n"], 0),
+            best=tuple(_at_best(side, most) for side in best),
+            ahead=tuple(_ahead(turns, side, cost) or NOWHERE for side in SIDES),
+            compared=f"{_amount(turns[0].start, cost)} to {_amount(turns[-1].end, cost)} {COSTS[cost].unit}",
+            equal=_cheapest(equal[1]),
+            near="; ".join(filter(None, (_cheapest(side) for side in reversed(near)))),
+            low=f"{_cheapest(low[1])}, for {low[1]['accuracy'].iat[0]:.2f} % on validation data",
+        )
+    return found
+
+
+def what_a_joule_buys(points: pd.DataFrame, cost: str = "flop") -> pd.DataFrame:
+    """`bought` as a table: a row for each question, a column for each network."""
+    name, times = COSTS[choose("cost", cost, COSTS)].name, f"(× its {COSTS[cost].name})"
+    questions = [
+        *(f"{side} at its best: test accuracy (%)" for side in SIDES),
+        *(f"{side} is ahead" for side in SIDES),
+        "both were tried from",
+        f"to be as accurate as backpropagation at its best, local learning needs {times}",
+        f"to be within {MARGIN:g} points of that {times}",
+        f"to reach what every seed can (× the cheapest backpropagation's {name})",
+    ]
+    columns = {
+        f"{network}, n = {of.n}": [*of.best, *of.ahead, of.compared, of.equal, of.near, of.low]
+        for network, of in bought(points, cost).items()
+    }
+    return pd.DataFrame(columns, questions).rename_axis("").reset_index()
+
+
+def _sides(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of backpropagation, and of local learning."""
+    local = ~table["algorithm"].isin(BASELINES)
+    return table[~local], table[local]
+
+
+def _at_best(side: pd.DataFrame, most: pd.Series) -> str:
+    best = side.loc[side["val_accuracy"].idxmax()]
+    more = ", the most tried" if best["passes"] == most[tuple(best[PLACE])] else ""
+    return f"{best['test_accuracy']:.2f} ({label(best['algorithm'])}, {in_passes(best['passes'])}{more})"
+
+
+def _ahead(turns: list[Lead], side: str, cost: str) -> str:
+    return "; ".join(
+        f"{_amount(turn.start, cost)} to {_amount(turn.end, cost)} {COSTS[cost].unit} "
+        f"(by up to {turn.by:.2f} points)"
+        for turn in turns
+        if turn.side == side
+    )
+
+
+def _amount(value: float, cost: str) -> str:
+    """In the cost's unit, to two figures and in no power of ten."""
+    return f"{float(f'{value / COSTS[cost].size:.2g}'):g}"
+
+
+def _cheapest(side: pd.DataFrame) -> str:
+    """The smallest ratio of costs of these arms, and whose it is: "0.79 (0.40 to 1.59) by MF"."""
+    if side["ratio"].isna().all():
+        return ""
+    row = side.loc[side["ratio"].idxmin()]
+    if row["ratio"] == math.inf:
+        return MISSED
+    return f"{ratio_with_interval(row['ratio'], row['low'], row['high'])} by {label(row['algorithm'])}"
