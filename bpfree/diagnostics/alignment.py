@@ -1,7 +1,8 @@
 """How far what a block learns from is from the gradient that backpropagation would give it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -40,21 +41,20 @@ def alignment(algorithm: nn.Module, x: Tensor, labels: Tensor, *, of: str = "wei
     choose("of", of, ("weights", "outputs"))
     found = {}
     for ready in prepared_stages(algorithm, x, labels):
-        moving = {id(p) for group in ready.stage.groups for p in group.parameters}
         blocks = {
-            f"block {i}": block
+            i: block
             for i, block in enumerate(ready.algorithm.model.blocks, start=1)
-            if any(id(p) in moving for p in block.parameters())
+            if any(p.requires_grad for p in block.parameters())
         }
         if blocks:
             found |= angles(ready, blocks, of)
     if not found:
         raise InvalidInput(f"{algorithm.name} moves no block by a gradient: there is nothing to align")
-    return dict(sorted(found.items(), key=lambda item: int(item[0].split()[1])))
+    return {f"block {i}": found[i] for i in sorted(found)}
 
 
-def angles(ready: PreparedStage, blocks: Mapping[str, nn.Module], of: str) -> dict[str, float]:
-    """Those of the blocks that one stage moves."""
+def angles(ready: PreparedStage, blocks: Mapping[int, nn.Module], of: str) -> dict[int, float]:
+    """Those of the blocks that one stage moves, by their numbers."""
     before = [buffer.clone() for buffer in ready.algorithm.buffers()]  # running statistics move with a pass
     with seen(blocks, of) as own:
         g = gradients(ready.stage.losses(ready.inputs, ready.labels, ready.chance()), own)
@@ -63,39 +63,34 @@ def angles(ready: PreparedStage, blocks: Mapping[str, nn.Module], of: str) -> di
     with torch.no_grad():
         for buffer, old in zip(ready.algorithm.buffers(), before, strict=True):
             buffer.copy_(old)
-    for name in blocks:
-        if not alike(own[name], whole[name]):
+    for i in blocks:
+        if not alike(own[i], whole[i]):
             raise InvalidInput(
-                f"{ready.algorithm.name} learns from other outputs of {name} than it is read out from: "
+                f"{ready.algorithm.name} learns from other outputs of block {i} than it is read out from: "
                 "use of='weights'"
             )
-    return {name: angle(vector(g, own[name]), vector(t, whole[name])) for name in blocks}
+    return {i: angle(vector(g, own[i]), vector(t, whole[i])) for i in blocks}
 
 
 @contextmanager
-def seen(blocks: Mapping[str, nn.Module], of: str) -> Iterator[dict[str, list[Tensor]]]:
+def seen(blocks: Mapping[int, nn.Module], of: str) -> Iterator[dict[int, list[Tensor]]]:
     """The tensors at which each block's gradient is taken: its parameters, or what it puts out within."""
     if of == "weights":
-        yield {name: list(block.parameters()) for name, block in blocks.items()}
+        yield {i: list(block.parameters()) for i, block in blocks.items()}
         return
-    outputs = {name: [] for name in blocks}
 
-    def note(name: str, output: Tensor) -> None:
+    def note(outputs: list[Tensor], module: nn.Module, inputs: tuple, output: Tensor) -> None:
         if output.requires_grad:
-            outputs[name].append(output)
+            outputs.append(output)
 
-    hooks = [
-        block.register_forward_hook(lambda module, inputs, output, name=name: note(name, output))
-        for name, block in blocks.items()
-    ]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
+    found = {i: [] for i in blocks}
+    with ExitStack() as hooks:
+        for i, block in blocks.items():
+            hooks.enter_context(block.register_forward_hook(partial(note, found[i])))
+        yield found
 
 
-def gradients(losses: Iterator[Tensor], at: Mapping[str, list[Tensor]]) -> dict[int, Tensor]:
+def gradients(losses: Iterator[Tensor], at: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
     """The gradient of the sum of the losses, by the id of the tensor at which it is taken."""
     total = {}
     for loss in losses:
