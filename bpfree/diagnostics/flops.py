@@ -16,11 +16,11 @@ from torch import nn
 from ..training.batches import Data
 from ..training.history import History
 from ..training.numerics import pinned
-from ..training.prefix import VALIDATION_BATCH, apply, windows
+from ..training.prefix import VALIDATION_BATCH, apply
 from ..training.stage import Stage
 from .kernels import Kernels, counter
 from .memory import account
-from .one_step import PreparedStage, batch_of, prepared_stages
+from .one_step import PreparedStage, batch_of, in_windows, prepared_stages
 
 # Operations per parameter and step; a square root or a division counts as one.
 # Adam: m ← β₁m + (1−β₁)g is 3, v ← β₂v + (1−β₂)g² is 4, θ ← θ − η m/(√v/c + ε) is 6.
@@ -63,9 +63,8 @@ def descended_work(ready: PreparedStage, images: int) -> Iterator[tuple]:
     """A step's forward and backward passes, elementwise work and optimiser; without the last short batch."""
     size = len(ready.labels)
     images -= images % size
-    watch = Kernels()
     forward = count(ready.forward)
-    with watch:
+    with Kernels() as watch:
         both = count(ready.step)
     yield "forward", "counted", "pass", images, forward / size
     yield "backward", "counted", "pass", images, (both - forward) / size
@@ -76,8 +75,7 @@ def descended_work(ready: PreparedStage, images: int) -> Iterator[tuple]:
 def solved_work(ready: PreparedStage, images: int) -> Iterator[tuple]:
     """The sums over all images, and the solution."""
     size = len(ready.labels)
-    watch = Kernels()
-    with watch:
+    with Kernels() as watch:
         sums = count(ready.accumulate)
     yield "forward", "formula", "pass", images, sums / size
     yield "elementwise", "formula", "pass", images, watch.elementwise / size
@@ -107,11 +105,6 @@ def count(function: Callable, *arguments) -> int:
     with counter() as counted:
         function(*arguments)
     return counted.get_total_flops()
-
-
-def in_windows(n: int, size: int) -> int:
-    """The images that a prefix is computed for: the last window reaches back, so that some count twice."""
-    return sum(rows.stop - rows.start for rows, _ in windows(n, size))
 
 
 def optimiser_flops(stage: Stage) -> int:

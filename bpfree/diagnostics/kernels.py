@@ -34,18 +34,13 @@ def group_of(kernel: str) -> str:
 
 def counter() -> FlopCounterMode:
     """Torch's counter of matrix products and convolutions, taught the solvers that this project uses."""
-
-    def addmm_(total, a, b, *_, **__):  # m×k by k×n: a multiplication and an addition each
-        return 2 * a[0] * a[1] * b[1]
-
-    def cholesky_ex(a, *_, **__):  # n³/3
-        return a[-1] ** 3 // 3
-
-    def cholesky_solve(b, factor, *_, **__):  # two triangular solves of n² for each of k columns
-        return 2 * b[-2] ** 2 * b[-1]
-
-    formulas = {aten.addmm_: addmm_, aten.linalg_cholesky_ex: cholesky_ex}
-    formulas[aten.cholesky_solve] = cholesky_solve
+    formulas = {
+        # m×k by k×n: a multiplication and an addition each
+        aten.addmm_: lambda total, a, b, *_, **__: 2 * a[0] * a[1] * b[1],
+        aten.linalg_cholesky_ex: lambda a, *_, **__: a[-1] ** 3 // 3,  # n³/3
+        # two triangular solves of n² for each of k columns
+        aten.cholesky_solve: lambda b, factor, *_, **__: 2 * b[-2] ** 2 * b[-1],
+    }
     return FlopCounterMode(display=False, custom_mapping=formulas)
 
 

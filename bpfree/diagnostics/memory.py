@@ -1,8 +1,9 @@
 """The memory account: what training holds, by stage, exactly on any machine; and what the machine says."""
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..training.batches import Data
 from ..training.numerics import pinned
-from ..training.prefix import VALIDATION_BATCH, windows
+from ..training.prefix import VALIDATION_BATCH
 from .kernels import tensors
-from .one_step import PreparedStage, batch_of, prepared_stages
+from .one_step import PreparedStage, batch_of, in_windows, prepared_stages
 
 
 @pinned()
@@ -57,9 +58,9 @@ def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
         permanent = {"parameters": size_of(twin.parameters()), "buffers": size_of(twin.buffers())}
         cached = stage.prefix and data.augment is None
         images = len(data.x_train) + len(data.x_val)
-        validated = sum(rows.stop - rows.start for rows, _ in windows(len(data.x_val), VALIDATION_BATCH))
+        validated = in_windows(len(data.x_val), VALIDATION_BATCH)
         features = size_of([ready.inputs]) // len(ready.inputs) if stage.prefix else 0
-        moving = [p for group in stage.groups for p in group.parameters]
+        moving = [p for p in twin.parameters() if p.requires_grad]
         rows[stage.name] = {
             **permanent,
             "gradients": ledger.gradients_peak,
@@ -120,7 +121,7 @@ class Ledger:
     def __init__(self, permanent: Iterable[Tensor], look: Callable[[], object] = lambda: None):
         self.permanent = {pointer(t) for t in permanent}
         self.look = look
-        self.held: dict[int, int] = {}  # storage -> how many saved tensors lie in it
+        self.held: Counter[int] = Counter()  # storage -> how many saved tensors lie in it
         self.arrived: set[int] = set()  # parameters that have their gradient
         self.graph = self.gradients = self.state = 0
         self.graph_peak = self.gradients_peak = self.peak = 0
@@ -130,8 +131,7 @@ class Ledger:
         key, size = pointer(tensor), tensor.untyped_storage().nbytes()
         if key in self.permanent:
             return tensor
-        if key not in self.held:
-            self.held[key] = 0
+        if not self.held[key]:
             self.graph += size
         self.held[key] += 1
         held = Held(tensor)
@@ -142,7 +142,6 @@ class Ledger:
     def release(self, key: int, size: int) -> None:
         self.held[key] -= 1
         if not self.held[key]:
-            del self.held[key]
             self.graph -= size
 
     @staticmethod
@@ -165,17 +164,12 @@ class Ledger:
     @contextmanager
     def watching(self, algorithm: nn.Module):
         self.gradients = size_of(p.grad for p in algorithm.parameters() if p.grad is not None)
-        hooks = [
-            p.register_post_accumulate_grad_hook(self.gradient)
-            for p in algorithm.parameters()
-            if p.requires_grad
-        ]
-        try:
-            with torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack):
-                yield self
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with ExitStack() as hooks:
+            for p in algorithm.parameters():
+                if p.requires_grad:
+                    hooks.enter_context(p.register_post_accumulate_grad_hook(self.gradient))
+            hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack))
+            yield
 
 
 @dataclass(eq=False)

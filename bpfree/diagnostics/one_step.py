@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInput
 from ..training.batches import Data
 from ..training.chance import Chance, stream
-from ..training.prefix import apply
+from ..training.prefix import apply, windows
 from ..training.stage import Stage, freeze_all_but, make_optimiser, step
 
 
@@ -99,3 +99,8 @@ def batch_of(algorithm: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
     """The first training batch, unaugmented: costs depend on shapes, not on values."""
     size = min(algorithm.batch_size, len(data.x_train))
     return data.x_train[:size], data.y_train[:size]
+
+
+def in_windows(n: int, size: int) -> int:
+    """The images that a prefix is computed for: the last window reaches back, so that some count twice."""
+    return sum(rows.stop - rows.start for rows, _ in windows(n, size))

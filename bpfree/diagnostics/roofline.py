@@ -98,8 +98,7 @@ def place(algorithm: nn.Module, data: Data, roof: Roofline, *, seconds: float = 
     for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
         if ready.stage.losses is None:
             continue
-        watch = Kernels()
-        with watch:
+        with Kernels() as watch:
             operations = count(ready.step)
         moved, took = sum(watch.traffic.values()), timed(ready, seconds)
         intensity, rate = operations / moved, operations / took
