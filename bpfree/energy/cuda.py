@@ -35,19 +35,16 @@ def synchronise() -> None:
             stream.synchronize()
 
 
-def nvml_uuid(uuid: object, prefix: str = "GPU-") -> str:
-    """NVML's spelling of a device's UUID: CUDA and torch leave out the prefix, NVML demands it."""
-    text = str(uuid)
-    return text if text.startswith(("GPU-", "MIG-")) else prefix + text
-
-
 def visible_uuids() -> list[str] | None:
-    """UUIDs of the devices that torch sees, in CUDA's order; None if CUDA is not initialised."""
+    """UUIDs of the devices that torch sees, in CUDA's order, as torch spells them: without NVML's prefix.
+
+    None if CUDA is not initialised.
+    """
     module = cuda()
     if module is None:
         return None
     try:
-        return [nvml_uuid(module.get_device_properties(i).uuid) for i in range(module.device_count())]
+        return [str(module.get_device_properties(i).uuid) for i in range(module.device_count())]
     except AttributeError:  # torch before 2.4 has no uuid
         return None
 

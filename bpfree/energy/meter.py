@@ -173,7 +173,7 @@ class EnergyMeter:
         self._channels, self._missing = found.channels, found.missing
         self.ignored = found.ignored  # counters left out on purpose, and why
         self._use = GpuUse(session, devices, gpus is not None)
-        self._watch = Watch(self._times, session, self._use, self._channels, trace, _at_rest)
+        self._watch = Watch(self._times, self._use, self._channels, trace, _at_rest)
         self._own = Window(self, name)
         self._polled = [c for c in self._channels if c.poll_hz > hz]
         self._poll_hz = max([hz, *(c.poll_hz for c in self._polled)])
@@ -274,7 +274,7 @@ class EnergyMeter:
     def gauges(self) -> dict[str, tuple[float, float]]:
         """Temperature (°C) and SM clock (MHz) now of every GPU that is measured; NaN where unsupported."""
         ours = [device for device in self._use.devices if self._use.exclusion(device.channel) is None]
-        shown = {device.channel: self._watch.gauges(device) for device in ours}
+        shown = {device.channel: device.gauges() for device in ours}
         return {channel: (celsius, clock) for channel, (_, clock, celsius, _) in shown.items()}
 
     @property

@@ -27,6 +27,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 from . import cuda
 from .accumulator import NS, Accumulator, Counter, Trapezoid
@@ -49,6 +50,7 @@ class NvmlUnavailable(RuntimeError):
 class Device:
     """One physical GPU. ``index`` is NVML's (nvidia-smi's), which need not be CUDA's; ``uuid`` is certain."""
 
+    nvml: ModuleType  # pynvml
     index: int
     handle: object
     uuid: str
@@ -59,11 +61,79 @@ class Device:
     def channel(self) -> str:
         return f"gpu:{self.index}"
 
-    def sensor(self, source: str, accumulator: Accumulator, period_s: float, basis: str) -> SensorChannel:
+    def instances(self) -> list[str | None]:
+        """UUIDs of its MIG instances."""
+        nvml, handle = self.nvml, self.handle
+
+        def uuid(i: int) -> str:
+            return nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, i))
+
+        count = _try(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0
+        return [_try(uuid, i) for i in range(count)]
+
+    def processes(self) -> list[int] | None:
+        """Process ids that compute on the device; None where the driver does not tell."""
+        return _try(lambda: [p.pid for p in self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle)])
+
+    def counter(self) -> SensorChannel:
+        """The energy counter's channel. Raises whatever NVML does where there is none."""
+
+        def read() -> int:
+            return self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)
+
+        int(read())
+        # 64 bits of millijoules never wrap: a backwards step can only be a reset.
+        counter = Counter(read, 1e-3, None, self._max_power_w(), int(GPU_PERIOD_S * NS))
+        return self._sensor(COUNTER, counter, GPU_PERIOD_S, "energy counter")
+
+    def power(self, hz: float) -> SensorChannel:
+        """The sampled power's channel. Raises whatever NVML does where there is none."""
+        read, method, period_s = self._power_reader()
+        int(read())
+        trapezoid = Trapezoid(read, gap_ns(GPU_PERIOD_S), self._max_power_w(), int(GPU_PERIOD_S * NS))
+        return self._sensor(POWER, trapezoid, period_s, f"{method} {power_at(hz, period_s)}")
+
+    def _sensor(self, source: str, accumulator: Accumulator, period_s: float, basis: str) -> SensorChannel:
         sampled = source == POWER
         flags = ("mig-shared",) * self.shared + ("sampled-power",) * sampled
         what = period_s, f"{basis}, {self.name} {self.uuid}", TOLERANCE_W * sampled, flags
         return SensorChannel(source, self.channel, accumulator, *what, kind=self.channel)
+
+    def _max_power_w(self) -> float:
+        """More than the device can draw."""
+        nvml, handle = self.nvml, self.handle
+        return _try(lambda: 2e-3 * nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)[1]) or MOST_GPU_W
+
+    def _power_reader(self) -> tuple[Callable[[], int], str, float]:
+        nvml, handle = self.nvml, self.handle
+
+        def instant() -> int:
+            value = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_POWER_INSTANT])[0]
+            if value.nvmlReturn != nvml.NVML_SUCCESS:
+                raise nvml.NVMLError(value.nvmlReturn)
+            return value.value.uiVal
+
+        def usage() -> int:
+            return nvml.nvmlDeviceGetPowerUsage(handle)
+
+        if _try(instant) is not None:
+            return instant, "instant", GPU_PERIOD_S
+        ga100 = _try(lambda: tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle))) == (8, 0)
+        older = _try(lambda: nvml.nvmlDeviceGetArchitecture(handle) < nvml.NVML_DEVICE_ARCH_AMPERE)
+        if ga100 or older:
+            return usage, "instantaneous", GPU_PERIOD_S
+        return usage, "1 s average", AVERAGING_S
+
+    def gauges(self) -> list[float]:
+        """Utilisation in %, SM clock in MHz, temperature in °C, memory in bytes; NaN where unsupported."""
+        nvml, handle = self.nvml, self.handle
+        gauges = (
+            lambda: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+            lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            lambda: float(nvml.nvmlDeviceGetMemoryInfo(handle).used),
+        )
+        return [math.nan if (value := _try(gauge)) is None else value for gauge in gauges]
 
 
 class Nvml:
@@ -102,9 +172,7 @@ class Nvml:
         mode = _try(lambda: self._nvml.nvmlDeviceGetMigMode(handle)[0])
         uuid, name = self._nvml.nvmlDeviceGetUUID(handle), self._nvml.nvmlDeviceGetName(handle)
         uuid, name = (text.decode() if isinstance(text, bytes) else str(text) for text in (uuid, name))
-        return Device(index, handle, uuid, name, bool(mode))
-
-    # ---------------------------------------------------------------- which devices
+        return Device(self._nvml, index, handle, uuid, name, bool(mode))
 
     def at(self, index: int) -> Device | None:
         """The GPU of an NVML index."""
@@ -117,20 +185,11 @@ class Nvml:
         matches = [d for d in self.devices if uuid.startswith("GPU-") and d.uuid.startswith(uuid)]
         if len(matches) == 1:
             return matches[0]
-        for device in self.devices:
-            if device.shared and uuid.startswith("MIG-") and uuid in self._instances(device):
-                return device
-        return None
-
-    def _instances(self, device: Device) -> list[str | None]:
-        nvml, handle = self._nvml, device.handle
-        count = _try(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0
-        instances = (lambda i=i: nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, i) for i in range(count))
-        return [_try(lambda get=get: nvml.nvmlDeviceGetUUID(get())) for get in instances]
+        return next((d for d in self.devices if d.shared and uuid in d.instances()), None)
 
     def resolve(self, uuid: str) -> Device | None:
-        """A UUID as CUDA and torch spell it, without prefix, of a GPU or of a MIG instance."""
-        return self.find(cuda.nvml_uuid(uuid)) or self.find(cuda.nvml_uuid(uuid.removeprefix("GPU-"), "MIG-"))
+        """The same of a UUID that may lack NVML's prefix, as CUDA and torch spell it."""
+        return self.find(uuid) or self.find(f"GPU-{uuid}") or self.find(f"MIG-{uuid}")
 
     def visible(self) -> tuple[list[Device], str]:
         """The devices CUDA may use, and why there are none if so.
@@ -165,72 +224,11 @@ class Nvml:
             devices.append(device)
         return _unique(devices), "" if devices else f"CUDA_VISIBLE_DEVICES={setting!r} shows no GPU"
 
-    def processes(self, device: Device) -> list[int] | None:
-        """Process ids that compute on the device; None where the driver does not tell."""
-        nvml, handle = self._nvml, device.handle
-        return _try(lambda: [p.pid for p in nvml.nvmlDeviceGetComputeRunningProcesses(handle)])
 
-    # ---------------------------------------------------------------- sensors
-
-    def counter(self, device: Device) -> SensorChannel:
-        """The energy counter's channel. Raises whatever NVML does where there is none."""
-
-        def read() -> int:
-            return self._nvml.nvmlDeviceGetTotalEnergyConsumption(device.handle)
-
-        int(read())
-        # 64 bits of millijoules never wrap: a backwards step can only be a reset.
-        counter = Counter(read, 1e-3, None, self._max_power_w(device), int(GPU_PERIOD_S * NS))
-        return device.sensor(COUNTER, counter, GPU_PERIOD_S, "energy counter")
-
-    def power(self, device: Device, hz: float) -> SensorChannel:
-        """The sampled power's channel. Raises whatever NVML does where there is none."""
-        read, method, period_s = self._power_reader(device)
-        int(read())
-        trapezoid = Trapezoid(read, gap_ns(GPU_PERIOD_S), self._max_power_w(device), int(GPU_PERIOD_S * NS))
-        return device.sensor(POWER, trapezoid, period_s, f"{method} {power_at(hz, period_s)}")
-
-    def _max_power_w(self, device: Device) -> float:
-        """More than the device can draw."""
-        nvml, handle = self._nvml, device.handle
-        return _try(lambda: 2e-3 * nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)[1]) or MOST_GPU_W
-
-    def _power_reader(self, device: Device) -> tuple[Callable[[], int], str, float]:
-        nvml, handle = self._nvml, device.handle
-
-        def instant() -> int:
-            value = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_POWER_INSTANT])[0]
-            if value.nvmlReturn != nvml.NVML_SUCCESS:
-                raise nvml.NVMLError(value.nvmlReturn)
-            return value.value.uiVal
-
-        def usage() -> int:
-            return nvml.nvmlDeviceGetPowerUsage(handle)
-
-        if _try(instant) is not None:
-            return instant, "instant", GPU_PERIOD_S
-        ga100 = _try(lambda: tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle))) == (8, 0)
-        older = _try(lambda: nvml.nvmlDeviceGetArchitecture(handle) < nvml.NVML_DEVICE_ARCH_AMPERE)
-        if ga100 or older:
-            return usage, "instantaneous", GPU_PERIOD_S
-        return usage, "1 s average", AVERAGING_S
-
-    def gauges(self, device: Device) -> Sequence[float]:
-        """Utilisation in %, SM clock in MHz, temperature in °C, memory in bytes; NaN where unsupported."""
-        nvml, handle = self._nvml, device.handle
-        gauges = (
-            lambda: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-            lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-            lambda: float(nvml.nvmlDeviceGetMemoryInfo(handle).used),
-        )
-        return [math.nan if (value := _try(gauge)) is None else value for gauge in gauges]
-
-
-def _try(function: Callable) -> object:
+def _try(function: Callable, *arguments: object) -> object:
     """The function's value, or None if this module, driver or device does not have it."""
     try:
-        return function()
+        return function(*arguments)
     except Exception:
         return None
 
@@ -280,7 +278,7 @@ def open_gpus(
     for device in devices:
         for source in sources:
             try:
-                made = session.counter(device) if source == COUNTER else session.power(device, hz)
+                made = device.counter() if source == COUNTER else device.power(hz)
                 found.channels.append(made)
             except Exception as error:
                 lacks = "has no energy counter" if source == COUNTER else "does not report its power"

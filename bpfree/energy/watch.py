@@ -70,7 +70,7 @@ class GpuUse:
         """The expensive look, once a second: NVML's process lists. Returns which devices others use."""
         foreign = {}
         for device in self.devices:
-            pids = self._nvml.processes(device) if self._nvml else None
+            pids = device.processes()
             if pids is None:
                 continue
             seen = ours & set(pids)
@@ -104,7 +104,6 @@ class Watch:
     def __init__(
         self,
         times: ProcessTimes,
-        nvml: Nvml | None,
         use: GpuUse,
         channels: Sequence[SensorChannel],
         trace: bool,
@@ -113,7 +112,6 @@ class Watch:
         self.contention = Contention()
         self.use = use
         self._times = times
-        self._nvml = nvml
         self._last: tuple[int, float, int] | None = None  # (ns, busy CPU seconds of the machine, our CPU ns)
         self._asked_ns: int | None = None
         self._foreign_gpu: dict[str, bool] = {}
@@ -147,7 +145,7 @@ class Watch:
             for device in self.use.devices:
                 used = self._foreign_gpu.get(device.channel, False)
                 if self._at_rest:
-                    used |= self.gauges(device)[0] > 100 * FOREIGN_SHARE
+                    used |= device.gauges()[0] > 100 * FOREIGN_SHARE
                 self.contention.add(device.channel, used, elapsed_ns)
         self._last = (now_ns, busy_s, own_ns)
         if self.use.devices and (self._asked_ns is None or now_ns - self._asked_ns >= PROCESS_LIST_NS):
@@ -158,14 +156,11 @@ class Watch:
         if self.tracing:
             self._record(now_ns, own_cores)
 
-    def gauges(self, device: Device) -> Sequence[float]:
-        return self._nvml.gauges(device)
-
     def _record(self, now_ns: int, own_cores: float) -> None:
         powers = [c.accumulator.power_w for c in self._powers]
         row = [float("nan") if p is None else p for p in powers]
         for device in self.use.devices:
-            row += self.gauges(device)
+            row += device.gauges()
         try:
             rss = psutil.Process().memory_info().rss
         except psutil.Error:

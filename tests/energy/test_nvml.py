@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 from scipy.integrate import quad
 
-from bpfree.energy import EnergyMeter, check, cuda, measure_idle, nvml
+from bpfree.energy import EnergyMeter, check, measure_idle, nvml
 from conftest import LOST, NO_COUNTER, NO_GAUGES, NO_INSTANT, NO_POWER, HandMeter
 
 
@@ -339,12 +339,6 @@ def test_cuda_device_is_found_by_uuid_not_by_index(reversed_pair, metered, monke
     assert (idle.status, idle.joules) == ("unavailable", None)
     assert "not in use" in idle.reason
     assert FAST in by_source(reading, "gpu:1")["nvml-counter"].basis
-
-
-def test_uuids_get_nvmls_prefix():
-    assert cuda.nvml_uuid("f0000000-aaaa") == "GPU-f0000000-aaaa"
-    assert cuda.nvml_uuid("GPU-f0000000-aaaa") == "GPU-f0000000-aaaa"
-    assert cuda.nvml_uuid("MIG-1") == "MIG-1"
 
 
 @pytest.mark.parametrize(
