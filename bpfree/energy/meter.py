@@ -85,19 +85,22 @@ class Window:
 
     @property
     def trace(self) -> pandas.DataFrame:
-        """The meter's samples inside this window, with times from its beginning."""
-        return self._meter._trace(self._entered().out_ns, self._stop and self._stop.in_ns)
+        """The meter's samples inside this window, with times from its beginning.
+
+        Tidy: time_s, channel, quantity, value, unit. Raises RuntimeError if the meter records no trace.
+        """
+        return self._meter._watch.frame(self._entered().out_ns, self._stop and self._stop.in_ns)
 
     def _entered(self) -> Snapshot:
         if self._start is None:
-            whole = self is self._meter._own
+            whole = self is self._meter
             what = "This meter was not started" if whole else f"Window {self.name!r} was not entered"
             raise RuntimeError(f"{what}: use it in a with statement")
         return self._start
 
 
-class EnergyMeter:
-    """Measures energy per source over itself and over windows inside it.
+class EnergyMeter(Window):
+    """Measures energy per source over windows, of which it is itself the outermost: the whole run.
 
         with EnergyMeter(country="POL") as meter:
             with meter.window("epoch 1") as epoch:
@@ -148,7 +151,7 @@ class EnergyMeter:
         if country is not None:
             carbon.grid(country)  # a typo should fail before the run, not after it
         self._tracker = None if crosscheck is None else Tracker(crosscheck, country)
-        self.name = name
+        super().__init__(self, name)
         self.country = country
         self.hz = hz
         own, known = _sorted_out(sources)
@@ -174,10 +177,8 @@ class EnergyMeter:
         self.ignored = found.ignored  # counters left out on purpose, and why
         self._use = GpuUse(session, devices, gpus is not None)
         self._watch = Watch(self._times, self._use, self._channels, trace, _at_rest)
-        self._own = Window(self, name)
         self._polled = [c for c in self._channels if c.poll_hz > hz]
         self._poll_hz = max([hz, *(c.poll_hz for c in self._polled)])
-        self._final: Snapshot | None = None
         self._ended = False
         self._stuck: dict[int, int] = {}  # by channel: how often it had moved when it was waited for in vain
         self._end = threading.Event()
@@ -189,25 +190,28 @@ class EnergyMeter:
 
     def start(self) -> EnergyMeter:
         """Begin. Raises RuntimeError if the meter was started before."""
-        if self._own._start is not None:
+        return self.__enter__()
+
+    def stop(self) -> Reading:
+        """End, release the sensors, and return the reading. A second call returns the same."""
+        self.__exit__(None)
+        return self.reading
+
+    def __enter__(self) -> EnergyMeter:
+        if self._start is not None:
             raise RuntimeError("This meter was already started: make a new EnergyMeter for another one")
         if self._tracker is not None:
             self._tracker.start()
         self._times.refresh()
-        self._own.__enter__()
+        super().__enter__()
         if self.hz:
             self._thread = threading.Thread(target=self._run, name="energy-sampler", daemon=True)
             self._thread.start()
         return self
 
-    def stop(self) -> Reading:
-        """End, release the sensors, and return the reading. A second call returns the same."""
-        self._finish(failing=False)
-        return self.reading
-
-    def _finish(self, failing: bool) -> None:
-        self._own._entered()
-        if self._final is not None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        start = self._entered()
+        if self._stop is not None:
             return
         if self._thread is not None and self._watch.tracing and not self._watch.rows:
             self._end.set()  # over before the sampler's first visit: a trace has one sample at least
@@ -216,12 +220,11 @@ class EnergyMeter:
                 with suppress(Exception):  # as in the sampler: what is metered goes on
                     self._sample()
         try:
-            self._own.__exit__(RuntimeError if failing else None)
+            super().__exit__(kind)
         finally:  # if CUDA fails at the edge, the sensors are released all the same
-            if self._own._stop is None:
-                self._own.__exit__(RuntimeError)
-            self._final = self._own._stop
-            self._settle(self._own._start, self._final)
+            if self._stop is None:
+                super().__exit__(RuntimeError)
+            self._settle(start, self._stop)
             self._ended = True
             if self._tracker is not None:
                 self._tracker.stop()
@@ -233,12 +236,6 @@ class EnergyMeter:
             self._thread = None
             self._close()
 
-    def __enter__(self) -> EnergyMeter:
-        return self.start()
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._finish(failing=kind is not None)
-
     # ---------------------------------------------------------------- results
 
     def window(self, name: str = "") -> Window:
@@ -246,20 +243,10 @@ class EnergyMeter:
 
         Raises RuntimeError unless the meter runs.
         """
-        if self._own._start is None or self._final is not None:
-            state = "was not started" if self._final is None else "has stopped"
+        if self._start is None or self._stop is not None:
+            state = "was not started" if self._stop is None else "has stopped"
             raise RuntimeError(f"This meter {state}: open window {name!r} between start and stop")
         return Window(self, name)
-
-    @property
-    def reading(self) -> Reading:
-        """The reading from start to stop, or so far while the meter runs."""
-        return self._own.reading
-
-    @property
-    def trace(self) -> pandas.DataFrame:
-        """The samples of the whole run, tidy: time_s, channel, quantity, value, unit."""
-        return self._own.trace
 
     @property
     def crosscheck(self) -> pandas.DataFrame | None:
@@ -293,16 +280,11 @@ class EnergyMeter:
                 test["agreement"] = round(test["watts"] / power["watts"], 4)
         return tests
 
-    def _trace(self, start_ns: int, stop_ns: int | None) -> pandas.DataFrame:
-        if not self._watch.tracing:
-            raise RuntimeError("Nothing was traced: make the meter with EnergyMeter(trace=True)")
-        return self._watch.frame(start_ns, stop_ns)
-
     # ---------------------------------------------------------------- edges and samples
 
     def _snapshot(self, synchronise: bool, failing: bool = False) -> Snapshot:
-        if self._final is not None:
-            return self._final
+        if self._stop is not None:
+            return self._stop
         begun = self._clock()
         if synchronise:
             # The wait for queued kernels belongs to the window that queued them, and is no overhead of the

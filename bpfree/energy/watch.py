@@ -169,6 +169,8 @@ class Watch:
 
     def frame(self, start_ns: int, stop_ns: int | None = None) -> pandas.DataFrame:
         """The samples between two instants, tidy; ``time_s`` counts from ``start_ns``."""
+        if not self.tracing:
+            raise RuntimeError("Nothing was traced: make the meter with EnergyMeter(trace=True)")
         import pandas
 
         rows = [r for r in list(self.rows) if start_ns <= r[0] and (stop_ns is None or r[0] <= stop_ns)]

@@ -60,7 +60,7 @@ def test_the_windows_of_a_run_and_what_lies_between_them_are_the_whole(shape):
         rng = random.Random(seed)
         _, run = windows(shape, seed, [rng.uniform(0.002, 1.0) for _ in range(8)])
         meter, parts = run["meter"], run["windows"]
-        edges = [meter._own._start, *(e for w in parts for e in (w._start, w._stop)), meter._final]
+        edges = [meter._start, *(e for w in parts for e in (w._start, w._stop)), meter._stop]
         counter, whole = 0, {v.source: v.joules for v in meter.reading.values}["nvml-counter"]
         pieces = [edge.marks[counter].at(edge.out_ns) for edge in edges]
         assert sum(b - a for a, b in itertools.pairwise(pieces)) * 1e-3 == pytest.approx(whole, abs=1.0)
