@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 NS = 1_000_000_000
 WRAP_SLACK_NS = NS  # late kernel updates and scheduling may squeeze up to a second of energy into one read
@@ -93,9 +93,6 @@ class CounterMark(Mark):
         return a.count + (b.count - a.count) * (ns - a.ns) // max(b.ns - a.ns, 1)
 
 
-M = TypeVar("M", bound=Mark)
-
-
 class Accumulator:
     """Adds up the steps of what ``read() -> int`` gives, in units of ``unit_j`` joules.
 
@@ -172,7 +169,7 @@ class Accumulator:
         """The state after the last read; ``edge_ns`` is the end of the snapshot that it belongs to."""
         return self._mark(Mark)
 
-    def _mark(self, kind: type[M], **more: Any) -> M:
+    def _mark(self, kind: type[Mark], **more: Any) -> Mark:
         so_far = self.count, self.spread, self.faults, self.late_ns, self.power_w
         mark = kind(*so_far, self._begun_ns, self._ended_ns, **more)
         if not mark.settled:
@@ -273,7 +270,7 @@ class Counter(Accumulator):
             self.peak_w = max(self.peak_w, self.power_w)
         self._tick = (now_ns, self.count)
 
-    def mark(self, edge_ns: int = 0) -> CounterMark:
+    def mark(self, edge_ns: int = 0) -> Mark:
         return self._mark(
             CounterMark,
             settled=self._point is None or self._blind,

@@ -106,12 +106,10 @@ class Comparison:
 
     def __str__(self) -> str:
         spent, took = self.of_a_pass() or (None, None), self.of_a_pass("seconds")
-        windows = [
-            f"{len(found)} windows of {min(r.seconds for r in found):.3g} s" for found in self.readings
-        ]
         lines = [
-            f"{name}: {joules_text(j)} and {s:.4g} s a pass ({w} or more, {n} passes each)"
-            for name, n, j, s, w in zip(self.names, self.passes, spent, took, windows, strict=True)
+            f"{name}: {joules_text(j)} and {s:.4g} s a pass "
+            f"({len(found)} windows of {min(r.seconds for r in found):.3g} s or more, {n} passes each)"
+            for name, n, j, s, found in zip(self.names, self.passes, spent, took, self.readings, strict=True)
         ]
         ratios = {"joules": self.ratio() or "not measured", "joules, net": self.ratio("net_measured_j")}
         ratios["seconds"] = self.ratio("seconds")

@@ -113,10 +113,8 @@ def _methods(tracker: Any) -> dict[str, str]:
     methods = {"ram": "watts for each module, not measured", "gpu": "the same counter, of every GPU it sees"}
     for part in getattr(tracker, "_hardware", ()):
         if type(part).__name__ == "CPU":
-            watts, mode = (
-                f"{getattr(part, '_tdp', math.nan):g} W for the processor",
-                getattr(part, "_mode", ""),
-            )
+            watts = f"{getattr(part, '_tdp', math.nan):g} W for the processor"
+            mode = getattr(part, "_mode", "")
             known = {"cpu_load": f"the whole machine's load x {watts}", "constant": f"half of {watts}"}
             methods["cpu"] = known.get(mode, f"{mode} of the machine")
     return methods

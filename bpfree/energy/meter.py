@@ -156,7 +156,7 @@ class EnergyMeter(Window):
         self.hz = hz
         own, known = _sorted_out(sources)
         self._clock, self._sleep = _clock, _sleep
-        self._idle = _baseline(idle_w)
+        self._idle_w, self._idle = _baseline(idle_w)  # of the measured total, and by channel
         self._lock = threading.Lock()
         self._overhead_ns = 0
         power = estimate.watts(watts_per_core)  # whatever can be wrong is judged before anything is opened
@@ -389,17 +389,11 @@ class EnergyMeter(Window):
             if self._sampler_died_ns is not None and b.in_ns > self._sampler_died_ns:
                 flags.append("sampler-stopped")
             net = None
-            if isinstance(self._idle, Mapping) and value.status == "measured" and channel.name in self._idle:
+            if value.status == "measured" and channel.name in self._idle:
                 net = value.joules - self._idle[channel.name] * seconds
             values.append(replace(value, flags=tuple(flags), net_joules=net))
-        return Reading(
-            name,
-            seconds,
-            billed(values, self.sources),
-            self.country,
-            (b.overhead_ns - a.overhead_ns) / NS,
-            None if isinstance(self._idle, Mapping) else self._idle,
-        )
+        overhead_s = (b.overhead_ns - a.overhead_ns) / NS
+        return Reading(name, seconds, billed(values, self.sources), self.country, overhead_s, self._idle_w)
 
 
 def _close_all(channels: Sequence, session: nvml.Nvml | None) -> None:
@@ -423,11 +417,11 @@ def _sorted_out(sources: Sequence[str | Source] | None) -> tuple[list[Source], t
     return [s for s in given if not isinstance(s, str)], tuple(s for s in SOURCES if s in given)
 
 
-def _baseline(idle: float | Mapping[str, float] | Reading | None) -> float | dict[str, float] | None:
+def _baseline(idle: float | Mapping[str, float] | Reading | None) -> tuple[float | None, dict[str, float]]:
     if isinstance(idle, Reading | Mapping):
-        return dict(idle.watts if isinstance(idle, Reading) else idle)
+        return None, dict(idle.watts if isinstance(idle, Reading) else idle)
     if idle is not None and not idle >= 0:
         raise ValueError(
             f"idle_w={idle!r}: give watts from 0 upwards, a mapping of channel to watts, or a Reading"
         )
-    return idle
+    return idle, {}
