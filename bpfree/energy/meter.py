@@ -18,7 +18,7 @@ from .channel import Found
 from .crosscheck import Tracker
 from .reading import Reading, billed, unavailable
 from .source import Source, open_source
-from .watch import GpuUse, Watch, contended
+from .watch import Contention, GpuUse, Watch, contended
 
 if TYPE_CHECKING:
     import pandas
@@ -36,7 +36,7 @@ class Snapshot(NamedTuple):
     in_ns: int
     out_ns: int
     marks: tuple[Mark, ...]
-    contention: tuple
+    contention: Contention
     overhead_ns: int
 
 
@@ -294,7 +294,7 @@ class EnergyMeter(Window):
             begun = self._clock()
         with self._lock:
             self._advance(self._channels)
-            contention = self._watch.contention.mark()
+            contention = self._watch.contention()
             with suppress(Exception):  # torch's or NVML's; what it would have shown is then not known
                 self._use.look()
             ended = self._clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import psutil
 
 from . import cuda
 from .accumulator import NS
+from .nvml import GPU_QUANTITIES
 
 if TYPE_CHECKING:
     import pandas
@@ -23,23 +25,10 @@ FOREIGN_SHARE = 0.1  # ... and a tenth of the machine
 PROCESS_LIST_NS = NS  # how often to ask NVML for process lists
 
 
-class Contention:
-    """How long others used a device, integrated over the sampler's visits."""
-
-    def __init__(self) -> None:
-        self.total_ns: dict[str, int] = defaultdict(int)
-        self.now: dict[str, bool] = defaultdict(bool)
-        self.visits = 0
-
-    def add(self, kind: str, contended: bool, elapsed_ns: int) -> None:
-        self.now[kind] = contended
-        self.total_ns[kind] += elapsed_ns if contended else 0
-
-    def mark(self) -> tuple[int, dict[str, int], dict[str, bool]]:
-        return self.visits, dict(self.total_ns), dict(self.now)
+Contention = tuple[int, dict[str, int], dict[str, bool]]  # visits so far; others' ns by device; used now?
 
 
-def contended(kind: str, a: tuple, b: tuple, elapsed_ns: int) -> bool:
+def contended(kind: str, a: Contention, b: Contention, elapsed_ns: int) -> bool:
     """Did others use ``kind`` for a tenth of the window? Between two visits the last one decides."""
     if a[0] == b[0]:
         return b[2].get(kind, False)
@@ -109,24 +98,26 @@ class Watch:
         trace: bool,
         at_rest: bool = False,
     ) -> None:
-        self.contention = Contention()
         self.use = use
         self._times = times
+        self._visits = 0
+        self._contended: dict[str, bool] = {}  # by "cpu" or a GPU's channel: do others use it now?
+        self._contended_ns: dict[str, int] = defaultdict(int)  # for how long did they so far?
         self._last: tuple[int, float, int] | None = None  # (ns, busy CPU seconds of the machine, our CPU ns)
-        self._asked_ns: int | None = None
+        self._asked_ns = -math.inf
         self._foreign_gpu: dict[str, bool] = {}
-        self._powers = [c for c in channels if c.own or c.source in ("nvml-power", "rapl")]
-        self.columns: list[tuple[str, str, str]] = []
-        self.rows: list[tuple[float, ...]] = []
-        self.tracing = trace
         self._at_rest = at_rest
-        if trace:
-            from .nvml import GPU_QUANTITIES
+        self.tracing = trace
+        self.rows: list[tuple[float, ...]] = []
+        self._powers = [c for c in channels if c.own or c.source in ("nvml-power", "rapl")]
+        names = [f"{c.name} ({c.source})" if c.own else c.name for c in self._powers]
+        self.columns = [(name, "power", "W") for name in names]
+        self.columns += [(d.channel, q, u) for d in use.devices for q, u in GPU_QUANTITIES]
+        self.columns += [("cpu:process", "utilisation", "%"), ("cpu:process", "rss", "B")]
 
-            names = [f"{c.name} ({c.source})" if c.own else c.name for c in self._powers]
-            self.columns = [(name, "power", "W") for name in names]
-            self.columns += [(d.channel, q, u) for d in use.devices for q, u in GPU_QUANTITIES]
-            self.columns += [("cpu:process", "utilisation", "%"), ("cpu:process", "rss", "B")]
+    def contention(self) -> Contention:
+        """How long others used each device, added up over the visits."""
+        return self._visits, dict(self._contended_ns), dict(self._contended)
 
     def visit(self, now_ns: int) -> None:
         """One look, after the channels were advanced at ``now_ns``."""
@@ -134,37 +125,39 @@ class Watch:
         cpu = psutil.cpu_times()
         busy_s = sum(getattr(cpu, kind, 0) for kind in ("user", "system", "nice", "irq", "softirq"))
         own_ns = self._times.read()
-        own_cores = float("nan")  # of the first visit: a share of no time
+        own_cores = math.nan  # of the first visit: a share of no time
         if self._last is not None and now_ns > self._last[0]:
             elapsed_ns = now_ns - self._last[0]
             own_cores = (own_ns - self._last[2]) / elapsed_ns
             busy = (busy_s - self._last[1]) * NS / elapsed_ns
             allowed = max(FOREIGN_CORES, FOREIGN_SHARE * (psutil.cpu_count() or 1))
             heavy = busy > FOREIGN_CORES if self._at_rest else busy - own_cores > allowed
-            self.contention.add("cpu", heavy, elapsed_ns)
+            now = {"cpu": heavy}
             for device in self.use.devices:
                 used = self._foreign_gpu.get(device.channel, False)
-                if self._at_rest:
-                    used |= device.gauges()[0] > 100 * FOREIGN_SHARE
-                self.contention.add(device.channel, used, elapsed_ns)
+                busy_gpu = self._at_rest and device.gauges()[0] > 100 * FOREIGN_SHARE
+                now[device.channel] = used or busy_gpu
+            for kind, others in now.items():
+                self._contended_ns[kind] += elapsed_ns * others
+            self._contended = now
         self._last = (now_ns, busy_s, own_ns)
-        if self.use.devices and (self._asked_ns is None or now_ns - self._asked_ns >= PROCESS_LIST_NS):
+        if now_ns - self._asked_ns >= PROCESS_LIST_NS:
             self._asked_ns = now_ns
             self._foreign_gpu = self.use.ask(self._times.pids)
-            self.contention.now.update(self._foreign_gpu)
-        self.contention.visits += 1
+            self._contended = self._contended | self._foreign_gpu
+        self._visits += 1
         if self.tracing:
             self._record(now_ns, own_cores)
 
     def _record(self, now_ns: int, own_cores: float) -> None:
         powers = [c.accumulator.power_w for c in self._powers]
-        row = [float("nan") if p is None else p for p in powers]
+        row = [math.nan if p is None else p for p in powers]
         for device in self.use.devices:
             row += device.gauges()
         try:
             rss = psutil.Process().memory_info().rss
         except psutil.Error:
-            rss = float("nan")
+            rss = math.nan
         self.rows.append((now_ns, *row, 100 * own_cores, rss))
 
     def frame(self, start_ns: int, stop_ns: int | None = None) -> pandas.DataFrame:
