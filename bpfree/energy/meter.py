@@ -309,19 +309,13 @@ class EnergyMeter(Window):
             if tick:
                 channel.accumulator.tick(now)
 
-    def _poll(self) -> None:
-        """Reads the sensors that must be read more often than the sampler visits."""
+    def _sample(self, visit: bool = True) -> None:
+        """One visit of the sampler; or between two, a read of the sensors that must be read more often."""
         began = time.thread_time_ns()
         with self._lock:
-            self._advance(self._polled)
-            self._overhead_ns += time.thread_time_ns() - began
-
-    def _sample(self) -> None:
-        """One visit of the sampler."""
-        began = time.thread_time_ns()
-        with self._lock:
-            self._advance(self._channels, tick=True)
-        self._watch.visit(self._clock())
+            self._advance(self._channels if visit else self._polled, tick=visit)
+        if visit:
+            self._watch.visit(self._clock())
         with self._lock:
             self._overhead_ns += time.thread_time_ns() - began
 
@@ -361,11 +355,10 @@ class EnergyMeter(Window):
         visit = due = time.monotonic() + min(1 / self.hz, FIRST_VISIT_S)
         while not self._end.wait(due - time.monotonic()):
             try:
-                if time.monotonic() >= visit:
-                    self._sample()
+                visiting = time.monotonic() >= visit
+                self._sample(visiting)
+                if visiting:
                     visit = max(visit + 1 / self.hz, time.monotonic())
-                else:
-                    self._poll()
             except Exception:  # the run being metered goes on; its readings say that sampling ended
                 self._sampler_died_ns = self._clock()
                 return
