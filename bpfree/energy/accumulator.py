@@ -63,7 +63,8 @@ class CounterMark(Mark):
     ``shown`` is what the read before this one showed, and when it ended; ``points`` are the updates around
     the mark. Energy never falls, so at the edge it was not less than what a read before it showed
     (``least``), and not more than what the next update showed after it (``ceiling``), nor than what the
-    device can draw in one update period and a half (``most``).
+    device can draw in one update period and a half (``most``). While no update has been seen after the mark,
+    ``drawn`` is believed to be all that came since its count.
     """
 
     edge_ns: int = 0
@@ -80,7 +81,9 @@ class CounterMark(Mark):
         least = self.count - int(self.full * (self.ended_ns - ns)) - 1
         return least if self.shown is None or ns < self.shown.ns else max(least, self.shown.count)
 
-    def most(self, ns: int) -> int:
+    def most(self, ns: int, drawn: int) -> int:
+        if not self.settled:
+            return self.count + drawn
         most = self.count + int(self.full * (max(ns - self.begun_ns, 0) + 1.5 * self.hold_ns)) + 1
         return most if self.ceiling is None else min(most, self.ceiling)
 
@@ -203,8 +206,7 @@ class Counter(Accumulator):
         self._longest_ns = hold_ns
         self._shown: Point | None = None
         self._seen_ns = 0  # when what it shows was first read
-        self._previous: Point | None = None
-        self._point: Point | None = None
+        self._points: list[Point] = []  # the last two updates
         self._tick: tuple[int, int] | None = None  # (ns, count) at the sampler's last visit
 
     def _take(self, value: int, begun_ns: int, ended_ns: int) -> None:
@@ -239,8 +241,8 @@ class Counter(Accumulator):
 
     def _restart(self, ns: int) -> None:
         """What it shows has nothing to do with what it showed before."""
-        self._shown = self._previous = None
-        self._point = Point(ns - self.hold_ns // 2, self.count)
+        self._shown = None
+        self._points = [Point(ns - self.hold_ns // 2, self.count)]
         self._seen_ns, self.updates = ns, 0
         for mark in self._open:
             mark.settled = True
@@ -251,10 +253,10 @@ class Counter(Accumulator):
         self.count += step
         self.updates += 1
         ns = (max(self._begun_ns, begun_ns - self.hold_ns) + ended_ns) // 2
-        ns = max(ns, self._point.ns + 1)
-        self._previous, self._point, self._seen_ns = self._point, Point(ns, self.count), ended_ns
+        point = Point(max(ns, self._points[-1].ns + 1), self.count)
+        self._points, self._seen_ns = [self._points[-1], point], ended_ns
         for mark in self._open:
-            mark.points.append(self._point)
+            mark.points.append(point)
             early_ns = max(0, mark.edge_ns - self._begun_ns)
             if early_ns <= PROMPT_NS:
                 mark.ceiling = self.count + int(self._full * early_ns)
@@ -273,10 +275,10 @@ class Counter(Accumulator):
     def mark(self, edge_ns: int = 0) -> Mark:
         return self._mark(
             CounterMark,
-            settled=self._point is None or self._blind,
+            settled=not self._points or self._blind,
             edge_ns=edge_ns,
             shown=self._shown,
-            points=[point for point in (self._previous, self._point) if point],
+            points=list(self._points),
             hold_ns=self._longest_ns,  # as measured, where that is longer than what was assumed
             full=self._full,
         )

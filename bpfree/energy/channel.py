@@ -92,12 +92,8 @@ class SensorChannel:
         late_ns = start_ns - a.begun_ns + b.ended_ns - stop_ns
         if counts:
             drawn = int(1.5 * period_s * power / unit) + 1
-            top_a, top_b = (
-                mark.most(ns) if mark.settled else mark.count + drawn
-                for mark, ns in ((a, start_ns), (b, stop_ns))
-            )
-            low = max(0, b.least(stop_ns) - top_a - 1) * unit
-            high = min((top_b - a.least(start_ns) + 1) * unit, sensor.max_power_w * seconds)
+            low = max(0, b.least(stop_ns) - a.most(start_ns, drawn) - 1) * unit
+            high = min((b.most(stop_ns, drawn) - a.least(start_ns) + 1) * unit, sensor.max_power_w * seconds)
             energy = min(max(energy, low), high)
         else:
             spread = (LATE * period_s + late_ns / NS) * power + (b.spread - a.spread) * unit
