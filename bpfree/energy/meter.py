@@ -368,8 +368,8 @@ class EnergyMeter(Window):
         elapsed_ns = b.in_ns - a.out_ns
         seconds = max(elapsed_ns, 0) / NS
         values = list(self._missing)
-        for index, channel in enumerate(self._channels):
-            value = channel.value(a.marks[index], b.marks[index], a.out_ns, b.in_ns)
+        for channel, begun, ended in zip(self._channels, a.marks, b.marks, strict=True):
+            value = channel.value(begun, ended, a.out_ns, b.in_ns)
             flags = list(value.flags)
             if channel.kind.startswith("gpu:") and not channel.own:
                 excluded = self._use.exclusion(channel.kind)
