@@ -88,11 +88,10 @@ class Protocol:
         passes: the experiment's budget, where it fixes one.
         """
         preset = preset or self.preset
-        if preset is None and self.budget == OWN:
-            settings, source = {}, "defaults"
-        else:
+        settings, source = {}, "defaults"
+        if preset or self.budget != OWN:
             settings, source = settings_of(preset, algorithm, data, architecture, passes)
-        options = {k: v for k, v in settings.items() if not k.startswith("stopping.") and k not in LENGTHS}
+        options = {k: v for k, v in settings.items() if k not in LENGTHS}
         source = source if options else "defaults"
         if self.lr_schedule:
             options["lr_schedule"] = self.lr_schedule
@@ -103,10 +102,8 @@ class Published(Protocol):
     """Each arm's own."""
 
     def rule(self, algorithm: str, data: str, architecture: str, preset: str | None = None) -> Rule:
-        arm = {"algorithm": algorithm, "data": data, "architecture": architecture}
         source = preset or "thesis"
-        settings = _settings(source, **arm)
-        stopping = {k.removeprefix("stopping."): v for k, v in settings.items() if k.startswith("stopping.")}
+        stopping, options = published_settings(source, algorithm, data, architecture)
         if not stopping:
             table = published.hyperparameters(source=source, algorithm=algorithm)
             table = table[table["parameter"].str.startswith("stopping.")]
@@ -117,7 +114,6 @@ class Published(Protocol):
                 f"source {source!r}: {known or 'nothing of this algorithm was published there'}; "
                 "use protocol='convergence'"
             )
-        options = {k: v for k, v in settings.items() if not k.startswith("stopping.")}
         return Rule(Stopping(**stopping), None, source, options, source)
 
 
@@ -197,7 +193,7 @@ def rule(
 def settings_of(
     preset: str | None, algorithm: str, data: str, architecture: str, passes: int | None = None
 ) -> tuple[dict, str]:
-    """The published or tuned settings of an arm by preset, stopping included, and where they come from.
+    """The published or tuned options of an arm by preset, and where they come from.
 
     passes: the budget that the experiment fixes, for which settings are tuned apart.
     """
@@ -212,11 +208,11 @@ def settings_of(
             )
         return settings, TUNED
     source = preset or "thesis"
-    if source == "2026" and not _settings(source, **arm):
+    if source == "2026" and not any(published_settings(source, **arm)):
         # Of BP on Mono-Forward's networks the camera-ready gives nothing; the thesis, of the same authors,
         # does, and without it BP would stand untuned beside a tuned rival.
         source = "thesis"
-    return _settings(source, **arm), source
+    return published_settings(source, **arm)[1], source
 
 
 def origin(experiment: Resolved) -> str:
@@ -226,18 +222,22 @@ def origin(experiment: Resolved) -> str:
         return source
     arm = arms.arm(name)
     usual = arm.algorithm.options() | arm.algorithm.presets.get(experiment.preset, {}) | arm.options
-    usual |= _settings(source, algorithm=name, data=experiment.data, architecture=experiment.architecture)
+    usual |= published_settings(source, name, experiment.data, experiment.architecture)[1]
     given = {k: v for k, v in experiment.options.items() if k in HYPERPARAMETERS}
     return source if all(v == usual.get(k) for k, v in given.items()) else "given"
 
 
 @functools.cache  # a search makes thousands of experiments
-def _settings(source: str, **arm: str) -> dict:
-    table = published.hyperparameters(source=source, **arm)
-    return dict(zip(table["parameter"], table["value"], strict=True))
+def published_settings(source: str, algorithm: str, data: str, architecture: str) -> tuple[dict, dict]:
+    """What a source has of one arm: the fields of its `Stopping`, and the options of the algorithm."""
+    arm = {"algorithm": algorithm, "data": data, "architecture": architecture}
+    stopping, options = {}, {}
+    for row in published.hyperparameters(source=source, **arm).itertuples():
+        of, _, name = row.parameter.rpartition(".")
+        (stopping if of == "stopping" else options)[name] = row.value
+    return stopping, options
 
 
 def is_published(algorithm: str, data: str, architecture: str) -> bool:
     """Whether protocol "published" knows this arm."""
-    settings = _settings("thesis", algorithm=algorithm, data=data, architecture=architecture)
-    return any(name.startswith("stopping.") for name in settings)
+    return bool(published_settings("thesis", algorithm, data, architecture)[0])
