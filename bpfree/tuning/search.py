@@ -86,8 +86,29 @@ def tune(
     Raises InvalidInput: a space that cannot be searched, a storage that cannot be opened, a study of this
     name of something else, a protocol that trains on another run's budget.
     """
-    how = {"listed": points, "pruner": pruner, "wait": wait, "progress": progress}
-    return search(experiment, search_space(experiment, space), trials, storage, name, **how)
+    ranges = search_space(experiment, space)
+    check_positive("trials", trials)
+    if experiment.preset == "tuned":
+        raise InvalidInput("preset 'tuned' is what tuning makes: leave it out of an experiment to be tuned")
+    if experiment.rule().budget not in (None, OWN):
+        raise InvalidInput(
+            f"protocol {experiment.protocol!r} trains on the budget of another run: tune under "
+            "'convergence', and run with preset='tuned'"
+        )
+    data = load(experiment.data, seed=experiment.seed)
+    data = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])  # a search cannot look at them
+    name = name or study_name(experiment)
+    place = open_storage(storage, name)
+    study = open_study(place, name, identity(experiment, ranges, data, pruner), pruner)
+    slots = Slots(study, trials, place, points)
+    objective = partial(train_trial, experiment=experiment, data=data, place=place)
+    with tqdm(total=trials, desc=name, unit="trial", **({} if progress else {"disable": True})) as bar:
+        while show(bar, study, place) < trials:
+            if not slots.run_next(partial(draw, ranges=ranges), objective):
+                if not wait:
+                    break
+                time.sleep(POLL_S)
+    return study
 
 
 def sweep(
@@ -105,38 +126,12 @@ def sweep(
     """
     values = sorted(set(values))
     ends = (*values[:1], *values[-1:])
-    ranges = search_space(experiment, {parameter: (*ends, "log") if values[0] > 0 else ends})
-    name = f"{study_name(experiment)}-{parameter}"
-    how = {"listed": [{parameter: value} for value in values], "progress": progress}
-    return search(experiment, ranges, len(values), storage, name, **how)
-
-
-def search(
-    experiment, ranges, trials, storage, name, *, listed=(), pruner=None, wait=True, progress=True
-) -> Study:
-    """What `tune` and `sweep` share."""
-    check_positive("trials", trials)
-    if experiment.preset == "tuned":
-        raise InvalidInput("preset 'tuned' is what tuning makes: leave it out of an experiment to be tuned")
-    if experiment.rule().budget not in (None, OWN):
-        raise InvalidInput(
-            f"protocol {experiment.protocol!r} trains on the budget of another run: tune under "
-            "'convergence', and run with preset='tuned'"
-        )
-    data = load(experiment.data, seed=experiment.seed)
-    data = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])  # a search cannot look at them
-    name = name or study_name(experiment)
-    place = open_storage(storage, name)
-    study = open_study(place, name, identity(experiment, ranges, data, pruner), pruner)
-    slots = Slots(study, trials, place, listed)
-    objective = partial(train_trial, experiment=experiment, data=data, place=place)
-    with tqdm(total=trials, desc=name, unit="trial", **({} if progress else {"disable": True})) as bar:
-        while show(bar, study, place) < trials:
-            if not slots.run_next(partial(draw, ranges=ranges), objective):
-                if not wait:
-                    break
-                time.sleep(POLL_S)
-    return study
+    how = {
+        "name": f"{study_name(experiment)}-{parameter}",
+        "space": {parameter: (*ends, "log") if values[0] > 0 else ends},
+        "points": [{parameter: value} for value in values],
+    }
+    return tune(experiment, len(values), storage, **how, progress=progress)
 
 
 def load_study(name: str, storage: StrPath | BaseStorage | None = None) -> Study:
