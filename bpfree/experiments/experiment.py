@@ -127,6 +127,11 @@ class Experiment:
         return own if own is not None else default_architecture(self.algorithm, self.data)
 
     @property
+    def place(self) -> tuple[str, str, str]:
+        """(algorithm, data, architecture): what settings are published, tuned and kept for."""
+        return self.algorithm, self.data, self.resolved_architecture
+
+    @property
     def label(self) -> str:
         """What a bar calls it."""
         return f"{self.algorithm} {short(self.data)} {self.resolved_architecture} seed {self.seed}"
@@ -147,8 +152,7 @@ class Experiment:
 
     def rule(self) -> Rule:
         """What the protocol says of this arm, with this experiment's own stop rule if it has one."""
-        place = self.algorithm, self.data, self.resolved_architecture
-        found = rule(self.protocol, *place, self.preset, self.max_epochs)
+        found = rule(self.protocol, *self.place, self.preset, self.max_epochs)
         return replace(found, stopping=self.stopping or found.stopping)
 
     def resolved_options(self, chosen: Rule) -> dict:

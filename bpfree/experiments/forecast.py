@@ -16,7 +16,6 @@ from ..training.loop import pick_device
 from ..training.stopping import DEFAULT_CAP
 from . import published
 from .experiment import Experiment, build
-from .protocols import OWN
 
 GROUP = ["algorithm", "data", "network", "protocol"]
 ESTIMATES = ["epoch_s", "epochs", "at_most"]
@@ -43,14 +42,15 @@ def forecast(
     rows = []
     off = {} if progress else {"disable": True}
     for e in tqdm(experiments, desc="timing a few steps", unit="run", leave=False, **off):
-        what = (e.algorithm, e.data, e.resolved_architecture, e.protocol, e.seed)
+        what = (*e.place, e.protocol, e.seed)
         trained = e.reference() or e
         try:
             data = stand_in(e.data) if e.data in PUBLISHED else load(e.data, seed=e.seed)
         except MissingData:
             rows.append((*what, *[math.nan] * 3))
             continue
-        algorithm = build(trained.resolve(data), data)
+        resolved = trained.resolve(data)
+        algorithm = build(resolved, data)
         stages = max(1, sum(stage.losses is not None for stage in algorithm.stages()))  # that have epochs
         # Data sets of one shape take the same time an image.
         shape = (trained.algorithm, data.shape, data.classes, data.augment, e.resolved_architecture, e.device)
@@ -59,11 +59,8 @@ def forecast(
         elif shape not in known:
             algorithm.to(pick_device(e.device)).initialise(0)
             known[shape] = sum(epoch_seconds(algorithm, data).values()) / stages / len(data.x_train)
-        rule = trained.rule()
-        caps = trained.max_epochs, rule.max_epochs, trained.resolved_options(rule)["epochs"]
-        most = min([cap for cap in caps if cap is not None], default=DEFAULT_CAP) * stages
-        if rule.budget == OWN:
-            most = trained.max_epochs or rule.max_epochs
+        caps = [cap for cap in (resolved.max_epochs, resolved.options["epochs"]) if cap is not None]
+        most = resolved.max_epochs if resolved.budget else min(caps, default=DEFAULT_CAP) * stages
         arm = {"algorithm": trained.algorithm, "data": e.data, "architecture": e.resolved_architecture}
         reported = published.results(**arm, metric="epochs")["mean"].mean()  # whatever their stopping rule
         epochs = most if math.isnan(reported) else min(most, reported)

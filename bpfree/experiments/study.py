@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
+from ..algorithms.architectures import default_architecture, own_network, parse_architecture
+from ..algorithms.arms import ARMS, arm, ordered
+from ..data import NAMES
 from ..errors import MissingData, check_seed, choose
 from ..errors.disk import one_spelling
-
-if TYPE_CHECKING:
-    from .experiment import Experiment
+from . import tuned
+from .experiment import Experiment, least_passes
+from .protocols import TUNED, is_published, rule
+from .runner import loaded
 
 #: BP, and what changes from it to Mono-Forward, one thing at a time.
 LADDER = ("bp", "bp_ds", "mf_joint", "mf_sequential_joint", "mf_interleaved", "mf")
@@ -76,19 +79,13 @@ class Profile:
     caps: Mapping[str, int] = field(default_factory=dict)
     passes: tuple[int, ...] = PASSES
 
-    def arms(self, family: str, *algorithms: str, **settings) -> "list[Experiment]":
+    def arms(self, family: str, *algorithms: str, **settings) -> list[Experiment]:
         """One experiment for each network, algorithm and seed of a family, in this order.
 
         algorithms: default: all of the papers', and those that were added to the table, which train the
             networks of their family; those of `BUDGET_ONLY` only if they are named. settings: further fields
             of each experiment; `hyperparameters` join the profile's.
         """
-        from ..algorithms.architectures import default_architecture  # here, because torch comes with it
-        from ..algorithms.arms import arm, ordered
-        from . import tuned
-        from .experiment import Experiment
-        from .protocols import TUNED, rule
-
         paper = NETWORKS[choose("family", family, NETWORKS)]
         members = {*OTHERWISE[family], *(a for by in paper.values() for known in by.values() for a in known)}
         named = [a for a in algorithms if a not in STUDIED and arm(a).family == family]
@@ -134,42 +131,31 @@ class Profile:
             ]
         return found
 
-    def ladder(self, *algorithms: str, **settings) -> "list[Experiment]":
+    def ladder(self, *algorithms: str, **settings) -> list[Experiment]:
         """The rungs from BP to Mono-Forward, or those named, all with the same optimiser, rate and decay."""
         own = {"preset": None, "hyperparameters": {**LADDER_SETTINGS, **self.hyperparameters}}
         return self.arms("mf", *(algorithms or LADDER), **{**own, **settings})
 
-    def frontier(self, *algorithms: str) -> "list[Experiment]":
+    def frontier(self, *algorithms: str) -> list[Experiment]:
         """Arms of Mono-Forward's networks (default: `FRONTIER`) with each budget that has a pass for every
         stage of theirs; with the preset "tuned" those that were tuned for it, if any were. Seed by seed."""
-        from . import tuned
-        from .experiment import least_passes
-        from .protocols import TUNED
-
-        found = []
-        for e in self.arms(
-            "mf",
-            *(algorithms or (*FRONTIER, *added("mf"))),
-            protocol="frontier",
-            preset=None,
-            max_epochs=None,
-        ):
-            place = e.algorithm, e.data, e.architecture
-            for passes in self.passes:
-                known = self.preset != TUNED or tuned.settings(*place, passes=passes)
-                if known and passes >= least_passes(e.algorithm, e.data, e.architecture):
-                    found.append(replace(e, max_epochs=passes, preset=self.preset))
+        named = algorithms or (*FRONTIER, *added("mf"))
+        found = [
+            replace(e, max_epochs=passes, preset=self.preset)
+            for e in self.arms("mf", *named, protocol="frontier", preset=None, max_epochs=None)
+            for passes in self.passes
+            if self.preset != TUNED or tuned.settings(*e.place, passes=passes)
+            if passes >= least_passes(*e.place)
+        ]
         if not found and self.preset == TUNED:
             return replace(self, preset=None).frontier(*algorithms)
         return sorted(found, key=lambda e: self.seeds.index(e.seed))
 
-    def solved(self, *algorithms: str) -> "list[Experiment]":
+    def solved(self, *algorithms: str) -> list[Experiment]:
         """Arms of `SOLVED` (default: all) on Mono-Forward's networks, with the only budget they have. Seed by
         seed, by their own settings."""
-        from .experiment import least_passes
-
         found = [
-            replace(e, algorithm=a, max_epochs=least_passes(a, e.data, e.architecture))
+            replace(e, algorithm=a, max_epochs=least_passes(a, *e.place[1:]))
             for e in self.arms("mf", "bp", protocol="frontier", preset=None, max_epochs=None)
             for a in algorithms or SOLVED
         ]
@@ -180,24 +166,19 @@ class Profile:
         trained = {e.data for e in self.arms(family)}
         return replace(self, datasets=tuple(d for d in self.datasets if d in trained) or ("digits",))
 
-    def chapter(self, number: str) -> "list[Experiment]":
+    def chapter(self, number: str) -> list[Experiment]:
         """What a chapter trains, or reads from the store; nothing twice."""
         return list(dict.fromkeys(CHAPTERS[choose("chapter", number, CHAPTERS)](self)))
 
-    def budgeted(self, family: str) -> "list[Experiment]":
+    def budgeted(self, family: str) -> list[Experiment]:
         """The family's local algorithms with BP's passes, and with its energy."""
         chosen = [a for a in self.budgets if a in OTHERWISE[family]]
         return [e for b in BUDGETED for e in self.arms(family, *chosen, protocol=b)] if chosen else []
 
-    def published(self, family: str) -> "list[Experiment]":
+    def published(self, family: str) -> list[Experiment]:
         """The family's arms as the paper ran them, where it did."""
-        from .protocols import is_published
-
-        return [
-            replace(e, protocol="published", preset=None)
-            for e in self.arms(family)
-            if is_published(e.algorithm, e.data, e.architecture)
-        ]
+        found = [e for e in self.arms(family) if is_published(*e.place)]
+        return [replace(e, protocol="published", preset=None) for e in found]
 
 
 #: What each chapter trains. Chapter 04 searches instead.
@@ -259,8 +240,6 @@ def profile(name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = ()) 
 
 def added(family: str) -> tuple[str, ...]:
     """The arms of a family that were added to the table, as by `run_all.py --with`."""
-    from ..algorithms.arms import ARMS
-
     known = STUDIED | BESIDE
     return tuple(name for name, arm in ARMS.items() if name not in known and arm.family == family)
 
@@ -271,11 +250,6 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
     Convolutions want images that every block can halve: smaller ones, and vectors, have `otherwise`. And
     Forward-Forward writes the label over as many inputs as there are classes: vectors may have fewer.
     """
-    from ..algorithms.architectures import own_network, parse_architecture
-    from ..algorithms.arms import arm
-    from ..data import NAMES
-    from .runner import loaded
-
     if data in NAMES:
         return network
     try:
@@ -291,7 +265,7 @@ def fitting_network(algorithm: str, data: str, network: str, seed: int = 0, othe
     return otherwise if kind != "mlp" and not halved else network
 
 
-def plan(chosen: Profile, chapters: Sequence[str] = ()) -> "list[Experiment]":
+def plan(chosen: Profile, chapters: Sequence[str] = ()) -> list[Experiment]:
     """Every run that these chapters (default: all) need, reference runs included; nothing twice."""
     runs = [run for number in chapters or CHAPTERS for run in chosen.chapter(number)]
     return list(dict.fromkeys(e for run in runs for e in (run.reference(), run) if e is not None))

@@ -87,7 +87,7 @@ def tune_budgets(
     studies = []
     for experiment in experiments:
         refuse_unequal([experiment])
-        least = least_passes(experiment.algorithm, experiment.data, experiment.resolved_architecture)
+        least = least_passes(*experiment.place)
         points = first_points(space(experiment), trials[budgets[0]])
         for passes in [passes for passes in budgets if passes >= least]:
             n, at = trials[passes], replace(experiment, max_epochs=passes)
@@ -151,10 +151,9 @@ def refuse_unequal(experiments: Sequence[Experiment]) -> None:
             raise InvalidInput(f"an equal budget needs equal {what}, and these have {named}: choose one")
     seen = set()
     for e in experiments:
-        arm = (e.algorithm, e.data, e.resolved_architecture)
-        if arm in seen:
-            raise InvalidInput(f"{' '.join(arm)} is there twice: an arm has one study and one best")
-        seen.add(arm)
+        if e.place in seen:
+            raise InvalidInput(f"{' '.join(e.place)} is there twice: an arm has one study and one best")
+        seen.add(e.place)
         if e.options or e.rule().preset is not None:
             given = ", ".join(e.options) or f"preset {e.rule().preset!r}"
             raise InvalidInput(
