@@ -212,15 +212,13 @@ def chapter_values(chapters: list, common: dict, extra: list[tuple[str, str]]) -
 
 def check_data(names: list[str], *, present: bool, download: bool) -> None:
     """Check the names and, if `present`, load each once: a broken one should not come out after an hour."""
-    names = [name for name in names if name != "digits"]  # bundled, and sound
-    if not names:
-        return
     from bpfree.data import check_name, load  # here, because torch takes seconds to import
 
     for name in names:
         check_name(name)
     for name in names if present else ():
-        load(name, download=download)
+        if name != "digits":  # which are bundled, and sound
+            load(name, download=download)
 
 
 def needed_runs(chosen, chapters: list) -> list:

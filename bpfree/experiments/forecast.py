@@ -13,6 +13,7 @@ from ..diagnostics import epoch_seconds
 from ..errors import MissingData
 from ..training.batches import Data
 from ..training.loop import pick_device
+from ..training.progress import shown
 from ..training.stopping import DEFAULT_CAP
 from . import published
 from .experiment import Experiment, build
@@ -40,8 +41,7 @@ def forecast(
     """
     known: dict[tuple, float] = {}
     rows = []
-    off = {} if progress else {"disable": True}
-    for e in tqdm(experiments, desc="timing a few steps", unit="run", leave=False, **off):
+    for e in tqdm(experiments, desc="timing a few steps", unit="run", leave=False, **shown(progress)):
         what = (*e.place, e.protocol, e.seed)
         trained = e.reference() or e
         try:

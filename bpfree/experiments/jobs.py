@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from ..errors import InvalidInput, StorageFailed, choose, disk
 from ..errors.program import helpers, run_program, stop_with_starter, threads_each
+from ..training.progress import shown
 from .experiment import Experiment
 from .runner import run_many
 from .store import Store
@@ -100,9 +101,9 @@ def submit(
     """
     choose("kind of job", kind, JOB_KINDS)
     batch = Batch(experiments, Store(store).root.absolute())
-    total, off = len(batch.runs), {} if progress else {"disable": True}
+    total = len(batch.runs)
     try:
-        with tqdm(total=total, desc=f"{kind} jobs", unit="run", **off) as bar:
+        with tqdm(total=total, desc=f"{kind} jobs", unit="run", **shown(progress)) as bar:
             if kind == "slurm":
                 on_cluster(batch, workers or total, slurm or {}, bar)
             elif kind == "local":
@@ -366,10 +367,10 @@ def engine(logs: Path, slurm: Mapping[str, object]):
     try:
         import submitit
     except ImportError:
-        raise InvalidInput("executor 'slurm' needs submitit: pip install 'bpfree[cluster]'") from None
+        raise InvalidInput("a job of kind 'slurm' needs submitit: pip install 'bpfree[cluster]'") from None
     if not (shutil.which("sbatch") and shutil.which("srun")):
         raise InvalidInput(
-            "executor 'slurm' finds no sbatch and srun here: use a machine that submits jobs, or 'local'"
+            "a job of kind 'slurm' finds no sbatch and srun here: use a machine that submits jobs, or 'local'"
         )
     made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=REQUEUES)
     made.update_parameters(name="bpfree", stderr_to_stdout=True, **{"timeout_min": TIMEOUT_MIN, **slurm})

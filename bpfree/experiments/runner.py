@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -25,6 +25,7 @@ from ..training.checkpoint import Checkpoint
 from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
 from ..training.loop import pick_device
 from ..training.numerics import pinned
+from ..training.progress import shown
 from ..training.stopping import Budget
 from .beside import MOST_AT_ONCE, SideBySide
 from .experiment import Experiment, build, train_resolved, validated
@@ -93,7 +94,7 @@ def run_many(
     store, beside = Store(store), SideBySide(at_once) if at_once > 1 else None
     waiting = {i: _Job(e, store, progress, keep_weights, beside) for i, e in enumerate(experiments)}
     records: dict[int, Record] = {}
-    with tqdm(total=len(waiting), unit="run", **({} if progress else {"disable": True})) as bar:
+    with tqdm(total=len(waiting), unit="run", **shown(progress)) as bar:
 
         def take(job: _Job) -> Record | None:
             bar.set_description(job.experiment.label)
@@ -183,8 +184,7 @@ class _Job:
         """Waits until the claim is ours."""
         text = f"{self.experiment.label}: waiting for {claim.holder()}"
         log.info(text)
-        off = {} if self.progress else {"disable": True}
-        with tqdm(desc=text, bar_format="{desc} ({elapsed})", leave=False, **off) as bar:
+        with tqdm(desc=text, bar_format="{desc} ({elapsed})", leave=False, **shown(self.progress)) as bar:
             while not claim.take(POLL_S):
                 bar.refresh()
 
@@ -207,8 +207,6 @@ class _Job:
             idle = {} if self.beside else idle_power(torch.device(self.resolved.device), self.store)
             with place:
                 algorithm, record = _train(self.resolved, data, checkpoint, idle, **how)
-            if checkpoint.shared:
-                record = replace(record, contended=True)
         except KeyboardInterrupt as stop:
             kept = f"from {checkpoint.path}" if checkpoint.path.exists() else "from its beginning"
             stop.add_note(f"{self.experiment.label} is not finished; the same call goes on {kept}.")
@@ -263,7 +261,7 @@ def _train(
         provenance=history.provenance,
         meter=metered(meter, idle, history),
         error=error,
-        contended=any("contention" in value.flags for value in meter.reading.values),
+        contended=checkpoint.shared or any("contention" in value.flags for value in meter.reading.values),
         resumed=checkpoint.resumed,
     )
 

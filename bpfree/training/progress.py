@@ -3,12 +3,17 @@
 from tqdm import tqdm
 
 
+def shown(progress: bool) -> dict:
+    """What tqdm is told where a bar is to be shown, unless the variable TQDM_DISABLE=1 forbids it, or not."""
+    # `disable` is passed only to silence: passing False would override TQDM_DISABLE.
+    return {} if progress else {"disable": True}
+
+
 class Progress:
     """Bars of one training run. The variable TQDM_DISABLE=1 silences them, and so does `enabled=False`."""
 
     def __init__(self, algorithm: str, stages: int, *, enabled: bool = True):
-        # `disable` is passed only to silence: passing False would override TQDM_DISABLE.
-        self._off = {} if enabled else {"disable": True}
+        self._off = shown(enabled)
         self._algorithm, self._stages = algorithm, stages
         self._outer = self._inner = None
         if stages > 1:  # leave=None: not below another bar

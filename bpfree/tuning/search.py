@@ -29,6 +29,7 @@ from ..experiments.resolved import LATER
 from ..experiments.runner import POLL_S
 from ..training.batches import Data
 from ..training.loop import pick_device
+from ..training.progress import shown
 from .spaces import draw
 from .spaces import space as search_space
 from .storage import (
@@ -102,7 +103,7 @@ def tune(
     study = open_study(place, name, identity(experiment, ranges, data, pruner), pruner)
     slots = Slots(study, trials, place, points)
     objective = partial(train_trial, experiment=experiment, data=data, place=place)
-    with tqdm(total=trials, desc=name, unit="trial", **({} if progress else {"disable": True})) as bar:
+    with tqdm(total=trials, desc=name, unit="trial", **shown(progress)) as bar:
         while show(bar, study, place) < trials:
             if not slots.run_next(partial(draw, ranges=ranges), objective):
                 if not wait:
