@@ -576,10 +576,10 @@ def stages_at_cap(record: Record) -> int | None:
     stage whose patience was over in the last epoch would not have gone on.
     """
     cap, epochs = record.experiment.max_epochs, record.metrics.get("epochs")
-    if record.experiment.budget is not None:  # which says how long a stage trains, and no cap does
-        cap = None
-    if record.status != "finished" or cap is None:
-        return 0 if record.status == "finished" else None
+    if record.status != "finished":
+        return None
+    if cap is None or record.experiment.budget is not None:  # which says how long a stage trains
+        return 0
     if "stages_at_cap" in record.metrics:  # a record from a table, which does not say how stages ended
         return record.metrics["stages_at_cap"]
     if len(record.history):

@@ -39,7 +39,6 @@ from .storage import (
     finished,
     open_storage,
     opening,
-    quiet,
     study_lock,
     study_names,
     using,
@@ -325,8 +324,7 @@ class TrialSeeded(BaseSampler):
 
     def before_trial(self, study, trial):
         digest = hashlib.sha256(f"{study.study_name} {trial.number}".encode()).digest()
-        with quiet():  # of what Optuna 4 calls an experiment
-            self.tpe = TPESampler(seed=int.from_bytes(digest[:4], "little"), **TPE)
+        self.tpe = TPESampler(seed=int.from_bytes(digest[:4], "little"), **TPE)
 
     def infer_relative_search_space(self, study, trial):
         return self.tpe.infer_relative_search_space(study, trial)
