@@ -114,7 +114,7 @@ class Published(Protocol):
                 f"source {source!r}: {known or 'nothing of this algorithm was published there'}; "
                 "use protocol='convergence'"
             )
-        return Rule(Stopping(**stopping), None, source, options, source)
+        return Rule(Stopping(**stopping), None, source, {**options}, source)
 
 
 class ByLoss(Protocol):
