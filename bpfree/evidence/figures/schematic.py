@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path
+from matplotlib.transforms import Bbox
 
 from ...algorithms.arms import ARMS, look
 from ...algorithms.base import Algorithm
-from ...algorithms.ff import ForwardForward
 from ...algorithms.networks import MLP
 from ...diagnostics.gradient_reach import gradient_reach
 from ...errors import InvalidInput, choose
@@ -63,14 +63,14 @@ class Loss(NamedTuple):
     heads: frozenset[str]
 
     @property
-    def reached(self) -> frozenset[int]:
-        return self.layers | self.fed_back
+    def passed(self) -> frozenset[int]:
+        """The layers through which the gradient goes on into the layer below."""
+        return frozenset(i for i in self.layers if i - 1 in self.layers)
 
     @property
     def ends(self) -> list[int]:
         """The layers above the first at whose input the gradient stops."""
-        passed = {i for i in self.layers if i - 1 in self.layers}
-        return sorted(i for i in self.reached - passed if i > 1)
+        return sorted((self.layers | self.fed_back) - self.passed - {1})
 
 
 @dataclass
@@ -118,6 +118,10 @@ def part_of(name: str, algorithm: Algorithm) -> int | str:
     return TOP if len(algorithm.heads) == 1 else key  # a lone read-out is the network's output
 
 
+def is_head(part: int | str) -> bool:
+    return isinstance(part, str)
+
+
 def losses_of(algorithm: Algorithm) -> dict[str, list[Loss]]:
     """stage's name -> its losses. The algorithm's fixed feedback is 0 afterwards."""
     x = torch.rand(32, 1, 4, 4, generator=stream("schematic"))
@@ -129,12 +133,13 @@ def losses_of(algorithm: Algorithm) -> dict[str, list[Loss]]:
     true = gradient_reach(algorithm, x, labels) > 0
     losses = {}
     for loss in both.index:
-        all_parts, layers = (
-            {part_of(name, algorithm) for name in table.columns[table.loc[loss]]} for table in (both, true)
+        reached, truly = (
+            frozenset(part_of(name, algorithm) for name in table.columns[table.loc[loss]])
+            for table in (both, true)
         )
-        layers = frozenset(p for p in layers if isinstance(p, int))
-        heads = frozenset(p for p in all_parts if isinstance(p, str))
-        one = Loss(layers, frozenset(all_parts - layers - heads), heads)
+        heads = frozenset(filter(is_head, reached))
+        layers = frozenset(part for part in truly if not is_head(part))
+        one = Loss(layers, reached - layers - heads, heads)
         mine = losses.setdefault(loss.partition(", loss ")[0], [])
         if one not in mine:  # Forward-Forward has one for the positive and one for the negative images
             mine.append(one)
@@ -146,17 +151,17 @@ def losses_of(algorithm: Algorithm) -> dict[str, list[Loss]]:
 PANEL = style.WIDTH / 4  # inches: four panels in a row
 PITCH = 0.62  # from layer to layer
 FIRST = 1.27  # the height of the first layer
-BOX = (0.76, 0.25)  # width and height of a layer
-SIDE = (0.25, 0.22)  # of a read-out
 CENTRE, UP, DOWN = 0.55, 0.37, 0.73  # of the layers; where activations run up, where gradients come down
 READ, LOSS = 1.17, 1.61  # the columns of read-outs and of losses
+LAYER, SIDE, OUTPUT = (0.76, 0.25), (0.25, 0.22), (0.5, 0.22)  # of a layer, a read-out, and the output's
 HEIGHT = FIRST + DEPTH * PITCH + 0.66  # of a panel
 STRIP = 0.42  # of it, that of the strip of stages
 TEXT = 8  # points
 HEAD = 0.075  # the length of a thin arrow's head
 RADIUS = 0.125  # of a loss
-SHEETS, STEP = (0.2, 0.09), 0.025  # of a stack of paper, and how far a sheet is from the next
+SHEET, STEP, STACK = (0.2, 0.09), 0.025, (0.25, 0.14)  # of paper, how far to the next, and of three of them
 APART = 0.05  # half-way between an activation and the gradient that comes back along it
+NEAR = LOSS - (RADIUS**2 - APART**2) ** 0.5  # where the two touch the circle of a loss
 IMAGE = 0.32  # side of the image
 LINE, SKIP = 0.147, 0.075  # inches of a line of the legend, and between its entries
 ONE = (
@@ -200,6 +205,15 @@ MEANINGS = {
 }
 
 
+def around(x: float, y: float, size: tuple[float, float]) -> Bbox:
+    """A box of this width and height around its centre."""
+    return Bbox.from_bounds(x - size[0] / 2, y - size[1] / 2, *size)
+
+
+def rectangle(box: Bbox, **how) -> Rectangle:
+    return Rectangle(box.p0, *box.size, **how)
+
+
 class Marks:
     """Draws the marks on axes in inches, each in one way, and notes which of them were used."""
 
@@ -228,18 +242,15 @@ class Marks:
             Polygon([(x1, y1), *sides], fc=look_of["color"], ec="none", zorder=look_of["zorder"])
         )
 
-    def box(self, state: str, x: float, y: float, size: tuple[float, float], text: str, label: str) -> None:
-        """A box around its centre; what is frozen is hatched, too, for those who print in grey."""
-        w, h = size
-        self.put(state, Rectangle((x - w / 2, y - h / 2), w, h, zorder=2, **BOXES[state]), label)
+    def box(self, state: str, box: Bbox, text: str = "", label: str = "") -> None:
+        """A layer or a matrix; what is frozen is hatched, too, for those who print in grey."""
+        self.put(state, rectangle(box, zorder=2, **BOXES[state]), label)
         if state == "frozen":
-            hatched = Rectangle((x - w / 2, y - h / 2), w, h, fc="none", ec="#ABABAB", lw=0, hatch="/////")
-            self.ax.add_patch(hatched)
-            hatched.set_zorder(2)
-        if not text:
-            return
-        plate = {"fc": BOXES[state]["fc"], "ec": "none", "pad": 0.8}
-        self.write(x, y, text, color=PALE if state == "waits" else INK, bbox=plate)
+            self.ax.add_patch(rectangle(box, fc="none", ec="#ABABAB", lw=0, hatch="/////", zorder=2))
+        if text:
+            plate = {"fc": BOXES[state]["fc"], "ec": "none", "pad": 0.8}
+            x, y = (box.p0 + box.p1) / 2
+            self.write(x, y, text, color=PALE if state == "waits" else INK, bbox=plate)
 
     def loss(self, x: float, y: float, text: str, label: str) -> None:
         how = {"fc": "white", "ec": style.RED, "lw": 1.3, "zorder": 5}
@@ -253,26 +264,20 @@ class Marks:
         codes = [Path.MOVETO, Path.LINETO] * 2
         self.put("stop", PathPatch(Path([(x, y), end, *bar], codes), fill=False, **ARROWS["gradient"]), label)
 
-    def sheets(self, x: float, y: float, label: str) -> None:
+    def sheets(self, x: float, y: float, label: str = "") -> None:
         """A stack of paper."""
-        w, h = SHEETS
         for step in (STEP, 0, -STEP):
-            sheet = Rectangle(
-                (x - w / 2 + step, y - h / 2 + step), w, h, fc="white", ec=INK, lw=0.8, zorder=5
-            )
-            self.put("kept", sheet, label)
+            sheet = around(x + step, y + step, SHEET)
+            self.put("kept", rectangle(sheet, fc="white", ec=INK, lw=0.8, zorder=5), label)
 
     def image(self, x: float, y: float, label: int | None = None) -> None:
         """A picture of a one; `label`: the pixel of the first row in which a class is written."""
-        side = IMAGE / len(ONE)
-        left, top = x - IMAGE / 2, y + IMAGE / 2
-        self.ax.add_patch(
-            Rectangle((left, y - IMAGE / 2), IMAGE, IMAGE, fc="white", ec=INK, lw=0.8, zorder=5)
-        )
+        side, frame = IMAGE / len(ONE), around(x, y, (IMAGE, IMAGE))
+        self.ax.add_patch(rectangle(frame, fc="white", ec=INK, lw=0.8, zorder=5))
         for row, line in enumerate(ONE):
             for column, pixel in enumerate(line):
                 if pixel == "#" or (row, column) == (0, label):
-                    at = (left + column * side, top - (row + 1) * side)
+                    at = (frame.x0 + column * side, frame.y1 - (row + 1) * side)
                     self.ax.add_patch(Rectangle(at, side, side, fc=INK, ec="none", zorder=5))
 
 
@@ -296,6 +301,23 @@ def source(head: str) -> int:
     return DEPTH if head == TOP else int(head)
 
 
+def beside(part: int | str) -> bool:
+    """Whether it is a read-out that stands beside its layer."""
+    return is_head(part) and part != TOP
+
+
+def box_of(part: int | str) -> Bbox:
+    """Where a layer or a read-out stands."""
+    if beside(part):
+        return around(READ, height(part), SIDE)
+    return around(CENTRE, height(part), OUTPUT if part == TOP else LAYER)
+
+
+def outlet(moment: Moment, i: int) -> Bbox:
+    """From where the output of layer i runs on: from the layer, or from the stack in which it is kept."""
+    return around(UP, between(i), STACK) if i == moment.kept else box_of(i)
+
+
 @style.styled
 def schematic(*names: str) -> Figure:
     """How algorithms learn: a panel for each of these arms, four in a row, and what the marks mean.
@@ -311,19 +333,16 @@ def schematic(*names: str) -> Figure:
         raise InvalidInput(f"no algorithm to draw: name one or more of {', '.join(VIEWS)}")
     for name in names:
         choose("schematic", name, VIEWS)
-    shown = [
-        (name, algorithm, moments(algorithm))
-        for name, algorithm in zip(names, map(small, names), strict=True)
-    ]
-    bottom = 0.0 if any(len(every) > 1 for _, _, every in shown) else STRIP
-    top = HEIGHT if any(TOP in every[0].state for _, _, every in shown) else HEIGHT - PITCH / 2
+    shown = [moments(small(name)) for name in names]
+    bottom = 0.0 if any(len(every) > 1 for every in shown) else STRIP
+    top = HEIGHT if any(TOP in every[0].state for every in shown) else HEIGHT - PITCH / 2
     tall = top - bottom
     rows = -(-len(names) // 4)
     free = 4 * rows - len(names)  # places of panels, in which the legend can stand
     figure, axes = style.new_figure(columns=len(names) + 1)
     figure.set_layout_engine("none")
     *panels, last = axes.flat
-    used = set().union(*(draw(ax, top, *panel) for ax, panel in zip(panels, shown, strict=True)))
+    used = set().union(*(draw(ax, top, *panel) for ax, *panel in zip(panels, names, shown, strict=True)))
     entries = [mark for mark in MEANINGS if mark in used]
     columns = min(free, -(-len(entries) // 8)) if free else 4
     legend = explain(last, entries, columns)
@@ -346,14 +365,14 @@ def place(ax: Axes, at: tuple[float, float], xlim: tuple[float, float], ylim: tu
     ax.axis("off")
 
 
-def draw(ax: Axes, top: float, name: str, algorithm: Algorithm, every: Sequence[Moment]) -> set[str]:
+def draw(ax: Axes, top: float, name: str, every: Sequence[Moment]) -> set[str]:
     """A panel that ends at this height; returns the marks that it used."""
-    view, marks, cafo = VIEWS[name], Marks(ax), ARMS[name].family == "cafo"
+    view, marks, family = VIEWS[name], Marks(ax), ARMS[name].family
     moment = every[view.stage - 1]
     title(ax, top, name, len(every))
-    inputs(marks, moment, algorithm)
-    layers(marks, moment, *(("block", "h") if cafo else ("layer", "a")))
-    read_outs(marks, moment, "P" if cafo else "M")
+    inputs(marks, moment, pair=family == "ff")
+    layers(marks, moment, *(("block", "h") if family == "cafo" else ("layer", "a")))
+    read_outs(marks, moment, "P" if family == "cafo" else "M")
     for loss in moment.losses:
         gradients(marks, moment, loss)
     if len(every) > 1:
@@ -370,126 +389,100 @@ def title(ax: Axes, top: float, name: str, stages: int) -> None:
     ax.text(0.2, y - 0.17, ", ".join(filter(None, [view.variant, stage])), fontsize=TEXT, va="center")
 
 
-def inputs(marks: Marks, moment: Moment, algorithm: Algorithm) -> None:
-    """The image; for Forward-Forward two of them, with a right and a wrong label written in."""
+def inputs(marks: Marks, moment: Moment, *, pair: bool) -> None:
+    """The image; for Forward-Forward a pair of them, with a right and a wrong label written in."""
     y, kind = height(0), "once" if moment.kept else "activations"
-    pair = isinstance(algorithm, ForwardForward)
-    for x in (UP, DOWN) if pair else (UP,):
-        marks.arrow(kind, (x, y + IMAGE / 2), (x, height(1) - BOX[1] / 2), label="to layer 1")
-    if pair:
-        marks.image(UP, y, label=1)
-        marks.image(DOWN, y, label=6)
-        marks.write(DOWN + IMAGE / 2 + 0.05, y, "right and\nwrong label", ha="left", linespacing=1.1)
-    else:
-        marks.image(UP, y)
-        marks.write(UP + IMAGE / 2 + 0.05, y, "image", ha="left")
+    for x, label in ((UP, 1), (DOWN, 6)) if pair else ((UP, None),):
+        marks.arrow(kind, (x, y + IMAGE / 2), (x, box_of(1).y0), label="to layer 1")
+        marks.image(x, y, label)
+    words = {"text": "right and\nwrong label", "linespacing": 1.1} if pair else {"text": "image"}
+    marks.write(x + IMAGE / 2 + 0.05, y, **words, ha="left")
 
 
 def layers(marks: Marks, moment: Moment, word: str, letter: str) -> None:
     """The layers and the activations that run up between them, as far as the stage needs them."""
     for i in range(1, DEPTH + 1):
-        marks.box(moment.state[i], CENTRE, height(i), BOX, f"{word} {i}", f"{word} {i}")
+        box, out, kept = box_of(i), outlet(moment, i), i == moment.kept
+        marks.box(moment.state[i], box, f"{word} {i}", f"{word} {i}")
         if moment.state[i] == "waits":
             continue
-        start = height(i) + BOX[1] / 2
-        if i == moment.kept:
-            marks.arrow("once", (UP, start), (UP, between(i) - SHEETS[1] / 2 - STEP), label=f"of layer {i}")
+        if kept:
+            marks.arrow("once", (UP, box.y1), (UP, out.y0), label=f"of layer {i}")
             marks.sheets(UP, between(i), f"of layer {i}")
-            start = between(i) + SHEETS[1] / 2 + STEP
         if i < DEPTH and moment.state[i + 1] != "waits":
             kind = "once" if i < moment.kept else "activations"
-            marks.arrow(kind, (UP, start), (UP, height(i + 1) - BOX[1] / 2), label=f"to layer {i + 1}")
-        left = UP - (SHEETS[0] / 2 + STEP if i == moment.kept else 0) - 0.04
+            marks.arrow(kind, (UP, out.y1), (UP, box_of(i + 1).y0), label=f"to layer {i + 1}")
+        left = (out.x0 if kept else UP) - 0.04
         marks.write(left, between(i), f"${letter}_{i}$", ha="right", color="#555555")
 
 
 def read_outs(marks: Marks, moment: Moment, letter: str) -> None:
     """The read-outs, and the activations that run to those that the stage uses."""
     used = {head for loss in moment.losses for head in loss.heads}
-    for head in (part for part in moment.state if isinstance(part, str)):
-        x, size = (CENTRE, (0.5, SIDE[1])) if head == TOP else (READ, SIDE)
-        text = "$V$" if head == TOP else f"${letter}_{head}$"
-        marks.used.add("V" if head == TOP else letter)
-        marks.box(moment.state[head], x, height(head), size, text, f"read-out {head}")
-        if head in used and head == TOP:
-            start = height(DEPTH) + BOX[1] / 2
-            if moment.kept == DEPTH:
-                start = between(DEPTH) + SHEETS[1] / 2 + STEP
-            marks.arrow(
-                "activations", (UP, start), (UP, height(TOP) - SIDE[1] / 2), label="to read-out output"
-            )
+    for head in filter(is_head, moment.state):
+        box, label = box_of(head), f"read-out {head}"
+        marks.used.add(letter if beside(head) else "V")
+        marks.box(moment.state[head], box, f"${letter}_{head}$" if beside(head) else "$V$", label)
+        if head in used and beside(head):
+            to_the_side(marks, moment, int(head), box.x0, f"to {label}")
         elif head in used:
-            to_the_side(marks, moment, int(head), READ - SIDE[0] / 2, f"to read-out {head}")
+            marks.arrow("activations", (UP, outlet(moment, DEPTH).y1), (UP, box.y0), label=f"to {label}")
 
 
 def to_the_side(marks: Marks, moment: Moment, i: int, x: float, label: str) -> None:
     """What layer i puts out, to a read-out or a loss beside it."""
-    y = between(i) + APART
-    if i == moment.kept:
-        marks.arrow("activations", (UP + SHEETS[0] / 2 + STEP, y), (x, y), label=label)
-    else:
-        marks.arrow("activations", (UP, height(i) + BOX[1] / 2), (UP, y), (x, y), label=label)
+    y, out = between(i) + APART, outlet(moment, i)
+    start = [(out.x1, y)] if i == moment.kept else [(UP, out.y1), (UP, y)]
+    marks.arrow("activations", *start, (x, y), label=label)
 
 
 def gradients(marks: Marks, moment: Moment, loss: Loss) -> None:
     """One loss, and its gradient down to where it stops."""
-    for head in sorted(loss.heads):
-        x, y = (CENTRE + 0.25 if head == TOP else READ + SIDE[0] / 2), height(head)
-        near = LOSS - (RADIUS**2 - APART**2) ** 0.5
-        marks.arrow("activations", (x, y + APART), (near, y + APART), label=f"to loss {head}")
-        marks.arrow("gradient", (near, y - APART), (x, y - APART), label=f"to read-out {head}")
-        marks.loss(
-            LOSS, y, f"$L_{head}$" if len(moment.losses) > 1 or head != TOP else "$L$", f"at read-out {head}"
-        )
-        top, left = source(head), (READ - SIDE[0] / 2, y - APART)
+    for head in sorted(loss.heads) or [str(max(loss.layers))]:
+        y, top = height(head), source(head)
+        if loss.heads:
+            where, box = f"read-out {head}", box_of(head)
+            back = (box.x0, y - APART)
+            marks.arrow("activations", (box.x1, y + APART), (NEAR, y + APART), label=f"to loss {head}")
+            marks.arrow("gradient", (NEAR, y - APART), (box.x1, y - APART), label=f"to {where}")
+        else:  # it is of what the layer itself puts out
+            where, back = f"layer {top}", (NEAR, y - APART)
+            to_the_side(marks, moment, top, NEAR, f"to loss {top}")
+        text = f"$L_{head}$" if len(moment.losses) > 1 or head != TOP else "$L$"
+        marks.loss(LOSS, y, text, f"at {where}")
         if top not in loss.layers:
-            marks.stop(*left, -0.08, 0, f"at read-out {head}")
+            marks.stop(*back, -0.08, 0, f"at {where}")
         elif head == TOP:
-            down(marks, y - SIDE[1] / 2, top)
+            down(marks, box_of(head).y0, top)
         else:
-            down(marks, y - APART, top, left)
-    if not loss.heads:
-        top = max(loss.layers)
-        y = between(top)
-        near = LOSS - (RADIUS**2 - APART**2) ** 0.5
-        to_the_side(marks, moment, top, near, f"to loss {top}")
-        marks.loss(LOSS, y, f"$L_{top}$", f"at layer {top}")
-        down(marks, y - APART, top, (near, y - APART))
-    for i in loss.layers:
-        if i - 1 in loss.layers:
-            down(marks, height(i) - BOX[1] / 2, i - 1)
+            down(marks, y - APART, top, back)
+    for i in sorted(loss.passed):
+        down(marks, box_of(i).y0, i - 1)
     for i in loss.ends:
-        marks.stop(DOWN, height(i) - BOX[1] / 2, 0, -0.08, f"below layer {i}")
-    feed_back(marks, loss)
+        marks.stop(DOWN, box_of(i).y0, 0, -0.08, f"below layer {i}")
+    for i in sorted(loss.fed_back):  # the output's error, through a fixed random matrix to each of these
+        corner = [(LOSS, height(TOP) - RADIUS)] if i == min(loss.fed_back) else []
+        matrix = around(READ, height(i), SIDE)
+        marks.arrow("feedback", *corner, (LOSS, height(i)), (matrix.x1, height(i)), label=f"to matrix {i}")
+        marks.box("frozen", matrix, f"$B_{i}$", f"matrix {i}")
+        marks.arrow("feedback", (matrix.x0, height(i)), (box_of(i).x1, height(i)), label=f"to layer {i}")
 
 
 def down(marks: Marks, y: float, i: int, *start: tuple[float, float]) -> None:
     """The gradient into layer i from this height."""
-    marks.arrow("gradient", *start, (DOWN, y), (DOWN, height(i) + BOX[1] / 2), label=f"to layer {i}")
-
-
-def feed_back(marks: Marks, loss: Loss) -> None:
-    """The output's error, through a fixed random matrix to each of these layers."""
-    for i in sorted(loss.fed_back):
-        y, side = height(i), READ + SIDE[0] / 2
-        corner = [(LOSS, height(TOP) - RADIUS)] if i == min(loss.fed_back) else []
-        marks.arrow("feedback", *corner, (LOSS, y), (side, y), label=f"to matrix {i}")
-        marks.box("frozen", READ, y, SIDE, f"$B_{i}$", f"matrix {i}")
-        marks.arrow("feedback", (READ - SIDE[0] / 2, y), (CENTRE + BOX[0] / 2, y), label=f"to layer {i}")
+    marks.arrow("gradient", *start, (DOWN, y), (DOWN, box_of(i).y1), label=f"to layer {i}")
 
 
 def strip(marks: Marks, every: Sequence[Moment], stage: int) -> None:
     """All stages, small, from left to right: the layers, and to their right their read-outs."""
     marks.used.add("stages")
-    width, row = (
-        (0.32, 0.08) if any(isinstance(p, str) and p != TOP for p in every[0].state) else (0.23, 0.08)
-    )
+    width, row = 0.32 if any(map(beside, every[0].state)) else 0.23, 0.08
     for k, moment in enumerate(every):
         left = 0.1 + 0.41 * k
         for part, state in moment.state.items():
-            column, size = (0.18, 0.065) if isinstance(part, str) and part != TOP else (0.0, 0.15)
+            column, size = (0.18, 0.065) if beside(part) else (0.0, 0.15)
             level = DEPTH if part == TOP else int(part) - 1
-            how = {**BOXES[state], "lw": 0.7, **({"fc": style.RED} if state == "learns" else {})}
+            how = BOXES[state] | {"lw": 0.7} | ({"fc": style.RED} if state == "learns" else {})
             marks.ax.add_patch(Rectangle((left + 0.04 + column, 0.06 + row * level), size, 0.055, **how))
         if k + 1 == stage:
             tall = row * (DEPTH + (TOP in moment.state)) + 0.055
@@ -520,14 +513,14 @@ def sample(marks: Marks, mark: str, x: float, y: float) -> None:
     if mark in ARROWS:
         marks.arrow(mark, (x - 0.16, y), (x + 0.16, y))
     elif mark in BOXES:
-        marks.box(mark, x, y, (0.3, 0.14), "", "")
+        marks.box(mark, around(x, y, (0.3, 0.14)))
     elif mark == "kept":
-        marks.sheets(x, y, "")
+        marks.sheets(x, y)
     elif mark == "loss":
         marks.put("loss", Circle((x, y), 0.075, fc="white", ec=style.RED, lw=1.3))
     elif mark == "stop":
         marks.stop(x + 0.04, y, -0.08, 0)
     elif mark == "stages":
-        marks.ax.add_patch(Rectangle((x - 0.12, y - 0.08), 0.24, 0.16, fc="none", ec=INK, lw=1.2))
+        marks.ax.add_patch(rectangle(around(x, y, (0.24, 0.16)), fc="none", ec=INK, lw=1.2))
     else:
         marks.write(x, y, f"${mark}$")
