@@ -1,19 +1,19 @@
 """Figures that compare algorithms: accuracy against energy, the ladder, energy as passes × joules a pass."""
 
-import functools
 import textwrap
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch
 
-from ...algorithms.arms import ARMS, look, ordered
+from ...algorithms.arms import ARMS, label, look, ordered
 from ...experiments.protocols import BUDGETS, REFERENCE
 from .. import stats
 from ..order import NETWORK, arranged
 from ..runs import TOTALS
+from ..tables.text import span
 from . import style
 
 #: The rungs from BP to MF, and what each changes against the rung before (the corner: against MF-Joint).
@@ -81,9 +81,8 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
     panels = [(t, p) for t, p in panels if p["metric"].isin(TOTALS.values()).any()]
     if not panels:
         return style.blank("no run's energy is known: there is nothing to set its accuracy against")
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    figure, axes = style.new_figure(columns=columns, rows=lines, height=0.9 + 2.6 * lines)
+    figure, axes = style.panel_grid(len(panels), margin=0.9, row=2.6)
+    columns = axes.shape[1]
     notes, sources = [], {}
     for ax, (title, part) in zip(axes.flat, panels, strict=False):
         kind, obtained = style.energy_of(part)
@@ -97,14 +96,10 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
             _draw_published(ax, published[here], sources)
         ax.set_xscale("log")
         style.plain_log(ax.xaxis, *ax.get_xlim())
-        ax.set_xlabel(f"energy of training (J, {kind})")
-        ax.set_ylabel("test accuracy (%)")
+        ax.set(xlabel=f"energy of training (J, {kind})", ylabel="test accuracy (%)")
         alone = part[part["key"].isin(table.index.get_level_values("key"))]
-        style.name_panel(
-            ax, textwrap.fill(title, 84 // columns), style.counted(alone, part, width=105 // columns)
-        )
-    for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
+        counts = style.counted(alone, part, width=105 // columns)
+        style.name_panel(ax, textwrap.fill(title, 84 // columns), counts)
     open_mark = {"color": "#555555", "ls": "none", "marker": "o", "ms": 6}
     extra = [Line2D([], [], fillstyle=f, label=f"printed: {s}", **open_mark) for s, f in sources.items()]
     drawn = pd.concat([part["algorithm"] for _, part in panels])
@@ -171,10 +166,9 @@ def ladder(records: pd.DataFrame) -> Figure:
             f"{look(name).label} ({style.n_of(runs_of[name], capped=capped.get(name, 0))})\n{RUNGS[name]}"
             for name in rungs
         ]
-        line[0].set_yticks(range(len(rungs)), labels, fontsize=style.SMALL)
-        line[0].invert_yaxis()
+        style.rows_named(line[0], labels, fontsize=style.SMALL)
         style.name_panel(line[0], title, x=-0.9)
-        for ax in line:
+        for ax in line[1:]:
             ax.grid(visible=False, axis="y")
     style.caption(
         figure,
@@ -197,9 +191,7 @@ def square(records: pd.DataFrame) -> Figure:
     runs = finished_runs(records[records["algorithm"].isin(PLACES)])
     runs = runs[runs["metric"] == "test_accuracy"]
     parts = [part for _, part in arranged(runs, *NETWORK).groupby(NETWORK, sort=False)]
-    columns = min(3, len(parts))
-    rows = -(-len(parts) // columns)
-    figure, axes = style.new_figure(columns=columns, rows=rows, height=0.6 + 2.6 * rows)
+    figure, axes = style.panel_grid(len(parts), 3, margin=0.6, row=2.6)
     for ax, part in zip(axes.flat, parts, strict=False):
         seeds = {name: part.loc[part["algorithm"] == name, "value"] for name in ordered(part["algorithm"])}
         for name, values in seeds.items():
@@ -212,45 +204,39 @@ def square(records: pd.DataFrame) -> Figure:
             ax.axhline(seeds["bp_ds"].mean(), color=look("bp_ds").colour, lw=0.9, ls=":")
         ax.set_xticks(range(4), ["BP", "BP-DS", "not\ndetached", "detached"], fontsize=8)
         ax.set_xlim(-0.4, 3.5)
-        first, counts = part.iloc[0], sorted(set(style.runs_of(part).values()))
-        n = " to ".join(dict.fromkeys(str(c) for c in (counts[0], counts[-1])))
-        title = f"{style.data_name(first['data'])} {first['architecture']}"
-        style.name_panel(ax, title, f"n = {n} of each")
-    for ax in axes.flat[len(parts) :]:
-        ax.set_visible(False)
+        n = span(pd.Series(style.runs_of(part)), 0)
+        style.name_panel(ax, style.network_of(part, " "), f"n = {n} of each")
     for ax in axes[:, 0]:
         ax.set_ylabel("test accuracy (%)")
     lines = [Line2D([], [], color="#555555", ls=line, lw=1.2, label=text) for line, text in SIDES.values()]
     style.legend(figure, ordered(runs["algorithm"]), line=False, extra=lines)
-    style.caption(
-        figure,
-        "a mark is a run; lines join means; dotted: the mean of BP-DS; each panel has an axis of its own",
-    )
+    words = "a mark is a run; lines join means; dotted: the mean of BP-DS; each panel has an axis of its own"
+    style.caption(figure, words)
     return figure
 
 
 def _waterfall(ax, values: pd.Series, rungs: list[str]) -> None:
+    """A bar from the mean of the rung before to this rung's, and its runs; nothing where none has a cost."""
     values = values.dropna()
-    known = set(values.index.get_level_values("algorithm"))
-    means = {name: values[name].mean() for name in rungs if name in known}
-    if not means:
+    if values.empty:
         style.say(ax, "no run has a\ncost of its own")
         ax.set_xticks([])
-    before = None  # the rung that a bar leads from
+        return
+    known = set(values.index.get_level_values("algorithm"))
+    before, start = None, 0.0  # the place that a bar leads from, and its mean
     for place, name in enumerate(rungs):
-        if name not in means:
+        if name not in known:
             continue
-        start = means[before] if before else 0.0
-        ax.barh(place, means[name] - start, left=start, height=0.55, **style.bar(name, filled=name != CORNER))
-        style.marks(ax, name, values[name], [place] * len(values[name]), ms=3.5, alpha=0.8)
-        if before:
-            ax.plot([start] * 2, [rungs.index(before) + 0.3, place + 0.3], color="#888888", lw=0.6, ls=":")
-        right, n = max(means[name], start, values[name].max()), style.n_of(len(values[name]))
-        text = f"×{means[name] / start:.2f}\n{n}" if before else n
-        style.annotate(ax, (right, place), text, (5, 0), va="center", linespacing=0.95)
-        before = before if name == CORNER and before else name
-    if means:
-        ax.set_xlim(0, 1.35 * max(values.max(), *means.values()))
+        own, mean, text = values[name], values[name].mean(), style.n_of(len(values[name]))
+        ax.barh(place, mean - start, left=start, height=0.55, **style.bar(name, filled=name != CORNER))
+        style.marks(ax, name, own, [place] * len(own), ms=3.5, alpha=0.8)
+        if before is not None:
+            ax.plot([start] * 2, [before + 0.3, place + 0.3], color="#888888", lw=0.6, ls=":")
+            text = f"×{mean / start:.2f}\n{text}"
+        style.annotate(ax, (max(start, own.max()), place), text, (5, 0), va="center", linespacing=0.95)
+        if name != CORNER or before is None:
+            before, start = place, mean
+    ax.set_xlim(0, 1.35 * values.max())
 
 
 @style.styled
@@ -282,10 +268,9 @@ def decomposition(records: pd.DataFrame) -> Figure:
             ax.plot([row["low"], row["high"]], [place] * 2, color=look(name).colour, lw=1.5, zorder=2.5)
             style.marks(ax, name, [energy], [place], ms=7, mec="white", mew=0.5, zorder=3)
             text = f"{_three(passes)} × {_three(row['per_pass'])} = {_three(energy)}, n = {row['n']:.0f}"
-            ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
-        ax.set_yticks(range(len(table)), [look(name).label for name in table.index], fontsize=8)
-        ax.set_ylim(len(table) - 0.4, -0.6)
-        ax.grid(visible=False, axis="y")
+            style.beside(ax, place, text)
+        ax.set_ylim(-0.6, len(table) - 0.4)
+        style.rows_named(ax, list(map(label, table.index)), fontsize=8)
         ax.axvline(1.0, color="black", lw=0.8)
         style.name_panel(ax, title)
         ax.set_xscale("log")
@@ -293,10 +278,9 @@ def decomposition(records: pd.DataFrame) -> Figure:
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
     axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
     axes[-1, 0].set_xlabel("ratio to BP (× 1)")
-    bar = functools.partial(Rectangle, (0, 0), 1, 1, ec="black", lw=0.5)
     handles = [
-        bar(fc=style.BLUE, label="passes over the data"),
-        bar(fc=style.ORANGE, label="joules of a pass"),
+        Patch(fc=style.BLUE, ec="black", lw=0.5, label="passes over the data"),
+        Patch(fc=style.ORANGE, ec="black", lw=0.5, label="joules of a pass"),
         Line2D([], [], color="black", marker="o", ls="none", ms=6, label="energy: their product"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...algorithms.arms import look
+from ...algorithms.arms import label, look
 from ..order import NETWORK, arranged
 from . import style
 
@@ -32,9 +32,8 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     """
     style.require(contrasts, "contrasts")
     row = "algorithm" if contrasts["algorithm"].nunique() > 1 else "protocol"
-    panel = [c for c in (*NETWORK, "protocol", "preset") if c in contrasts][
-        : None if row == "algorithm" else 2
-    ]
+    panel = [*NETWORK, "protocol", "preset"] if row == "algorithm" else NETWORK
+    panel = [c for c in panel if c in contrasts]
     rows = arranged(contrasts, *panel, row)
     groups = [part for _, part in rows.groupby(panel, sort=False, dropna=False)]
     heights = [len(part) + 1.4 for part in groups]
@@ -44,7 +43,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     for ax, part in zip(axes.flat, groups, strict=True):
         _draw_group(ax, part, row, margin)
     axes[-1, 0].set_xlabel("difference of test accuracy (points)")
-    baselines = " and ".join(look(name).label for name in contrasts["baseline"].unique())
+    baselines = " and ".join(map(label, contrasts["baseline"].unique()))
     style.caption(
         figure,
         f"against {baselines}, paired by seed",
@@ -64,28 +63,20 @@ def _draw_group(ax, part: pd.DataFrame, named: str, margin: float) -> None:
     ax.set_xlim(-reach, reach)
     ax.xaxis.set_major_locator(MaxNLocator(6))
     for place, row in enumerate(part.itertuples()):
-        name = row.algorithm
+        colour = look(row.algorithm).colour
         if np.isfinite(row.low) and np.isfinite(row.high):
-            ax.plot([row.low, row.high], [place] * 2, color=look(name).colour, lw=1.5)
-            for end, arrow in ((min(row.low, row.high), "<"), (max(row.low, row.high), ">")):
+            ax.plot([row.low, row.high], [place] * 2, color=colour, lw=1.5)
+            for end, arrow in zip(sorted((row.low, row.high)), "<>", strict=True):
                 if abs(end) > reach:
-                    ax.plot(
-                        np.clip(end, -0.97 * reach, 0.97 * reach), place, arrow, color=look(name).colour, ms=4
-                    )
-        style.marks(ax, name, [row.difference], [place], ms=6, mec="white", mew=0.4)
-        colour = VERDICT_COLOURS.get(row.verdict, "#666666")
-        how = {"color": colour, "fontsize": style.SMALL, "va": "center"}
-        ax.annotate(_verdict_with_n(row), (1.03, place), xycoords=("axes fraction", "data"), **how)
-    names = part[named] if named == "protocol" else part["algorithm"].map(lambda name: look(name).label)
-    ax.set_yticks(range(len(part)), names, fontsize=8)
-    ax.set_ylim(len(part) - 0.4, -0.6)
-    ax.grid(visible=False, axis="y")
+                    ax.plot(np.clip(end, -0.97 * reach, 0.97 * reach), place, arrow, color=colour, ms=4)
+        style.marks(ax, row.algorithm, [row.difference], [place], ms=6, mec="white", mew=0.4)
+        # The verdict, and the n that it is of; runs that ended at the cap are marked.
+        text = row.verdict + ("" if row.n == 1 else f", n = {row.n}")
+        cap = getattr(row, "at_cap", "")
+        text += f"; at the cap: {cap}" if cap else ""
+        how = {"size": style.SMALL, "color": VERDICT_COLOURS.get(row.verdict, "#666666")}
+        style.beside(ax, place, text, 1.03, **how)
+    ax.set_ylim(-0.6, len(part) - 0.4)
+    style.rows_named(ax, part[named] if named == "protocol" else part[named].map(label), fontsize=8)
     title = style.network_of(part) if named == "protocol" else style.title_of(part)
     style.name_panel(ax, textwrap.fill(title, 80))
-
-
-def _verdict_with_n(row) -> str:
-    """The verdict, and the n that it is of; runs that ended at the cap are marked."""
-    n = "" if row.n == 1 else f", n = {row.n}"
-    cap = getattr(row, "at_cap", "")
-    return row.verdict + n + (f"; at the cap: {cap}" if cap else "")

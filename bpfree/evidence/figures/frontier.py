@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...algorithms.arms import look, ordered
+from ...algorithms.arms import label, look, ordered
 from ...errors import choose
 from .. import frontier
 from ..order import NETWORK
@@ -16,6 +16,7 @@ from ..tables.text import span
 from . import style
 
 MOST = 4  # panels
+FRONT = {"color": style.GREY, "lw": 4, "alpha": 0.6}
 
 
 @style.styled
@@ -29,14 +30,12 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
     """
     style.require(points, "runs on a budget")
     name, unit, size, obtained = frontier.COSTS[choose("cost", cost, frontier.COSTS)]
-    label = f"{name} of training ({unit})"
+    axis = f"{name} of training ({unit})"
     means = frontier.means(points, cost)
     if means.empty:
-        return style.blank(f"no run has a cost of its own in {label}")
+        return style.blank(f"no run has a cost of its own in {axis}")
     panels = [part for _, part in means.groupby(NETWORK, sort=False)][:MOST]
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    figure, axes = style.new_figure(columns=columns, rows=lines, height=1.0 + 2.7 * lines)
+    figure, axes = style.panel_grid(len(panels), margin=1.0, row=2.7)
     for ax, part in zip(axes.flat, panels, strict=False):
         shown = own if len(own := frontier.with_budget(part)) else part
         low, high = (shown["mean"] - shown["sd"]).min(), (part["mean"] + part["sd"]).max()
@@ -44,38 +43,27 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
         floor = low - 1.5 * room
         ax.set_ylim(floor, high + room)  # what is solved may lie far below
         front = part[part["front"]].sort_values("cost")
-        ax.step(
-            front["cost"] / size, front["mean"], where="post", color=style.GREY, lw=4, alpha=0.6, zorder=1
-        )
+        ax.step(front["cost"] / size, front["mean"], where="post", zorder=1, **FRONT)
         for name, arm in part.groupby("algorithm", sort=False):
             arm = arm.sort_values("cost")
-            x, colour = arm["cost"] / size, look(name).colour
-            ax.fill_between(
-                x, arm["mean"] - arm["sd"], arm["mean"] + arm["sd"], color=colour, alpha=0.15, lw=0
-            )
-            y, drawn = arm["mean"], {"marker": look(name).marker, "ms": 4.5, "mec": "white", "mew": 0.4}
+            x, y, colour = arm["cost"] / size, arm["mean"], look(name).colour
+            ax.fill_between(x, y - arm["sd"], y + arm["sd"], color=colour, alpha=0.15, lw=0)
+            drawn = {"marker": look(name).marker, "ms": 4.5, "mec": "white", "mew": 0.4}
             if y.max() < floor:  # at the edge, and says its number
-                text, at = f"↓ {y.max():.1f} %", (x.iloc[-1], floor)
-                ax.annotate(text, at, (4, 3), textcoords="offset points", fontsize=7, color=colour)
+                style.annotate(ax, (x.iloc[-1], floor), f"↓ {y.max():.1f} %", (4, 3), color=colour)
                 y, drawn["clip_on"] = [floor] * len(arm), False
             style.curve(ax, name, x, y, lw=1.3, **drawn)
         ax.set_xscale("log")
         style.plain_log(ax.xaxis, *ax.get_xlim())
-        ax.set(xlabel=label, ylabel="test accuracy (%)")
-        first = part.iloc[0]
-        arms = {look(a).label: f"n = {span(n, 0)}" for a, n in part.groupby("algorithm", sort=False)["n"]}
-        said = "; ".join(f"{name}: {n}" for name, n in arms.items())
-        if len(arms) > 1 and len(counts := {*arms.values()}) == 1:
-            said = f"{counts.pop()} each"
-        said = said.replace("n = ", "n\u00a0=\u00a0")  # which no line breaks
-        style.name_panel(
-            ax,
-            f"{style.data_name(first['data'])} {first['architecture']}",
-            textwrap.fill(said, 105 // columns),
-        )
-    for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
-    front = Line2D([], [], color=style.GREY, lw=4, alpha=0.6, label="front: nothing cheaper is better")
+        ax.set(xlabel=axis, ylabel="test accuracy (%)")
+        counts = part.groupby("algorithm", sort=False)["n"].agg(lambda n: span(n, 0))
+        counts = "n\u00a0=\u00a0" + counts  # which no line breaks
+        said = "; ".join(f"{look(name).label}: {n}" for name, n in counts.items())
+        if len(counts) > 1 and counts.nunique() == 1:
+            said = f"{counts.iloc[0]} each"
+        counted = textwrap.fill(said, 105 // axes.shape[1])
+        style.name_panel(ax, style.network_of(part, " "), counted)
+    front = Line2D([], [], label="front: nothing cheaper is better", **FRONT)
     style.legend(figure, ordered(means["algorithm"]), extra=[front])
     style.caption(
         figure,
@@ -97,9 +85,7 @@ def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
     obtained = frontier.COSTS[choose("cost", cost, frontier.COSTS)].obtained
     table = frontier.to_target(points, cost)
     groups = [part for _, part in table.groupby([*NETWORK, "target"], sort=False)][: 2 * MOST]
-    rows = -(-len(groups) // 2)
-    height = 0.9 + rows * (0.75 + 0.24 * max(map(len, groups)))
-    figure, axes = style.new_figure(columns=min(2, len(groups)), rows=rows, height=height)
+    figure, axes = style.panel_grid(len(groups), margin=0.9, row=0.75 + 0.24 * max(map(len, groups)))
     figure.get_layout_engine().set(wspace=0.12)
     for ax, part in zip(axes.flat, groups, strict=False):
         for place, row in enumerate(part.itertuples()):
@@ -107,22 +93,18 @@ def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
             if math.isfinite(row.ratio):
                 ax.barh(place, row.ratio, height=0.6, **style.bar(row.algorithm))
                 if math.isfinite(row.low) and row.high > row.low:
-                    ends = [row.low, min(row.high, 1e3)]
-                    ax.plot(ends, [place] * 2, color="black", lw=1.0)
+                    ax.plot([row.low, min(row.high, 1e3)], [place] * 2, color="black", lw=1.0)
                 text = f"{style.ratio(row.ratio)}, {text}"
             elif not math.isnan(row.ratio):
                 text = f"not reached, {text}"
-            ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=7, va="center")
+            style.beside(ax, place, text, size=7)
         ax.axvline(1.0, color="black", lw=0.8)
         known = part[["ratio", "high"]].to_numpy()
         ax.set_xlim(0, 1.1 * min(3.0, known[np.isfinite(known)].max(initial=1.0)))
         ax.set_ylim(-0.6, len(part) - 0.4)
-        style.bars_named(ax, [look(name).label for name in part["algorithm"]], fontsize=8)
-        first = part.iloc[0]
-        where = f"{style.data_name(first['data'])} {first['architecture']}: {first['accuracy']:.2f} %"
-        style.name_panel(ax, where, first["target"])
-    for ax in axes.flat[len(groups) :]:
-        ax.set_visible(False)
+        style.rows_named(ax, part["algorithm"].map(label), fontsize=8)
+        accuracy, target = part[["accuracy", "target"]].iloc[0]
+        style.name_panel(ax, f"{style.network_of(part, ' ')}: {accuracy:.2f} %", target)
     style.caption(
         figure,
         "bar: cost of the smallest budget that reaches the target on validation data, median over n seeds, "

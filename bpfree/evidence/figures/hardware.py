@@ -1,14 +1,13 @@
 """Figures of chapter 06: bytes, operations, the roofline, and resources over time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...algorithms.arms import look, ordered
+from ...algorithms.arms import label, look, ordered
 from ..memory import ARM_AND_PREFIX, bytes_against_bp
 from ..order import NETWORK, arranged
 from ..runs import MIB
@@ -52,12 +51,18 @@ def memory(accounts: pd.DataFrame) -> Figure:
     """
     style.require(accounts, "accounts")
     rows = arranged(accounts, "algorithm")
-    held = {PARTS[part]: rows[part] / MIB for part in PARTS}
-    seen = {part: width for part, width in held.items() if width.max() > 0.002 * rows["peak"].max() / MIB}
-    figure, ax = _stacked(seen, [_stage(row) for _, row in rows.iterrows()], height=1.0 + 0.3 * len(rows))
-    ax.plot(rows["peak"] / MIB, range(len(rows)), "|", color="black", ms=14, mew=2, label="peak")
+    held, places = rows[[*PARTS, "peak"]] / MIB, range(len(rows))
+    figure, ((ax,),) = style.new_figure(height=1.0 + 0.3 * len(rows))
+    left = np.zeros(len(rows))
+    for part, (name, colour) in PARTS.items():
+        if held[part].max() > 0.002 * held["peak"].max():  # less could not be seen
+            ax.barh(places, held[part], left=left, color=colour, label=name, height=0.65)
+            left += held[part].to_numpy()
+    ax.plot(held["peak"], places, "|", color="black", ms=14, mew=2, label="peak")
+    stages = zip(rows["algorithm"].map(label), rows["stage"], strict=True)
+    style.rows_named(ax, [name if stage == "network" else f"{name}, {stage}" for name, stage in stages])
     ax.set_xlabel("MiB")
-    _legend_above(ax)
+    ax.legend(ncols=3, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -85,14 +90,14 @@ def memory_lines(table: pd.DataFrame) -> Figure:
                 values = rows.loc[rows["quantity"] == quantity, "value"] / MIB
                 ax.plot(values, [place + offset] * len(values), marker, color=colour, ms=4, mfc="none")
             text = "   ".join(f"×{style.ratio(ratios.loc[arm, quantity])}" for quantity in held)
-            ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+            style.beside(ax, place, text)
         both = set(part.loc[part["prefix"] == "recomputed", "algorithm"])
         names = [
-            f"{look(name).label}{f', prefix {way}' if name in both else ''} "
+            f"{label(name)}{f', prefix {way}' if name in both else ''} "
             f"({style.n_of(int(ratios.loc[(*network, name, way), 'n']))})"
             for (*network, name, way), _ in arms
         ]
-        style.bars_named(ax, names, fontsize=8)
+        style.rows_named(ax, names, fontsize=8)
         ax.grid(visible=True, axis="x")
         style.name_panel(ax, style.network_of(part))
         ax.set_xscale("log")
@@ -118,19 +123,16 @@ def operations(table: pd.DataFrame) -> Figure:
     """
     style.require(table, "operations")
     figure, (axes,) = style.new_figure(columns=2, height=2.6, sharey=True)
-    exact = table["forward"] + table["backward"]
-    is_base = (table["algorithm"] == "bp").to_numpy()
     x = range(len(table))
-    forward, backward = table["forward"] / 1e6, table["backward"] / 1e6
-    axes[0].bar(x, table["paper"] / 1e6, color=style.GREY, width=0.65)
+    paper, forward, backward = (table[column] / 1e6 for column in ("paper", "forward", "backward"))
+    ends = [axes[0].bar(x, paper, color=style.GREY, width=0.65)]
     axes[1].bar(x, forward, color=style.BLUE, width=0.65, label="forward")
-    axes[1].bar(x, backward, bottom=forward, color=style.RED, width=0.65, label="backward")
-    panels = {"the papers' convention": table["paper"], "counted": exact}
-    for ax, (title, values) in zip(axes, panels.items(), strict=True):
-        for i, value in enumerate(values if is_base.any() else ()):
-            text = f"{value / values[is_base].iloc[0]:.2f}"
-            ax.annotate(text, (i, value / 1e6), ha="center", va="bottom", fontsize=8)
-        ax.set_xticks(x, [look(name).label for name in table["algorithm"]], rotation=30, ha="right")
+    ends.append(axes[1].bar(x, backward, bottom=forward, color=style.RED, width=0.65, label="backward"))
+    panels = {"the papers' convention": paper, "counted": forward + backward}
+    for ax, bars, (title, values) in zip(axes, ends, panels.items(), strict=True):
+        for base in values[table["algorithm"] == "bp"][:1]:  # or there is none
+            ax.bar_label(bars, [f"{ratio:.2f}" for ratio in values / base], fontsize=8)
+        ax.set_xticks(x, table["algorithm"].map(label), rotation=30, ha="right")
         ax.grid(visible=False, axis="x")
         ax.set_title(title, fontsize=9)
     axes[0].set_ylabel("MFLOP per sample")
@@ -165,7 +167,7 @@ def scaling(frame: pd.DataFrame) -> Figure:
             ax.set_xlabel(SWEEPS[sweep])
         row[0].set_ylabel(title)
     handles = [
-        Line2D([], [], color=look(n).colour, marker=look(n).marker, mfc="none", lw=1, label=look(n).label)
+        Line2D([], [], color=look(n).colour, marker=look(n).marker, mfc="none", lw=1, label=label(n))
         for n in present
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8)
@@ -195,7 +197,7 @@ def roofline_points(roof, placed: pd.DataFrame) -> Figure:
     x = np.geomspace(min(intensity) / 3, max(intensity) * 3, 100)
     ax.plot(x, [roof.limit(i) / 1e9 for i in x], color="#555555", lw=1.5)
     for name, stages in placed.groupby("algorithm", sort=False):
-        style.marks(ax, name, stages["intensity"], stages["rate"] / 1e9, ms=6, label=look(name).label)
+        style.marks(ax, name, stages["intensity"], stages["rate"] / 1e9, ms=6, label=label(name))
         for stage in stages.itertuples() if len(stages) > 1 else ():
             style.annotate(ax, (stage.intensity, stage.rate / 1e9), stage.stage, (6, -3))
     style.annotate(ax, (x[0], roof.limit(x[0]) / 1e9), "memory", (4, 10), 8)
@@ -208,34 +210,12 @@ def roofline_points(roof, placed: pd.DataFrame) -> Figure:
     return figure
 
 
-def _stacked(
-    parts: Mapping[tuple[str, str], pd.Series], labels: Sequence[str], height: float
-) -> tuple[Figure, Axes]:
-    """Horizontal bars of parts one after the other. parts: (name, colour) -> its length in every bar."""
-    figure, ((ax,),) = style.new_figure(height=height)
-    left = np.zeros(len(labels))
-    for (name, colour), width in parts.items():
-        ax.barh(range(len(labels)), width, left=left, color=colour, label=name, height=0.65)
-        left = left + width.to_numpy()
-    style.bars_named(ax, labels)
-    return figure, ax
-
-
-def _legend_above(ax: Axes) -> None:
-    ax.legend(ncols=3, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
-
-
 def _threads(number: int) -> str:
     return f"{number} thread{'s' if number > 1 else ''}"
 
 
 def _machine(table: pd.DataFrame) -> str:
     return f"{table['machine'].iloc[0]}, {_threads(table['threads'].iloc[0])}"
-
-
-def _stage(row) -> str:
-    label = look(row["algorithm"]).label
-    return label if row["stage"] == "network" else f"{label}, {row['stage']}"
 
 
 @style.styled
@@ -264,15 +244,14 @@ def pass_cost(table: pd.DataFrame) -> Figure:
             ax.set_xlim(0, 1.18 * wide[metric].max())
             ax.grid(visible=False, axis="y")
             ax.set_xlabel(title)
-        ways = [f"{look(n).label}, recomputed" if w == "recomputed" else look(n).label for n, w in wide.index]
-        style.bars_named(panels[0], ways, fontsize=8)
+        ways = [label(name) + (f", {way}" if way == "recomputed" else "") for name, way in wide.index]
+        style.rows_named(panels[0], ways, fontsize=8)
         panels[0].set_title(f"images as of {style.network_of(part)}", loc="left", fontsize=9)
-    repeated = "n" in table
-    how = "training: means of windows, in turns with backpropagation's," if repeated else "each measured once"
+    in_turns = "training: means of windows, in turns with backpropagation's,"
     style.caption(
         figure,
         "open bars: the frozen layers below are computed again for every batch; elsewhere they are kept",
-        f"{how} on {_machine(table)}",
+        f"{in_turns if 'n' in table else 'each measured once'} on {_machine(table)}",
     )
     return figure
 
@@ -287,8 +266,8 @@ def subnormals(table: pd.DataFrame) -> Figure:
     figure, ((ax,),) = style.new_figure(height=3.0)
     for (name, way), run in table.groupby(["algorithm", "subnormal"], sort=False):
         for number, (_, stage) in enumerate(run.groupby("stage", sort=False)):
-            label = f"{look(name).label}, {'taken for zero' if way == 'zero' else 'kept'}"
-            how = {"ls": "-" if way == "zero" else ":", "label": None if number else label}
+            words = f"{label(name)}, {'taken for zero' if way == 'zero' else 'kept'}"
+            how = {"ls": "-" if way == "zero" else ":", "label": None if number else words}
             style.curve(ax, name, stage["pass"], stage["value"], lw=1.5, **how)
     ax.set(xlabel="passes over the data", ylabel="seconds of a training pass", ylim=(0, None))
     small = {"fontsize": 8, "title_fontsize": 8}
@@ -309,17 +288,15 @@ def sensors(table: pd.DataFrame) -> Figure:
     wide = wide.reindex(columns=list(SENSORS))  # a card may lack one
     seconds = table.drop_duplicates("phase").set_index("phase")["seconds"]
     figure, ((ax,),) = style.new_figure(height=0.9 + 0.62 * len(wide))
-    for offset, (sensor, (label, colour)) in zip((-0.27, 0.0, 0.27), SENSORS.items(), strict=True):
-        watts = wide[sensor] / seconds
-        places = np.arange(len(wide)) + offset
-        ax.barh(places, watts, height=0.25, color=colour, ec="black", lw=0.4, label=label)
-        for place, power, share in zip(places, watts, wide[sensor] / wide["counter"], strict=True):
-            if np.isnan(power):
-                continue
-            known = sensor != "counter" and np.isfinite(share)
-            text = f"{power:.0f} W" + (f", {100 * share:.0f} %" if known else "")
-            style.annotate(ax, (power, place), text, va="center")
-    style.bars_named(ax, wide.index)
+    for offset, (sensor, (name, colour)) in zip((-0.27, 0.0, 0.27), SENSORS.items(), strict=True):
+        watts, shares = wide[sensor] / seconds, 100 * wide[sensor] / wide["counter"]
+        how = {"height": 0.25, "color": colour, "ec": "black", "lw": 0.4, "label": name}
+        bars = ax.barh(np.arange(len(wide)) + offset, watts, **how)
+        texts = watts.map("{:.0f} W".format)
+        if sensor != "counter":
+            texts += shares.map(lambda share: f", {share:.0f} %" if np.isfinite(share) else "")
+        ax.bar_label(bars, texts, padding=4, fontsize=style.SMALL)
+    style.rows_named(ax, wide.index)
     ax.set_xlim(0, 1.2 * (wide.max(axis=1) / seconds).max())
     ax.set_xlabel("mean power (W); of the counter's energy (%)")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)

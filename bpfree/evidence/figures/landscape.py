@@ -119,7 +119,7 @@ def sharpness_points(evidence: pd.DataFrame) -> Figure:
         names = ordered(arm["algorithm"])
         for ax, (column, label) in zip(axes, columns.items(), strict=True):
             wide = arm.pivot(index="seed", columns="algorithm", values=column)[names]
-            ax.plot(range(len(names)), wide.T, color="#BBBBBB", lw=0.8, zorder=1)
+            ax.plot(range(len(names)), wide.T, color=style.GREY, lw=0.8, zorder=1)
             for position, name in enumerate(names):
                 style.marks(ax, name, [position] * len(wide), wide[name], ms=6)
             counts = [f"{look(name).label}\n{style.n_of(wide[name].notna().sum())}" for name in names]
@@ -138,7 +138,7 @@ def _rows_of_panels(
     """A figure with a titled row of panels for each arm, and each of these with the arm's rows."""
     arms = [arm for _, arm in rows.groupby(["data", "architecture", "protocol"], sort=False)]
     figure, grid = style.new_figure(columns=columns, rows=len(arms), height=height * len(arms), **options)
-    names = [style.network_of(arm) for arm in arms]
-    for axes, arm, name in zip(grid, arms, names, strict=True):
-        style.name_panel(axes[0], name if names.count(name) == 1 else style.title_of(arm))
+    names = style.told_apart(map(style.network_of, arms), map(style.title_of, arms))
+    for ax, name in zip(grid[:, 0], names, strict=True):
+        style.name_panel(ax, name)
     return figure, zip(grid, arms, strict=True)

@@ -7,7 +7,7 @@ from itertools import permutations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...algorithms.arms import look, ordered
+from ...algorithms.arms import label, look, ordered
 from ..runs import MIB
 from . import style
 
@@ -51,47 +51,39 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
     arms = traces.groupby(["algorithm", "data", "architecture", "protocol"])
     traces = traces[traces["seed"] == arms["seed"].transform("min")]
     parts = style.facets(traces)
-    columns, missing, without = [], [], []
-    for quantity in quantities:
-        series = [_samples_of(part, quantity) for _, part in parts]
-        missing += [what for _, _, what in series if what]
-        without += [i for i, (_, _, what) in enumerate(series) if what]
-        if any(len(rows) for rows, _, _ in series):
-            columns.append(series)
+    columns = [[_samples_of(part, quantity) for _, part in parts] for quantity in quantities]
+    missing = dict.fromkeys(what for column in columns for _, _, what in column if what)
+    without = [part for i, (_, part) in enumerate(parts) if any(column[i][2] for column in columns)]
+    columns = [column for column in columns if any(len(rows) for rows, _, _ in column)]
     if not columns:
         return style.blank(f"nothing of {', '.join(quantities)} was sampled, nor what stands in for it")
     short = []
-    places = [style.network_of(part) for _, part in parts]
+    names = style.told_apart((style.network_of(part) for _, part in parts), (title for title, _ in parts))
     figure, axes = style.new_figure(columns=len(columns), rows=len(parts), height=0.75 + 2.1 * len(parts))
-    for i, (title, part) in enumerate(parts):
-        for ax, series in zip(axes[i], columns, strict=True):
-            rows, label, _ = series[i]
+    for (_, part), name, panels, *series in zip(parts, names, axes, *columns, strict=True):
+        for ax, (rows, quantity, _) in zip(panels, series, strict=True):
             if rows.empty:
                 ax.axis("off")
                 style.say(ax, "no sample")
                 continue
-            for name in ordered(part["algorithm"]):
-                run = rows[rows["algorithm"] == name]
-                short += [name] if run.groupby("channel").size().max() < 2 or run.empty else []
-                _draw_run(ax, name, run, stages)
-            ax.set_ylabel(label)
-            ax.set_xlabel("seconds since the run began")
+            for arm in ordered(part["algorithm"]):
+                run = rows[rows["algorithm"] == arm]
+                short += [label(arm)] if run.groupby("channel").size().max() < 2 or run.empty else []
+                _draw_run(ax, arm, run, stages)
+            ax.set(xlabel="seconds since the run began", ylabel=quantity)
             ax.set_xlim(left=0)
-            if label.endswith("(%)"):
+            if quantity.endswith("(%)"):
                 ax.set_ylim(bottom=0)
             ax.margins(y=0.2 if stages else 0.05)  # room for the stages' names
         seeds = " and ".join(f"{seed:g}" for seed in part["seed"].unique())
-        name = places[i] if places.count(places[i]) == 1 else title  # which says in what two panels differ
-        style.name_panel(axes[i][0], f"{name}; one run each, seed {seeds}")
+        style.name_panel(panels[0], f"{name}; one run each, seed {seeds}")
     style.legend(figure, ordered(traces["algorithm"]), marker=False)
-    names = dict.fromkeys(parts[i][1]["data"].iloc[0] for i in sorted(without))
-    where = f" for {', '.join(style.data_name(n) for n in names)}" if len(names) < len(parts) else ""
+    data = dict.fromkeys(style.data_name(part["data"].iloc[0]) for part in without)
+    where = f" for {', '.join(data)}" if len(data) < len(parts) else ""
     style.caption(
         figure,
-        f"no GPU{where}, in its place: {', '.join(dict.fromkeys(missing))}" if missing else "",
-        f"over before a second sample: {', '.join(look(n).label for n in dict.fromkeys(short))}"
-        if short
-        else "",
+        f"no GPU{where}, in its place: {', '.join(missing)}" if missing else "",
+        f"over before a second sample: {', '.join(dict.fromkeys(short))}" if short else "",
         "dotted: a stage begins" if stages else "",
         "the GPU's warm-up is left out" if (traces["device"] == "cuda").any() else "",
         *(after_another(traces) if "memory" in quantities else ()),
@@ -121,7 +113,7 @@ def after_another(traces: pd.DataFrame) -> list[str]:
     for (name, after), pairs in inherited(traces).groupby(["algorithm", "after"], sort=False):
         where = [f"{row.memory / MIB:.0f} MiB on {style.data_name(row.data)}" for row in pairs.itertuples()]
         said.append(
-            f"{look(name).label}'s memory begins where {look(after).label}'s ends ({', '.join(where)}): it "
+            f"{label(name)}'s memory begins where {label(after)}'s ends ({', '.join(where)}): it "
             "ran after it in the same process, so that the lines do not compare the two"
         )
     return said
@@ -161,8 +153,8 @@ def _samples_of(part: pd.DataFrame, quantity: str) -> tuple[pd.DataFrame, str, s
         if quantity == "utilisation":  # the first sample has no time before it to be a share of
             runs = rows.groupby("algorithm")["value"]
             rows = rows[(runs.cumcount() > 0) | (runs.transform("size") == 1)]
-    label, factor = QUANTITIES[quantity]
-    return rows.assign(value=factor * rows["value"]), f"{where}:\n{label}", what
+    words, factor = QUANTITIES[quantity]
+    return rows.assign(value=factor * rows["value"]), f"{where}:\n{words}", what
 
 
 def _draw_run(ax, name: str, run: pd.DataFrame, stages: bool) -> None:

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from ...algorithms.arms import look, ordered
 from ..order import NETWORK, arranged
 from . import style
+from .curves import CLOCKS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +69,7 @@ def learning_curves(epochs: pd.DataFrame) -> Figure:
     style.require(epochs, "epochs")
     figure, (axes,) = style.new_figure(columns=2, sharey=True)
     capped = style.capped_runs(epochs)
-    for ax, x, label in zip(axes, ("pass", "elapsed_s"), ("passes over the data", "seconds"), strict=True):
+    for ax, (x, label) in zip(axes, CLOCKS.items(), strict=True):
         for name in ordered(epochs["algorithm"]):
             runs = epochs[epochs["algorithm"] == name]
             for _, part in runs.groupby(["seed", "stage"], sort=False):
@@ -119,9 +120,7 @@ def readout_points(records: pd.DataFrame) -> Figure:
     rows = records.assign(readout=names).dropna(subset="readout")
     style.require(rows, "read-outs")
     parts = [part for _, part in arranged(rows, *NETWORK).groupby(NETWORK, sort=False)]
-    columns = 1 if len(parts) == 1 else 2
-    lines = -(-len(parts) // columns)
-    figure, axes = style.new_figure(columns=columns, rows=lines, height=2.6 * lines)
+    figure, axes = style.panel_grid(len(parts), row=2.6)
     for ax, part in zip(axes.flat, parts, strict=False):
         place = {name: i for i, name in enumerate(part["readout"].unique())}
         present = ordered(part["algorithm"])
@@ -132,10 +131,8 @@ def readout_points(records: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(place)), list(place), fontsize=8)
         ax.set_ylabel("test accuracy (%)")
         seeds = part.drop(columns="key", errors="ignore")  # which n counts, on however many devices
-        name = f"{style.data_name(part['data'].iloc[0])} {part['architecture'].iloc[0]}"
-        style.name_panel(ax, name, style.counted(seeds, width=110 // columns))
-    for ax in axes.flat[len(parts) :]:
-        ax.set_visible(False)
+        counts = style.counted(seeds, width=110 // axes.shape[1])
+        style.name_panel(ax, style.network_of(part, " "), counts)
     style.legend(figure, ordered(rows["algorithm"]), line=False)
     return figure
 

@@ -88,6 +88,21 @@ def new_figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) 
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def panel_grid(
+    panels: int, most: int = 2, *, row: float, margin: float = 0.0, **options
+) -> tuple[Figure, np.ndarray]:
+    """A figure of so many panels, `most` in a row, and its axes, (rows, columns), the left over ones hidden.
+
+    row, margin: inches of a row, and of what stands above and below them.
+    """
+    columns = min(most, panels)
+    rows = -(-panels // columns)
+    figure, axes = new_figure(columns, margin + row * rows, rows, **options)
+    for ax in axes.flat[panels:]:
+        ax.set_visible(False)
+    return figure, axes
+
+
 def fix_layout(figure: Figure) -> None:
     """Lays a figure out now and rounds where its axes are.
 
@@ -152,22 +167,30 @@ def _columns(labels: Sequence[str]) -> int:
 # ---------------------------------------------------------------- panels
 
 
-def facets(frame: pd.DataFrame, by: Sequence[str] = FACET) -> list[tuple[str, pd.DataFrame]]:
+def facets(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(title, rows) of every arm that needs a panel of its own, in the order of tables.
 
-    by: what a panel has one of. Columns that the frame lacks are taken as one value.
+    Columns of `FACET` that the frame lacks are taken as one value.
     """
-    keys = [c for c in by if c in frame]
+    keys = [c for c in FACET if c in frame]
     parts = [part for _, part in arranged(frame, *keys).groupby(keys, sort=False, dropna=False)]
-    titles = [title_of(part) for part in parts]
+    titles = [[title_of(part) for part in parts]]
     if "machine" in keys:  # the last resort to tell two panels apart
-        arms = list(titles)
-        where = [(arm, part["device"].iloc[0]) for arm, part in zip(arms, parts, strict=True)]
-        for i, (arm, device) in enumerate(where):
-            if arms.count(arm) > 1:
-                machine = f"machine {parts[i]['machine'].iloc[0]}"
-                titles[i] += f", {device if where.count((arm, device)) == 1 else machine}"
-    return list(zip(titles, parts, strict=True))
+        for column, word in (("device", ""), ("machine", "machine ")):
+            where = [f", {word}{part[column].iloc[0]}" for part in parts]
+            titles.append([title + more for title, more in zip(titles[0], where, strict=True)])
+    return list(zip(told_apart(*titles), parts, strict=True))
+
+
+def told_apart(*names: Iterable[str]) -> list[str]:
+    """Of every panel the first of its names that no other panel has, too, or else the last.
+
+    names: all panels' shortest names, then longer ones.
+    """
+    best, *longer = map(list, names)
+    for other in longer:
+        best = [new if best.count(name) > 1 else name for name, new in zip(best, other, strict=True)]
+    return best
 
 
 def title_of(frame: pd.DataFrame) -> str:
@@ -186,9 +209,9 @@ def title_of(frame: pd.DataFrame) -> str:
     return title
 
 
-def network_of(frame: pd.DataFrame) -> str:
+def network_of(frame: pd.DataFrame, between: str = ", ") -> str:
     """Of the rows of one network: its data and its architecture."""
-    return f"{data_name(frame['data'].iloc[0])}, {frame['architecture'].iloc[0]}"
+    return f"{data_name(frame['data'].iloc[0])}{between}{frame['architecture'].iloc[0]}"
 
 
 def n_of(n: int, of: int | None = None, capped: int = 0) -> str:
@@ -279,8 +302,8 @@ def logarithmic(ax: Axes) -> None:
     label_plainly(ax.yaxis)
 
 
-def bars_named(ax: Axes, labels: Sequence[str], **font) -> None:
-    """Names of horizontal bars, the first on top."""
+def rows_named(ax: Axes, labels: Sequence[str], **font) -> None:
+    """Names of horizontal bars or other rows, the first on top."""
     ax.set_yticks(range(len(labels)), labels, **font)
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
@@ -302,6 +325,11 @@ def annotate(
 ) -> Annotation:
     """Words some points of print away from a point."""
     return ax.annotate(text, point, xytext=offset, textcoords="offset points", fontsize=size, **how)
+
+
+def beside(ax: Axes, row: int, text: str, x: float = 1.01, size: float = 8, **how) -> None:
+    """Words to the right of a panel, at the height of one of its rows."""
+    ax.annotate(text, (x, row), xycoords=("axes fraction", "data"), fontsize=size, va="center", **how)
 
 
 def name_stage(ax: Axes, stage: str, begin: float, colour: str) -> None:

@@ -1,11 +1,12 @@
 """Pictures of searches: what was found when and at what cost, and how much the parameters matter."""
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...algorithms.arms import look, ordered
+from ...algorithms.arms import label, look, ordered
 from . import style
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _searches(part: pd.DataFrame) -> str:
     }
     if len(set(said.values())) == 1:
         return f"{next(iter(said.values()))} for each algorithm"
-    return "; ".join(f"{look(name).label}: {said[name]}" for name in ordered(said))
+    return "; ".join(f"{label(name)}: {said[name]}" for name in ordered(said))
 
 
 def _upper_part(trials: pd.DataFrame) -> tuple[float, float]:
@@ -92,9 +93,8 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame) -> Figure:
         bars.plot(row["at"], place, "o", color="white", mec=look(name).colour, ms=5)
     curve.set_xscale("log")
     curve.set_ylabel("validation accuracy (%)")
-    bars.set_yticks(range(len(names)), [look(name).label for name in names], fontsize=8)
-    bars.set_ylim(len(names) - 0.4, -0.6)
-    bars.grid(visible=False, axis="y")
+    bars.set_ylim(-0.6, len(names) - 0.4)
+    style.rows_named(bars, list(map(label, names)), fontsize=8)
     bars.set_xlabel("learning rate")
     style.legend(figure, names)
     style.caption(
@@ -112,18 +112,17 @@ def importance_bars(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         return style.blank("all trials reached the same: no parameter mattered")
     names = ordered(frame["algorithm"])
-    parameters = list(dict.fromkeys(frame["parameter"].sort_values()))
-    parameters.sort(key=lambda p: -frame.loc[frame["parameter"] == p, "importance"].sum())
+    totals = frame.groupby("parameter")["importance"].sum()
+    parameters = totals.sort_values(ascending=False, kind="stable").index
+    means = frame.pivot_table(index="algorithm", columns="parameter", values="importance")
     figure, ((ax,),) = style.new_figure(height=1.0 + 0.32 * len(names))
-    left = dict.fromkeys(names, 0.0)
-    for parameter, shade in zip(parameters, SHADES * len(parameters), strict=False):
-        part = frame[frame["parameter"] == parameter].groupby("algorithm")["importance"].mean()
-        rows = [name for name in names if name in part]
-        widths = [part[name] for name in rows]
-        places = [names.index(name) for name in rows]
-        ax.barh(places, widths, left=[left[n] for n in rows], color=shade, height=0.6, label=parameter)
-        left.update({name: left[name] + part[name] for name in rows})
-    style.bars_named(ax, [look(name).label for name in names])
+    left = pd.Series(0.0, index=names)
+    for parameter, shade in zip(parameters, itertools.cycle(SHADES), strict=False):
+        part = means.loc[names, parameter].dropna()  # which not all algorithms have
+        places = [names.index(name) for name in part.index]
+        ax.barh(places, part, left=left[part.index], color=shade, height=0.6, label=parameter)
+        left[part.index] += part
+    style.rows_named(ax, list(map(label, names)))
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of the variance over the space")
     figure.legend(loc="outside upper center", ncols=len(parameters), fontsize=8)
@@ -162,9 +161,7 @@ def slice_points(study: "Study") -> Figure:
     if searched:
         figure.colorbar(points, ax=axes, label="trial").ax.yaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("validation accuracy (%)")
-    figure.suptitle(
-        f"{look(study.user_attrs['bpfree']['algorithm']).label}: where the search looked", fontsize=9
-    )
+    figure.suptitle(f"{label(study.user_attrs['bpfree']['algorithm'])}: where the search looked", fontsize=9)
     return figure
 
 
