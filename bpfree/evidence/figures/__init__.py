@@ -6,8 +6,9 @@ decorates the function that draws it.
 """
 
 from . import comparison, curves, forest, frontier, hardware, landscape, resources, style, tuning
+from .curves import learning_curves
 from .schematic import schematic
-from .single import alignment, goodness, images, learning_curves, pictures, reach, readout_points
+from .single import alignment, goodness, images, pictures, reach, readout_points
 from .style import energy_of
 
 __all__ = ["alignment", "comparison", "curves", "energy_of", "forest", "frontier", "goodness"]

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from ...algorithms.arms import ARMS, label, look, ordered
 from ...experiments.protocols import BUDGETS, REFERENCE
 from .. import stats
-from ..order import NETWORK, arranged
+from ..order import NETWORK
 from ..runs import TOTALS
 from ..tables.text import span
 from . import style
@@ -77,8 +77,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
             stand beside measured ones alone.
     """
     runs = finished_runs(records)
-    panels = style.facets(runs)
-    panels = [(t, p) for t, p in panels if p["metric"].isin(TOTALS.values()).any()]
+    panels = [(t, p) for t, p in style.facets(runs) if p["metric"].isin(TOTALS.values()).any()]
     if not panels:
         return style.blank("no run's energy is known: there is nothing to set its accuracy against")
     figure, axes = style.panel_grid(len(panels), margin=0.9, row=2.6)
@@ -102,8 +101,7 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         style.name_panel(ax, textwrap.fill(title, 84 // columns), counts)
     open_mark = {"color": "#555555", "ls": "none", "marker": "o", "ms": 6}
     extra = [Line2D([], [], fillstyle=f, label=f"printed: {s}", **open_mark) for s, f in sources.items()]
-    drawn = pd.concat([part["algorithm"] for _, part in panels])
-    style.legend(figure, ordered(drawn), line=False, extra=extra)
+    style.legend(figure, pd.concat([part["algorithm"] for _, part in panels]), line=False, extra=extra)
     style.caption(
         figure,
         f"{'filled marks: ' if sources else ''}energy {' and '.join(dict.fromkeys(notes))}",
@@ -174,7 +172,7 @@ def ladder(records: pd.DataFrame) -> Figure:
         figure,
         "a point is a run, bars lead from rung to rung by the means of n runs, with their ratio",
         f"open bar: {look(CORNER).label}, beside the ladder" if CORNER in set(runs["algorithm"]) else "",
-        *dict.fromkeys(notes),
+        *notes,
         "training, validation and prefix work; wall clock",
     )
     return figure
@@ -190,10 +188,10 @@ def square(records: pd.DataFrame) -> Figure:
     """
     runs = finished_runs(records[records["algorithm"].isin(PLACES)])
     runs = runs[runs["metric"] == "test_accuracy"]
-    parts = [part for _, part in arranged(runs, *NETWORK).groupby(NETWORK, sort=False)]
+    parts = style.parts_of(runs, *NETWORK)
     figure, axes = style.panel_grid(len(parts), 3, margin=0.6, row=2.6)
     for ax, part in zip(axes.flat, parts, strict=False):
-        seeds = {name: part.loc[part["algorithm"] == name, "value"] for name in ordered(part["algorithm"])}
+        seeds = {name: own["value"] for name, own in style.by_algorithm(part)}
         for name, values in seeds.items():
             aside = 0.12 * (name in ("mf_sequential_joint", "mf"))
             style.marks(ax, name, [PLACES[name] + aside] * len(values), values, ms=5, alpha=0.8)
@@ -209,7 +207,7 @@ def square(records: pd.DataFrame) -> Figure:
     for ax in axes[:, 0]:
         ax.set_ylabel("test accuracy (%)")
     lines = [Line2D([], [], color="#555555", ls=line, lw=1.2, label=text) for line, text in SIDES.values()]
-    style.legend(figure, ordered(runs["algorithm"]), line=False, extra=lines)
+    style.legend(figure, runs["algorithm"], line=False, extra=lines)
     words = "a mark is a run; lines join means; dotted: the mean of BP-DS; each panel has an axis of its own"
     style.caption(figure, words)
     return figure
@@ -249,8 +247,7 @@ def decomposition(records: pd.DataFrame) -> Figure:
         where that ends, at the mark, is the ratio of energies, with its interval.
     """
     runs = with_baseline(finished_runs(records))
-    parts = [(t, p, factors(p)) for t, p in style.facets(runs) if REFERENCE in set(p["algorithm"])]
-    parts = [(title, part, table) for title, part, table in parts if len(table)]
+    parts = [(t, p, table) for t, p in style.facets(runs) if len(table := factors(p))]
     if not parts:
         return style.blank("no algorithm whose energy is known beside BP's on the same network")
     heights = [len(table) + 0.6 for *_, table in parts]
@@ -289,7 +286,7 @@ def decomposition(records: pd.DataFrame) -> Figure:
         "geometric means over n pairs of runs of one seed that had their machine to themselves, against BP",
         "line: 95 % interval of the energy (Student's), none of one pair",
         "training and prefix work, without validation",
-        *dict.fromkeys(notes),
+        *notes,
     )
     return figure
 

@@ -1,13 +1,13 @@
 """Figures of learning: accuracy and loss against seconds, and Mono-Forward, stage after stage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...algorithms.arms import look, ordered
+from ...algorithms.arms import look
 from . import style
 
 LEARNING_METRICS = {
@@ -18,6 +18,30 @@ LEARNING_METRICS = {
 CLOCKS = {"pass": "passes over the data", "elapsed_s": "seconds"}
 POINTS = 100  # of the common grid of seconds
 SHARED = "; a run that shared its machine has none and is not drawn against them"
+
+
+@style.styled
+def learning_curves(epochs: pd.DataFrame) -> Figure:
+    """Validation loss against passes over the data and against seconds, by algorithm.
+
+    epochs: as `store.epochs` gives it, of one data set. A line per run; the marker is the epoch whose
+    weights a stage kept. A sequential algorithm's line starts anew with every stage, because each stage has
+    a read-out of its own.
+    """
+    style.require(epochs, "epochs")
+    figure, (axes,) = style.new_figure(columns=2, sharey=True)
+    capped = style.capped_runs(epochs)
+    for ax, (clock, label) in zip(axes, CLOCKS.items(), strict=True):
+        for name, runs in style.by_algorithm(epochs):
+            n = style.n_of(runs["seed"].nunique(), capped=capped.get(name, 0))
+            mark = {"ms": 5, "label": f"{look(name).label} ({n})"}
+            _draw_runs(ax, name, runs, clock, "val_loss", mark, lw=1, alpha=0.6)
+        ax.set_xlabel(label)
+    axes[0].set_ylabel("validation cross-entropy (nats)")
+    axes[0].legend()
+    style.loss_scale(axes[0], epochs["val_loss"])
+    figure.suptitle(style.title_of(epochs), fontsize=9)
+    return figure
 
 
 @style.styled
@@ -35,13 +59,9 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
         clock = "elapsed_s" if part["elapsed_s"].notna().any() else "pass"
         recorded, part = part, part.dropna(subset=clock)
         for ax, metric in zip(panels, metrics, strict=True):
-            for name in ordered(part["algorithm"]):
-                runs = part[part["algorithm"] == name].dropna(subset=metric)
-                order = 2 + (name != "bp")
-                for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    style.curve(ax, name, stage[clock], stage[metric], lw=1, alpha=0.75, zorder=order)
-                kept = runs[runs["kept"]]
-                style.marks(ax, name, kept[clock], kept[metric], ms=6, mec="white", mew=0.4, zorder=order)
+            for name, runs in style.by_algorithm(part.dropna(subset=metric)):
+                mark = {"ms": 6, "mec": "white", "mew": 0.4, "zorder": 2 + (name != "bp")}
+                _draw_runs(ax, name, runs, clock, metric, mark, lw=1, alpha=0.75, zorder=mark["zorder"])
             ax.set_ylabel(LEARNING_METRICS[metric])
             ax.set_xlabel(CLOCKS[clock])
             if metric.endswith("loss"):
@@ -49,13 +69,13 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
             if part[metric].isna().all():
                 style.say(ax, "not recorded")
         style.name_panel(panels[0], title, style.counted(part, recorded, epochs["algorithm"], width=125))
-    style.legend(figure, ordered(epochs["algorithm"]))
+    style.legend(figure, epochs["algorithm"])
     own = "training loss: each algorithm's own, Forward-Forward's summed over its layers: not one scale"
     style.caption(
         figure,
         "a line per seed and stage, a marker where a stage's weights were kept",
         f"seconds of training, validation and prefix work{SHARED}",
-        own if "train_loss" in metrics and len(ordered(epochs["algorithm"])) > 1 else "",
+        own if "train_loss" in metrics and epochs["algorithm"].nunique() > 1 else "",
         _clock(epochs),
     )
     return figure
@@ -75,11 +95,9 @@ def mean_loss(epochs: pd.DataFrame) -> Figure:
     figure, axes = style.new_figure(columns=2, rows=len(rows), height=0.75 + 2.3 * len(rows), sharey="row")
     for panels, (title, part) in zip(axes, rows, strict=True):
         for ax, clock in zip(panels, CLOCKS, strict=True):
-            for name in ordered(part["algorithm"]):
-                runs = part[part["algorithm"] == name].dropna(subset=clock)
-                for _, stage in runs.groupby(["seed", "stage"], sort=False):
-                    style.curve(ax, name, stage[clock], stage["val_loss"], ls="-", lw=0.5, alpha=0.35)
-                _draw_mean(ax, name, list(aligned(runs, clock)))
+            for name, runs in style.by_algorithm(part.dropna(subset=clock)):
+                _draw_runs(ax, name, runs, clock, "val_loss", ls="-", lw=0.5, alpha=0.35)
+                _draw_mean(ax, name, aligned(runs, clock))
             if part[clock].isna().all():
                 style.say(ax, "no run was alone\non its machine")
             ax.set_xlabel(CLOCKS[clock])
@@ -88,7 +106,7 @@ def mean_loss(epochs: pd.DataFrame) -> Figure:
         style.name_panel(panels[0], title, style.counted(part, arms=epochs["algorithm"], width=60))
         alone = part.dropna(subset="elapsed_s")
         style.name_panel(panels[1], "", style.counted(alone, part, width=60))
-    style.legend(figure, ordered(epochs["algorithm"]))
+    style.legend(figure, epochs["algorithm"])
     style.caption(
         figure,
         "thick: mean over seeds as far as all of them train, each stage from the mean of its starts",
@@ -126,8 +144,7 @@ def aligned(runs: pd.DataFrame, clock: str) -> Iterator[Mean]:
             stage = run[run["stage"] == name].dropna(subset="val_loss")
             if stage.empty:
                 continue
-            before = run.loc[run["pass"] < stage["pass"].iloc[0], clock]
-            begins.append(before.max() if len(before) else 0.0)
+            begins.append(max(run.loc[run["pass"] < stage["pass"].iloc[0], clock], default=0.0))
             times.append(stage[clock].to_numpy(float) - begins[-1])
             values.append(stage["val_loss"].to_numpy(float))
         if not begins:
@@ -142,7 +159,16 @@ def aligned(runs: pd.DataFrame, clock: str) -> Iterator[Mean]:
         yield Mean(name, begin, begin + grid, table.mean(axis=0), sd, len(table))
 
 
-def _draw_mean(ax, name: str, stages: list[Mean]) -> None:
+def _draw_runs(ax, name: str, runs, clock: str, metric: str, mark: dict | None = None, **line) -> None:
+    """A line per run and stage; and, if it is said how, a mark where the weights of a stage were kept."""
+    for _, stage in runs.groupby(["seed", "stage"], sort=False):
+        style.curve(ax, name, stage[clock], stage[metric], **line)
+    if mark:
+        kept = runs[runs["kept"]]
+        style.marks(ax, name, kept[clock], kept[metric], **mark)
+
+
+def _draw_mean(ax, name: str, stages: Iterable[Mean]) -> None:
     for number, stage in enumerate(stages):
         style.curve(ax, name, stage.x, stage.mean, lw=1.8, marker="none")
         style.marks(ax, name, stage.x[-1:], stage.mean[-1:], ms=5)

@@ -34,8 +34,7 @@ def forest(contrasts: pd.DataFrame, margin: float = 0.25) -> Figure:
     row = "algorithm" if contrasts["algorithm"].nunique() > 1 else "protocol"
     panel = [*NETWORK, "protocol", "preset"] if row == "algorithm" else NETWORK
     panel = [c for c in panel if c in contrasts]
-    rows = arranged(contrasts, *panel, row)
-    groups = [part for _, part in rows.groupby(panel, sort=False, dropna=False)]
+    groups = style.parts_of(arranged(contrasts, row), *panel)
     heights = [len(part) + 1.4 for part in groups]
     figure, axes = style.new_figure(
         rows=len(groups), height=0.8 + 1.25 * ROW * sum(heights), height_ratios=heights

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...algorithms.arms import label, look, ordered
+from ...algorithms.arms import label, look
 from ...errors import choose
 from .. import frontier
 from ..order import NETWORK
@@ -64,7 +64,7 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
         counted = textwrap.fill(said, 105 // axes.shape[1])
         style.name_panel(ax, style.network_of(part, " "), counted)
     front = Line2D([], [], label="front: nothing cheaper is better", **FRONT)
-    style.legend(figure, ordered(means["algorithm"]), extra=[front])
+    style.legend(figure, means["algorithm"], extra=[front])
     style.caption(
         figure,
         "a mark is a budget of passes that was fixed in advance, the rate falling to zero; of what is "

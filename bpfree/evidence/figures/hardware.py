@@ -75,8 +75,7 @@ def memory_lines(table: pd.DataFrame) -> Figure:
     """
     style.require(table, "bytes")
     ratios = bytes_against_bp(table)
-    rows = arranged(table, "data", "architecture", "algorithm", "prefix")  # "kept" before "recomputed"
-    networks = [part for _, part in rows.groupby(NETWORK, sort=False)]
+    networks = style.parts_of(arranged(table, "algorithm", "prefix"), *NETWORK)  # "kept" before "recomputed"
     heights = [len(part.drop_duplicates(["algorithm", "prefix"])) + 0.9 for part in networks]
     figure, axes = style.new_figure(
         rows=len(networks), height=0.9 + 0.29 * sum(heights), height_ratios=heights, sharex=True

@@ -29,10 +29,8 @@ def slice_lines(evidence: pd.DataFrame) -> Figure:
     style.require(rows, "slices")
     figure, panels = _rows_of_panels(rows, 2)
     for axes, arm in panels:
-        for name in ordered(arm["algorithm"]):
-            mine = arm[arm["algorithm"] == name].pivot_table(
-                index="x", columns=["seed", "direction"], values="loss"
-            )
+        for name, own in style.by_algorithm(arm):
+            mine = own.pivot_table(index="x", columns=["seed", "direction"], values="loss")
             seeds, directions = (mine.columns.unique(level).size for level in ("seed", "direction"))
             counts = f"{style.n_of(seeds)}; {directions} direction{'s' if directions > 1 else ''} each"
             for ax, values in zip(axes, (mine, mine - mine.loc[0.0]), strict=True):

@@ -77,7 +77,7 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
             ax.margins(y=0.2 if stages else 0.05)  # room for the stages' names
         seeds = " and ".join(f"{seed:g}" for seed in part["seed"].unique())
         style.name_panel(panels[0], f"{name}; one run each, seed {seeds}")
-    style.legend(figure, ordered(traces["algorithm"]), marker=False)
+    style.legend(figure, traces["algorithm"], marker=False)
     data = dict.fromkeys(style.data_name(part["data"].iloc[0]) for part in without)
     where = f" for {', '.join(data)}" if len(data) < len(parts) else ""
     style.caption(

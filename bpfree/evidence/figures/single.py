@@ -1,4 +1,4 @@
-"""Figures of single runs, and of what happens inside one: images, curves, goodness, gradients."""
+"""Figures of what happens inside a run: images, goodness, read-outs, gradients."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,10 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ...algorithms.arms import look, ordered
-from ..order import NETWORK, arranged
+from ..order import NETWORK
 from . import style
-from .curves import CLOCKS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,14 +18,12 @@ if TYPE_CHECKING:
 @style.styled
 def images(x: "Tensor", labels: "Tensor") -> Figure:
     """The first five images of the first ten classes, a class per column. x: (N, C, H, W); labels: (N,)."""
-    import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    classes = sorted(set(labels.tolist()))[:10]
-    first = [x[labels == c][:5] for c in classes]
-    most = max(map(len, first))  # a class with fewer ends in white
-    white = x.max().expand(1, *x.shape[1:])
-    first = [torch.cat([own, *[white] * (most - len(own))]) for own in first]
-    return pictures([("", row) for row in torch.stack(first, dim=1)], titles=classes)
+    classes = labels.unique()[:10].tolist()
+    white = x.max().item()  # in which a class with fewer ends
+    rows = pad_sequence([x[labels == c][:5] for c in classes], padding_value=white)
+    return pictures([("", row) for row in rows], titles=classes)
 
 
 @style.styled
@@ -55,33 +51,6 @@ def pictures(rows: "Sequence[tuple[str, Tensor]]", titles: Sequence[object] = ()
                 ax.imshow(shown if colour else shown.mean(axis=2), cmap="gray", vmin=0.0, vmax=1.0)
     for ax, title in zip(axes[0], titles, strict=False):
         ax.set_title(str(title), fontsize=9)
-    return figure
-
-
-@style.styled
-def learning_curves(epochs: pd.DataFrame) -> Figure:
-    """Validation loss against passes over the data and against seconds, by algorithm.
-
-    epochs: as `store.epochs` gives it, of one data set. A line per run; the marker is the epoch whose
-    weights a stage kept. A sequential algorithm's line starts anew with every stage, because each stage has
-    a read-out of its own.
-    """
-    style.require(epochs, "epochs")
-    figure, (axes,) = style.new_figure(columns=2, sharey=True)
-    capped = style.capped_runs(epochs)
-    for ax, (x, label) in zip(axes, CLOCKS.items(), strict=True):
-        for name in ordered(epochs["algorithm"]):
-            runs = epochs[epochs["algorithm"] == name]
-            for _, part in runs.groupby(["seed", "stage"], sort=False):
-                style.curve(ax, name, part[x], part["val_loss"], lw=1, alpha=0.6)
-            kept = runs[runs["kept"]]
-            n = style.n_of(runs["seed"].nunique(), capped=capped.get(name, 0))
-            style.marks(ax, name, kept[x], kept["val_loss"], ms=5, label=f"{look(name).label} ({n})")
-        ax.set_xlabel(label)
-    axes[0].set_ylabel("validation cross-entropy (nats)")
-    axes[0].legend()
-    style.loss_scale(axes[0], epochs["val_loss"])
-    figure.suptitle(style.title_of(epochs), fontsize=9)
     return figure
 
 
@@ -119,21 +88,21 @@ def readout_points(records: pd.DataFrame) -> Figure:
     names = records["metric"].str.extract(r"^test_accuracy\[(.+)\]$", expand=False)
     rows = records.assign(readout=names).dropna(subset="readout")
     style.require(rows, "read-outs")
-    parts = [part for _, part in arranged(rows, *NETWORK).groupby(NETWORK, sort=False)]
+    parts = style.parts_of(rows, *NETWORK)
     figure, axes = style.panel_grid(len(parts), row=2.6)
     for ax, part in zip(axes.flat, parts, strict=False):
         place = {name: i for i, name in enumerate(part["readout"].unique())}
-        present = ordered(part["algorithm"])
-        for k, name in enumerate(present):
-            own = part[part["algorithm"] == name].groupby(["readout", "seed"])["value"].mean()
-            x = own.index.get_level_values("readout").map(place) + 0.7 * ((k + 0.5) / len(present) - 0.5)
+        arms = list(style.by_algorithm(part))
+        for k, (name, arm) in enumerate(arms):
+            own = arm.groupby(["readout", "seed"])["value"].mean()
+            x = own.index.get_level_values("readout").map(place) + 0.7 * ((k + 0.5) / len(arms) - 0.5)
             style.marks(ax, name, x, own, ms=5, alpha=0.8)
         ax.set_xticks(range(len(place)), list(place), fontsize=8)
         ax.set_ylabel("test accuracy (%)")
         seeds = part.drop(columns="key", errors="ignore")  # which n counts, on however many devices
         counts = style.counted(seeds, width=110 // axes.shape[1])
         style.name_panel(ax, style.network_of(part, " "), counts)
-    style.legend(figure, ordered(rows["algorithm"]), line=False)
+    style.legend(figure, rows["algorithm"], line=False)
     return figure
 
 

@@ -7,7 +7,7 @@ joule is printed in the picture.
 import functools
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 
 import matplotlib as mpl
@@ -50,35 +50,29 @@ FACET = ("data", "architecture", "protocol", "preset", "precision", "machine")
 # ---------------------------------------------------------------- figures
 
 
+def styled(draw: Callable) -> Callable:
+    """The one look, whether a notebook or the gallery draws."""
+
+    @functools.wraps(draw)
+    def drawn(*args, **options):
+        with mpl.rc_context(LOOK):
+            return draw(*args, **options)
+
+    return drawn
+
+
 class Picture(Figure):
     """A figure that shows itself in a notebook; pyplot is not involved, so nothing is left open.
 
     It is drawn in the look that it was made in: matplotlib makes ticks and finds fonts only then.
     """
 
-    def draw(self, renderer) -> None:
-        with mpl.rc_context(LOOK):
-            super().draw(renderer)
-
-    def savefig(self, *args, **options) -> None:
-        with mpl.rc_context(LOOK):
-            super().savefig(*args, **options)
+    draw, savefig = styled(Figure.draw), styled(Figure.savefig)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", metadata={"Software": None})
         return buffer.getvalue()
-
-
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """The one look, whether a notebook or the gallery draws."""
-
-    @functools.wraps(draw)
-    def drawn(*args, **options) -> Figure:
-        with mpl.rc_context(LOOK):
-            return draw(*args, **options)
-
-    return drawn
 
 
 @styled
@@ -135,16 +129,16 @@ def blank(text: str) -> Figure:
 
 
 def caption(figure: Figure, *sentences: str) -> None:
-    """What a reader must know, below the figure in small print, in lines of about the same length."""
-    text = "; ".join(filter(None, sentences))
+    """What a reader must know, once, below the figure in small print, in lines of about the same length."""
+    text = "; ".join(dict.fromkeys(filter(None, sentences)))
     lines = -(-len(text) // 125)
     figure.supxlabel(textwrap.fill(text, len(text) // max(lines, 1) + 10), fontsize=SMALL, color="#444444")
 
 
 def legend(figure: Figure, names: Iterable[str], *, line: bool = True, marker: bool = True, extra=()) -> None:
-    """The legend above the panels: how each algorithm looks."""
+    """The legend above the panels: how each of these algorithms looks, in the order of tables."""
     handles = []
-    for name in names:
+    for name in ordered(names):
         how = {"ls": look(name).line if line else "none", "marker": look(name).marker if marker else "none"}
         handles.append(Line2D([], [], color=look(name).colour, ms=5, lw=1.3, label=look(name).label, **how))
     handles += extra
@@ -167,13 +161,23 @@ def _columns(labels: Sequence[str]) -> int:
 # ---------------------------------------------------------------- panels
 
 
+def parts_of(frame: pd.DataFrame, *by: str) -> list[pd.DataFrame]:
+    """The rows that agree in these columns, part by part in the order of tables."""
+    return [part for _, part in arranged(frame, *by).groupby(list(by), sort=False, dropna=False)]
+
+
+def by_algorithm(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(name, its rows) of every algorithm, in the order of tables."""
+    return iter(arranged(frame, "algorithm").groupby("algorithm", sort=False))
+
+
 def facets(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(title, rows) of every arm that needs a panel of its own, in the order of tables.
 
     Columns of `FACET` that the frame lacks are taken as one value.
     """
     keys = [c for c in FACET if c in frame]
-    parts = [part for _, part in arranged(frame, *keys).groupby(keys, sort=False, dropna=False)]
+    parts = parts_of(frame, *keys)
     titles = [[title_of(part) for part in parts]]
     if "machine" in keys:  # the last resort to tell two panels apart
         for column, word in (("device", ""), ("machine", "machine ")):

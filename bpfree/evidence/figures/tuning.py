@@ -25,10 +25,9 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
     style.require(trials, "trials")
     parts = [part for _, part in trials.groupby("data", sort=False)]
     figure, rows = style.new_figure(columns=2, rows=len(parts), sharey="row", height=0.6 + 2.4 * len(parts))
-    names = ordered(trials["algorithm"])
     for axes, part in zip(rows, parts, strict=True):
-        for name in names:
-            for _, study in part[part["algorithm"] == name].groupby("study"):
+        for name, searches in style.by_algorithm(part):
+            for _, study in searches.groupby("study"):
                 how = {"lw": 1.5, "drawstyle": "steps-post", "marker": "none"}
                 number = range(1, len(study) + 1)
                 style.marks(axes[0], name, number, study["value"], ms=3.5, alpha=0.35)
@@ -43,7 +42,7 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
         else:
             style.say(axes[0], "no trial ended with a finite loss")
         style.name_panel(axes[0], style.data_name(part["data"].iloc[0]), _searches(part))
-    style.legend(figure, names, marker=False)
+    style.legend(figure, trials["algorithm"], marker=False)
     below = sum(int((part["value"] < _upper_part(part)[0]).sum()) for part in parts)
     cut = f"{below} of {len(trials)} trials lie below" if below else ""
     style.caption(figure, _where(trials), *trials["provenance"].dropna().unique(), cut)
@@ -82,8 +81,7 @@ def sensitivity(trials: pd.DataFrame, tolerance: pd.DataFrame) -> Figure:
     ratios = [5, 0.4 + 0.3 * len(names)]
     figure, rows = style.new_figure(rows=2, height=3.7, sharex=True, height_ratios=ratios)
     curve, bars = rows[:, 0]
-    for place, name in enumerate(names):
-        part = trials[trials["algorithm"] == name].sort_values("lr")
+    for place, (name, part) in enumerate(style.by_algorithm(trials.sort_values("lr"))):
         good, bad = part[part["state"] == "complete"], part[part["state"] == "diverged"]
         style.curve(curve, name, good["lr"], good["value"], marker=look(name).marker, ms=4, lw=1.3)
         curve.plot(bad["lr"], [0.0] * len(bad), "x", color=look(name).colour, ms=6)
