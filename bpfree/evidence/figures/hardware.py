@@ -25,9 +25,12 @@ SCALED_METRICS = {
     "saved_bytes": ("MiB kept for backward", 1 / MIB),
     "flops": ("MFLOP per sample", 1e-6),
 }
-SWEEPS = {"depth": "hidden layers", "width": "units a layer", "batch": "batch size"}
-#: The powers of x in each sweep's law: a layer more costs a layer's work; weights grow as width squared.
-LAWS = {"depth": (0, 1), "width": (0, 1, 2), "batch": (0, 1)}
+#: Axis, and powers of x in the law: a layer more costs a layer's work; weights grow as width squared.
+SWEEPS = {
+    "depth": ("hidden layers", (0, 1)),
+    "width": ("units a layer", (0, 1, 2)),
+    "batch": ("batch size", (0, 1)),
+}
 HELD_LOOKS = {  # in memory, by account -> its label, colour and marker
     "account": ("account of a step's tensors", style.BLUE, "o"),
     "with_prefix": ("account with the kept prefix", style.ORANGE, "s"),
@@ -154,16 +157,16 @@ def scaling(frame: pd.DataFrame) -> Figure:
     for row, metric in zip(axes, metrics, strict=True):
         title, factor = SCALED_METRICS[metric]
         for ax, sweep in zip(row, sweeps, strict=True):
-            for name in present:
-                mine = (frame["sweep"] == sweep) & (frame["metric"] == metric) & (frame["algorithm"] == name)
-                points = frame[mine].sort_values(sweep)
+            axis, powers = SWEEPS[sweep]
+            swept = frame[frame["sweep"] == sweep].sort_values(sweep, kind="stable")
+            for name, points in style.by_algorithm(swept[swept["metric"] == metric]):
                 x, y = points[sweep].to_numpy(float), factor * points["value"].to_numpy(float)
                 smooth = np.geomspace(x.min(), x.max(), 60)
-                ax.plot(smooth, law(x, y, LAWS[sweep])(smooth), color=look(name).colour, lw=1)
+                ax.plot(smooth, law(x, y, powers)(smooth), color=look(name).colour, lw=1)
                 style.marks(ax, name, x, y, ms=4.5, mfc="none")
             style.logarithmic(ax)
-            ax.set_xticks(sorted(set(frame.loc[frame["sweep"] == sweep, sweep])))
-            ax.set_xlabel(SWEEPS[sweep])
+            ax.set_xticks(swept[sweep].unique())
+            ax.set_xlabel(axis)
         row[0].set_ylabel(title)
     handles = [
         Line2D([], [], color=look(n).colour, marker=look(n).marker, mfc="none", lw=1, label=label(n))

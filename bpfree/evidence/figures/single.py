@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -133,14 +134,12 @@ def reach(table: pd.DataFrame, title: str) -> Figure:
     table: as `bpfree.gradient_reach` gives it.
     """
     figure, ((ax,),) = style.new_figure(height=0.9 + 0.32 * len(table))
-    for i, norms in enumerate(table.to_numpy()):
-        for j, norm in enumerate(norms):
-            how = {"facecolor": style.BLUE if norm > 0 else "white", "edgecolor": "#888888", "lw": 0.6}
-            ax.add_patch(Rectangle((j - 0.45, i - 0.4), 0.9, 0.8, **how))
+    for (i, j), norm in np.ndenumerate(table):
+        how = {"facecolor": style.BLUE if norm > 0 else "white", "edgecolor": "#888888", "lw": 0.6}
+        ax.add_patch(Rectangle((j - 0.45, i - 0.4), 0.9, 0.8, **how))
     ax.set_xticks(range(len(table.columns)), [_symbol(name) for name in table.columns])
     ax.set_yticks(range(len(table)), table.index)
-    ax.set_xlim(-0.6, len(table.columns) - 0.4)
-    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set(xlim=(-0.6, len(table.columns) - 0.4), ylim=(len(table) - 0.5, -0.5))
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)

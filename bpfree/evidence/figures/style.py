@@ -7,7 +7,7 @@ joule is printed in the picture.
 import functools
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
 
 import matplotlib as mpl
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullFormatter
+from pandas.api.typing import DataFrameGroupBy
 
 from ... import data as data_sets
 from ...algorithms.arms import look, ordered
@@ -82,16 +83,14 @@ def new_figure(columns: int = 1, height: float = 2.8, rows: int = 1, **options) 
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def panel_grid(
-    panels: int, most: int = 2, *, row: float, margin: float = 0.0, **options
-) -> tuple[Figure, np.ndarray]:
+def panel_grid(panels: int, most: int = 2, *, row: float, margin: float = 0.0) -> tuple[Figure, np.ndarray]:
     """A figure of so many panels, `most` in a row, and its axes, (rows, columns), the left over ones hidden.
 
     row, margin: inches of a row, and of what stands above and below them.
     """
     columns = min(most, panels)
     rows = -(-panels // columns)
-    figure, axes = new_figure(columns, margin + row * rows, rows, **options)
+    figure, axes = new_figure(columns, margin + row * rows, rows)
     for ax in axes.flat[panels:]:
         ax.set_visible(False)
     return figure, axes
@@ -166,9 +165,9 @@ def parts_of(frame: pd.DataFrame, *by: str) -> list[pd.DataFrame]:
     return [part for _, part in arranged(frame, *by).groupby(list(by), sort=False, dropna=False)]
 
 
-def by_algorithm(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def by_algorithm(frame: pd.DataFrame) -> DataFrameGroupBy:
     """(name, its rows) of every algorithm, in the order of tables."""
-    return iter(arranged(frame, "algorithm").groupby("algorithm", sort=False))
+    return arranged(frame, "algorithm").groupby("algorithm", sort=False)
 
 
 def facets(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -226,8 +225,7 @@ def n_of(n: int, of: int | None = None, capped: int = 0) -> str:
 
 def runs_of(frame: pd.DataFrame) -> dict[str, int]:
     """algorithm -> how many runs of it there are, in the order of tables."""
-    runs = frame.groupby("algorithm")["key" if "key" in frame else "seed"].nunique()
-    return {name: runs[name] for name in ordered(frame["algorithm"])}
+    return by_algorithm(frame)["key" if "key" in frame else "seed"].nunique().to_dict()
 
 
 def capped_runs(frame: pd.DataFrame) -> dict[str, int]:

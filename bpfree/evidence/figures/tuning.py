@@ -51,15 +51,14 @@ def best_so_far(trials: pd.DataFrame) -> Figure:
 
 def _searches(part: pd.DataFrame) -> str:
     """How many searches of how many trials each algorithm had; once, if all had the same."""
-    studies = part.groupby(["algorithm", "study"], sort=False).size().groupby("algorithm", sort=False)
-    said = {
-        name: f"{len(sizes)} search{'es' if len(sizes) > 1 else ''} of "
-        f"{' and '.join(map(str, sorted(set(sizes))))} trials"
-        for name, sizes in studies
-    }
+    said = {}
+    for name, own in style.by_algorithm(part):
+        sizes = own["study"].value_counts()
+        lengths = " and ".join(map(str, sorted(set(sizes))))
+        said[label(name)] = f"{len(sizes)} search{'es' if len(sizes) > 1 else ''} of {lengths} trials"
     if len(set(said.values())) == 1:
         return f"{next(iter(said.values()))} for each algorithm"
-    return "; ".join(f"{label(name)}: {said[name]}" for name in ordered(said))
+    return "; ".join(f"{name}: {searches}" for name, searches in said.items())
 
 
 def _upper_part(trials: pd.DataFrame) -> tuple[float, float]:
