@@ -104,7 +104,6 @@ class ASGELike(Algorithm):
             raise InvalidInput(
                 "head='groups' has one patch a map: leave patches and alpha as they are, or use head='random'"
             )
-        self.depth = len(model.blocks)
         last = model.shapes[-1][0]
         for i, (channels, *sides) in enumerate(model.shapes, start=1):
             p = PATCHES[patches](channels, last, alpha) if head == "random" else 1
@@ -142,7 +141,7 @@ class ASGELike(Algorithm):
 
     def local_stage(self, name: str, low: int, high: int, way: str) -> Stage:
         """The blocks from `low` to `high`, each on its own loss, above those that are frozen."""
-        blocks = list(self.model.blocks)
+        blocks = self.model.blocks
 
         def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
             for scores in self.scores(a, low, high):
@@ -156,9 +155,8 @@ class ASGELike(Algorithm):
 
     def scores(self, a: Tensor, low: int, high: int) -> Iterator[Tensor]:
         """s_low, ..., s_high, each (B, classes), of a_{low-1}."""
-        for i in range(low, high + 1):
-            a = self.model.blocks[i - 1](a.detach())
-            yield self.heads[str(i)](a)
+        for i, a_i in self.model.activities(a, low, high, detach=True):
+            yield self.heads[str(i)](a_i)
 
     def conclude(self, number: int, log: StageHistory) -> None:
         super().conclude(number, log)

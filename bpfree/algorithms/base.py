@@ -53,6 +53,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         presets: {source: options} for the contested choices: "thesis" (Spyra's thesis, arXiv 2509.19063),
             "2026" (the authors' camera-ready), "reference" (the source paper's code), "gong" (the CNN of
             Mono-Forward's authors in their later repository, FF-Decomposition).
+        depth: L, how many layers the network has.
         name: what bars, histories and errors call it: the class's own, or that of the `Arm` that made it.
         heads: the linear read-outs by the layer they read; one of the same layer starts from the same weights
             in every algorithm.
@@ -87,7 +88,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         check_range("momentum", momentum, below=1.0)
         check_positive("batch_size", batch_size)
         check_positive("epochs", epochs)
-        self.model = model
+        self.model, self.depth = model, len(model.blocks)
         self.lr, self.weight_decay, self.batch_size = lr, weight_decay, batch_size
         self.optimiser, self.momentum = choose("optimiser", optimiser, OPTIMISERS), momentum
         self.epochs, self.lr_schedule = epochs, choose("lr_schedule", lr_schedule, SCHEDULES)
@@ -123,24 +124,22 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         raise NotImplementedError
 
     def stage(
-        self, name: str, parameters: Iterable[nn.Parameter], losses, readout, prefix=(), *, layer: int
+        self, name: str, parameters: Iterable[nn.Parameter], losses, readout, prefix=(), *, layer: int, **own
     ) -> Stage:
         """A stage with this algorithm's own optimiser settings.
 
         layer: at which it is read out; two algorithms' stages of one layer see the same batches.
+        own: fields of `Stage` that are to be otherwise; `groups` stand in the place of `parameters`.
         """
-        return Stage(
-            name=name,
-            stream=f"layer {layer}",
-            losses=losses,
-            groups=[Group(list(parameters), self.lr, self.weight_decay)],
-            readout=readout,
-            prefix=prefix,
-            optimiser=self.optimiser,
-            momentum=self.momentum,
-            epochs=self.epochs,
-            schedule=self.lr_schedule,
-        )
+        settings = {
+            "stream": f"layer {layer}",
+            "groups": [Group(list(parameters), self.lr, self.weight_decay)],
+            "optimiser": self.optimiser,
+            "momentum": self.momentum,
+            "epochs": self.epochs,
+            "schedule": self.lr_schedule,
+        }
+        return Stage(name, losses=losses, readout=readout, prefix=prefix, **{**settings, **own})
 
     def prepare(self, data: Data) -> None:
         """Takes from `data` what the algorithm must know of them before it trains; by default nothing."""

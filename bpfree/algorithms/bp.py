@@ -1,7 +1,7 @@
 """Backpropagation, alone, freezing its layers, and with deep supervision: the baselines."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,18 +36,18 @@ class Backprop(Algorithm):
         super().__init__(model, **common)
         check_flag("head_bias", head_bias)
         self.head_init = choose("head_init", head_init, ("uniform", "normal"))
-        self.output = str(len(model.blocks))  # the head is the one of layer L
-        self.heads[self.output] = self.head(len(model.blocks), bias=head_bias)
+        self.output = str(self.depth)  # the head is the one of layer L
+        self.heads[self.output] = self.head(self.depth, bias=head_bias)
 
     def stages(self) -> list[Stage]:
-        depth = len(self.model.blocks)
-        return [self.stage("network", self.parameters(), self.losses, self.readout, layer=depth)]
+        return [self.stage("network", self.parameters(), self.losses, self.readout, layer=self.depth)]
 
     def losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         yield cross_entropy(self.readout(x), labels)
 
-    def readout(self, x: Tensor) -> Tensor:
-        return self.heads[self.output](self.model(x))
+    def readout(self, a: Tensor, low: int = 1) -> Tensor:
+        """V a_L + c, (B, classes), of a = a_{low-1}."""
+        return self.heads[self.output](self.model(a, low))
 
     def initialise_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         if self.head_init == "normal" and name == f"heads.{self.output}.weight":
@@ -93,7 +93,7 @@ class FreezeOut(Backprop):
 
     def ends(self) -> list[float]:
         """t_0, ..., t_L."""
-        begin, depth = self.freeze_from, len(self.model.blocks)
+        begin, depth = self.freeze_from, self.depth
         return [*((begin + (1 - begin) * i / depth) ** self.power for i in range(depth)), 1.0]
 
     def stages(self) -> list[Stage]:
@@ -106,24 +106,19 @@ class FreezeOut(Backprop):
         for frozen, end in enumerate(ends):
             if end > begun:
                 when = {"share": end - begun, "continues": bool(stages)}
-                stages.append(replace(self.phase(frozen), groups=groups[frozen:], **when))
+                stages.append(self.phase(frozen, groups=groups[frozen:], **when))
                 begun = end
         return stages
 
-    def phase(self, frozen: int) -> Stage:
+    def phase(self, frozen: int, **own) -> Stage:
         """What is left to train when so many of the lowest blocks are frozen."""
-        blocks, head = list(self.model.blocks), self.heads[self.output]
-
-        def readout(a: Tensor) -> Tensor:
-            for block in blocks[frozen:]:
-                a = block(a)
-            return head(a)
+        readout = partial(self.readout, low=frozen + 1)
 
         def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
             yield cross_entropy(readout(a), labels)
 
         name = f"above layer {frozen}" if frozen else "network"
-        return self.stage(name, [], losses, readout, blocks[:frozen], layer=len(blocks))
+        return self.stage(name, [], losses, readout, self.model.blocks[:frozen], layer=self.depth, **own)
 
 
 class DeepSupervision(Backprop):
@@ -151,14 +146,13 @@ class DeepSupervision(Backprop):
         check_flag("input_head", input_head)
         self.aux_weight = aux_weight
         self.output = "output"  # not L: that is the name of layer L's auxiliary head
-        self.heads["output"] = self.heads.pop(str(len(model.blocks)))
-        for i in range(0 if input_head else 1, len(model.blocks) + 1):
+        self.lowest = 0 if input_head else 1
+        self.heads["output"] = self.heads.pop(str(self.depth))
+        for i in range(self.lowest, self.depth + 1):
             self.heads[str(i)] = self.head(i)
 
     def losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
-        auxiliary = cross_entropy(self.heads["0"](x), labels) if "0" in self.heads else 0.0
-        a = x
-        for i, block in enumerate(self.model.blocks, start=1):
-            a = block(a)  # not detached: every head reaches down to W_1
+        auxiliary = 0.0
+        for i, a in self.model.activities(x, self.lowest):  # not detached: every head reaches down to W_1
             auxiliary = auxiliary + cross_entropy(self.heads[str(i)](a), labels)
         yield cross_entropy(self.heads["output"](a), labels) + self.aux_weight * auxiliary

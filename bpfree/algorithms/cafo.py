@@ -2,7 +2,6 @@
 linear predictor per block."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +69,11 @@ class CascadedForward(Algorithm):
     """
 
     presets = {
-        "thesis": {"optimiser": "adam", "head_bias": True, "calibrate": False, "error": "sum"},
         # The camera-ready's own code for this was not to be had; taken to be the thesis's.
-        "2026": {"optimiser": "adam", "head_bias": True, "calibrate": False, "error": "sum"},
+        **{
+            source: {"optimiser": "adam", "head_bias": True, "calibrate": False, "error": "sum"}
+            for source in ("thesis", "2026")
+        },
         "reference": {
             "optimiser": "sgd",
             "momentum": 0.0,
@@ -123,7 +124,6 @@ class CascadedForward(Algorithm):
         check_range("block_lr", self.block_lr, above=0.0)
         check_range("block_weight_decay", self.block_weight_decay)
         check_positive("block_epochs", self.block_epochs)
-        self.depth = len(model.blocks)
         for i in range(1, self.depth + 1):
             self.heads[str(i)] = self.head(i, bias=head_bias)  # P_i
         if self.dfa:
@@ -134,8 +134,7 @@ class CascadedForward(Algorithm):
     def initialise(self, seed: int) -> None:
         super().initialise(seed)
         for i in range(1, self.depth if self.dfa else 1):
-            b = torch.empty(self.feedback(i).shape)
-            b.normal_(generator=stream(seed, f"feedback_{i}"))
+            b = torch.randn(self.feedback(i).shape, generator=stream(seed, f"feedback_{i}"))
             self.feedback(i).copy_(self.feedback_scale * b / b.norm(dim=1, keepdim=True))
 
     def initialise_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
@@ -166,19 +165,18 @@ class CascadedForward(Algorithm):
     def block_stage(self) -> Stage:
         """DFA: all blocks and V at once, with their own rate, decay and number of epochs."""
         moving = [*self.model.parameters(), *self.heads["output"].parameters()]
-        stage = self.stage("blocks", moving, self.dfa_losses, self.output, layer=self.depth)
-        group = Group(moving, self.block_lr, self.block_weight_decay)
-        return replace(stage, groups=[group], epochs=self.block_epochs)
+        own = {"groups": [Group(moving, self.block_lr, self.block_weight_decay)], "epochs": self.block_epochs}
+        return self.stage("blocks", [], self.dfa_losses, self.output, layer=self.depth, **own)
 
     def output(self, x: Tensor) -> Tensor:
         return self.heads["output"](self.model(x))
 
     def dfa_losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
-        *earlier, last = self.block_outputs(x, detach=True)
+        *earlier, (_, last) = self.model.activities(x, detach=True)
         scores = self.heads["output"](last)
         loss = cross_entropy(scores, labels)  # exact for the last block and V
         e = self.error(scores, labels)
-        for i, a in enumerate(earlier, start=1):
+        for i, a in earlier:
             inner = (a * self.signal(i, a, e)).sum()  # ⟨h_i, δ_i⟩
             loss = loss + (inner - inner.detach())  # a gradient but no value: the loss reported is the CE
         yield loss
@@ -194,14 +192,6 @@ class CascadedForward(Algorithm):
         with torch.enable_grad():
             h = a.detach().requires_grad_()
             return delta.copy_(torch.autograd.grad(self.model.read(h), h, wanted)[0])
-
-    def block_outputs(self, x: Tensor, *, detach: bool) -> list[Tensor]:
-        """The output of every block; with `detach` no gradient passes from a block to the one before."""
-        outputs = []
-        for block in self.model.blocks:
-            x = block(x.detach() if detach else x)
-            outputs.append(x)
-        return outputs
 
     def error(self, scores: Tensor, labels: Tensor) -> Tensor:
         """e = (p − Y)/B, or p − Y with error="sum": (B, classes), without gradient."""
@@ -244,10 +234,11 @@ class CascadedForward(Algorithm):
         far, `predict_by` first; then, of DFA, "head": V, the output that trained the blocks."""
         self.finished()  # refuses an untrained network
         done = {stage.name for stage in self.stages()[: int(self.stages_finished)]}
-        outputs = self.block_outputs(x, detach=False)
-        trained = [i for i in range(1, self.depth + 1) if f"predictor {i}" in done]
-        scores = {f"block {i}": self.heads[str(i)](outputs[i - 1]) for i in trained}
-        head = {"head": self.heads["output"](outputs[-1])} if self.dfa else {}
+        scores = {}
+        for i, h in self.model.activities(x):
+            if f"predictor {i}" in done:
+                scores[f"block {i}"] = self.heads[str(i)](h)
+        head = {"head": self.heads["output"](h)} if self.dfa else {}
         if not scores and not head:
             raise InvalidInput(f"{self.name} has no trained predictor yet: let bpfree.train finish")
         if not scores:

@@ -1,7 +1,6 @@
 """Mono-Forward: every layer learns from its own read-out through one projection matrix."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -132,8 +131,8 @@ class MonoForward(Algorithm):
         self.aux_weight = aux_weight
         check_range("stage_ratio", stage_ratio, above=0.0)
         self.stage_ratio = stage_ratio
-        self.depth = len(model.blocks)
-        for i in range(0 if input_projection else 1, self.depth + 1):
+        self.lowest = 0 if input_projection else 1
+        for i in range(self.lowest, self.depth + 1):
             self.heads[str(i)] = self.head(i, bias=projection_bias)  # M_i
         check_range("sim_weight", sim_weight, most=1.0)
         if sim_weight and not detach:
@@ -149,76 +148,62 @@ class MonoForward(Algorithm):
 
     def stages(self) -> list[Stage]:
         if self.schedule == "simultaneous":
-            how = self.simultaneous_losses, self.simultaneous_readout
-            return [self.stage("network", self.parameters(), *how, layer=self.depth)]
+            return [self.part("network", self.lowest, self.depth, layer=self.depth)]
         if self.overlaps:
             return self.overlapping_stages()
-        stages = [self.sequential_stage(int(i)) for i in sorted(self.heads, key=int)]
-        return [replace(stage, share=self.stage_ratio**i) for i, stage in enumerate(stages)]
-
-    def sequential_stage(self, i: int) -> Stage:
-        """Stage i: L_i moves M_i and W_i, or without detaching everything from W_1 up."""
-        blocks, project = list(self.model.blocks), self.heads[str(i)]
-        frozen = max(i - 1, 0) if self.detach else 0  # M_0 has no block
-        prefix, trained = blocks[:frozen], blocks[frozen:i]
-
-        def activity(a: Tensor) -> Tensor:
-            for block in trained:
-                a = block(a)
-            return a
-
-        def readout(a: Tensor) -> Tensor:
-            return project(activity(a))  # G_i
-
-        def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
-            yield self.layer_loss(i, activity(a), labels)  # a_{i-1} comes from the frozen prefix
-
-        below = [p for block in trained[:-1] for p in block.parameters()]
-        parameters = [*below, *self.of_layer(i)]
-        return self.stage(f"layer {i}", parameters, losses, readout, prefix, layer=i)
-
-    def of_layer(self, i: int) -> list[nn.Parameter]:
-        """What L_i alone moves: W_i and b_i, M_i, and S_i if it is there; of layer 0, M_0."""
-        modules = [*self.model.blocks[max(i - 1, 0) : i], self.heads[str(i)]]
-        modules += [self.maps[str(i)]] if str(i) in self.maps else []
-        return [p for module in modules for p in module.parameters()]
-
-    def phases(self) -> list[tuple[list[int], float]]:
-        """The layers that live from each time at which one begins or ends to the next, and how long it is."""
-        begins = {i: (i - 1) * self.schedule for i in range(1, self.depth + 1)}
-        # Rounded, so that times that are equal are equal numbers.
-        lives = {i: (round(begin, 9), round(begin + 1, 9)) for i, begin in begins.items()}
-        times = sorted({t for life in lives.values() for t in life})
         return [
-            ([i for i, (begin, end) in lives.items() if begin <= now < end], then - now)
-            for now, then in pairwise(times)
+            self.part(f"layer {i}", i if self.detach else min(i, 1), i, layer=i, share=self.stage_ratio**k)
+            for k, i in enumerate(range(self.lowest, self.depth + 1))
         ]
 
     def overlapping_stages(self) -> list[Stage]:
-        groups = [Group(self.of_layer(i), self.lr, self.weight_decay) for i in range(1, self.depth + 1)]
+        groups = [Group(self.moving(i, [i]), self.lr, self.weight_decay) for i in range(1, self.depth + 1)]
         stages = []
-        for layers, share in self.phases():
-            low, high = layers[0], layers[-1]
-            when = {"groups": groups[low - 1 : high], "share": share, "continues": bool(stages)}
-            stages.append(replace(self.overlapping_stage(low, high), **when))
+        for low, high, share in self.phases():
+            name = f"layer {low}" if low == high else f"layers {low}-{high}"
+            own = {"groups": groups[low - 1 : high], "share": share, "continues": bool(stages)}
+            stages.append(self.part(name, low, high, layer=self.depth, **own))
         return stages
 
-    def overlapping_stage(self, low: int, high: int) -> Stage:
-        """The layers from `low` to `high`, each on its own loss, above those that have ended."""
-        blocks = list(self.model.blocks)
+    def phases(self) -> Iterator[tuple[int, int, float]]:
+        """From each time at which a layer begins or ends to the next: the lowest and the highest layer that
+        live then, and how long it is."""
+        # Rounded, so that times that are equal are equal numbers.
+        begins = [round(i * self.schedule, 9) for i in range(self.depth)]
+        ends = [round(i * self.schedule + 1, 9) for i in range(self.depth)]
+        for now, then in pairwise(sorted({*begins, *ends})):
+            yield 1 + sum(end <= now for end in ends), sum(begin <= now for begin in begins), then - now
 
-        def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
-            for i in range(low, high + 1):
-                a = blocks[i - 1](a.detach())
-                yield self.layer_loss(i, a, labels)
+    def part(self, name: str, low: int, high: int, *, layer: int, **own) -> Stage:
+        """The layers from `low` to `high` move, above those that are frozen: each on its own loss if they are
+        detached; if not, all of them on the highest one's in a sequential stage, else on all losses."""
+        undetached_in_turn = self.schedule == "sequential" and not self.detach
+        learning = range(high if undetached_in_turn else low, high + 1)
+
+        def local(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
+            for i, a_i in self.model.activities(a, low, high, detach=True):
+                yield self.layer_loss(i, a_i, labels)  # its graph is freed before the next layer's is built
+
+        def joint(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
+            layers = self.model.activities(a, low, high)
+            *lower, highest = (self.layer_loss(i, a_i, labels) for i, a_i in layers if i in learning)
+            yield sum(self.aux_weight * loss for loss in lower) + highest
 
         def readout(a: Tensor) -> Tensor:
-            for block in blocks[low - 1 : high]:
-                a = block(a)
-            return self.heads[str(high)](a)
+            if self.schedule == "simultaneous":
+                return self.combine(dict(self.goodnesses(a)))[self.predict_by]
+            return self.heads[str(high)](self.model(a, low, high))  # G_high
 
-        name = f"layer {low}" if low == high else f"layers {low}-{high}"
-        return self.stage(name, [], losses, readout, blocks[: low - 1], layer=self.depth)
+        losses, prefix = local if self.detach else joint, self.model.blocks[: max(low - 1, 0)]
+        return self.stage(name, self.moving(low, learning), losses, readout, prefix, layer=layer, **own)
+
+    def moving(self, low: int, learning: Sequence[int]) -> list[nn.Parameter]:
+        """What moves on the losses of the layers `learning`, the last of which is the highest: W_i and b_i
+        from layer `low` up, M_i, and S_i if it is there; layer 0 has M_0 alone."""
+        modules = list(self.model.blocks[max(low - 1, 0) : learning[-1]])
+        modules += [self.heads[str(i)] for i in learning]
+        modules += [self.maps[str(i)] for i in learning if str(i) in self.maps]
+        return [p for module in modules for p in module.parameters()]
 
     def layer_loss(self, i: int, a: Tensor, labels: Tensor) -> Tensor:
         """L_i of a_i."""
@@ -228,53 +213,31 @@ class MonoForward(Algorithm):
             loss = (1.0 - self.sim_weight) * loss + self.sim_weight * similarity
         return loss
 
-    def simultaneous_losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
-        total = 0.0
-        for i, a in self.activities(x, detach=self.detach):
-            loss = self.layer_loss(i, a, labels)
-            if self.detach:
-                yield loss  # its graph is freed before the next layer's is built
-            else:
-                total = total + (loss if i == self.depth else self.aux_weight * loss)
-        if not self.detach:
-            yield total
-
-    def activities(self, x: Tensor, *, detach: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """(i, a_i) layer by layer, and first, if there is an M_0, the pixels."""
-        if "0" in self.heads:
-            yield 0, x
-        a = x
-        for i, block in enumerate(self.model.blocks, start=1):
-            a = block(a.detach() if detach else a)
-            yield i, a
-
-    def goodnesses(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(i, G_i) layer by layer, M_0's first if it is there."""
-        for i, a in self.activities(x):
-            yield i, self.heads[str(i)](a)
-
     # -- prediction
 
-    def simultaneous_readout(self, x: Tensor) -> Tensor:
-        return self.combine({i: g for i, g in self.goodnesses(x) if i > 0})[self.predict_by]
+    def goodnesses(self, x: Tensor, high: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """(i, G_i) layer by layer up to `high`, by default the last; M_0's first if it is there."""
+        for i, a in self.model.activities(x, self.lowest, high):
+            yield i, self.heads[str(i)](a)
 
     def readouts(self, x: Tensor) -> dict[str, Tensor]:
         """ "last" (G_L), "sum" (Σ_{i≥1} G_i) and each "layer i", of the layers trained so far."""
         self.finished()  # refuses an untrained network
-        trained = sorted(map(int, self.heads))
+        high, last = self.depth, int(self.stages_finished) - 1
         if self.schedule == "sequential":
-            trained = trained[: int(self.stages_finished)]
+            high = self.lowest + last
         elif self.overlaps:
-            layers, _ = self.phases()[int(self.stages_finished) - 1]
-            trained = trained[: layers[-1]]
-        goodness = {i: g for i, g in self.goodnesses(x) if i in trained}
-        both = self.combine({i: g for i, g in goodness.items() if i > 0} or goodness)
+            _, high, _ = list(self.phases())[last]
+        goodness = dict(self.goodnesses(x, high))
+        both = self.combine(goodness)
         ordered = {self.predict_by: both[self.predict_by], **both}
         return ordered | {f"layer {i}": g for i, g in goodness.items()}
 
     @staticmethod
     def combine(goodness: dict[int, Tensor]) -> dict[str, Tensor]:
-        return {"last": goodness[max(goodness)], "sum": sum(goodness.values())}
+        """The ways to make one prediction of G_i; that of M_0 counts only where there is no other."""
+        counted = [g for i, g in goodness.items() if i > 0] or list(goodness.values())
+        return {"last": counted[-1], "sum": sum(counted)}
 
 
 def check_overlap(schedule: object, detach: bool, input_projection: bool) -> None:

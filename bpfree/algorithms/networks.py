@@ -4,8 +4,8 @@ Whatever reads a class from an activation (a head, a projection matrix, a predic
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +71,24 @@ class Blocks(nn.Module, metaclass=MadePinned):
         """
         return False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W) -> the last block's activation, (N, d_L) or (N, channels, height, width)."""
-        for block in self.blocks:
+    def activities(
+        self, a: Tensor, low: int = 1, high: int | None = None, *, detach: bool = False
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(i, a_i), one by one, of the layers from `low` to `high` (None: the last) above a = a_{low-1}.
+
+        Layer 0 is the input itself. detach: no gradient passes from a layer to the one below it.
+        """
+        for i in range(low, (len(self.blocks) if high is None else high) + 1):
+            if i > 0:
+                a = self.blocks[i - 1](a.detach() if detach else a)
+            yield i, a
+
+    def forward(self, x: Tensor, low: int = 1, high: int | None = None) -> Tensor:
+        """x: (N, C, H, W) -> the last block's activation, (N, d_L) or (N, channels, height, width).
+
+        With low and high, as in `activities`, a_high of x = a_{low-1}.
+        """
+        for block in islice(self.blocks, max(low - 1, 0), high):
             x = block(x)
         return x
 

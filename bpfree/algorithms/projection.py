@@ -1,5 +1,7 @@
 """Forward Projection: every layer is solved for targets that are made of its input and the labels."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -55,7 +57,7 @@ class ForwardProjection(Algorithm):
         check_range("output_ridge", output_ridge)
         check_flag("penalise_bias", penalise_bias)
         self.ridge, self.output_ridge, self.penalise_bias = ridge, output_ridge, penalise_bias
-        self.heads["output"] = self.head(len(model.blocks), bias=True)  # V
+        self.heads["output"] = self.head(self.depth, bias=True)  # V
         widths = [model.inputs, *model.features]
         for i, width in enumerate(model.features, start=1):
             self.register_buffer(f"feature_projection_{i}", torch.zeros(widths[i - 1] + 1, width))  # Q_i
@@ -65,8 +67,7 @@ class ForwardProjection(Algorithm):
         super().initialise(seed)
         for name, projection in self.named_buffers():
             if "_projection_" in name:
-                drawn = torch.empty(projection.shape).normal_(generator=stream(seed, name))
-                projection.copy_(drawn)
+                projection.copy_(torch.randn(projection.shape, generator=stream(seed, name)))
 
     def targets(self, i: int, a: Tensor, labels: Tensor) -> Tensor:
         """Z_i, (B, d_i), of the layer's input a (B, d_{i-1}) and labels (B,)."""
@@ -92,10 +93,7 @@ class ForwardProjection(Algorithm):
             z = self.targets(i, a, labels) if i else 2 * one_hot(labels, self.model.classes) - 1
             equations.add(a, z)
 
-        def solve() -> None:
-            equations.solve(layer)
-
-        readout = None if i else layer
+        readout, solve = None if i else layer, partial(equations.solve, layer)
         return Stage(name, prefix=prefix, readout=readout, accumulate=accumulate, solve=solve)
 
     def readouts(self, x: Tensor) -> dict[str, Tensor]:
