@@ -31,7 +31,7 @@ class BestWeights:
     `epoch` (0 before the first), `live` the tensors as they are now, `kept` their copies."""
 
     def __init__(self, algorithm: nn.Module, stage: Stage):
-        self.live = [p for group in stage.groups for p in group.parameters] + list(algorithm.buffers())
+        self.live = [*stage.moving, *algorithm.buffers()]
         self.kept: list[Tensor] = []
         self.epoch = 0
 
@@ -145,8 +145,8 @@ class Checkpoint:
         first()
         tensors = {f"algorithm.{name}": value for name, value in self.algorithm.state_dict().items()}
         if stage is not None:
-            moving = enumerate(p for group in stage.groups for p in group.parameters)
-            own = {f"optimiser.{i}.{q}": v for i, p in moving for q, v in state.get(p, {}).items()}
+            states = enumerate(state.get(p, {}) for p in stage.moving)
+            own = {f"optimiser.{i}.{quantity}": v for i, of in states for quantity, v in of.items()}
             tensors |= {name: value for name, value in own.items() if value is not None}
         if keep is not None and keep.epoch < len(self.history.stages[-1].rows):  # else they are as they are
             tensors |= {f"kept.{i}": tensor for i, tensor in enumerate(keep.kept)}
@@ -177,7 +177,7 @@ class Checkpoint:
             "format": CHECKPOINT_FORMAT,
             "run": self.run,
             "stages": [
-                [stage.name, stage.optimiser, [names.get(id(p)) for g in stage.groups for p in g.parameters]]
+                [stage.name, stage.optimiser, [names.get(id(p)) for p in stage.moving]]
                 for stage in self.algorithm.stages()
             ],
             "weights": {

@@ -202,11 +202,9 @@ class Replayed(Called):
         """Puts back, in place, what the steps within have moved: weights, buffers and the optimiser's state,
         which is zero of a parameter that has none yet."""
 
-        weights = [p for group in self.stage.groups for p in group.parameters]
-
         def moving() -> dict[object, Tensor]:
-            places = dict(enumerate([*weights, *self.algorithm.buffers()]))
-            states = ((k, self.optimiser.state[p].items()) for k, p in enumerate(weights))
+            places = dict(enumerate([*self.stage.moving, *self.algorithm.buffers()]))
+            states = ((k, self.optimiser.state[p].items()) for k, p in enumerate(self.stage.moving))
             return places | {(k, q): v for k, state in states for q, v in state if isinstance(v, Tensor)}
 
         before = {place: tensor.detach().to("cpu", copy=True) for place, tensor in moving().items()}

@@ -27,7 +27,7 @@ from .numerics import pinned
 from .prefix import PrefixCache
 from .progress import Progress
 from .stage import MADE_FOR_THE_CAP, Stage, freeze_all_but, make_optimiser, rates_of
-from .stopping import Budget, Length, StopRule, check_lengths, life, stop_rule
+from .stopping import Budget, Length, StopRule, check_lengths, stop_rule
 
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("cpu", "cuda", "mps")
@@ -149,10 +149,9 @@ def train(
                     checkpoint.save(stage, optimiser.state, keep, first=clock.settle)
                 log.ended = log.ended or length.ended_by(len(log.rows))
                 log.restored = len(log.rows) if after and after.continues else keep.restore()
-                state = handed_on(stages, number, optimiser)
+                state = handed_on(stage, after, optimiser)
                 del how, optimiser, keep  # their memory goes before the next stage's comes
-            for parameter in algorithm.parameters():
-                parameter.grad = None  # a finished stage keeps no gradients
+            algorithm.zero_grad()  # a finished stage keeps no gradients
             algorithm.conclude(number, log)
             history.provenance = clock.provenance
             checkpoint.save(after, state, first=clock.settle)
@@ -161,12 +160,11 @@ def train(
 
 
 def handed_on(
-    stages: Sequence[Stage], number: int, optimiser: torch.optim.Optimizer
+    stage: Stage, after: Stage | None, optimiser: torch.optim.Optimizer
 ) -> dict[nn.Parameter, dict]:
-    """The optimiser's state of those parameters of the stage with this number that live on in the next."""
-    after = stages[number].groups if number < len(stages) else ()
-    lives_on = [group for group in after if life(stages, number, group).start < number]
-    return {p: optimiser.state[p] for group in lives_on for p in group.parameters}
+    """The optimiser's state of those parameters of a stage that live on in the one after it."""
+    groups = stage.groups if after is not None and after.continues else ()
+    return {p: optimiser.state[p] for group in groups if group in after.groups for p in group.parameters}
 
 
 @contextmanager
@@ -181,9 +179,7 @@ def left_usable(algorithm: nn.Module, history: History, clock: Clock) -> Iterato
         with suppress(Exception):  # of the meter; training may just have failed
             clock.settle()
         history.provenance = clock.provenance or history.provenance
-        algorithm.eval()
-        for parameter in algorithm.parameters():
-            parameter.requires_grad_(True)
+        algorithm.eval().requires_grad_(True)
 
 
 @dataclass

@@ -71,7 +71,7 @@ class PrefixCache:
         prefix, images = tuple(stage.prefix), (self.data.x_train, self.data.x_val)
         for module in prefix:
             module.eval()
-        moving = {id(p) for group in stage.groups for p in group.parameters}
+        moving = {id(p) for p in stage.moving}
         if any(id(p) in moving for module in self.modules for p in module.parameters()):
             self._clear()  # a later stage moves what was frozen: its old output is stale
         if not prefix:

@@ -38,7 +38,7 @@ STEP_BY_STEP = ("linear", "cosine")  # these change from step to step, the other
 MADE_FOR_THE_CAP = ("cooldown", "cooldown_thesis", *STEP_BY_STEP)  # early stopping may not cut these short
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """Parameters that move together, with their own rate and decay.
 
@@ -97,10 +97,15 @@ class Stage:
     accumulate: Callable[[Tensor, Tensor], None] | None = None
     solve: Callable[[], None] | None = None
 
+    @property
+    def moving(self) -> list[nn.Parameter]:
+        """The parameters of all groups."""
+        return [parameter for group in self.groups for parameter in group.parameters]
+
 
 def freeze_all_but(algorithm: nn.Module, stage: Stage) -> None:
     """Only the stage's groups may receive gradients; checks that its prefix is not among them."""
-    moving = {id(p) for g in stage.groups for p in g.parameters}
+    moving = {id(p) for p in stage.moving}
     frozen = {id(p) for module in stage.prefix for p in module.parameters()}
     if moving & frozen:
         raise InvalidInput(
@@ -147,7 +152,7 @@ def make_optimiser(stage: Stage, state: Mapping[nn.Parameter, dict] | None = Non
     On CUDA its rates and step counts lie on the device, where a captured step reads them when it is replayed.
     """
     kind = choose("optimiser", stage.optimiser, OPTIMISERS)
-    device = stage.groups[0].parameters[0].device
+    device = stage.moving[0].device
     cuda = device.type == "cuda"
     groups = [
         {

@@ -203,9 +203,7 @@ class Length:
         """
         if self.unit == "passes":
             return int(min(self.own, self.left))
-        further = (
-            DEFAULT_CAP  # where what an epoch takes is not known, or too little for the sensor or the clock
-        )
+        further = DEFAULT_CAP  # where an epoch's cost is not known, or too little for the sensor or the clock
         if epochs := sum(cost_of(row, self.unit, ("train", "val")) for row in rows):
             spent = sum(cost_of(row, self.unit) for row in rows)
             further = max(0, round((self.left - spent) / (epochs / len(rows))))
@@ -228,17 +226,14 @@ def life(stages: Sequence["Stage"], place: int, group: "Group | None" = None) ->
     """The places, counted from 0, of the stages around this one of which each continues the one before; of a
     group, of those that hold it."""
 
-    def joined(k: int) -> bool:
-        """Whether the stage at k continues the one before, with the group."""
-        both = stages[k - 1 : k + 1] if 0 < k < len(stages) and stages[k].continues else ()
-        return bool(both) and (group is None or all(any(g is group for g in s.groups) for s in both))
+    def begins(k: int) -> bool:
+        """Whether the stage at k does not continue the one before, or not with the group."""
+        if k in (0, len(stages)) or not stages[k].continues:
+            return True
+        return group is not None and not all(group in stage.groups for stage in stages[k - 1 : k + 1])
 
-    first = last = place
-    while joined(first):
-        first -= 1
-    while joined(last + 1):
-        last += 1
-    return range(first, last + 1)
+    first = next(k for k in range(place, -1, -1) if begins(k))
+    return range(first, next(k for k in range(place + 1, len(stages) + 1) if begins(k)))
 
 
 def check_lengths(name: str, stages: Sequence["Stage"], budget: Budget | None) -> None:
