@@ -230,6 +230,7 @@ def test_without_a_path_nothing_is_written_even_if_asked():
     checkpoint = Checkpoint()
     trained(checkpoint=checkpoint)
     checkpoint.save(now=True)
+    checkpoint.remove()
 
 
 # ---------------------------------------------------------------- what is not read

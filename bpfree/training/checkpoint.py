@@ -167,8 +167,9 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Deletes the file; to be called after the record is stored."""
-        with suppress(OSError):  # it does no harm where it lies
-            self.path.unlink(missing_ok=True)
+        if self.path is not None:
+            with suppress(OSError):  # it does no harm where it lies
+                self.path.unlink(missing_ok=True)
 
     def _of(self) -> dict:
         """What must be equal for a file to be resumed: its form, the run, and the algorithm's parts."""
