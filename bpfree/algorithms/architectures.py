@@ -1,6 +1,7 @@
 """Networks by name: the paper's for every algorithm and data set, how a name is read, and those of others."""
 
 import re
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -26,10 +27,8 @@ CONVOLUTIONAL = {"cnn": CaFoCNN, "conv": ConvNet, "rms": RMSNet}
 
 #: The smallest networks, on which an experiment's options are tried before anything is loaded.
 STAND_IN = {
-    "mlp": lambda: MLP([100, 1, 1], classes=2),
-    "cnn": lambda: CaFoCNN((1, 8, 8), classes=2, channels=(1, 1, 1)),
-    "conv": lambda: ConvNet((1, 8, 8), classes=2, channels=(1, 1, 1)),
-    "rms": lambda: RMSNet((1, 8, 8), classes=2, channels=(1, 1, 1)),
+    "mlp": partial(MLP, [100, 1, 1], classes=2),
+    **{kind: partial(net, (1, 8, 8), classes=2, channels=(1, 1, 1)) for kind, net in CONVOLUTIONAL.items()},
 }
 
 
@@ -85,7 +84,7 @@ def parse_architecture(architecture: str) -> tuple[str, list[int]]:
         return "cnn", []
     if match := re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]*)", name):
         return "mlp", [int(match[2])] * int(match[1])
-    if match := re.fullmatch(r"(?:(cnn|conv|rms)-)?([1-9][0-9]*(?:-[1-9][0-9]*)*)", name):
+    if match := re.fullmatch(rf"(?:({'|'.join(CONVOLUTIONAL)})-)?([1-9][0-9]*(?:-[1-9][0-9]*)*)", name):
         return match[1] or "mlp", [int(n) for n in match[2].split("-")]
     raise InvalidInput(
         f"architecture {architecture!r}: use layers x width as in '2x1000', widths as in '1000-500', "

@@ -91,10 +91,8 @@ HALF = {"schedule": 0.5, "detach": True}
 EPOCHS, CAFO_EPOCHS = {"epochs": Range(5, 30, "int")}, {"epochs": Range(3, 1500, "log int")}
 DFA_EPOCHS = {**CAFO_EPOCHS, "block_epochs": Range(3, 250, "log int")}
 RIDGE = {"ridge": Range(1e-6, 1e1, "log")}
-RIDGES = {
-    "ridge": Range(1e-1, 1e4, "log"),
-    "output_ridge": Range(1e-2, 1e3, "log"),
-}  # of all samples together
+# Those of "fp" are of all samples together.
+RIDGES = {"ridge": Range(1e-1, 1e4, "log"), "output_ridge": Range(1e-2, 1e3, "log")}
 PREDSIM = {**MF["mf"], "sim_weight": 0.99}
 DIVISION = {"stage_ratio": Range(0.5, 1.0, "linear")}  # from halving to equal shares
 FREEZING = {"freeze_from": Range(0.5, 1.0, "linear")}  # the last of which freezes nothing

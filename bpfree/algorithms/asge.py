@@ -19,9 +19,8 @@ PREDICTIONS = ("last", "fusion", "best")
 #: (C_i, C_L, α) -> P_i, the patches of a map along each side
 PATCHES: dict[str, Callable[[int, int, float], int]] = {
     "floor": lambda own, last, alpha: max(1, math.floor(alpha * last / own)),
-    "const_dim": lambda own, last, alpha: max(
-        1, round((last / own) ** (alpha / 2))
-    ),  # C_i P_i² ≈ C_L at α = 1
+    # C_i P_i² ≈ C_L at α = 1:
+    "const_dim": lambda own, last, alpha: max(1, round((last / own) ** (alpha / 2))),
 }
 
 
@@ -128,9 +127,8 @@ class ASGELike(Algorithm):
                 head.weight.copy_(torch.eye(classes).repeat_interleave(of, 1) / of)
                 continue
             for name, value in head.named_buffers():
-                drawn = torch.empty(value.shape)
-                drawn.uniform_(-(width**-0.5), width**-0.5, generator=stream(seed, f"heads.{i}.{name}"))
-                value.copy_(drawn)
+                chance = stream(seed, f"heads.{i}.{name}")
+                value.copy_(torch.empty(value.shape).uniform_(-(width**-0.5), width**-0.5, generator=chance))
 
     # -- training
 

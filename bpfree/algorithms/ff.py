@@ -132,7 +132,7 @@ class ForwardForward(Algorithm):
         widths = [float(d) if squares == "sum" else 1.0 for d in model.features]
         self.thresholds = widths if threshold is None else [threshold] * len(widths)  # θ_1, ..., θ_L
         self.classes = model.classes
-        self.first = 0 if read == "all" or len(model.blocks) == 1 else 1  # of the layers that are read
+        self.first = 0 if read == "all" or self.depth == 1 else 1  # of the layers that are read
         if predict_by == "softmax" or negatives == "hard":
             width = sum(model.features[self.first :])
             self.heads["softmax"] = nn.Linear(width, model.classes, bias=False)
@@ -222,16 +222,16 @@ class ForwardForward(Algorithm):
 
     def stages(self) -> list[Stage]:
         head = [Group(list(self.heads.parameters()), self.head_lr, self.head_weight_decay)]
-        layers, depth = list(self.model.parameters()), len(self.model.blocks)
+        layers = [Group(list(self.model.parameters()), self.lr, self.weight_decay)]
         if self.negatives != "hybrid":
             readout = self.goodness_readout if self.predict_by == "goodness" else self.softmax_readout
-            stage = self.stage("network", layers, self.losses, readout, layer=depth)
-            stage.groups = [*stage.groups, *(head if self.heads else [])]
-            return [stage]
-        frozen = Prefix(self.model.blocks, self.features)
-        read = self.stage("read-out", [], self.head_losses, self.heads["softmax"], [frozen], layer=depth)
-        read.groups = head
-        return [self.stage("layers", layers, self.losses, None, layer=depth), read]
+            groups = [*layers, *(head if self.heads else [])]
+            return [self.stage("network", [], self.losses, readout, layer=self.depth, groups=groups)]
+        frozen, project = [Prefix(self.model.blocks, self.features)], self.heads["softmax"]
+        return [
+            self.stage("layers", [], self.losses, None, layer=self.depth, groups=layers),
+            self.stage("read-out", [], self.head_losses, project, frozen, layer=self.depth, groups=head),
+        ]
 
     def losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         logits = None
@@ -241,7 +241,7 @@ class ForwardForward(Algorithm):
         z = self.contrast(x, labels, chance, logits)
         walks = [self.activities(rows) for rows in z.chunk(self.passes)]
         positives = (len(x), 0)  # of the rows of each pass: the first ones
-        for i in range(len(self.model.blocks)):
+        for i in range(self.depth):
             for walk, n in zip(walks, positives, strict=False):
                 yield self.layer_loss(i, next(walk), n)  # its graph is freed before the next one is built
 
