@@ -40,14 +40,13 @@ def _left(root: Path, name: str, limit: str, usage: str, cache: str) -> Iterator
     for folder in (own, *own.parents):
         if folder.is_relative_to(root):
             try:
-                most, used = ((folder / file).read_text(encoding="utf-8").strip() for file in (limit, usage))
-                stat = dict(
-                    line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
-                )
+                files = (folder / file for file in (limit, usage, "memory.stat"))
+                most, used, stat = (file.read_text(encoding="utf-8").strip() for file in files)
+                cached = dict(line.split() for line in stat.splitlines()).get(cache, 0)
             except (OSError, ValueError):  # no such group, or it has no limit
                 continue
             if most != "max" and int(most) < UNLIMITED:
-                yield int(most) - int(used) + int(stat.get(cache, 0))
+                yield int(most) - int(used) + int(cached)
 
 
 def under_rlimits() -> Iterator[int]:

@@ -6,11 +6,11 @@ as the caller had it. What remains is the machine, the versions of its libraries
 """
 
 import ctypes
-import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -79,11 +79,7 @@ def settings_of_a_new_process() -> Iterator[Setting]:
         yield lambda before=before: before, write, value
     yield torch.get_default_dtype, torch.set_default_dtype, torch.float32
     for device in AUTOCASTS:
-        yield (
-            lambda device=device: torch.is_autocast_enabled(device),
-            lambda enabled, device=device: torch.set_autocast_enabled(device, enabled),
-            False,
-        )
+        yield partial(torch.is_autocast_enabled, device), partial(torch.set_autocast_enabled, device), False
     yield torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled, True
     enabled = torch.are_deterministic_algorithms_enabled, torch.is_deterministic_algorithms_warn_only_enabled
     yield (
@@ -116,7 +112,7 @@ def backend(name: str, value: object) -> Setting:
     *path, last = name.split(".")
 
     def owner() -> object:
-        return functools.reduce(getattr, path, torch.backends)
+        return reduce(getattr, path, torch.backends)
 
     def write(given: object) -> None:
         if name == "mkldnn.fp32_precision":  # whose attribute writes that of all backends
