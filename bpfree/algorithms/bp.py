@@ -1,7 +1,6 @@
 """Backpropagation, alone, freezing its layers, and with deep supervision: the baselines."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,9 +44,8 @@ class Backprop(Algorithm):
     def losses(self, x: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
         yield cross_entropy(self.readout(x), labels)
 
-    def readout(self, a: Tensor, low: int = 1) -> Tensor:
-        """V a_L + c, (B, classes), of a = a_{low-1}."""
-        return self.heads[self.output](self.model(a, low))
+    def readout(self, x: Tensor) -> Tensor:
+        return self.heads[self.output](self.model(x))
 
     def initialise_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         if self.head_init == "normal" and name == f"heads.{self.output}.weight":
@@ -112,7 +110,9 @@ class FreezeOut(Backprop):
 
     def phase(self, frozen: int, **own) -> Stage:
         """What is left to train when so many of the lowest blocks are frozen."""
-        readout = partial(self.readout, low=frozen + 1)
+
+        def readout(a: Tensor) -> Tensor:
+            return self.heads[self.output](self.model.activity(a, frozen + 1))
 
         def losses(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
             yield cross_entropy(readout(a), labels)

@@ -192,7 +192,7 @@ class MonoForward(Algorithm):
         def readout(a: Tensor) -> Tensor:
             if self.schedule == "simultaneous":
                 return self.combine(dict(self.goodnesses(a)))[self.predict_by]
-            return self.heads[str(high)](self.model(a, low, high))  # G_high
+            return self.heads[str(high)](self.model.activity(a, low, high))  # G_high
 
         losses, prefix = local if self.detach else joint, self.model.blocks[: max(low - 1, 0)]
         return self.stage(name, self.moving(low, learning), losses, readout, prefix, layer=layer, **own)

@@ -83,14 +83,15 @@ class Blocks(nn.Module, metaclass=MadePinned):
                 a = self.blocks[i - 1](a.detach() if detach else a)
             yield i, a
 
-    def forward(self, x: Tensor, low: int = 1, high: int | None = None) -> Tensor:
-        """x: (N, C, H, W) -> the last block's activation, (N, d_L) or (N, channels, height, width).
-
-        With low and high, as in `activities`, a_high of x = a_{low-1}.
-        """
+    def activity(self, a: Tensor, low: int = 1, high: int | None = None) -> Tensor:
+        """The last of these `activities` alone: a_high of a = a_{low-1}."""
         for block in islice(self.blocks, max(low - 1, 0), high):
-            x = block(x)
-        return x
+            a = block(a)
+        return a
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> the last block's activation, (N, d_L) or (N, channels, height, width)."""
+        return self.activity(x)
 
 
 class MLP(Blocks):
