@@ -184,12 +184,12 @@ def tost(differences: Iterable[float], margin: float = MARGIN) -> float:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """p values corrected for their number (Holm 1979), in their order; NaN stays NaN and is not counted."""
+    from statsmodels.stats.multitest import multipletests
+
     corrected = np.array(p, dtype=float)
-    known = np.flatnonzero(np.isfinite(corrected))
-    order = known[np.argsort(corrected[known], kind="stable")]
-    # The k-th smallest of m, k from 0, is multiplied by m - k and is no smaller than the one before it.
-    stepped = corrected[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    known = np.isfinite(corrected)
+    if known.any():
+        corrected[known] = multipletests(corrected[known], method="holm")[1]
     return corrected
 
 
@@ -358,8 +358,6 @@ def one_kind(records: pd.DataFrame, *columns: str) -> None:
 
 def _by_seed(rows: pd.DataFrame) -> pd.Series:
     """The values by seed. Of a seed that ran on several devices their mean: it is still one seed."""
-    if rows["seed"].is_unique:
-        return rows.set_index("seed")["value"]
     if "device" in rows and not rows.duplicated(["seed", "device"]).any():
         return rows.groupby("seed")["value"].mean()
     return rows.set_index("seed")["value"]
