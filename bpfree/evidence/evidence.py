@@ -50,14 +50,15 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
     """
     from ..training.stopping import Budget
 
+    besides = "data_sha256", "device"
     found: dict[str, list[Record]] = {}
     for record in kept.records() if isinstance(kept, Store) else kept:
-        found.setdefault(_identity(record.experiment), []).append(record)
+        found.setdefault(_identity(record.experiment, *besides), []).append(record)
 
     @functools.cache
     def records_of(experiment: "Experiment") -> list[Record]:
         budget = Budget("passes", 1) if experiment.reference() else None
-        return found.get(_identity(experiment.resolve(SimpleNamespace(sha256=""), budget)), [])
+        return found.get(_identity(experiment.resolve(SimpleNamespace(sha256=""), budget), *besides), [])
 
     def of(experiments: "Iterable[Experiment]") -> list[Record]:
         records = {r.experiment: r for e in experiments for r in records_of(e)}
@@ -69,16 +70,13 @@ def recorded_runs(kept: Store | Iterable[Record]) -> "Callable[[Iterable[Experim
 def joined(before: Iterable[Record], after: Iterable[Record]) -> list[Record]:
     """Both; of runs with all settings in common the one that came after, whatever budget BP set it."""
     both = (r for records in (before, after) for r in records)
-    return list({_identity(r.experiment, besides=_set_by_others(r.experiment)): r for r in both}.values())
+    return list({_identity(r.experiment): r for r in both}.values())
 
 
-def _set_by_others(resolved: Resolved) -> tuple[str, ...]:
-    """The budget, unless the experiment fixed it itself."""
-    return () if resolved.budget is None or resolved.budget.exact else ("budget",)
-
-
-def _identity(resolved: Resolved, besides: Iterable[str] | None = None) -> str:
-    besides = ("data_sha256", "device", *_set_by_others(resolved)) if besides is None else besides
+def _identity(resolved: Resolved, *besides: str) -> str:
+    """All settings but these, and the budget, unless the experiment fixed it itself."""
+    if resolved.budget is not None and not resolved.budget.exact:
+        besides = (*besides, "budget")
     return json.dumps({k: v for k, v in resolved.plain().items() if k not in besides}, sort_keys=True)
 
 
@@ -141,17 +139,20 @@ def narrow(table: pd.DataFrame, epochs: pd.DataFrame | None = None) -> list[Reco
     records = []
     for row in table.to_dict("records"):
         given = {name: value for name, value in row.items() if not pd.isna(value)}
+        outcome, cost = (
+            {name.removeprefix(kind): value for name, value in given.items() if name.startswith(kind)}
+            for kind in ("outcome ", "cost ")
+        )
         contended = bool(row["contended"])
+        if contended and "busy_s" in given:
+            cost["busy_s"] = given["busy_s"]
         records.append(
             Record(
                 experiment=Resolved.named(json.loads(row["experiment"]), row["key"]),
                 status=row["status"],
-                metrics={n.removeprefix("outcome "): v for n, v in given.items() if n.startswith("outcome ")},
+                metrics=outcome,
                 history=histories.get(row["key"][:12], nothing),
-                cost={
-                    **{n.removeprefix("cost "): v for n, v in given.items() if n.startswith("cost ")},
-                    **{n: v for n, v in given.items() if n == "busy_s" and contended},
-                },
+                cost=cost,
                 epoch_cost=nothing,
                 trace=nothing,
                 stages=[],

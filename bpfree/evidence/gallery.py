@@ -253,8 +253,7 @@ def collect(
     runs = evidence.keep_runs(table, paths["runs"])
     for name, make in (("epochs", evidence.recorded_epochs), ("traces", evidence.recorded_traces)):
         of_table = [r for figure, rs in shown.items() if GALLERY[figure].table == name for r in rs]
-        series = make({r.key: r for r in of_table}.values())
-        evidence.keep_series(series, paths[name], runs, one_seed=name == "traces")
+        evidence.keep_series(make(of_table), paths[name], runs, one_seed=name == "traces")
     evidence.keep_machines(everything.values(), paths["machines"].parent)
     return list(paths.values())
 
