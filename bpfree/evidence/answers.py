@@ -12,12 +12,11 @@ from ..experiments.protocols import REFERENCE
 from . import gallery
 from .figures.resources import warmed
 from .findings import findings as findings
-from .order import NETWORK, PLACE, arranged, network_name
+from .order import DEVICE_NAMES, NETWORK, PLACE, arm_names, arranged, device_name, named, network_name
 from .runs import Number, Ours
 from .tables.text import Quantity, span
 
 SETTINGS = {"tuned": "tuned here", "thesis": "of the thesis", "2026": "of 2026", "defaults": "by default"}
-DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
 LOCAL_MLPS = ("bp", "mf_interleaved", "mf")
 RATIOS = ("passes (× BP)", "time of a pass (× BP)", "time (× BP)")
 
@@ -43,7 +42,7 @@ def _against_bp(*algorithms: str) -> Iterator[tuple]:
         place = runs[(runs[NETWORK] == [row.data, row.architecture]).all(axis=1)]
         both = [place[place["algorithm"] == name] for name in (row.algorithm, row.baseline)]
         settings = [" and ".join(dict.fromkeys(part["key"].map(whose))) for part in both]
-        devices = sorted({DEVICE_NAMES.get(d, d) for part in both for d in part["device"]})
+        devices = sorted({device_name(d) for part in both for d in part["device"]})
         own = settings[0] if len(set(settings)) == 1 else f"{settings[0]}, BP {settings[1]}"
         yield row, network_name(row.data, row.architecture), f"{' and '.join(devices)}; settings {own}"
 
@@ -62,11 +61,9 @@ def a_pass(algorithm: str) -> pd.DataFrame:
         runs a number is of; in print, how many runs.
     """
     rows = [*_printed_ratios(algorithm), *_ours(algorithm), *_timed_apart(algorithm)]
-    table = arranged(pd.DataFrame(rows, columns=[*NETWORK, "measured by", *RATIOS]), *NETWORK)
-    names = list(map(network_name, table["data"], table["architecture"]))
+    table = named(pd.DataFrame(rows, columns=[*NETWORK, "measured by", *RATIOS]))
     table[[*RATIOS]] = table[[*RATIOS]].map(lambda n: Quantity(n.mean, n.sd, 2, note=f"({n.n or 1})"))
-    table.insert(2, "network", names)
-    return table.drop(columns=NETWORK).reset_index(drop=True)
+    return table
 
 
 def saving(algorithm: str = "mf") -> pd.DataFrame:
@@ -74,15 +71,13 @@ def saving(algorithm: str = "mf") -> pd.DataFrame:
     with everything below computed again (%): by updating a part of the network alone.
     """
     table = gallery.recorded("pass_cost")
-    table = table[table["metric"] == "train"].set_index([*NETWORK, "algorithm", "prefix"])["value"]
-    rows = []
-    for data, network, name, prefix in table.index:
-        if (name, prefix) == (algorithm, "kept"):
-            base = table[data, network, REFERENCE, "kept"]
-            kept = table[data, network, name, "kept"] / base
-            again = table.get((data, network, name, "recomputed"), nan) / base
-            rows.append((data, network, again, kept, 100 * (1 - again) / (1 - kept)))
-    return pd.DataFrame(rows, columns=[*NETWORK, "recomputed", "kept", "saved without keeping (%)"])
+    table = table[table["metric"] == "train"]
+    time = table.pivot_table("value", NETWORK, ["algorithm", "prefix"], sort=False)
+    prefixes = ("recomputed", "kept")
+    ratios = {p: time.get((algorithm, p), nan) / time[REFERENCE, "kept"] for p in prefixes}
+    found = pd.DataFrame(ratios).dropna(subset="kept")
+    found["saved without keeping (%)"] = 100 * (1 - found["recomputed"]) / (1 - found["kept"])
+    return found.reset_index()
 
 
 def forward_forward_bill() -> pd.DataFrame:
@@ -180,7 +175,7 @@ def waiting(*algorithms: str) -> pd.DataFrame:
     found = []
     for place, runs in arranged(table, *PLACE).groupby(PLACE, sort=False):
         share = 100 * runs["waiting"] / runs["passes"]
-        who = {"network": network_name(*place[:2]), "algorithm": label(place[2]), "n": len(runs)}
+        who = arm_names(*place) | {"n": len(runs)}
         numbers = {"passes": runs["passes"], "of these waiting": runs["waiting"], "in %": share}
         found.append(who | {name: Quantity(v.mean(), v.std(ddof=1), 0) for name, v in numbers.items()})
     return pd.DataFrame(found)

@@ -13,15 +13,15 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment
 
-from ..algorithms.arms import label
 from ..errors import InvalidInput, disk
 from ..experiments import protocols, tuned
 from ..experiments.store import tidy
 from . import evidence, frontier, gallery, landscape, memory, stats, tables
 from .export import TEMPLATES
-from .order import NETWORK, PLACE, arranged, network_name
+from .order import PLACE, named
 from .runs import Ours
 from .tables import Quantity
+from .tables.coverage import PAPERS_TABLES
 from .verdicts import verdicts
 
 
@@ -63,27 +63,19 @@ class LongTable:
 # ---------------------------------------------------------------- the tables that are of this page alone
 
 
-def named(table: pd.DataFrame) -> pd.DataFrame:
-    """With networks and algorithms as readers have them, in the order of tables."""
-    table = arranged(table, *(c for c in PLACE if c in table))
-    names = list(map(network_name, table["data"], table["architecture"]))
-    table = table.drop(columns=NETWORK).assign(algorithm=table["algorithm"].map(label))
-    table.insert(0, "network", names)
-    return table
-
-
 def contrasts_in_full(committed: Committed) -> pd.DataFrame:
     columns = [
-        "data",
-        "architecture",
-        "algorithm",
+        *PLACE,
         "protocol",
         "settings",
         "baseline_settings",
         "at_cap",
         "n",
+        "difference",
+        "low",
+        "high",
     ]
-    columns += ["difference", "low", "high", "p", "p_holm", "p_tost", "verdict"]
+    columns += ["p", "p_holm", "p_tost", "verdict"]
     in_points = {name: f"{name} (points)" for name in ("difference", "low", "high")}
     names = {"baseline_settings": "settings of BP", "at_cap": "at the cap", "n": "n (pairs)", **in_points}
     names |= {"p_holm": "p, corrected (Holm)", "p_tost": "p, equivalence (TOST)"}
@@ -98,14 +90,7 @@ def every_claim(committed: Committed) -> pd.DataFrame:
 
 
 def every_run(committed: Committed) -> pd.DataFrame:
-    runs = committed.table("runs")
-    shown = {
-        "protocol": "protocol",
-        "preset": "preset",
-        "seed": "seed",
-        "device": "device",
-        "machine": "machine",
-        "status": "status",
+    names = {
         "outcome test_accuracy": "test accuracy (%)",
         "outcome val_accuracy": "validation accuracy (%)",
         "outcome epochs": "epochs",
@@ -113,7 +98,8 @@ def every_run(committed: Committed) -> pd.DataFrame:
         "cost total_measured_j": "energy, measured (J)",
         "cost total_estimated_j": "energy, estimated (J)",
     }
-    return named(runs.reindex(columns=[*PLACE, *shown])).rename(columns=shown)
+    columns = [*PLACE, "protocol", "preset", "seed", "device", "machine", "status", *names]
+    return named(committed.table("runs").reindex(columns=columns)).rename(columns=names)
 
 
 def best_trials(name: str, committed: Committed) -> pd.DataFrame:
@@ -126,26 +112,25 @@ def best_trials(name: str, committed: Committed) -> pd.DataFrame:
     )
     settings = [c for c in frontier.SETTINGS if c in best and best[c].notna().any()]
     names = {"value": "validation accuracy (%)", "hours": "all trials (h)", "trial": "best trial"}
-    return named(best[[*PLACE, "study", "trials", "trial", "value", *settings, "hours"]]).rename(
-        columns=names
-    )
+    shown = best[[*PLACE, "study", "trials", "trial", "value", *settings, "hours"]]
+    return named(shown).rename(columns=names)
+
+
+def means(table: pd.DataFrame, index: list[str], what: str) -> pd.DataFrame:
+    """A row for each place, a column for each quantity that was measured there."""
+    wide = table.pivot_table(index=index, columns=what, values="value", sort=False)
+    return named(wide.reset_index().rename_axis(columns=None))
 
 
 def pass_costs(committed: Committed) -> pd.DataFrame:
-    columns = [*PLACE, "prefix", "machine"]
-    wide = committed.table("pass_cost").pivot_table(
-        index=columns, columns="metric", values="value", sort=False
-    )
-    names = {"train": "training (µs an image)", "val": "validating (µs an image)"}
-    return named(wide.reset_index().rename_axis(columns=None)).rename(columns=names)
+    table = means(committed.table("pass_cost"), [*PLACE, "prefix", "machine"], "metric")
+    return table.rename(columns={"train": "training (µs an image)", "val": "validating (µs an image)"})
 
 
 def memory_held(committed: Committed) -> pd.DataFrame:
     table = committed.table("memory")
-    mib = table.assign(value=table["value"] / 2**20)
-    mean = mib.pivot_table(index=memory.ARM_AND_PREFIX, columns="quantity", values="value", sort=False)
-    names = {quantity: f"{quantity} (MiB)" for quantity in mean}
-    return named(mean.reset_index().rename_axis(columns=None)).rename(columns=names)
+    mib = table.assign(value=table["value"] / 2**20, quantity=table["quantity"] + " (MiB)")
+    return means(mib, memory.ARM_AND_PREFIX, "quantity")
 
 
 def landscapes(committed: Committed) -> pd.DataFrame:
@@ -166,25 +151,15 @@ HOW = {"our_protocol": "convergence"}
 BESIDE = "The thesis's numbers beside ours; n is of the runs that a number is the mean of."
 
 TABLES: list[LongTable] = [
-    LongTable(
-        f"Table {number} of the paper: {family}, {what}",
-        BESIDE,
-        lambda c, compute=compute: compute(c.ours, **HOW),
-    )
-    for number, (family, what, compute) in enumerate(
-        [
-            ("Forward-Forward", "performance", tables.ff_performance),
-            ("Forward-Forward", "efficiency", tables.ff_efficiency),
-            ("Cascaded-Forward", "performance", tables.cafo_performance),
-            ("Cascaded-Forward", "efficiency", tables.cafo_efficiency),
-            ("Mono-Forward", "performance", tables.mf_performance),
-            ("Mono-Forward", "efficiency", tables.mf_efficiency),
-            ("all algorithms", "against backpropagation", tables.cross_algorithm),
-        ],
-        1,
-    )
+    LongTable(f"Table {number} of the paper: {name}", BESIDE, lambda c, of=of: of(c.ours, **HOW))
+    for number, (name, of, _) in enumerate(PAPERS_TABLES[:-1], 1)
 ]
 TABLES += [
+    LongTable(
+        "Table 7 of the paper: all algorithms, against backpropagation",
+        BESIDE,
+        lambda c: tables.cross_algorithm(c.ours, **HOW),
+    ),
     LongTable(
         "Table 8 of the paper: hyperparameters",
         "What the sources printed, and what the search here found; empty where nobody searched.",

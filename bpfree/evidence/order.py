@@ -1,4 +1,4 @@
-"""The names of networks, and the order of data sets, protocols and algorithms, in every table and figure."""
+"""The names of networks, arms and devices, and the order of rows, in every table and figure."""
 
 import pandas as pd
 
@@ -8,11 +8,31 @@ from ..experiments import protocols
 
 NETWORK = ["data", "architecture"]
 PLACE = [*NETWORK, "algorithm"]
+DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
 
 
 def network_name(data_set: str, architecture: str) -> str:
     """A network's name, after the data that it is trained on."""
     return f"{data.dataset(data_set)} {architecture}"
+
+
+def arm_names(data_set: str, architecture: str, algorithm: str) -> dict[str, str]:
+    """The columns that say which arm a row is of."""
+    return {"network": network_name(data_set, architecture), "algorithm": arms.label(algorithm)}
+
+
+def device_name(device: str) -> str:
+    """Of a kind of device; one without a name is called what it is."""
+    return DEVICE_NAMES.get(device, device)
+
+
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """With networks and algorithms as readers have them, in the order of tables."""
+    table = arranged(table, *(c for c in PLACE if c in table)).reset_index(drop=True)
+    table.insert(0, "network", list(map(network_name, table["data"], table["architecture"])))
+    if "algorithm" in table:
+        table["algorithm"] = table["algorithm"].map(arms.label)
+    return table.drop(columns=NETWORK)
 
 
 def arranged(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -12,8 +12,7 @@ from ..algorithms.arms import label
 from ..data import dataset
 from ..experiments import published
 from . import stats
-from .answers import DEVICE_NAMES
-from .order import NETWORK, PLACE, arranged, network_name
+from .order import NETWORK, PLACE, arranged, device_name, network_name
 from .tables.text import Quantity, listed
 
 #: What changes -> (the algorithm that has it, the one that it is compared with).
@@ -159,14 +158,18 @@ def on_a_budget(points: pd.DataFrame) -> pd.DataFrame:
         first = own.iloc[0]
         there = printed[(printed[PLACE] == [first["data"], first["architecture"], name]).all(axis=1)]
         there = there[there["n"] > 1]  # of one seed there are some besides
-        cell = (
-            Quantity(there["mean"].iat[0], there["sd"].iat[0], 2, n=there["n"].iat[0]) if len(there) else ""
+        cells = [Quantity(of.mean, of.sd, 2, n=of.n) for of in there.itertuples()]
+        detached, one_after_the_other = CORNERS.get(name, ("", ""))
+        rows.append(
+            {
+                "algorithm": label(name),
+                "detached": detached,
+                "one layer after the other": one_after_the_other,
+                "test accuracy (%)": Quantity.of(own["test_accuracy"], 2),
+                "printed (%)": cells[0] if cells else "",
+                "operations (× BP)": Quantity(bill[name] / bill["bp"], places=2),
+            }
         )
-        row = {"algorithm": label(name)} | dict(
-            zip(("detached", "one layer after the other"), CORNERS.get(name, ("", "")), strict=True)
-        )
-        row |= {"test accuracy (%)": Quantity.of(own["test_accuracy"], 2), "printed (%)": cell}
-        rows.append(row | {"operations (× BP)": Quantity(bill[name] / bill["bp"], places=2)})
     return pd.DataFrame(rows)
 
 
@@ -248,10 +251,8 @@ def answer(records: pd.DataFrame) -> str:
     table = sides(records)
     decided = ~table["verdict"].isin([stats.UNDECIDED, stats.ONE_RUN])
     row = table.loc[table["difference"].abs().idxmax()]
-    networks = " and ".join(
-        map(network_name, *zip(*table[NETWORK].drop_duplicates().to_numpy(), strict=True))
-    )
-    devices = " and ".join(sorted({DEVICE_NAMES.get(d, d) for d in records["device"]}))
+    networks = " and ".join(network_name(*place) for place, _ in table.groupby(NETWORK, sort=False))
+    devices = " and ".join(sorted(set(map(device_name, records["device"]))))
     return (
         f"**{'something' if decided.any() else 'nothing'} is decided**, {decided.sum()} of {len(table)} "
         f"differences on {networks} (one rate and decay for all; {devices}; n = {table['n'].min()} pairs of "

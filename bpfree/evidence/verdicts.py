@@ -16,7 +16,6 @@ of `stats.contrasts`:
 "Surely" is by the paired t-test, corrected (Holm) over all contrasts of the same metric under one protocol.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -25,12 +24,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ..algorithms.arms import label
-from ..experiments import published
 from ..experiments.protocols import BUDGETS
-from .order import NETWORK, PLACE, network_name
+from .order import PLACE, network_name
 from .runs import ACCOUNT, TOTALS, whose_settings
 from .stats import ALPHA, EFFECTS, EQUIVALENT, KINDS, ONE_RUN, SHOWN, UNDECIDED, compared, contrasts
-from .tables.paper import MEMORY, PLACES, USUAL_PROTOCOL
+from .tables.paper import MEMORY, PLACES, USUAL_PROTOCOL, printed_numbers
 from .tables.text import Quantity
 
 FACTOR = 2.0  # an effect of less than 1/FACTOR or more than FACTOR times the printed one is of another size
@@ -161,19 +159,13 @@ def _claims(metrics: Sequence[str]) -> Iterator[dict]:
     for metric, algorithm, source in itertools.product(metrics, ALGORITHMS, USUAL_PROTOCOL):
         in_words = IN_WORDS.get(metric, ())[:2] == (source, algorithm)
         name = MEMORY[source][0] if metric == "memory" else "test_accuracy" if in_words else metric
-        of = _printed_means(source, name)
-        for place, mean in of.get(algorithm, {}).items():
-            means = None if in_words else (mean, of["bp"][place])
-            place = dict(zip(PLACE, (*place, algorithm), strict=True))
-            yield {**place, "metric": metric, "source": source, "means": means}
-
-
-@functools.cache
-def _printed_means(source: str, metric: str) -> dict[str, pd.Series]:
-    """algorithm -> what the source printed of a metric under its usual protocol, by network."""
-    where = {"source": source, "protocol": USUAL_PROTOCOL[source], "variant": "", "baseline": ""}
-    table = published.results(**where, metric=metric)
-    return {who: rows.set_index(NETWORK)["mean"] for who, rows in table.groupby("algorithm")}
+        printed = printed_numbers(source)
+        for (protocol, *network, who), numbers in printed.items():
+            if (protocol, who) == (USUAL_PROTOCOL[source], algorithm) and name in numbers:
+                bp = printed[protocol, *network, "bp"][name]
+                means = None if in_words else (numbers[name].mean, bp.mean)
+                place = dict(zip(PLACE, (*network, who), strict=True))
+                yield {**place, "metric": metric, "source": source, "means": means}
 
 
 def _printed_effect(claim: dict) -> Quantity | str:

@@ -36,20 +36,8 @@ from .setup import best_hyperparameters, environment
 from .summary import bill_of_run, passes_times_cost, readouts, summary, undecided
 from .text import Quantity, latex, markdown
 
-__all__ = [
-    "MISSED",
-    "NOT_RUN",
-    "NOWHERE",
-    "Quantity",
-    "agreement",
-    "at_best",
-    "at_equal_accuracy",
-    "best_hyperparameters",
-    "bill_of_run",
-    "bought",
-    "by_budget",
-    "cafo_efficiency",
-]
+__all__ = ["MISSED", "NOT_RUN", "NOWHERE", "Quantity", "agreement", "at_best", "at_equal_accuracy"]
+__all__ += ["best_hyperparameters", "bill_of_run", "bought", "by_budget", "cafo_efficiency"]
 __all__ += ["cafo_performance", "campaign", "claims", "claims_by_protocol", "claims_in_brief", "coverage"]
 __all__ += ["cross_algorithm", "environment", "ff_efficiency", "ff_performance", "filled", "gap_to_printed"]
 __all__ += ["latex", "machine_names", "markdown", "mf_efficiency", "mf_performance", "not_run", "overview"]

@@ -9,7 +9,7 @@ import pandas as pd
 from ...algorithms.arms import label
 from ...experiments.study import FRONTIER, NETWORKS
 from .. import frontier
-from ..order import NETWORK, PLACE, arranged, network_name
+from ..order import NETWORK, PLACE, arm_names, arranged, network_name
 from ..stats import MARGIN
 from .text import Quantity
 
@@ -27,9 +27,7 @@ def at_best(points: pd.DataFrame) -> pd.DataFrame:
     bills = {cost: frontier.bill(points, cost) for cost in COSTS}
     for place, runs in frontier.best(points):
         first = runs.iloc[0]
-        row = {
-            "network": network_name(*place[:2]),
-            "algorithm": label(place[2]),
+        row = arm_names(*place) | {
             "passes": first["passes"],
             "learning rate": f"{first['lr']:.2g}",
             "weight decay": f"{first['weight_decay']:.2g}",
@@ -56,7 +54,7 @@ def by_budget(points: pd.DataFrame) -> pd.DataFrame:
         cells = {n: Quantity.of(of["test_accuracy"], 2) for n, of in runs.groupby("passes")}
         most = max(cell.n for cell in cells.values())
         cells = {n: replace(cell, n=cell.n if cell.n < most else 0) for n, cell in cells.items()}
-        row = {"network": network_name(*place[:2]), "algorithm": label(place[2]), "seeds": most}
+        row = arm_names(*place) | {"seeds": most}
         rows.append(row | {frontier.in_passes(n): cell for n, cell in cells.items()})
     budgets = map(frontier.in_passes, sorted(points["passes"].unique()))
     return pd.DataFrame(rows, columns=["network", "algorithm", "seeds", *budgets]).fillna("")
@@ -76,9 +74,7 @@ def solved(points: pd.DataFrame) -> pd.DataFrame:
         place = (others[NETWORK] == [row.data, row.architecture]).all(axis=1)
         rivals = others[place & (others["cost"] <= row.cost)].sort_values("mean")
         accuracies = points[(points[PLACE] == [row.data, row.architecture, row.algorithm]).all(axis=1)]
-        found = {
-            "network": network_name(row.data, row.architecture),
-            "algorithm": label(row.algorithm),
+        found = arm_names(row.data, row.architecture, row.algorithm) | {
             "test accuracy (%)": Quantity.of(accuracies["test_accuracy"], 2),
             f"{of.name} ({of.unit})": _rounded(row.cost / of.size),
             "for as much or less": "",
@@ -100,8 +96,6 @@ def to_target(points: pd.DataFrame) -> pd.DataFrame:
     infinite ("-"), and its ratio to the cheapest arm of backpropagation with the ratio's 95 % interval.
     """
     tables = {cost: frontier.to_target(points, cost) for cost in COSTS if len(frontier.bill(points, cost))}
-    if not tables:
-        return pd.DataFrame()
     rows = []
     for parts in zip(*(table.itertuples(index=False) for table in tables.values()), strict=True):
         first = parts[0]
@@ -159,9 +153,7 @@ def _equal(points: pd.DataFrame, margin: float) -> pd.DataFrame:
         if first.algorithm in frontier.BASELINES and (not margin or first.algorithm != cheapest[first[:2]]):
             continue  # without a margin it is as accurate as itself
         best = f"{label(first.baseline)}, {first.baseline_passes} passes: {first.accuracy:.2f} %"
-        row = {
-            "network": network_name(first.data, first.architecture),
-            "algorithm": label(first.algorithm),
+        row = arm_names(first.data, first.architecture, first.algorithm) | {
             "n": first.n,
             "backpropagation at its best (validation)": best,
             "within (points)": f"{margin:g}",

@@ -2,11 +2,13 @@
 
 import pandas as pd
 
+from ..order import device_name
+from ..runs import NOT_RUN
 from ..stats import UNDECIDED
+from .paper import USUAL_PROTOCOL
 from .text import Quantity
 
-#: The papers whose claims these are, as `verdicts` names them.
-SOURCES = ("thesis", "2026")
+SOURCES = tuple(USUAL_PROTOCOL)  # the papers whose claims these are
 #: Quantity -> how the algorithm is said to compare with BP, if the printed effect is below 0 and if above.
 SIDES = {
     "accuracy": ("is less accurate than BP", "is more accurate than BP"),
@@ -15,8 +17,6 @@ SIDES = {
     "time": ("takes less time than BP", "takes more time than BP"),
     "memory": ("needs less memory than BP", "needs more memory than BP"),
 }
-DEVICES = {"cuda": "GPU", "cpu": "CPU"}
-NOT_RUN = "not run"
 
 
 def claims(found: pd.DataFrame) -> pd.DataFrame:
@@ -32,19 +32,16 @@ def claims(found: pd.DataFrame) -> pd.DataFrame:
     for row in found.to_dict("records"):
         ours = row["ours"]
         above = {s: _sign(cell) > 0 for s in SOURCES if (cell := row[f"printed, {s}"])}
-        obtained = filter(None, [DEVICES.get(row["device"], row["device"]), row["ours is"]])
+        obtained = filter(None, [device_name(row["device"]), row["ours is"]])
         rows.append(
-            {
+            row
+            | {
                 "claim": f"{row['network']}: {_in_words(row['claim'], above)}",
-                **{f"printed, {source}": row[f"printed, {source}"] for source in SOURCES},
                 "our protocol": row["our protocol"] or NOT_RUN,
                 "n": ours.n if ours else "",
-                "ours": _without_n(ours),
+                "ours": str(ours).partition(" (n = ")[0],
                 "95 % interval": row["95 %"],
                 "obtained": ", ".join(obtained),
-                "settings": row["settings"],
-                "at the cap": row["at the cap"],
-                **{f"verdict, {source}": row[f"verdict, {source}"] for source in SOURCES},
             }
         )
     return pd.DataFrame(rows, columns=CLAIMS_COLUMNS)
@@ -64,7 +61,8 @@ def claims_in_brief(found: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for claim, part in found.groupby("claim", sort=False):
-        said = {source: [cell for cell in _printed(part, source) if cell] for source in SOURCES}
+        of = part.drop_duplicates("network")
+        said = {source: [cell for cell in of[f"printed, {source}"] if cell] for source in SOURCES}
         above = {source: sum(map(_sign, cells)) > 0 for source, cells in said.items() if cells}
         row = {"claim": _in_words(claim, above)}
         row |= {f"printed, {source}": _range(cells) for source, cells in said.items()}
@@ -83,8 +81,7 @@ def claims_by_protocol(found: pd.DataFrame, protocols: tuple[str, ...] = ()) -> 
     """
     cells: dict[str, dict[str, list[str]]] = {}
     for row in found[found["our protocol"] != ""].to_dict("records"):
-        where = DEVICES.get(row["device"], row["device"])
-        cell = ": ".join(filter(None, [where, _verdict(row)]))
+        cell = ": ".join(filter(None, [device_name(row["device"]), _verdict(row)]))
         place = f"{row['claim']}, {row['network']}"
         cells.setdefault(place, {}).setdefault(row["our protocol"], []).append(cell)
     rows = [
@@ -119,15 +116,6 @@ def _verdict(row: dict) -> str:
     return f"{words} (n = {row['ours'].n})" if UNDECIDED in words else words
 
 
-def _without_n(ours: Quantity | str) -> str:
-    return str(ours).partition(" (n = ")[0]
-
-
-def _printed(part: pd.DataFrame, source: str) -> list[Quantity | str]:
-    """What the source printed of each network; "" where nothing."""
-    return list(part.drop_duplicates("network")[f"printed, {source}"])
-
-
 def _range(printed: list) -> str:
     """From the smallest to the largest."""
     numbers = sorted((cell for cell in printed if isinstance(cell, Quantity)), key=float)
@@ -142,6 +130,6 @@ def _words(part: pd.DataFrame) -> str:
     where: dict[str, list[str]] = {}
     for row in part.to_dict("records"):
         word, _, pairs = _verdict(row).partition(" (")
-        of = ", ".join(filter(None, [DEVICES.get(row["device"], row["device"]), pairs.rstrip(")")]))
+        of = ", ".join(filter(None, [device_name(row["device"]), pairs.rstrip(")")]))
         where.setdefault(word, []).append(f"{row['network']} ({of})" if of else row["network"])
     return "; ".join(f"{word}: {', '.join(places)}" for word, places in where.items())

@@ -6,20 +6,19 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ...algorithms.arms import ARMS, label
+from ...algorithms.arms import ARMS
 from ...errors import choose
-from ...experiments import protocols, published, study, tuned
+from ...experiments import protocols, study, tuned
 from ...experiments.store import TIDY_COLUMNS
-from ..order import PLACE, arranged, network_name
+from ..order import PLACE, arm_names, arranged, named
+from ..runs import NOT_RUN, Number
 from . import paper
 from .setup import best_hyperparameters, environment
 from .text import Quantity
 
-NOT_RUN = "not run"
 LADDER = "equal settings"  # of the ladder's runs, whose protocol is "convergence"
 ENOUGH = 3  # seeds, the paper's number
 UNKNOWN = -1  # instead of an n: a number that is no mean, such as a count
-SECONDS = ("thesis", "2026")  # whose seconds the campaign's are put beside
 
 
 def machine_names(machines: pd.DataFrame) -> dict[str, str]:
@@ -65,10 +64,7 @@ def coverage(
     )
     wide = rows.pivot(index=PLACE, columns="protocol", values="cell").fillna("").reset_index()
     columns = [c for c in ("convergence", LADDER, *protocols.PROTOCOLS) if c in wide]
-    wide = arranged(wide.rename_axis(columns=None), *PLACE)
-    wide.insert(0, "network", list(map(network_name, wide["data"], wide["architecture"])))
-    wide["algorithm"] = wide["algorithm"].map(label)
-    return wide[["network", "algorithm", *dict.fromkeys(columns)]].reset_index(drop=True)
+    return named(wide.rename_axis(columns=None))[["network", "algorithm", *dict.fromkeys(columns)]]
 
 
 @functools.cache
@@ -190,23 +186,16 @@ def campaign(runs: pd.DataFrame, machines: pd.DataFrame) -> pd.DataFrame:
         shared their machine no seconds are kept.
     """
     names, rows = machine_names(machines), []
-    printed = published.results(metric="total_s", variant="", baseline="", source=list(SECONDS))
-    usual = printed[printed["protocol"] == printed["source"].map(paper.USUAL_PROTOCOL)]
-    seconds = {(r.source, r.data, r.architecture, r.algorithm): r for r in usual.itertuples()}
     for place, part in arranged(runs, *PLACE).groupby(PLACE, sort=False):
         for machine, own in part.groupby("machine", sort=True):
-            row = {
-                "network": network_name(*place[:2]),
-                "algorithm": label(place[2]),
+            row = arm_names(*place) | {
                 "machine": names.get(machine, machine),
                 "runs": len(own),
                 "of these shared": int(own["contended"].astype(bool).sum()) or "",
                 "all runs (s)": Quantity(own["busy_s"].sum(), places=0),
             }
-            for source in SECONDS:
-                theirs = seconds.get((source, *place))
-                n = 0 if theirs is None or pd.isna(theirs.n) else int(theirs.n)
-                cell = Quantity() if theirs is None else Quantity(theirs.mean, theirs.sd, 0, n=n)
-                row[f"one run, A100, {source} (s)"] = cell
+            for source, protocol in paper.USUAL_PROTOCOL.items():
+                theirs = paper.printed_numbers(source).get((protocol, *place), {}).get("total_s", Number())
+                row[f"one run, A100, {source} (s)"] = Quantity(theirs.mean, theirs.sd, 0, n=theirs.n)
             rows.append(row)
     return pd.DataFrame(rows)

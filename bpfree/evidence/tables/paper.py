@@ -23,12 +23,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ...algorithms.arms import ARMS, label, look
+from ...algorithms.arms import ARMS, look
 from ...errors import choose
 from ...experiments import published
 from .. import stats
 from ..compare import PRESETS, beside, protocols_for
-from ..order import NETWORK, PLACE, arranged, network_name
+from ..order import NETWORK, PLACE, arm_names, arranged
 from ..runs import NOT_RUN, Number, Ours, paper_flop
 from .text import Quantity
 
@@ -53,8 +53,7 @@ class Compared:
 
     @property
     def fixed(self) -> dict[str, str]:
-        """The columns that say what a row is of."""
-        return {"network": network_name(self.data, self.architecture), "algorithm": label(self.algorithm)}
+        return arm_names(self.data, self.architecture, self.algorithm)
 
     @property
     def our_protocol(self) -> str:
@@ -155,7 +154,7 @@ def efficiency(family: str, records: pd.DataFrame, *, source: str = "thesis", **
         for metric, (factor, unit) in scales.items():
             number = numbers.get(metric, Number())
             n = 0 if metric == "sample_flop" else number.n  # counted
-            cells[f"{AMOUNTS[metric]} ({unit})"] = Quantity(number.mean * factor, number.sd * factor, n=n)
+            cells[f"{AMOUNTS[metric][0]} ({unit})"] = Quantity(number.mean * factor, number.sd * factor, n=n)
             if metric == "total_j":
                 cells["energy is"] = kind
         cells["memory (MiB)"] = Quantity(numbers.get(memory, Number()).mean, note=f"({word})")
@@ -163,20 +162,13 @@ def efficiency(family: str, records: pd.DataFrame, *, source: str = "thesis", **
     return pd.DataFrame(rows)
 
 
-#: Amounts of the efficiency tables; units by the size of what stands in the column.
+#: Amounts of the efficiency tables: name, and units of which the size of what stands in the column decides.
 AMOUNTS = {
-    "total_s": "time",
-    "total_j": "energy",
-    "co2e_g": "CO2e",
-    "power_w": "power",
-    "sample_flop": "one sample by the papers' convention",
-}
-AMOUNT_UNITS = {
-    "total_s": ((1.0, "s"),),
-    "total_j": ((1e-3, "kJ"), (1.0, "J")),
-    "co2e_g": ((1.0, "g"), (1e3, "mg")),
-    "power_w": ((1.0, "W"),),
-    "sample_flop": ((1e-6, "MFLOP"),),
+    "total_s": ("time", (1.0, "s")),
+    "total_j": ("energy", (1e-3, "kJ"), (1.0, "J")),
+    "co2e_g": ("CO2e", (1.0, "g"), (1e3, "mg")),
+    "power_w": ("power", (1.0, "W")),
+    "sample_flop": ("one sample by the papers' convention", (1e-6, "MFLOP")),
 }
 
 
@@ -248,9 +240,8 @@ def overview(records: pd.DataFrame) -> pd.DataFrame:
 
         accuracies = (ours.number(metric, arm.runs)[0] for metric in ("test_accuracy", "test_accuracy[sum]"))
         accuracy, summed = (_cell(number, "test_accuracy") for number in accuracies)
-        printed = {f"accuracy (%), {s}": by_source[s].shown("test_accuracy") for s in by_source}
-        printed |= {f"energy (× BP), {s}": by_source[s].compared("total_j", "ratio") for s in by_source}
-        columns = [f"{what}, {s}" for what in ("accuracy (%)", "energy (× BP)") for s in USUAL_PROTOCOL]
+        printed = {f"accuracy (%), {s}": of.shown("test_accuracy") for s, of in by_source.items()}
+        printed |= {f"energy (× BP), {s}": of.compared("total_j", "ratio") for s, of in by_source.items()}
         rows.append(
             arm.fixed
             | {
@@ -265,7 +256,7 @@ def overview(records: pd.DataFrame) -> pd.DataFrame:
                 "energy of a pass (× BP), GPU": ratio("j_per_epoch", "cuda"),
                 "energy (× BP), GPU": ratio("total_j", "cuda"),
                 "time (× BP), CPU": ratio("total_s", "cpu"),
-                **{column: printed.get(column) or "–" for column in columns},
+                **{column: cell or "–" for column, cell in printed.items()},
             }
         )
     return pd.DataFrame(rows)
@@ -323,21 +314,18 @@ def agreement(records: pd.DataFrame) -> pd.DataFrame:
     table = arranged(table[table["ours"].notna()], *place)
     longer = table[table["metric"] != "test_accuracy"].drop_duplicates(place)[[*place, "ratio"]]
     accuracies = table[table["metric"] == "test_accuracy"].drop(columns="ratio")
-    rows = []
-    for row in accuracies.merge(longer, on=place, how="left").fillna({"published_n": 0}).itertuples():
-        rows.append(
-            {
-                "network": network_name(row.data, row.architecture),
-                "algorithm": label(row.algorithm),
-                "source": row.source,
-                "printed (%)": Quantity(row.published, row.published_sd, 2, n=int(row.published_n)),
-                "ours (%)": Quantity(row.ours, row.ours_sd, 2, n=int(row.ours_n)),
-                "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
-                "noticeable": "yes" if abs(row.difference) > NOTICEABLE else "",
-                "epochs (× printed)": Quantity(row.ratio, places=1),
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        arm_names(row.data, row.architecture, row.algorithm)
+        | {
+            "source": row.source,
+            "printed (%)": Quantity(row.published, row.published_sd, 2, n=int(row.published_n)),
+            "ours (%)": Quantity(row.ours, row.ours_sd, 2, n=int(row.ours_n)),
+            "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
+            "noticeable": "yes" if abs(row.difference) > NOTICEABLE else "",
+            "epochs (× printed)": Quantity(row.ratio, places=1),
+        }
+        for row in accuracies.merge(longer, on=place, how="left").fillna({"published_n": 0}).itertuples()
+    )
 
 
 # The paper's tables 1 to 6.
@@ -363,7 +351,7 @@ def arms(
     usual = USUAL_PROTOCOL[source]
     protocol = protocol or usual
     wanted, presets = protocols_for(protocol, our_protocol), (PRESETS[source], "")
-    printed = _printed_numbers(source)
+    printed = printed_numbers(source)
     places = [place for of, *place in printed if of in (protocol, usual)]
     everything = pd.concat([pd.DataFrame(places, columns=PLACE), ours.runs[PLACE]]).drop_duplicates()
     if len(ours.runs):
@@ -396,7 +384,7 @@ def arms(
 
 
 @functools.cache
-def _printed_numbers(source: str) -> dict[tuple[str, ...], dict[str, Number]]:
+def printed_numbers(source: str) -> dict[tuple[str, ...], dict[str, Number]]:
     """(protocol, data, network, algorithm) -> metric -> what the source printed of it first."""
     found = {}
     for row in published.results(source=source, variant="", baseline="").itertuples():
@@ -409,4 +397,5 @@ def _printed_numbers(source: str) -> dict[tuple[str, ...], dict[str, Number]]:
 def _scale(metric: str, rows: list[Mapping[str, Number]]) -> tuple[float, str]:
     """The first unit in which the largest of the column is 1 or more, else the last."""
     largest = max((row[metric].mean for row in rows if metric in row and row[metric].mean > 0), default=0)
-    return next(((f, unit) for f, unit in AMOUNT_UNITS[metric] if largest * f >= 1), AMOUNT_UNITS[metric][-1])
+    _, *units = AMOUNTS[metric]
+    return next(((factor, unit) for factor, unit in units if largest * factor >= 1), units[-1])

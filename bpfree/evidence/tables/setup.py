@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ...algorithms.arms import label
 from ...experiments import published
-from ..order import PLACE, arranged, network_name
+from ..order import PLACE, named
 
 #: The hyperparameters that the papers' tuning searched, in the order of the table.
 SEARCHED = {
@@ -40,12 +39,8 @@ def best_hyperparameters(*, tuned: pd.DataFrame | None = None) -> pd.DataFrame:
     ]
     wide = table.groupby([*PLACE, "parameter", "whose"])["value"].agg(lambda v: "; ".join(dict.fromkeys(v)))
     wide = wide.unstack("whose").reindex(columns=[*sources, "tuned"])
-    wide = wide.astype(object).fillna("").reset_index()
-    wide["place"] = wide["parameter"].map(list(SEARCHED).index)
-    wide = arranged(wide, *PLACE, "place").reset_index(drop=True)
-    names = list(map(network_name, wide["data"], wide["architecture"]))
-    named = {"algorithm": wide["algorithm"].map(label), "parameter": wide["parameter"].map(SEARCHED)}
-    return wide.assign(network=names, **named)[["network", *named, *sources, "tuned"]]
+    wide = wide.reindex(list(SEARCHED), level="parameter").astype(object).fillna("").reset_index()
+    return named(wide.assign(parameter=wide["parameter"].map(SEARCHED)))
 
 
 def environment(machines: Iterable[Mapping]) -> pd.DataFrame:

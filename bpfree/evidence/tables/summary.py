@@ -11,16 +11,7 @@ from ...energy.carbon import footprint
 from ...experiments.protocols import REFERENCE
 from ..order import NETWORK, PLACE, arranged, network_name
 from ..runs import TOTALS, run_table
-from ..stats import (
-    KINDS,
-    MOST_PAIRS,
-    ONE_RUN,
-    UNDECIDED,
-    at_cap,
-    one_kind,
-    paired,
-    pairs_needed,
-)
+from ..stats import KINDS, MOST_PAIRS, ONE_RUN, UNDECIDED, at_cap, one_kind, paired, pairs_needed
 from .text import Quantity
 
 if TYPE_CHECKING:
@@ -110,16 +101,9 @@ def undecided(contrasts: pd.DataFrame) -> pd.DataFrame:
         if row.verdict in (UNDECIDED, ONE_RUN):
             needed = pairs_needed(row.difference, row.sd, tests)
             many = f"more than {MOST_PAIRS}" if needed == np.inf else f"{needed:.0f}"
-            rows.append(
-                {
-                    "network": network_name(row.data, row.architecture),
-                    "protocol": row.protocol,
-                    "algorithm": label(row.algorithm),
-                    "pairs": row.n,
-                    "difference (points)": Quantity(row.difference, row.sd, 2, sign=True),
-                    "pairs needed": "" if np.isnan(needed) else many,
-                }
-            )
+            arm = network_name(row.data, row.architecture), row.protocol, label(row.algorithm)
+            difference = Quantity(row.difference, row.sd, 2, sign=True)
+            rows.append((*arm, row.n, difference, "" if np.isnan(needed) else many))
     columns = ["network", "protocol", "algorithm", "pairs", "difference (points)", "pairs needed"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -136,9 +120,7 @@ def readouts(records: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=["data", "network", "algorithm"])
     one_kind(rows)
     means = rows.groupby([*PLACE, "readout", "seed"], sort=False)["value"].mean()
-    cells = {
-        place: Quantity.of(of_seeds, 2) for place, of_seeds in means.groupby(level=[0, 1, 2, 3], sort=False)
-    }
+    cells = {place: Quantity.of(of_seeds, 2) for place, of_seeds in means.groupby(level=[0, 1, 2, 3])}
     return _with_names(pd.Series(cells).unstack().fillna("").rename_axis(PLACE).reset_index())
 
 
@@ -150,10 +132,10 @@ def passes_times_cost(records: pd.DataFrame) -> pd.DataFrame:
     Networks on which BP did not finish are left out. Raises InvalidInput for records of one arm
     that are of several protocols, settings, caps or machines.
     """
-    rows = records[records["metric"].isin(["samples", "train_s", "prefix_s"])]
+    metrics = ["samples", "train_s", "prefix_s"]
+    rows = records[records["metric"].isin(metrics)]
     one_kind(rows, "machine")
-    wide = rows.pivot_table(index=[*PLACE, "seed"], columns="metric", values="value")
-    wide = wide.reindex(columns=["samples", "train_s", "prefix_s"])
+    wide = rows.pivot_table(index=[*PLACE, "seed"], columns="metric", values="value").reindex(columns=metrics)
     seconds = wide["train_s"] + wide["prefix_s"].fillna(0.0)
     wide = pd.DataFrame({"passes": wide["samples"], "cost": seconds / wide["samples"], "time": seconds})
     arms = {place: part.droplevel(PLACE) for place, part in wide.dropna().groupby(level=PLACE, sort=False)}
