@@ -127,10 +127,7 @@ def kernels_environment() -> Iterator[None]:
             # are more threads than cores. It does not know of other programs: beside them the long wait slows
             # small networks several times. On a quiet machine the short one costs nothing that shows.
             os.environ["GOMP_SPINCOUNT"] = "1000"
-        for name in (
-            "MPLBACKEND",
-            "PYTHONSTARTUP",
-        ):  # with that back end figures would not appear in the page
+        for name in ("MPLBACKEND", "PYTHONSTARTUP"):  # that back end would keep figures out of the page
             os.environ.pop(name, None)
         if not os.access(os.path.expanduser("~"), os.W_OK):
             os.environ.setdefault("MPLCONFIGDIR", folder)  # or matplotlib would say so in every chapter

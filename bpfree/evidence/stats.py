@@ -24,7 +24,7 @@ import pandas as pd
 from ..algorithms.arms import ARMS, label
 from ..errors import InvalidInput, choose
 from ..experiments.protocols import BUDGETS
-from .order import arranged
+from .order import NETWORK, PLACE, arranged
 
 MARGIN = 0.25  # percentage points of accuracy: the camera-ready's margin
 ALPHA = 0.05
@@ -49,7 +49,7 @@ SHOWN = {
     "change": lambda e: 100 * np.expm1(e),
     "percent": lambda e: 100 * np.exp(e),
 }
-CONTRAST_COLUMNS = ["data", "architecture", *KINDS, "machine", "algorithm"]
+CONTRAST_COLUMNS = [*NETWORK, *KINDS, "machine", "algorithm"]
 CONTRAST_COLUMNS += ["baseline", "baseline_settings", "at_cap"]
 CONTRAST_COLUMNS += ["n", "difference", "sd", "low", "high", "p", "p_holm", "p_tost", "verdict"]
 
@@ -280,8 +280,7 @@ def contrasts(
         raise InvalidInput(
             f"no finished run of {baseline!r} has the metric {metric!r}: run the baseline, too"
         )
-    shared, own = ["data", "architecture", "precision", "machine"], ["algorithm", *KINDS[:-1]]
-    keys = ["data", "architecture", *KINDS, "machine", "algorithm"]
+    shared, own = [*NETWORK, "precision", "machine"], ["algorithm", *KINDS[:-1]]
     capped = records[records["metric"] == "stages_at_cap"].set_index("key")["value"]
     table, effects = [], []
     for here, part in rows.groupby(shared, sort=False, dropna=False):
@@ -309,7 +308,8 @@ def contrasts(
         for rows in table.groupby("protocol", sort=False).groups.values()
     ]
     table = table.join(pd.concat(found or [infer([], margin)]))[CONTRAST_COLUMNS]
-    return arranged(table, *keys[:3], "algorithm", *keys[3:-1]).reset_index(drop=True)
+    order = *NETWORK, "protocol", "algorithm", *KINDS[1:], "machine"
+    return arranged(table, *order).reset_index(drop=True)
 
 
 def _partners(baselines: pd.DataFrame, arm: dict, baseline_protocol: str | None) -> pd.DataFrame:
@@ -341,14 +341,13 @@ def one_kind(records: pd.DataFrame, *columns: str) -> None:
 
     columns: in what, beside `KINDS`, of the rows that have it.
     """
-    arm = ["data", "architecture", "algorithm"]
     for column in (c for c in (*KINDS, *columns) if c in records):
         if records[column].nunique(dropna=False) < 2:
             continue
         rows = records.dropna(subset=column) if column in columns else records
-        kinds = rows.groupby(arm, sort=False)[column].nunique(dropna=False)
+        kinds = rows.groupby(PLACE, sort=False)[column].nunique(dropna=False)
         for place in kinds.index[kinds > 1]:
-            own = rows.set_index(arm).loc[[place], column]
+            own = rows.set_index(PLACE).loc[[place], column]
             several = ["none" if pd.isna(kind) else str(kind) for kind in own.unique()]
             raise InvalidInput(
                 f"{place[2]} on {place[0]} {place[1]} has runs of several kinds, {column} "

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pandas as pd
 
 from ...algorithms.arms import ARMS
-from ...errors import choose
 from ...experiments import protocols, study, tuned
 from ...experiments.store import TIDY_COLUMNS
 from ..order import PLACE, arm_names, arranged, named
@@ -114,7 +113,6 @@ def filled(records: pd.DataFrame, machines: Iterable[dict] = (), source: str = "
         printed number of a network, an algorithm and a column. Hyperparameters count as ours where they were
         searched here; of the environment all rows are ours, a column for each machine.
     """
-    choose("source of the paper's tables", source, paper.USUAL_PROTOCOL)
     nothing = pd.DataFrame(columns=TIDY_COLUMNS)
     rows = []
     for number, (name, table, cells) in enumerate(PAPERS_TABLES, 1):

@@ -352,34 +352,28 @@ def arms(
     protocol = protocol or usual
     wanted, presets = protocols_for(protocol, our_protocol), (PRESETS[source], "")
     printed = printed_numbers(source)
-    places = [place for of, *place in printed if of in (protocol, usual)]
-    everything = pd.concat([pd.DataFrame(places, columns=PLACE), ours.runs[PLACE]]).drop_duplicates()
+    places = pd.DataFrame([place for of, *place in printed if of in (protocol, usual)], columns=PLACE)
+    mine = pd.concat([places, ours.runs[PLACE]]).drop_duplicates(ignore_index=True)
     if len(ours.runs):
-        everything = everything[everything["data"].isin(set(ours.runs["data"]))]
-    known = everything["algorithm"].isin([*ARMS, *ours.runs["algorithm"]])
-    mine = everything[
-        known & everything["algorithm"].map(lambda name: look(name).family).isin(list(families))
-    ]
-    networks = pd.concat([mine.assign(algorithm="bp"), mine]).drop_duplicates(ignore_index=True)
+        mine = mine[mine["data"].isin(set(ours.runs["data"]))]
+    mine = mine[mine["algorithm"].isin([*ARMS, *ours.runs["algorithm"]])]
+    mine = mine[mine["algorithm"].map(lambda name: look(name).family).isin(list(families))]
     found = []
-    for place, group in arranged(networks, *networks).groupby(NETWORK, sort=False):
-        baselines, others = {}, []
+    for place, group in arranged(mine, *PLACE).groupby(NETWORK, sort=False):
         printed_bp = printed.get((usual, *place, "bp"), {}) | printed.get((protocol, *place, "bp"), {})
         usual_bp, _ = ours.pair((*place, "bp"), wanted, presets)
+        below: dict[tuple, list[Compared]] = {}  # BP and what is compared with it, by its runs
         for name in group["algorithm"]:
             own = printed.get((protocol, *place, name), {})
             runs, partner = ours.pair((*place, name), wanted, presets)
             if name != "bp" and (own or len(runs)):
-                compared_with = partner if len(runs) else usual_bp
-                of = tuple(compared_with["key"])
-                bp = Compared(*place, "bp", printed_bp, printed_bp, compared_with, compared_with)
-                baselines.setdefault(of, bp)
-                others.append((of, Compared(*place, name, own, printed_bp, runs, partner)))
-        if not others:
-            baselines[()] = Compared(*place, "bp", printed_bp, printed_bp, usual_bp, usual_bp)
-        for of, baseline in baselines.items():
-            found += [baseline] if baseline.printed or len(baseline.runs) else []
-            found += [arm for other, arm in others if other == of]
+                base = partner if len(runs) else usual_bp
+                bp = Compared(*place, "bp", printed_bp, printed_bp, base, base)
+                arm = Compared(*place, name, own, printed_bp, runs, partner)
+                below.setdefault(tuple(base["key"]), [bp]).append(arm)
+        alone = Compared(*place, "bp", printed_bp, printed_bp, usual_bp, usual_bp)
+        for bp, *others in below.values() or [[alone]]:
+            found += [bp, *others] if bp.printed or len(bp.runs) else others
     return found
 
 
