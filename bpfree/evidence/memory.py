@@ -10,10 +10,10 @@ import pandas as pd
 
 from ..algorithms.arms import label
 from . import stats
-from .order import network_name
+from .order import NETWORK, PLACE, network_name
 from .tables.text import span
 
-ARM_AND_PREFIX = ["data", "architecture", "algorithm", "prefix"]
+ARM_AND_PREFIX = [*PLACE, "prefix"]
 HELD = ("account", "with_prefix", "rss", "allocated", "reserved", "nvml")
 
 
@@ -24,9 +24,13 @@ def bytes_against_bp(table: pd.DataFrame) -> pd.DataFrame:
     """
     means = table.pivot_table(index=ARM_AND_PREFIX, columns="quantity", values="value", sort=False)
     means = means[[quantity for quantity in HELD if quantity in means]]
-    bp = means.xs(("bp", "kept"), level=["algorithm", "prefix"])
-    ratios = means / bp.reindex(means.index.droplevel(["algorithm", "prefix"])).to_numpy()
+    ratios = means / _of_bp(means, means.index)
     return ratios.assign(n=table.groupby(ARM_AND_PREFIX)["repeat"].nunique())
+
+
+def _of_bp(table: pd.DataFrame | pd.Series, index: pd.MultiIndex) -> pd.DataFrame | pd.Series:
+    """For every arm of the index backpropagation's row on the same network."""
+    return table.reindex([(*place[:2], "bp", "kept") for place in index]).set_axis(index)
 
 
 def beside_time(
@@ -49,25 +53,19 @@ def beside_time(
     """
     found = bytes_against_bp(table).drop("bp", level="algorithm")
     of_pass = costs[costs["metric"] == "train"].set_index(ARM_AND_PREFIX)["value"]
+    samples = runs[(runs["protocol"] == "convergence") & (runs["metric"] == "samples")]
     rows = []
-    for data, network, name, way in found.index:
-        here = {"data": data, "architecture": network, "protocol": "convergence", "metric": "samples"}
-        pairs = _pairs(runs[(runs[list(here)] == pd.Series(here)).all(axis=1)], name)
-        bp = of_pass.get((data, network, "bp", "kept"), np.nan)
-        row = {"pass": of_pass.get((data, network, name, way), np.nan) / bp, "pairs": len(pairs)}
-        if len(pairs):
-            said = stats.describe(pairs)
-            row |= dict(zip(("passes", "low", "high"), np.exp([said.mean, said.low, said.high]), strict=True))
-        rows.append(row)
-    time = pd.DataFrame(rows, index=found.index)
+    for *network, name, _ in found.index:
+        pairs = _pairs(samples[(samples[NETWORK] == network).all(axis=1)], name)
+        said = stats.describe(pairs) if len(pairs) else None
+        rows.append((len(pairs), *(np.exp([said.mean, said.low, said.high]) if said else [np.nan] * 3)))
+    time = pd.DataFrame(rows, found.index, ["pairs", "passes", "low", "high"])
+    time.insert(0, "pass", of_pass.reindex(found.index) / _of_bp(of_pass, found.index))
     time["time_low"], time["time_high"] = time["pass"] * time["low"], time["pass"] * time["high"]
-    measured = (
-        table[table["quantity"] == device].groupby(ARM_AND_PREFIX, sort=False)["value"].agg(["min", "max"])
-    )
-    bp = measured.xs(("bp", "kept"), level=["algorithm", "prefix"])
-    of_bp = bp.reindex(found.index.droplevel(["algorithm", "prefix"]))
-    time["held_low"] = measured["min"].reindex(found.index) / of_bp["max"].to_numpy()
-    time["held_high"] = measured["max"].reindex(found.index) / of_bp["min"].to_numpy()
+    processes = table[table["quantity"] == device].groupby(ARM_AND_PREFIX)["value"]
+    least, most = processes.min(), processes.max()
+    time["held_low"] = least.reindex(found.index) / _of_bp(most, found.index)
+    time["held_high"] = most.reindex(found.index) / _of_bp(least, found.index)
     time["held_on"], time["timed_on"] = (t["machine"].iloc[0].partition(",")[0] for t in (table, costs))
     return found.join(time).dropna(subset=["pass", "passes"], how="all")
 
