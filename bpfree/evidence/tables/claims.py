@@ -79,19 +79,13 @@ def claims_by_protocol(found: pd.DataFrame, protocols: tuple[str, ...] = ()) -> 
 
     protocols: in the order of the columns; the default is that in which they occur.
     """
-    cells: dict[str, dict[str, list[str]]] = {}
-    for row in found[found["our protocol"] != ""].to_dict("records"):
-        cell = ": ".join(filter(None, [device_name(row["device"]), _verdict(row)]))
-        place = f"{row['claim']}, {row['network']}"
-        cells.setdefault(place, {}).setdefault(row["our protocol"], []).append(cell)
-    rows = [
-        {"claim": place, **{protocol: "; ".join(said) for protocol, said in by_protocol.items()}}
-        for place, by_protocol in cells.items()
-        if len(by_protocol) > 1
-    ]
-    run = {protocol for row in rows for protocol in row} - {"claim"}
-    columns = [p for p in protocols or dict.fromkeys(found["our protocol"]) if p in run]
-    return pd.DataFrame(rows, columns=["claim", *columns]).fillna("")
+    run = found[found["our protocol"] != ""]
+    cells = [": ".join(filter(None, [device_name(r["device"]), _verdict(r)])) for r in run.to_dict("records")]
+    run = run.assign(claim=run["claim"] + ", " + run["network"], cell=cells)
+    wide = run.pivot_table("cell", "claim", "our protocol", aggfunc="; ".join, sort=False)
+    wide = wide[wide.notna().sum(axis=1) > 1].dropna(axis=1, how="all")
+    columns = [p for p in protocols or wide if p in wide]
+    return wide[columns].fillna("").rename_axis(columns=None).reset_index()
 
 
 def _sign(printed: Quantity | str) -> int:
