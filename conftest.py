@@ -5,11 +5,16 @@ import os
 import socket
 import tempfile
 
+import hypothesis
 import matplotlib
 import pytest
 
 from bpfree.evidence.book import kernels_environment
 
+# The same cases everywhere, however long a busy machine takes for one; the cases of a test share its fixtures.
+checks = hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture
+hypothesis.settings.register_profile("bpfree", deadline=None, derandomize=True, suppress_health_check=checks)
+hypothesis.settings.load_profile("bpfree")
 matplotlib.use("agg")  # in this process only: the kernels keep the back end that draws into the page
 
 

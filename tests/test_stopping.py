@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from helpers import Eager, ScriptedMeter, arm, outcome, toy, weights
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfree.errors import InvalidInput, UnknownName
@@ -38,7 +38,6 @@ def improvements(values: list[float], min_delta: float) -> list[int]:
     min_delta=st.sampled_from([0.0, 1.0, 2.5]),
     restore=st.sampled_from(["best", "last", "val_accuracy", "val_loss"]),
 )
-@settings(deadline=None)
 def test_stopping_is_what_its_definition_says_of_every_curve(curve, metric, patience, min_delta, restore):
     rule = Stopping(metric, patience, min_delta, restore)
     accuracies, losses = (list(values) for values in zip(*curve, strict=True))

@@ -92,7 +92,7 @@ def test_the_script_is_what_the_loop_records():
     patience=st.integers(1, 6),
     min_delta=st.sampled_from([0.0, 0.031, 4.0]),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_any_curve_stops_and_restores_as_the_rule_says(
     right, hundredths, metric, restore, patience, min_delta
 ):

@@ -7,7 +7,7 @@ that computes it from the committed records.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -15,40 +15,13 @@ from jinja2 import Environment
 
 from ..errors import InvalidInput, disk
 from ..experiments import protocols, tuned
-from ..experiments.store import tidy
-from . import evidence, frontier, gallery, landscape, memory, stats, tables
+from . import evidence, frontier, landscape, memory, stats, tables
+from .committed import Committed
 from .export import TEMPLATES
 from .order import PLACE, named
-from .runs import Ours
 from .tables import Quantity
 from .tables.coverage import PAPERS_TABLES
 from .verdicts import verdicts
-
-
-class Committed:
-    """The committed records without those of digits, the rehearsal; read when a table first asks."""
-
-    def __init__(self, folder: Path = evidence.FOLDER):
-        self.folder = folder
-
-    def table(self, name: str) -> pd.DataFrame:
-        """A table of `folder`/data. Raises InvalidInput if it is not there."""
-        found = gallery.recorded(name, self.folder)
-        return found[found["data"] != "digits"] if "data" in found else found
-
-    @cached_property
-    def records(self) -> pd.DataFrame:
-        """The runs of chapter 05, tidy."""
-        runs = gallery.committed_runs("05", self.folder)
-        return tidy(r for r in runs if r.experiment.data != "digits")
-
-    @cached_property
-    def ours(self) -> Ours:
-        return Ours(self.records)
-
-    @cached_property
-    def contrasts(self) -> pd.DataFrame:
-        return gallery.contrasts_with_bp(self.records)
 
 
 @dataclass(frozen=True)

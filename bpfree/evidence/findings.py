@@ -5,7 +5,6 @@ change as records are added. What was run once is said to be one run, and what i
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from math import isnan
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..algorithms.arms import label
-from ..experiments.store import tidy
 from . import frontier, gallery, landscape, memory, stats, tables
+from .committed import Committed
 from .evidence import FOLDER
-from .order import NETWORK, PLACE, arranged, network_name
-from .runs import TOTALS, Number, Ours
+from .order import DEVICE_NAMES, NETWORK, PLACE, arranged, device_name, network_name
+from .runs import TOTALS, Number
 from .tables.text import listed
 from .verdicts import verdicts
 
@@ -29,7 +28,6 @@ NAMES |= {
     "cafo_dfa": "Cascaded-Forward with trained blocks (CaFo-DFA)",
 }
 SETTINGS = {"tuned": "tuned here", "thesis": "the thesis's", "2026": "those of 2026", "defaults": "defaults"}
-DEVICES = {"cuda": "GPU", "cpu": "CPU"}
 CHAPTERS = {"01": "forward_forward", "02": "cascaded_forward", "05": "fair_comparison"}
 CHAPTERS |= {"06": "hardware_analysis", "07": "where_the_cost_comes_from", "08": "loss_landscape"}
 CHAPTERS |= {"09": "the_frontier"}
@@ -94,17 +92,8 @@ def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
     return "\n".join([*(glance if len(known.points) else []), *numbered, "", LEGEND])
 
 
-@dataclass(frozen=True)
-class Known:
-    """The committed records that sentences are made of, each read when it is first asked for."""
-
-    folder: Path
-
-    @cached_property
-    def records(self) -> pd.DataFrame:
-        """Of chapter 05 on real data, tidy."""
-        runs = gallery.committed_runs("05", self.folder)
-        return tidy(r for r in runs if r.experiment.data != "digits")
+class Known(Committed):
+    """The committed records that sentences are made of, of which some may not be there."""
 
     @cached_property
     def converged(self) -> pd.DataFrame:
@@ -113,7 +102,7 @@ class Known:
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
-        """Under all protocols."""
+        """Under all protocols; without rows if nothing can be compared."""
         return self.against_bp("test_accuracy")
 
     def against_bp(self, metric: str) -> pd.DataFrame:
@@ -121,14 +110,9 @@ class Known:
             return pd.DataFrame(columns=stats.CONTRAST_COLUMNS)
         return stats.contrasts(self.records, metric=metric, baseline_protocol="convergence")
 
-    @cached_property
-    def ours(self) -> Ours:
-        return Ours(self.records)
-
     def table(self, name: str) -> pd.DataFrame:
         """A committed table, empty if there is none."""
-        there = gallery.path_of(name, self.folder).exists()
-        return gallery.recorded(name, self.folder) if there else pd.DataFrame()
+        return super().table(name) if gallery.path_of(name, self.folder).exists() else pd.DataFrame()
 
     @cached_property
     def points(self) -> pd.DataFrame:
@@ -243,7 +227,7 @@ def _at_cap(contrasts: pd.DataFrame) -> str:
 def _everywhere(ratios: Ratios) -> str:
     """Ratios by network, those of costs with the kind of device."""
     return "; ".join(
-        f"{n.mean:.2f} on {network}{f', {DEVICES.get(n.device, n.device)}' if n.device else ''} "
+        f"{n.mean:.2f} on {network}{f', {device_name(n.device)}' if n.device else ''} "
         f"{_sure(n.n, n.low, n.high, '.2f')}"
         for network, numbers in ratios.items()
         for n in numbers
@@ -260,7 +244,7 @@ def _span(ratios: Ratios, device: str = "") -> str:
 def _took(whole: Ratios) -> str:
     """How long training took on each kind of device, and whether that is of single pairs."""
     said = []
-    for device, name in DEVICES.items():
+    for device, name in DEVICE_NAMES.items():
         n = {number.n for numbers in whole.values() for number in numbers if number.device == device}
         once = " (one run each)" if n == {1} else ""
         said += [f"{_span(whole, device)} as long on the {name}{once}"] if n else []

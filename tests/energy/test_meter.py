@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bpfree.energy
@@ -25,7 +25,7 @@ from bpfree.energy.watch import contended
 from conftest import HandMeter
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(st.lists(st.integers(100_000, 100_000_000), min_size=3, max_size=8), st.data())
 def test_windows_nest_and_overlap_for_free(powercap, clock, deltas, data):
     """E[a,b] + E[b,c] = E[a,c] through the whole meter, for windows that share their edges' readings."""
