@@ -11,7 +11,7 @@ import pytest
 
 from bpfree.evidence.book import kernels_environment
 
-# The same cases everywhere, however long a busy machine takes for one; the cases of a test share its fixtures.
+# The same cases everywhere, however long a busy machine takes for one. Cases of a test share its fixtures.
 checks = hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture
 hypothesis.settings.register_profile("bpfree", deadline=None, derandomize=True, suppress_health_check=checks)
 hypothesis.settings.load_profile("bpfree")

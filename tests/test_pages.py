@@ -22,8 +22,8 @@ from test_links import Links, dead
 from bpfree.errors import InvalidInput
 from bpfree.evidence import appendix
 from bpfree.evidence.appendix import LongTable
-from bpfree.evidence.committed import Committed
 from bpfree.evidence.book import Chapter
+from bpfree.evidence.committed import Committed
 from bpfree.evidence.pages import Pages, duration, headline
 from bpfree.evidence.tables import Quantity
 

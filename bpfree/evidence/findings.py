@@ -331,7 +331,7 @@ def what_a_joule_buys(known: Known) -> Finding | None:
         return None
     ahead = {
         side: listed(f"{of.ahead[i]} on {at}" for at, of in buys.items() if of.ahead[i] != tables.NOWHERE)
-        for i, side in enumerate(frontier.SIDES)
+        for i, side in reversed(list(enumerate(frontier.SIDES)))
     }
     found = "Where passes are fixed in advance, "
     found += "; ".join(f"{side} is ahead for {where or 'no budget'}" for side, where in ahead.items())
