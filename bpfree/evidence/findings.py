@@ -337,8 +337,8 @@ def what_a_joule_buys(known: Known) -> Finding | None:
     found += "; ".join(f"{side} is ahead for {where or 'no budget'}" for side, where in ahead.items())
     reached = [f"{of.equal} on {at}" for at, of in buys.items() if of.equal != tables.MISSED]
     missed = listed(at for at, of in buys.items() if of.equal == tables.MISSED)
-    costs = [f"costs it, as a ratio of operations, {listed(reached)}"] if reached else []
-    costs += [f"is not reached by it on {missed}"] if missed else []
+    costs = [f"costs local learning, as a ratio of operations, {listed(reached)}"] if reached else []
+    costs += [f"is not reached by local learning on {missed}"] if missed else []
     found += f". Backpropagation's best accuracy {', and '.join(costs)}."
     evidence = (
         f"Ahead is by more than {stats.MARGIN:g} points of mean test accuracy, on lines between the budgets "
