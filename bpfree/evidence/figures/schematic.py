@@ -448,7 +448,7 @@ def gradients(marks: Marks, moment: Moment, loss: Loss) -> None:
         else:  # it is of what the layer itself puts out
             where, back = f"layer {top}", (NEAR, y - APART)
             to_the_side(marks, moment, top, NEAR, f"to loss {top}")
-        text = f"$L_{head}$" if len(moment.losses) > 1 or head != TOP else "$L$"
+        text = f"$L_{{{head}}}$" if len(moment.losses) > 1 or head != TOP else "$L$"
         marks.loss(LOSS, y, text, f"at {where}")
         if top not in loss.layers:
             marks.stop(*back, -0.08, 0, f"at {where}")
