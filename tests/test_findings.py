@@ -239,7 +239,9 @@ def test_the_frontier_s_words_follow_its_points(folder):
     change(folder, "frontier", points(2.0))
     best, buys = said(folder, "at its best with"), said(folder, "Where passes are fixed")
     assert word_of(best.split("Mono-Forward")[1], "Fashion-MNIST 2x1000") == "higher"
-    assert re.search(r"accuracy costs local learning, as a ratio of operations, 0\.\d\d .*by MF on Fashion", buys)
+    assert re.search(
+        r"accuracy costs local learning, as a ratio of operations, 0\.\d\d .*by MF on Fashion", buys
+    )
     assert re.search(r"local learning is ahead for [\d.]+ to 13 TFLOP \(by", buys)
     assert "backpropagation is ahead for no budget" in buys
     change(folder, "frontier", points(-5.0))

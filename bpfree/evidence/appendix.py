@@ -169,8 +169,8 @@ TABLES += [
     ),
     LongTable(
         "Agreement with the printed accuracies",
-        f"Every printed accuracy that we have runs beside; noticeable is a difference above "
-        f"{tables.paper.NOTICEABLE:g} points.",
+        "Every printed accuracy that we have runs beside; noticeable is a difference above "
+        f"{tables.paper.NOTICEABLE:g} points, which is open where no other source agrees with ours.",
         lambda c: tables.agreement(c.ours),
     ),
     LongTable(

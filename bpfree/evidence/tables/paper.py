@@ -30,7 +30,7 @@ from .. import stats
 from ..compare import PRESETS, beside, protocols_for
 from ..order import NETWORK, PLACE, arm_names, arranged
 from ..runs import NOT_RUN, Number, Ours, paper_flop
-from .text import Quantity
+from .text import Quantity, listed
 
 FAMILIES = ("ff", "cafo", "mf")
 USUAL_PROTOCOL = {"thesis": "published", "2026": "convergence_loss"}
@@ -302,8 +302,9 @@ def gap_to_printed(records: pd.DataFrame) -> pd.DataFrame:
 def agreement(records: pd.DataFrame) -> pd.DataFrame:
     """Every printed accuracy that we have runs beside, with the difference and how long each was trained.
 
-    records: as `bpfree.records` gives it. "noticeable": differences above `NOTICEABLE`; "epochs (× printed)":
-    ours, under "convergence", to those of the source, by its own.
+    records: as `bpfree.records` gives it. "noticeable": of a difference above `NOTICEABLE` the source whose
+    number is not that far from ours, if there is one, since then the sources contradict each other; else
+    "open". "epochs (× printed)": ours, under "convergence", to those of the source, by its own.
     """
     place = [*PLACE, "source"]
     what = {"metric": ["test_accuracy", "epochs", "epochs_median"], "variant": "", "baseline": ""}
@@ -314,6 +315,8 @@ def agreement(records: pd.DataFrame) -> pd.DataFrame:
     table = arranged(table[table["ours"].notna()], *place)
     longer = table[table["metric"] != "test_accuracy"].drop_duplicates(place)[[*place, "ratio"]]
     accuracies = table[table["metric"] == "test_accuracy"].drop(columns="ratio")
+    near = accuracies[accuracies["difference"].abs() <= NOTICEABLE]
+    agreeing = near.groupby(PLACE)["source"].agg(lambda sources: f"{listed(sources)} agrees with ours")
     return pd.DataFrame(
         arm_names(row.data, row.architecture, row.algorithm)
         | {
@@ -321,7 +324,9 @@ def agreement(records: pd.DataFrame) -> pd.DataFrame:
             "printed (%)": Quantity(row.published, row.published_sd, 2, n=int(row.published_n)),
             "ours (%)": Quantity(row.ours, row.ours_sd, 2, n=int(row.ours_n)),
             "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
-            "noticeable": "yes" if abs(row.difference) > NOTICEABLE else "",
+            "noticeable": agreeing.get((row.data, row.architecture, row.algorithm), "open")
+            if abs(row.difference) > NOTICEABLE
+            else "",
             "epochs (× printed)": Quantity(row.ratio, places=1),
         }
         for row in accuracies.merge(longer, on=place, how="left").fillna({"published_n": 0}).itertuples()
