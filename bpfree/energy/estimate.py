@@ -60,13 +60,32 @@ def watts(stated: float | Sequence[float] | None) -> Watts:
     return Watts(*bounds, "stated by the user")
 
 
+def _linux_stat(pid: int) -> tuple[int, int] | None:
+    """When a process started, and CPU ticks of it and of the children it has already waited for.
+
+    Source: proc(5), /proc/pid/stat.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return int(fields[19]), sum(map(int, fields[11:15]))  # starttime; utime stime cutime cstime
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def _linux_children(pid: int) -> list[int]:
-    """Direct children, from the kernel's own lists (one per thread): psutil scans all processes."""
+    """Direct children, from the kernel's own lists (one per thread): no scan of all processes."""
     found: list[int] = []
-    with suppress(OSError):  # the process ended
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with suppress(OSError, ValueError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
+        except (OSError, ValueError):  # the thread ended
+            continue
     return found
 
 
@@ -81,8 +100,11 @@ class ProcessTimes:
     LOST_NS = NS  # a child's time that is neither living nor waited for after this long is lost
 
     def __init__(self) -> None:
-        self._lists = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
-        self._alive: dict[int, psutil.Process] = {}  # by pid, as the last `refresh` found them
+        self._tick_ns = NS // os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0
+        self._lists = os.path.exists("/proc/self/task") and os.path.exists(
+            f"/proc/self/task/{os.getpid()}/children"
+        )
+        self._alive: dict[int, int] = {}  # pid -> start time, so that a reused pid is not mistaken
         self._scanned_ns: int | None = None
         self._unlisted: Exception | None = None  # why the descendants could not be listed
         self._lost = self._high = 0
@@ -104,26 +126,35 @@ class ProcessTimes:
 
     def _look(self) -> None:
         if self._lists:
-            alive, queue = {}, [os.getpid()]
+            pids, queue = {}, [os.getpid()]
             while queue:
-                for pid in set(_linux_children(queue.pop())) - alive.keys():
-                    with suppress(psutil.NoSuchProcess):  # it ended meanwhile
-                        alive[pid] = psutil.Process(pid)
+                for pid in _linux_children(queue.pop()):
+                    if pid not in pids and (stat := _linux_stat(pid)):
+                        pids[pid] = stat[0]
                         queue.append(pid)
-            self._alive = alive
+            self._alive = pids
             return
         now = time.monotonic_ns()
         if self._scanned_ns is None or now - self._scanned_ns >= self.SCAN_NS:
             self._scanned_ns = now
-            self._alive = {child.pid: child for child in psutil.Process().children(recursive=True)}
+            alive = {}
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                    alive[child.pid] = int(child.create_time())
+            self._alive = alive
 
     def _living_ns(self) -> int:
         total = 0
-        for child in self._alive.values():
-            with suppress(psutil.Error):
-                if child.is_running():  # a process that has its pid by now is another one
-                    times = child.cpu_times()[:4]  # its own, and of its children that it has waited for
-                    total += round(sum(times) * NS)
+        for pid, start in self._alive.items():
+            if self._lists:
+                stat = _linux_stat(pid)
+                if stat is not None and stat[0] == start:
+                    total += stat[1] * self._tick_ns
+                continue
+            try:
+                total += int(sum(psutil.Process(pid).cpu_times()[:4]) * NS)
+            except psutil.Error:
+                continue
         return total
 
     def read(self) -> int:
