@@ -636,10 +636,13 @@ def test_at_a_glance_stands_what_the_other_tables_say(judged_points):
     [network] = table.columns[1:]
     assert network == "Fashion-MNIST 2x1000, n = 3"
     cells = dict(zip(table.iloc[:, 0].str.partition("(×")[0].str.strip(), table[network], strict=True))
-    assert cells["backpropagation at its best: test accuracy (%)"] == "90.00 (BP, 2 passes)"
-    assert cells["local learning at its best: test accuracy (%)"] == "93.00 (MF, 4 passes)"
-    assert cells["to be as accurate as backpropagation at its best, local learning needs"] == "0.80 by MF"
-    assert cells["to be within 0.25 points of that"] == "0.80 by MF; 1.00 by BP"
+    assert (
+        cells["backpropagation at its best on validation data: test accuracy (%)"] == "90.00 (BP, 2 passes)"
+    )
+    assert cells["local learning at its best on validation data: test accuracy (%)"] == "93.00 (MF, 4 passes)"
+    equal = "to be as accurate on validation data as backpropagation's best, local learning needs"
+    assert cells[equal] == "0.80 by MF"
+    assert cells["to come within 0.25 points of it"] == "0.80 by MF; 1.00 by BP"
     # 70 is what every seed of every arm reaches, for 8 by the one pass of the interleaved, beside 10 of BP
     assert cells["to reach what every seed can"] == "0.80 by MF interleaved, for 70.00 % on validation data"
     assert tables.what_a_joule_buys(judged_points, "measured_j").shape[1] == 1  # of which nothing is known
@@ -678,6 +681,19 @@ def test_a_side_that_did_best_with_the_most_passes_that_it_was_tried_with_says_s
     assert said.best == ("80.00 (BP, 2 passes, the most tried)", "79.00 (MF, 2 passes)")
     [said] = tables.bought(made({"bp": {1: [82], 2: [81]}, "mf": {2: [80], 4: [79]}}, COST)).values()
     assert said.best[0] == "81.00 (BP, 1 pass)"
+
+
+def test_at_a_glance_a_diverged_seed_an_unequal_arm_and_an_unknown_cost_say_nothing_wrong():
+    arms = {"bp": {4: [86, 86, 86.5], 8: [99, math.nan, 99]}, "mf": {4: [87] * 3, 16: [70] * 3}}
+    begun = {"mf_interleaved": {4: [87]}}  # one seed, where all others have three
+    [said] = tables.bought(made({**arms, **begun}, {**COST, "mf_interleaved": 1.0})).values()
+    assert said.best[0] == "85.17 (BP, 4 passes)"
+    assert (said.n, said.equal) == ("3", "0.40 by MF")
+    assert said.low == "0.40 by MF, for 86.00 % on validation data"
+    apart = made({"bp": {2: [80]}, "mf": {2: [80], 8: [81]}}, COST)
+    apart.loc[apart["algorithm"] == "mf", "seed"] += 10
+    [said] = tables.bought(apart).values()
+    assert said.equal == tables.UNKNOWN
 
 
 def test_a_lead_is_between_lines_as_they_are_drawn():

@@ -187,15 +187,17 @@ class MonoForward(Algorithm):
         def joint(a: Tensor, labels: Tensor, chance: Chance) -> Iterator[Tensor]:
             layers = self.model.activities(a, low, high)
             *lower, highest = (self.layer_loss(i, a_i, labels) for i, a_i in layers if i in learning)
-            yield sum(self.aux_weight * loss for loss in lower) + highest
+            yield sum(self.aux_weight * loss for loss in lower) + highest if lower else highest
 
         def readout(a: Tensor) -> Tensor:
             if self.schedule == "simultaneous":
                 return self.combine(dict(self.goodnesses(a)))[self.predict_by]
             return self.heads[str(high)](self.model.activity(a, low, high))  # G_high
 
+        everything = self.schedule == "simultaneous"
+        moving = self.parameters() if everything else self.moving(low, learning)
         losses, prefix = local if self.detach else joint, self.model.blocks[: max(low - 1, 0)]
-        return self.stage(name, self.moving(low, learning), losses, readout, prefix, layer=layer, **own)
+        return self.stage(name, moving, losses, readout, prefix, layer=layer, **own)
 
     def moving(self, low: int, learning: Sequence[int]) -> list[nn.Parameter]:
         """What moves on the losses of the layers `learning`, the last of which is the highest: W_i and b_i

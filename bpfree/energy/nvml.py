@@ -185,6 +185,8 @@ class Nvml:
         matches = [d for d in self.devices if uuid.startswith("GPU-") and d.uuid.startswith(uuid)]
         if len(matches) == 1:
             return matches[0]
+        if not uuid.startswith("MIG-"):
+            return None
         return next((d for d in self.devices if d.shared and uuid in d.instances()), None)
 
     def resolve(self, uuid: str) -> Device | None:

@@ -38,7 +38,7 @@ WHAT = (
     "began. Backpropagation (BP; also with a read-out at every layer, BP-DS, and with layers that freeze) "
     "stands against *local learning*, which hands no error from layer to layer (Mono-Forward, MF, layer by "
     "layer or with its layers interleaved or overlapped), each by the best of its forms. A TFLOP is 10¹² "
-    "operations, the same on every machine. In brackets stand 95 % intervals."
+    "operations, the same on every machine. Behind a ratio its 95 % interval stands in brackets."
 )
 #: What the words and the brackets of the list mean.
 LEGEND = (
@@ -88,8 +88,9 @@ def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
         return "No run on real data has been recorded yet."
     found = filter(None, (finding(known) for finding in FINDINGS))
     numbered = [f"{i}. {f.markdown(notebooks)}" for i, f in enumerate(found, 1)]
-    glance = [WHAT, "", tables.markdown(tables.what_a_joule_buys(known.points)), ""]
-    return "\n".join([*(glance if len(known.points) else []), *numbered, "", LEGEND])
+    glance = tables.what_a_joule_buys(known.points)
+    first = [WHAT, "", tables.markdown(glance), ""] if len(glance.columns) > 1 else []
+    return "\n".join([*first, *numbered, "", LEGEND])
 
 
 class Known(Committed):
@@ -333,17 +334,16 @@ def what_a_joule_buys(known: Known) -> Finding | None:
         side: listed(f"{of.ahead[i]} on {at}" for at, of in buys.items() if of.ahead[i] != tables.NOWHERE)
         for i, side in reversed(list(enumerate(frontier.SIDES)))
     }
+    by = f"by more than {stats.MARGIN:g} points"
     found = "Where passes are fixed in advance, "
-    found += "; ".join(f"{side} is ahead for {where or 'no budget'}" for side, where in ahead.items())
-    reached = [f"{of.equal} on {at}" for at, of in buys.items() if of.equal != tables.MISSED]
+    found += "; ".join(f"{side} is ahead {by} for {where or 'no budget'}" for side, where in ahead.items())
+    no_ratio = (tables.MISSED, tables.UNKNOWN)
+    reached = [f"{of.equal} on {at}" for at, of in buys.items() if of.equal not in no_ratio]
     missed = listed(at for at, of in buys.items() if of.equal == tables.MISSED)
     costs = [f"costs local learning, as a ratio of operations, {listed(reached)}"] if reached else []
     costs += [f"is not reached by local learning on {missed}"] if missed else []
-    found += f". Backpropagation's best accuracy {', and '.join(costs)}."
-    evidence = (
-        f"Ahead is by more than {stats.MARGIN:g} points of mean test accuracy, on lines between the budgets "
-        "that were tried; what is spent is counted in operations."
-    )
+    found += f". Backpropagation's best validation accuracy {', and '.join(costs)}." if costs else "."
+    evidence = "Ahead is judged by mean test accuracy, on lines between the budgets that were tried."
     return Finding(found, evidence, [known.whose_points, known.hardware(known.points)], ["09"])
 
 

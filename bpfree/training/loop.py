@@ -179,7 +179,8 @@ def left_usable(algorithm: nn.Module, history: History, clock: Clock) -> Iterato
         with suppress(Exception):  # of the meter; training may just have failed
             clock.settle()
         history.provenance = clock.provenance or history.provenance
-        algorithm.eval().requires_grad_(True)
+        algorithm.eval()
+        algorithm.requires_grad_(True)
 
 
 @dataclass

@@ -16,7 +16,7 @@ claims, claims_in_brief, claims_by_protocol     the papers' claims and what was 
 markdown, latex                                 a table as text
 """
 
-from .at_a_glance import MISSED, NOWHERE, bought, what_a_joule_buys
+from .at_a_glance import MISSED, NOWHERE, UNKNOWN, bought, what_a_joule_buys
 from .budgets import at_best, at_equal_accuracy, by_budget, not_run, solved, to_target
 from .claims import claims, claims_by_protocol, claims_in_brief
 from .coverage import NOT_RUN, campaign, coverage, filled, machine_names
@@ -36,7 +36,7 @@ from .setup import best_hyperparameters, environment
 from .summary import bill_of_run, passes_times_cost, readouts, summary, undecided
 from .text import Quantity, latex, markdown
 
-__all__ = ["MISSED", "NOT_RUN", "NOWHERE", "Quantity", "agreement", "at_best", "at_equal_accuracy"]
+__all__ = ["MISSED", "NOT_RUN", "NOWHERE", "UNKNOWN", "Quantity", "agreement", "at_best", "at_equal_accuracy"]
 __all__ += ["best_hyperparameters", "bill_of_run", "bought", "by_budget", "cafo_efficiency"]
 __all__ += ["cafo_performance", "campaign", "claims", "claims_by_protocol", "claims_in_brief", "coverage"]
 __all__ += ["cross_algorithm", "environment", "ff_efficiency", "ff_performance", "filled", "gap_to_printed"]

@@ -14,7 +14,7 @@ from ..stats import MARGIN
 from .budgets import ratio_with_interval
 from .text import span
 
-NOWHERE, MISSED = "nowhere", "not reached"
+NOWHERE, MISSED, UNKNOWN = "nowhere", "not reached", "not known"
 
 
 class Buys(NamedTuple):
@@ -57,8 +57,9 @@ def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
     means = frontier.means(compared, cost)
     exactly, nearly = (frontier.at_equal_accuracy(points, cost, margin) for margin in (0.0, MARGIN))
     goals = frontier.to_target(points, cost)
-    goals = goals[goals["target"] == ALL]
-    by_budget = compared.groupby([*PLACE, "passes"])[["val_accuracy", "test_accuracy"]].mean().round(9)
+    goals = goals[goals["target"] == ALL].merge(compared[PLACE].drop_duplicates())
+    reached = compared.assign(val_accuracy=compared["val_accuracy"].fillna(-math.inf))  # diverged: nothing
+    by_budget = reached.groupby([*PLACE, "passes"])[["val_accuracy", "test_accuracy"]].mean().round(9)
     by_budget = by_budget.reset_index()
     most, found = by_budget.groupby(PLACE)["passes"].max(), {}
     for network, here in means.groupby(NETWORK, sort=False):
@@ -75,7 +76,7 @@ def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
             ahead=tuple(_ahead(turns, side, cost) or NOWHERE for side in SIDES),
             compared=f"{_amount(turns[0].start, cost)} to {_amount(turns[-1].end, cost)} {COSTS[cost].unit}",
             equal=_cheapest(equal[1]),
-            near="; ".join(filter(None, (_cheapest(side) for side in reversed(near)))),
+            near="; ".join(_cheapest(side) for side in reversed(near)),
             low=f"{_cheapest(low[1])}, for {low[1]['accuracy'].iat[0]:.2f} % on validation data",
         )
     return found
@@ -83,14 +84,15 @@ def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
 
 def what_a_joule_buys(points: pd.DataFrame, cost: str = "flop") -> pd.DataFrame:
     """`bought` as a table: a row for each question, a column for each network."""
-    name, times = COSTS[choose("cost", cost, COSTS)].name, f"(× its {COSTS[cost].name})"
+    name = COSTS[choose("cost", cost, COSTS)].name
+    times = f"(× the {name} of that best)"
     questions = [
-        *(f"{side} at its best: test accuracy (%)" for side in SIDES),
-        *(f"{side} is ahead" for side in SIDES),
+        *(f"{side} at its best on validation data: test accuracy (%)" for side in SIDES),
+        *(f"{side} is ahead by more than {MARGIN:g} points" for side in SIDES),
         "both were tried from",
-        f"to be as accurate as backpropagation at its best, local learning needs {times}",
-        f"to be within {MARGIN:g} points of that {times}",
-        f"to reach what every seed can (× the cheapest backpropagation's {name})",
+        f"to be as accurate on validation data as backpropagation's best, local learning needs {times}",
+        f"to come within {MARGIN:g} points of it {times}",
+        f"to reach what every seed can (× the {name} of the cheapest backpropagation)",
     ]
     columns = {
         f"{network}, n = {of.n}": [*of.best, *of.ahead, of.compared, of.equal, of.near, of.low]
@@ -128,7 +130,7 @@ def _amount(value: float, cost: str) -> str:
 def _cheapest(side: pd.DataFrame) -> str:
     """The smallest ratio of costs of these arms, and whose it is: "0.79 (0.40 to 1.59) by MF"."""
     if side["ratio"].isna().all():
-        return ""
+        return UNKNOWN
     row = side.loc[side["ratio"].idxmin()]
     if row["ratio"] == math.inf:
         return MISSED
