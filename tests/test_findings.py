@@ -214,7 +214,7 @@ def test_what_was_not_run_and_what_its_training_costs_is_open(folder):
     gone = {"CIFAR-10 cnn": ("cifar10", "cnn"), "MNIST 3x1000": ("mnist", "3x1000")}
     for data, network in gone.values():
         change(folder, "runs", without(data, network))
-    nothing = re.search("nothing was run on ([^;]+);", said(folder, "What is open"))[1]
+    nothing = re.search("until it stops improving on ([^;]+);", said(folder, "What is open"))[1]
     assert all(network in nothing for network in gone)
     assert "Forward-Forward" in line
     assert "Forward-Forward" not in said(folder, "What is open")  # of which there is no run
