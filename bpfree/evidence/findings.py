@@ -566,7 +566,11 @@ def what_is_open(known: Known) -> Finding | None:
     found += ["every measured energy rests on one run"] if len(measured) and (measured == 1).all() else []
     unknown = [name for name in NAMES if known.ratios(name, "epochs") and _not_known(known, name)]
     found += [f"what a whole training by {listed(map(_name, unknown))} costs is not known"] if unknown else []
-    found += [f"nothing was trained until it stops improving on {listed(run.index[~run])}"] if not run.all() else []
+    found += (
+        [f"nothing was trained until it stops improving on {listed(run.index[~run])}"]
+        if not run.all()
+        else []
+    )
     lacking = []
     for protocol, how in HOW.items():
         own = cells.loc[cells[protocol] != "", protocol]
