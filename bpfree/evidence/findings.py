@@ -88,8 +88,7 @@ def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
         return "No run on real data has been recorded yet."
     found = filter(None, (finding(known) for finding in FINDINGS))
     numbered = [f"{i}. {f.markdown(notebooks)}" for i, f in enumerate(found, 1)]
-    glance = tables.what_a_joule_buys(known.points)
-    first = [WHAT, "", tables.markdown(glance), ""] if len(glance.columns) > 1 else []
+    first = [WHAT, "", tables.markdown(tables.glance(known.buys)), ""] if known.buys else []
     return "\n".join([*first, *numbered, "", LEGEND])
 
 
@@ -119,6 +118,11 @@ class Known(Committed):
     def points(self) -> pd.DataFrame:
         table = self.table("frontier")
         return table if len(table) else pd.DataFrame(columns=frontier.COLUMNS)
+
+    @cached_property
+    def buys(self) -> dict[str, tables.Buys]:
+        """By network what budgets bought."""
+        return tables.bought(self.points)
 
     @cached_property
     def whose_points(self) -> str:
@@ -327,16 +331,18 @@ def accuracy_at_best(known: Known) -> Finding | None:
 
 
 def what_a_joule_buys(known: Known) -> Finding | None:
-    buys = tables.bought(known.points)
+    buys = known.buys
     if not buys:
         return None
-    ahead = {
-        side: listed(f"{of.ahead[i]} on {at}" for at, of in buys.items() if of.ahead[i] != tables.NOWHERE)
-        for i, side in reversed(list(enumerate(frontier.SIDES)))
-    }
+    bp, local = (
+        listed(f"{of.ahead[i]} on {at}" for at, of in buys.items() if of.ahead[i] != tables.NOWHERE)
+        for i in range(len(frontier.SIDES))
+    )
     by = f"by more than {stats.MARGIN:g} points"
-    found = "Where passes are fixed in advance, "
-    found += "; ".join(f"{side} is ahead {by} for {where or 'no budget'}" for side, where in ahead.items())
+    found = (
+        f"Where passes are fixed in advance, local learning is ahead {by} for {local or 'no budget'}; "
+        f"backpropagation is ahead {by} for {bp or 'no budget'}"
+    )
     no_ratio = (tables.MISSED, tables.UNKNOWN)
     reached = [f"{of.equal} on {at}" for at, of in buys.items() if of.equal not in no_ratio]
     missed = listed(at for at, of in buys.items() if of.equal == tables.MISSED)
@@ -566,11 +572,8 @@ def what_is_open(known: Known) -> Finding | None:
     found += ["every measured energy rests on one run"] if len(measured) and (measured == 1).all() else []
     unknown = [name for name in NAMES if known.ratios(name, "epochs") and _not_known(known, name)]
     found += [f"what a whole training by {listed(map(_name, unknown))} costs is not known"] if unknown else []
-    found += (
-        [f"nothing was trained until it stops improving on {listed(run.index[~run])}"]
-        if not run.all()
-        else []
-    )
+    never = listed(run.index[~run])
+    found += [f"nothing was trained until it stops improving on {never}"] if never else []
     lacking = []
     for protocol, how in HOW.items():
         own = cells.loc[cells[protocol] != "", protocol]

@@ -184,12 +184,13 @@ def tost(differences: Iterable[float], margin: float = MARGIN) -> float:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """p values corrected for their number (Holm 1979), in their order; NaN stays NaN and is not counted."""
-    from statsmodels.stats.multitest import multipletests
-
+    # statsmodels' multipletests does the same, and collects garbage at every call: most of a page's seconds.
     corrected = np.array(p, dtype=float)
-    known = np.isfinite(corrected)
-    if known.any():
-        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    known = np.flatnonzero(np.isfinite(corrected))
+    order = known[np.argsort(corrected[known], kind="stable")]
+    # The k-th smallest of m, k from 0, is multiplied by m - k and is no smaller than the one before it.
+    stepped = corrected[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return corrected
 
 

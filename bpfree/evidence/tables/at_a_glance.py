@@ -84,7 +84,12 @@ def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
 
 def what_a_joule_buys(points: pd.DataFrame, cost: str = "flop") -> pd.DataFrame:
     """`bought` as a table: a row for each question, a column for each network."""
-    name = COSTS[choose("cost", cost, COSTS)].name
+    return glance(bought(points, cost), cost)
+
+
+def glance(buys: dict[str, Buys], cost: str = "flop") -> pd.DataFrame:
+    """The table of what `bought` found."""
+    name = COSTS[cost].name
     times = f"(× the {name} of that best)"
     questions = [
         *(f"{side} at its best on validation data: test accuracy (%)" for side in SIDES),
@@ -96,7 +101,7 @@ def what_a_joule_buys(points: pd.DataFrame, cost: str = "flop") -> pd.DataFrame:
     ]
     columns = {
         f"{network}, n = {of.n}": [*of.best, *of.ahead, of.compared, of.equal, of.near, of.low]
-        for network, of in bought(points, cost).items()
+        for network, of in buys.items()
     }
     return pd.DataFrame(columns, questions).rename_axis("").reset_index()
 

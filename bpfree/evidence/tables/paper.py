@@ -315,8 +315,10 @@ def agreement(records: pd.DataFrame) -> pd.DataFrame:
     table = arranged(table[table["ours"].notna()], *place)
     longer = table[table["metric"] != "test_accuracy"].drop_duplicates(place)[[*place, "ratio"]]
     accuracies = table[table["metric"] == "test_accuracy"].drop(columns="ratio")
-    near = accuracies[accuracies["difference"].abs() <= NOTICEABLE]
-    agreeing = near.groupby(PLACE)["source"].agg(lambda sources: f"{listed(sources)} agrees with ours")
+    near = accuracies["difference"].abs() <= NOTICEABLE
+    agreeing = accuracies[near].groupby(PLACE)["source"].agg(lambda of: f"{listed(of)} agrees with ours")
+    accuracies = accuracies.join(agreeing.rename("noticeable"), on=PLACE).fillna({"noticeable": "open"})
+    accuracies.loc[near, "noticeable"] = ""
     return pd.DataFrame(
         arm_names(row.data, row.architecture, row.algorithm)
         | {
@@ -324,9 +326,7 @@ def agreement(records: pd.DataFrame) -> pd.DataFrame:
             "printed (%)": Quantity(row.published, row.published_sd, 2, n=int(row.published_n)),
             "ours (%)": Quantity(row.ours, row.ours_sd, 2, n=int(row.ours_n)),
             "ours − printed (pp)": Quantity(row.difference, places=2, sign=True),
-            "noticeable": agreeing.get((row.data, row.architecture, row.algorithm), "open")
-            if abs(row.difference) > NOTICEABLE
-            else "",
+            "noticeable": row.noticeable,
             "epochs (× printed)": Quantity(row.ratio, places=1),
         }
         for row in accuracies.merge(longer, on=place, how="left").fillna({"published_n": 0}).itertuples()
