@@ -177,6 +177,7 @@ class MonoForward(Algorithm):
     def part(self, name: str, low: int, high: int, *, layer: int, **own) -> Stage:
         """The layers from `low` to `high` move, above those that are frozen: each on its own loss if they are
         detached; if not, all of them on the highest one's in a sequential stage, else on all losses."""
+        at_once = self.schedule == "simultaneous"
         undetached_in_turn = self.schedule == "sequential" and not self.detach
         learning = range(high if undetached_in_turn else low, high + 1)
 
@@ -190,12 +191,11 @@ class MonoForward(Algorithm):
             yield sum(self.aux_weight * loss for loss in lower) + highest if lower else highest
 
         def readout(a: Tensor) -> Tensor:
-            if self.schedule == "simultaneous":
+            if at_once:
                 return self.combine(dict(self.goodnesses(a)))[self.predict_by]
             return self.heads[str(high)](self.model.activity(a, low, high))  # G_high
 
-        everything = self.schedule == "simultaneous"
-        moving = self.parameters() if everything else self.moving(low, learning)
+        moving = self.parameters() if at_once else self.moving(low, learning)
         losses, prefix = local if self.detach else joint, self.model.blocks[: max(low - 1, 0)]
         return self.stage(name, moving, losses, readout, prefix, layer=layer, **own)
 
