@@ -241,6 +241,16 @@ def test_a_study_can_be_collected_in_pieces(collected, kept, tmp_path):
     assert set(mf["seed"]) == {1}  # without `add` the store's own are all
 
 
+def test_adding_takes_nothing_away(collected, tmp_path):
+    """What is there stays, and where it is shown, though today's profile does not plan it."""
+    tables = [gallery.path_of(name, tmp_path) for name in ("runs", "epochs", "traces", "machines")]
+    shutil.copytree(collected / "data", tmp_path / "data")
+    before = [path.read_bytes() for path in tables]
+    for change in ({"seeds": (1,)}, {"max_epochs": 2}, {"budgets": ()}):
+        collect(tmp_path, store.Store(tmp_path / "empty"), replace(SMALL, **change), add=True)
+        assert [path.read_bytes() for path in tables] == before
+
+
 def test_traces_are_of_one_seed_and_thinned(collected, kept):
     table = gallery.recorded("mf_resources", collected)
     assert set(table["seed"]) == {0}

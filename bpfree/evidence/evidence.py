@@ -232,8 +232,12 @@ def keep_series(table: pd.DataFrame, path: Path, runs: pd.DataFrame, *, one_seed
 
 def _beside_old(table: pd.DataFrame, path: Path, by: str) -> pd.DataFrame:
     """The table, and of what is at the path the rows whose value in this column it does not have."""
-    old = read_table(path) if path.exists() else table.iloc[:0]
-    return pd.concat([table, old[~old[by].isin(set(table[by]))]], ignore_index=True)
+    if not path.exists():
+        return table
+    old = read_table(path)
+    old = old[~old[by].isin(set(table[by]))]
+    # One without rows has no types to keep.
+    return pd.concat([t for t in (table, old) if len(t)] or [table], ignore_index=True)
 
 
 def keep_machines(records: Iterable[Record], folder: Path) -> None:

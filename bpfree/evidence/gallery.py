@@ -10,8 +10,8 @@ A figure of your own joins by its name, `GALLERY["mine"] = Exhibit(draw, "epochs
 
 import io
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -229,14 +229,18 @@ def collect(
     one after the other, from stores of several machines. Nothing is trained; what a figure has no runs for is
     said on stderr.
 
-    add: runs that are there stay, too, beside the store's, unless it has the same ones. For a study that was
-        run in pieces.
+    add: runs that are there stay, too, and where they are shown, beside the store's, unless it has the same
+        ones. For a study that was run in pieces.
     """
     store = store if isinstance(store, Store) else Store(store)
     profile = study.profile(profile) if isinstance(profile, str) else profile
-    found = list(store.records())
+    found, before = list(store.records()), pd.DataFrame(columns=["key", "chapters", "figures"])
     if add and path_of("runs", folder).exists():
+        before = _committed(path_of("runs", folder))
+        # What a chapter shows of one seed is of the whole study's first, whichever piece this is.
+        profile = replace(profile, seeds=tuple(sorted({*profile.seeds, *map(int, before["seed"])})))
         found = evidence.joined(committed_runs(folder=folder), found)
+    before = before.fillna({"chapters": "", "figures": ""}).set_index("key")
     of = evidence.recorded_runs(found)
     chapters = {c: of(study.plan(profile, [c])) for c in study.CHAPTERS if c not in APART}
     shown = {name: of(e.shows(profile)) for name, e in GALLERY.items() if e.shows is not None}
@@ -244,11 +248,15 @@ def collect(
         if not any(r.status == "finished" and r.experiment.algorithm != REFERENCE for r in runs):
             print(f"{name}: not collected: the store has no run of it but BP's", file=sys.stderr)
             del shown[name]
-    everything = {r.experiment: r for runs in (*chapters.values(), *shown.values()) for r in runs}
+    stay = [r for r in found if r.key in before.index]
+    everything = {r.experiment: r for runs in (*chapters.values(), *shown.values(), stay) for r in runs}
     if not everything:
         return []
     paths = {name: path_of(name, folder) for name in TABLES}
-    where = {"chapters": _places(chapters), "figures": _places(shown)}
+    where = {
+        "chapters": _places(study.CHAPTERS, chapters, before["chapters"]),
+        "figures": _places(GALLERY, shown, before["figures"]),
+    }
     table = evidence.wide(evidence.in_order(everything.values()), **where)
     runs = evidence.keep_runs(table, paths["runs"])
     for name, make in (("epochs", evidence.recorded_epochs), ("traces", evidence.recorded_traces)):
@@ -258,10 +266,17 @@ def collect(
     return list(paths.values())
 
 
-def _places(shown: dict[str, list[Record]]) -> Callable[[Record], str]:
-    """Of a record, the names under which it stands in lists of records."""
-    found = {name: {r.experiment for r in runs} for name, runs in shown.items()}
-    return lambda record: " ".join(name for name, own in found.items() if record.experiment in own)
+def _places(
+    names: Iterable[str], shown: dict[str, list[Record]], before: pd.Series
+) -> Callable[[Record], str]:
+    """Of a record, the names under which it stands in lists of records, or stood before, by key."""
+    now = {name: {r.experiment for r in shown.get(name, [])} for name in names}
+
+    def places(record: Record) -> str:
+        then = before.get(record.key, "").split()
+        return " ".join(name for name, own in now.items() if record.experiment in own or name in then)
+
+    return places
 
 
 def results_table(folder: Path = FOLDER) -> str:
