@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+")
     parser.add_argument("--algorithms", nargs="+")
     parser.add_argument("--budgets", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=10, help="as many; 0: only search")
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--anew", action="store_true", help="also what the tables have")
@@ -46,8 +46,8 @@ def main() -> None:
 
     if unknown := set(args.budgets) - study.TRIALS.keys():
         parser.error(f"--budgets {min(unknown)}: trials are fixed for {', '.join(map(str, study.TRIALS))}")
-    chosen = study.profile("evidence", args.data or ("fashion_mnist", "mnist"), range(1, args.seeds + 1))
-    chosen = replace(chosen, passes=tuple(args.budgets))
+    chosen = study.profile("evidence", args.data or ("fashion_mnist", "mnist"))
+    chosen = replace(chosen, seeds=tuple(range(1, args.seeds + 1)), passes=tuple(args.budgets))
     named = args.algorithms or (*study.FRONTIER, *study.SOLVED)
     solved = [name for name in named if name in study.SOLVED]
     algorithms = [name for name in named if name not in solved]
