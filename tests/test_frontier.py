@@ -689,6 +689,7 @@ def test_at_a_glance_a_diverged_seed_an_unequal_arm_and_an_unknown_cost_say_noth
     [said] = tables.bought(made({**arms, **begun}, {**COST, "mf_interleaved": 1.0})).values()
     assert said.best[0] == "85.17 (BP, 4 passes)"
     assert (said.n, said.equal) == ("3", "0.40 by MF")
+    assert said.tried == ("BP 4 to 8", "MF 4 to 16")  # and not with what only one seed has
     assert said.low == "0.40 by MF, for 86.00 % on validation data"
     apart = made({"bp": {2: [80]}, "mf": {2: [80], 8: [81]}}, COST)
     apart.loc[apart["algorithm"] == "mf", "seed"] += 10

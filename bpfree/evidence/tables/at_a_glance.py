@@ -29,6 +29,7 @@ class Buys(NamedTuple):
         ahead: of each side for how much to spend it is ahead by more than `stats.MARGIN` points, and by how
             much at most, by `frontier.leads`.
         compared: from where to where both have a budget.
+        tried: of each side with how many passes each of its arms was tried: what was not is not judged.
         equal: what the cheapest local arm spends to be as accurate as backpropagation's best, as a ratio;
         near: or less accurate by `stats.MARGIN` points at most, and the cheapest arm of backpropagation
             beside it, which may give these up, too; both by `frontier.at_equal_accuracy`.
@@ -40,6 +41,7 @@ class Buys(NamedTuple):
     best: tuple[str, str]
     ahead: tuple[str, str]
     compared: str
+    tried: tuple[str, str]
     equal: str
     near: str
     low: str
@@ -75,6 +77,7 @@ def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
             best=tuple(_at_best(side, most) for side in best),
             ahead=tuple(_ahead(turns, side, cost) or NOWHERE for side in SIDES),
             compared=f"{_amount(turns[0].start, cost)} to {_amount(turns[-1].end, cost)} {COSTS[cost].unit}",
+            tried=tuple(map(_passes, best)),
             equal=_cheapest(equal[1]),
             near="; ".join(_cheapest(side) for side in reversed(near)),
             low=f"{_cheapest(low[1])}, for {low[1]['accuracy'].iat[0]:.2f} % on validation data",
@@ -95,12 +98,13 @@ def glance(buys: dict[str, Buys], cost: str = "flop") -> pd.DataFrame:
         *(f"{side} at its best on validation data: test accuracy (%)" for side in SIDES),
         *(f"{side} is ahead by more than {MARGIN:g} points" for side in SIDES),
         "both were tried from",
+        *(f"{side} was tried with (passes)" for side in SIDES),
         f"to be as accurate on validation data as backpropagation's best, local learning needs {times}",
         f"to come within {MARGIN:g} points of it {times}",
         f"to reach what every seed can (× the {name} of the cheapest backpropagation)",
     ]
     columns = {
-        f"{network}, n = {of.n}": [*of.best, *of.ahead, of.compared, of.equal, of.near, of.low]
+        f"{network}, n = {of.n}": [*of.best, *of.ahead, of.compared, *of.tried, of.equal, of.near, of.low]
         for network, of in buys.items()
     }
     return pd.DataFrame(columns, questions).rename_axis("").reset_index()
@@ -116,6 +120,12 @@ def _at_best(side: pd.DataFrame, most: pd.Series) -> str:
     best = side.loc[side["val_accuracy"].idxmax()]
     more = ", the most tried" if best["passes"] == most[tuple(best[PLACE])] else ""
     return f"{best['test_accuracy']:.2f} ({label(best['algorithm'])}, {in_passes(best['passes'])}{more})"
+
+
+def _passes(side: pd.DataFrame) -> str:
+    """Of each arm of a side the budgets that it was tried with: "BP 1 to 64; BP-DS 1 to 16"."""
+    arms = side.groupby("algorithm", sort=False)["passes"]
+    return "; ".join(f"{label(name)} {span(budgets, 0)}" for name, budgets in arms)
 
 
 def _ahead(turns: list[Lead], side: str, cost: str) -> str:
