@@ -101,7 +101,7 @@ def glance(buys: dict[str, Buys], cost: str = "flop") -> pd.DataFrame:
         *(f"{side} was tried with (passes)" for side in SIDES),
         f"to be as accurate on validation data as backpropagation's best, local learning needs {times}",
         f"to come within {MARGIN:g} points of it {times}",
-        f"to reach what every seed can (× the {name} of the cheapest backpropagation)",
+        f"to reach what every seed reached (× the {name} of the cheapest backpropagation)",
     ]
     columns = {
         f"{network}, n = {of.n}": [*of.best, *of.ahead, of.compared, *of.tried, of.equal, of.near, of.low]
