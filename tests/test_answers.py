@@ -74,12 +74,12 @@ def test_whose_settings_and_which_hardware(runs):
     lines = dict(
         line.partition(":")[::2] for line in answers.accuracy_against_bp("mf", "cafo_rand_mse").splitlines()
     )
+    devices = {"CPU": "cpu", "GPU": "cuda"}
     for network, algorithm, settings in (
         ("CIFAR-10 3x2000", "mf", "settings of the thesis"),
         ("MNIST 2x1000", "mf", "settings tuned here"),
         ("CIFAR-10 cnn", "cafo_rand_mse", "settings by default, BP of the thesis"),
     ):
-        devices = {"CPU": "cpu", "GPU": "cuda"}
         used = [name for name, d in devices.items() if len(by_seed(runs, "seed", network, algorithm, d))]
         assert f"; {' and '.join(used)}; {settings})" in lines[f"- {network}"]
 

@@ -235,9 +235,13 @@ def _beside_old(table: pd.DataFrame, path: Path, by: str) -> pd.DataFrame:
     if not path.exists():
         return table
     old = read_table(path)
-    old = old[~old[by].isin(set(table[by]))]
-    # One without rows has no types to keep.
-    return pd.concat([t for t in (table, old) if len(t)] or [table], ignore_index=True)
+    return stacked(table, old[~old[by].isin(set(table[by]))])
+
+
+def stacked(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Their rows in one table. Of tables without rows only the columns count, if there are no others: they
+    have no types, and would take the others' from them."""
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
 def keep_machines(records: Iterable[Record], folder: Path) -> None:

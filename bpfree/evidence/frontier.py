@@ -17,7 +17,7 @@ from ..experiments import protocols, store
 from ..experiments.store import Record
 from ..experiments.study import SOLVED
 from . import stats
-from .evidence import FOLDER, keep_machines, read_table, write_table
+from .evidence import FOLDER, keep_machines, read_table, stacked, write_table
 from .order import NETWORK, PLACE, arranged
 
 WHO = [*PLACE, "passes", "seed"]
@@ -90,8 +90,7 @@ def keep_trials(trials: pd.DataFrame, folder: Path = FOLDER) -> Path:
 def keep_beside(table: pd.DataFrame, path: Path, by: list[str]) -> Path:
     """Writes rows beside those that the file has; of rows that agree in the columns `by` the later ones."""
     old = [read_table(path)] if path.exists() else []
-    known = [rows for rows in (*old, table) if len(rows)] or [table]  # one without rows has no types to keep
-    both = pd.concat(known, ignore_index=True).drop_duplicates(by, keep="last")
+    both = stacked(*old, table).drop_duplicates(by, keep="last")
     order = [c for c in (*WHO, "study", "trial") if c in both]
     return write_table(arranged(both, *order), path)
 

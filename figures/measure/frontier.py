@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+")
     parser.add_argument("--algorithms", nargs="+")
     parser.add_argument("--budgets", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--seeds", type=int, default=10, help="as many; 0: only search")
+    parser.add_argument("--seeds", type=int, default=10, help="how many, from seed 1 on; 0: only search")
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--anew", action="store_true", help="also what the tables have")
