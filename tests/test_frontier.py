@@ -646,6 +646,11 @@ def test_at_a_glance_stands_what_the_other_tables_say(judged_points):
     # 70 is what every seed of every arm reaches, for 8 by the one pass of the interleaved, beside 10 of BP
     low = "to reach what every seed reached"
     assert cells[low] == "0.80 by MF interleaved, for 70.00 % on validation data"
+    [short] = tables.at_a_glance(tables.bought(judged_points)).to_numpy().tolist()
+    assert short[:4] == [network, "90.00 (BP, 2 passes)", "93.00 (MF, 4 passes)", "0.80 by MF"]
+    assert short[4:] == [
+        cells[f"{side} is ahead by more than 0.25 points"] for side in reversed(frontier.SIDES)
+    ]
     assert tables.what_a_joule_buys(judged_points, "measured_j").shape[1] == 1  # of which nothing is known
     with pytest.raises(UnknownName, match="joules"):
         tables.what_a_joule_buys(judged_points, "joules")
@@ -669,6 +674,9 @@ def test_who_is_ahead_is_said_of_the_cheap_end_and_of_the_dear_one(
     points = made({"bp": {1: bp[:1], 2: bp[1:]}, "mf": {2: mf[:1], 4: mf[1:]}}, COST)
     [said] = tables.bought(points).values()
     assert said.ahead == (backpropagation, local)
+    assert [f"by up to {most:.2f}" in words for most, words in zip(said.most, said.ahead, strict=True)] == [
+        words != "nowhere" for words in said.ahead
+    ]
     assert said.compared == "10 to 16 units"
     dear = points.assign(flop=points["flop"] * 10.9)
     [said] = tables.bought(dear).values()

@@ -34,36 +34,40 @@ CHAPTERS |= {"09": "the_frontier"}
 HERE = "05"  # the chapter that shows the findings, and has no link to itself
 #: In front of the table of what a joule buys.
 WHAT = (
-    "**What does a joule buy?** Every run here has a number of passes over the data that was fixed before it "
-    "began. Backpropagation (BP; also with a read-out at every layer, BP-DS, and with layers that freeze) "
-    "stands against *local learning*, which hands no error from layer to layer (Mono-Forward, MF, layer by "
-    "layer or with its layers interleaved or overlapped), each by the best of its forms. A TFLOP is 10¹² "
-    "operations, the same on every machine. Behind a ratio its 95 % interval stands in brackets."
+    "**What does a joule buy?** In this table every run had a number of passes over the data that was fixed "
+    "before it began. *Local learning* hands no error from layer to layer: it is Mono-Forward (MF), whose "
+    "layers are trained one after the other, interleaved or overlapped. Backpropagation (BP) may have a "
+    "read-out at every layer as well (BP-DS), or layers that freeze. Each stands by the best of its forms, "
+    "and best is what validates best. Behind a ratio its 95 % interval stands in brackets."
 )
 #: What the words and the brackets of the list mean.
 LEGEND = (
     "All comparisons are with backpropagation on the same network (2x1000 has two hidden layers of 1000 "
-    "units), in pairs of runs with the same seed. *Higher* and *lower* are differences that are sure. "
+    "units), in pairs of runs with the same seed. <details><summary>What the words mean</summary>"
+    f"*Ahead* is by more than {stats.MARGIN:g} points, and a TFLOP is 10¹² operations, the same on every "
+    "machine. *Higher* and *lower* are differences that are sure. "
     f"*Equivalent* is surely less than {stats.MARGIN:g} points apart, whatever the sign. *Undecided* is what "
     "so few pairs cannot tell. *One run* is a single pair, which decides nothing. Behind *numbers* stand n "
     "(the number of pairs), the 95 % intervals, the settings and the hardware. The intervals are of one "
     "comparison alone, while the words allow for all comparisons made, so that an interval that leaves out "
-    "zero may still be undecided."
+    "zero may still be undecided.</details>"
 )
 #: Network -> ratios to BP's: one, or of costs one for each machine.
 Ratios = dict[str, list[Number]]
 
 
 class Finding(NamedTuple):
-    """What is found, its evidence, what that rests on (settings, hardware), and the chapters that show it."""
+    """What is found of what, its evidence, what that rests on (settings, hardware), and the chapters that
+    show it."""
 
+    about: str
     found: str
     evidence: str
     rests_on: list[str]
     chapters: list[str]
 
     def markdown(self, notebooks: str) -> str:
-        """One line, its first sentence in bold, in which the evidence is folded away."""
+        """One line, in which the evidence is folded away."""
         links = listed(
             f"[chapter {c}]({notebooks}{c}_{CHAPTERS[c]}.ipynb)"
             for c in self.chapters
@@ -72,9 +76,7 @@ class Finding(NamedTuple):
         settled = "; ".join(filter(None, self.rests_on))
         numbers = " ".join(filter(None, [self.evidence, f"({settled})" if settled else ""]))
         folded = f" <details><summary>numbers</summary>{numbers}</details>" if numbers else ""
-        first, point, rest = self.found.partition(". ")
-        headline = f"**{first}{point.strip()}**{' ' if rest else ''}{rest}"
-        return f"{headline}{f' ({links})' if links else ''}{folded}"
+        return f"**{self.about}.** {self.found}{f' ({links})' if links else ''}{folded}"
 
 
 def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
@@ -88,7 +90,7 @@ def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
         return "No run on real data has been recorded yet."
     found = filter(None, (finding(known) for finding in FINDINGS))
     numbered = [f"{i}. {f.markdown(notebooks)}" for i, f in enumerate(found, 1)]
-    first = [WHAT, "", tables.markdown(tables.glance(known.buys)), ""] if known.buys else []
+    first = [WHAT, "", tables.markdown(tables.at_a_glance(known.buys)), ""] if known.buys else []
     return "\n".join([*first, *numbered, "", LEGEND])
 
 
@@ -286,11 +288,12 @@ def accuracy_at_convergence(known: Known) -> Finding | None:
     if mine.empty:
         return None
     found = (
-        "Trained until both stop improving, Mono-Forward's test accuracy, compared with backpropagation's, "
-        f"is {_verdicts(mine)}."
+        "Mono-Forward's test accuracy, compared with backpropagation's where both train until they stop "
+        f"improving, is {_verdicts(mine)}."
     )
     evidence = f"The difference in test accuracy is {_numbers(mine)}.{_at_cap(mine)}"
-    return Finding(found, evidence, [_whose(mine), known.hardware_of("mf")], ["05"])
+    settled = [_whose(mine), known.hardware_of("mf")]
+    return Finding("Accuracy at convergence", found, evidence, settled, ["05"])
 
 
 def accuracy_at_best(known: Known) -> Finding | None:
@@ -324,24 +327,21 @@ def accuracy_at_best(known: Known) -> Finding | None:
     if known.whose_points == SETTINGS["tuned"]:
         how = "Settings were searched for each number of passes, with the same trials for all."
     found = (
-        "Each trained for the number of passes that suits it best, fixed in advance, the test accuracy "
-        f"compared with backpropagation's: {'; '.join(found)}."
+        "Test accuracy, compared with backpropagation's where each has the number of passes that suits it "
+        f"best, fixed in advance: {'; '.join(found)}."
     )
-    return Finding(found, f"{' '.join(evidence)} {how}", [known.hardware(known.points)], ["09"])
+    evidence = f"{' '.join(evidence)} {how}"
+    return Finding("Accuracy at best", found, evidence, [known.hardware(known.points)], ["09"])
 
 
 def what_a_joule_buys(known: Known) -> Finding | None:
     buys = known.buys
     if not buys:
         return None
-    bp, local = (
-        listed(f"{of.ahead[i]} on {at}" for at, of in buys.items() if of.ahead[i] != tables.NOWHERE)
-        for i in range(len(frontier.SIDES))
-    )
-    by = f"by more than {stats.MARGIN:g} points"
+    bp, local = (_leads(buys, side) for side in range(len(frontier.SIDES)))
     found = (
-        f"Where passes are fixed in advance, local learning is ahead {by} for {local or 'no budget'}; "
-        f"backpropagation is ahead {by} for {bp or 'no budget'}"
+        "Where passes are fixed in advance and as many operations are spent, local learning is ahead "
+        f"{local}, and backpropagation {bp}"
     )
     no_ratio = (tables.MISSED, tables.UNKNOWN)
     reached = [f"{of.equal} on {at}" for at, of in buys.items() if of.equal not in no_ratio]
@@ -349,8 +349,20 @@ def what_a_joule_buys(known: Known) -> Finding | None:
     costs = [f"costs local learning, as a ratio of operations, {listed(reached)}"] if reached else []
     costs += [f"is not reached by local learning on {missed}"] if missed else []
     found += f". Backpropagation's best validation accuracy {', and '.join(costs)}." if costs else "."
-    evidence = "Ahead is judged by mean test accuracy, on lines between the budgets that were tried."
-    return Finding(found, evidence, [known.whose_points, known.hardware(known.points)], ["09"])
+    evidence = (
+        f"Ahead is more than {stats.MARGIN:g} points of mean test accuracy, somewhere on the lines between "
+        "the budgets that were tried."
+    )
+    settled = [known.whose_points, known.hardware(known.points)]
+    return Finding("What a budget buys", found, evidence, settled, ["09"])
+
+
+def _leads(buys: dict[str, tables.Buys], side: int) -> str:
+    """Where a side is ahead for some budgets, and by how much at most: "on A (by up to 0.28 points)"."""
+    leads = [
+        f"{network} (by up to {of.most[side]:.2f} points)" for network, of in buys.items() if of.most[side]
+    ]
+    return f"on {listed(leads)}" if leads else "nowhere"
 
 
 def passes_and_time(known: Known) -> Finding | None:
@@ -367,7 +379,7 @@ def passes_and_time(known: Known) -> Finding | None:
         f"Time of the whole training: {_everywhere(whole)}."
     )
     settled = [known.hardware_of("mf"), "times of runs that had their machine to themselves"]
-    return Finding(found, evidence, settled, ["05", "07"])
+    return Finding("Passes and time", found, evidence, settled, ["05", "07"])
 
 
 def _claimed(known: Known, cost: str) -> str:
@@ -409,7 +421,7 @@ def energy(known: Known) -> Finding | None:
         found += f" On the CPU it is estimated at {_percent(modelled['ours'].map(float))} ({words})."
     found += f" The paper claims {_claimed(known, 'energy')}."
     evidence = f"The difference is {'. It is '.join(said)}."
-    return Finding(found, evidence, [known.hardware_of("mf", device="cuda")], ["05", "06"])
+    return Finding("Energy", found, evidence, [known.hardware_of("mf", device="cuda")], ["05", "06"])
 
 
 def _percent(effects: Iterable[float]) -> str:
@@ -427,20 +439,22 @@ def forward_forward(known: Known) -> Finding | None:
     passes, alone = known.ratios("ff", "epochs"), _a_pass(known, "ff")
     costs = {"the operations": _operations(known, "ff"), "the time": alone}
     costs = [f"{_span(ratios)} {what}" for what, ratios in costs.items() if ratios]
-    found = (
-        f"A training pass of Forward-Forward takes {listed(costs)} of backpropagation's, and until it stops "
-    )
-    found += f"improving it makes {_span(passes)} as many passes{_or_more(known, 'ff')}. "
     accuracies = (f"{_name(name)} is {_verdicts(rows)}" for name, rows in by_name)
-    found += f"The accuracy of {', that of '.join(accuracies)}."
+    ended = _ended_at_cap(known, "ff")
+    found = (
+        f"A training pass takes {listed(costs)} of backpropagation's, and until it stops improving it makes "
+        f"{_span(passes)} as many passes{', or more' if ended else ''}. "
+        f"The accuracy of {', that of '.join(accuracies)}."
+    )
     unknown = _not_known(known, "ff")
     found += f" What its whole training takes in {unknown} is not known." if unknown else ""
     text = [f"{_name(name)}: {_numbers(rows)}." for name, rows in by_name]
     text += [f"Operations of a training pass: {_everywhere(_operations(known, 'ff'))}."]
     text += [f"Time of a training pass alone: {_everywhere(alone)}."] if alone else []
+    text += [f"Or more, because {ended}."] if ended else []
     text += [_at_cap(mine).strip(), *(_costs(known, name) for name in names)]
     settled = [_whose(mine), known.hardware_of(*names)]
-    return Finding(found, " ".join(filter(None, text)), settled, ["01", "05"])
+    return Finding("Forward-Forward", found, " ".join(filter(None, text)), settled, ["01", "05"])
 
 
 def _a_pass(known: Known, algorithm: str) -> Ratios:
@@ -464,15 +478,14 @@ def _operations(known: Known, algorithm: str) -> Ratios:
     return found
 
 
-def _or_more(known: Known, algorithm: str) -> str:
-    """What is to be added to a number of passes if runs of the algorithm ended at the cap."""
-    ended = [
+def _ended_at_cap(known: Known, algorithm: str) -> str:
+    """How many runs of the algorithm ended at the cap on epochs, and of backpropagation, if any did."""
+    return listed(
         f"{(own['stages_at_cap'] > 0).sum()} of its {len(own)} runs ended at the cap on epochs "
         f"({(base['stages_at_cap'] > 0).sum()} of {len(base)} of backpropagation's)"
         for own, base in known.pairs(algorithm).values()
         if (own["stages_at_cap"] > 0).any()
-    ]
-    return f", or more, because {listed(ended)}" if ended else ""
+    )
 
 
 def cascaded_forward(known: Known) -> Finding | None:
@@ -491,7 +504,8 @@ def cascaded_forward(known: Known) -> Finding | None:
         text.append(f"{_name(name)}: {_numbers(rows)}.")
     text += [_at_cap(mine).strip(), *(_costs(known, name) for name in names)]
     settled = [_whose(mine), known.hardware_of(*names)]
-    return Finding(" ".join(found), " ".join(filter(None, text)), settled, ["02", "05"])
+    text = " ".join(filter(None, text))
+    return Finding("Cascaded-Forward", " ".join(found), text, settled, ["02", "05"])
 
 
 #: Kind of device -> the quantity of `memory` that is what the process held, in words.
@@ -527,7 +541,7 @@ def held(known: Known) -> Finding | None:
     )
     found += f", without them {spans['recomputed']} times" if "recomputed" in spans else ""
     evidence = f"With and without: {'; '.join(said)}." if said else ""
-    return Finding(f"{found}.", evidence, list(dict.fromkeys(where)), ["06"])
+    return Finding("Memory", f"{found}.", evidence, list(dict.fromkeys(where)), ["06"])
 
 
 def minimum(known: Known) -> Finding | None:
@@ -550,7 +564,7 @@ def minimum(known: Known) -> Finding | None:
     settled = [_whose(losses), known.hardware_of("mf")] if len(losses) else []
     if not found:
         return None
-    return Finding(" ".join(found), " ".join(said), settled, ["08"])
+    return Finding("The minimum", " ".join(found), " ".join(said), settled, ["08"])
 
 
 #: Protocol -> how its runs are trained, in words.
@@ -570,22 +584,23 @@ def what_is_open(known: Known) -> Finding | None:
         f"undecided, and {(table['verdict'] == stats.ONE_RUN).sum()} rest on one run"
     ]
     found += ["every measured energy rests on one run"] if len(measured) and (measured == 1).all() else []
-    unknown = [name for name in NAMES if known.ratios(name, "epochs") and _not_known(known, name)]
-    found += [f"what a whole training by {listed(map(_name, unknown))} costs is not known"] if unknown else []
     never = listed(run.index[~run])
     found += [f"nothing was trained until it stops improving on {never}"] if never else []
+    found += ["no reading of energy has been compared with a wattmeter"]
     lacking = []
     for protocol, how in HOW.items():
         own = cells.loc[cells[protocol] != "", protocol]
         lacking.append(f"{(own == tables.NOT_RUN).sum()} of {len(own)} were not run {how}")
-    found += [f"of the algorithms on their networks, {listed(lacking)}"]
-    found += ["no reading of energy has been compared with a wattmeter"]
+    text = [f"Of the algorithms on their networks, {listed(lacking)}."]
     alone = rule[(rule["convergence"] == tables.NOT_RUN) & rule["network"].map(run)]
     places = [f"{row['algorithm']} on {row['network']}" for _, row in alone.iterrows()]
-    text = [f"Until they stop improving, {listed(places)} were not run either."] if places else []
+    text += [f"Until they stop improving, {listed(places)} were not run either."] if places else []
+    unknown = [name for name in NAMES if known.ratios(name, "epochs") and _not_known(known, name)]
+    text += [f"What a whole training by {listed(map(_name, unknown))} costs is not known."] if unknown else []
     if "cuda" not in set(known.table("memory").get("device", ["cuda"])):
         text.append("The memory of a GPU was not measured in a process of its own.")
-    return Finding(f"What is open. {'; '.join(found)}.", " ".join([*text, _needed(table)]), [], ["05"])
+    text.append(_needed(table))
+    return Finding("What is open", f"{'; '.join(found)}.", " ".join(text).strip(), [], ["05"])
 
 
 def _needed(contrasts: pd.DataFrame) -> str:

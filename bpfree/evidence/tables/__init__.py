@@ -4,7 +4,7 @@ summary, bill_of_run, readouts, passes_times_cost      what runs reached and cos
 undecided                                       what the runs leave open, and for how many pairs more
 ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
                                                 the paper's tables, its numbers beside ours
-what_a_joule_buys, bought, glance               backpropagation against local learning on budgets, at a glance
+what_a_joule_buys, at_a_glance, bought          backpropagation against local learning on budgets
 by_budget, at_best                              what budgets bought, all of them and each arm's best
 solved                                          what closed forms bought beside it
 to_target, at_equal_accuracy                    what a target costs, and what backpropagation's best does
@@ -16,7 +16,7 @@ claims, claims_in_brief, claims_by_protocol     the papers' claims and what was 
 markdown, latex                                 a table as text
 """
 
-from .at_a_glance import MISSED, NOWHERE, UNKNOWN, Buys, bought, glance, what_a_joule_buys
+from .at_a_glance import MISSED, NOWHERE, UNKNOWN, Buys, at_a_glance, bought, what_a_joule_buys
 from .budgets import at_best, at_equal_accuracy, by_budget, not_run, solved, to_target
 from .claims import claims, claims_by_protocol, claims_in_brief
 from .coverage import NOT_RUN, campaign, coverage, filled, machine_names
@@ -36,11 +36,11 @@ from .setup import best_hyperparameters, environment
 from .summary import bill_of_run, passes_times_cost, readouts, summary, undecided
 from .text import Quantity, latex, markdown
 
-__all__ = ["MISSED", "NOT_RUN", "NOWHERE", "UNKNOWN", "Buys", "Quantity", "agreement", "at_best"]
-__all__ += ["at_equal_accuracy", "best_hyperparameters", "bill_of_run", "bought", "by_budget"]
+__all__ = ["MISSED", "NOT_RUN", "NOWHERE", "UNKNOWN", "Buys", "Quantity", "agreement", "at_a_glance"]
+__all__ += ["at_best", "at_equal_accuracy", "best_hyperparameters", "bill_of_run", "bought", "by_budget"]
 __all__ += ["cafo_efficiency", "cafo_performance", "campaign", "claims", "claims_by_protocol"]
 __all__ += ["claims_in_brief", "coverage", "cross_algorithm", "environment", "ff_efficiency"]
-__all__ += ["ff_performance", "filled", "gap_to_printed", "glance", "latex", "machine_names", "markdown"]
+__all__ += ["ff_performance", "filled", "gap_to_printed", "latex", "machine_names", "markdown"]
 __all__ += [
     "mf_efficiency",
     "mf_performance",

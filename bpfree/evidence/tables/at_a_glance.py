@@ -1,4 +1,4 @@
-"""What a joule buys, in one small table: who is ahead, and what backpropagation's best accuracy costs."""
+"""What a joule buys: who is ahead for how much to spend, and what backpropagation's best accuracy costs."""
 
 import math
 from typing import NamedTuple
@@ -28,6 +28,7 @@ class Buys(NamedTuple):
         best: of each side the test accuracy (%) of the arm and budget that validate best in the mean.
         ahead: of each side for how much to spend it is ahead by more than `stats.MARGIN` points, and by how
             much at most, by `frontier.leads`.
+        most: of each side this most in points, 0.0 where it is nowhere ahead.
         compared: from where to where both have a budget.
         tried: of each side with how many passes each of its arms was tried: what was not is not judged.
         equal: what the cheapest local arm spends to be as accurate as backpropagation's best, as a ratio;
@@ -40,6 +41,7 @@ class Buys(NamedTuple):
     n: str
     best: tuple[str, str]
     ahead: tuple[str, str]
+    most: tuple[float, float]
     compared: str
     tried: tuple[str, str]
     equal: str
@@ -76,6 +78,7 @@ def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
             n=span(here["n"], 0),
             best=tuple(_at_best(side, most) for side in best),
             ahead=tuple(_ahead(turns, side, cost) or NOWHERE for side in SIDES),
+            most=tuple(max((turn.by for turn in turns if turn.side == side), default=0.0) for side in SIDES),
             compared=f"{_amount(turns[0].start, cost)} to {_amount(turns[-1].end, cost)} {COSTS[cost].unit}",
             tried=tuple(map(_passes, best)),
             equal=_cheapest(equal[1]),
@@ -86,12 +89,8 @@ def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
 
 
 def what_a_joule_buys(points: pd.DataFrame, cost: str = "flop") -> pd.DataFrame:
-    """`bought` as a table: a row for each question, a column for each network."""
-    return glance(bought(points, cost), cost)
-
-
-def glance(buys: dict[str, Buys], cost: str = "flop") -> pd.DataFrame:
-    """The table of what `bought` found."""
+    """`bought` as a table with everything in it: a row for each question, a column for each network."""
+    buys = bought(points, cost)
     name = COSTS[cost].name
     times = f"(× the {name} of that best)"
     questions = [
@@ -108,6 +107,20 @@ def glance(buys: dict[str, Buys], cost: str = "flop") -> pd.DataFrame:
         for network, of in buys.items()
     }
     return pd.DataFrame(columns, questions).rename_axis("").reset_index()
+
+
+def at_a_glance(buys: dict[str, Buys], cost: str = "flop") -> pd.DataFrame:
+    """The heart of what `bought` found: a row for each network."""
+    bp, local = SIDES
+    answers = [
+        f"{bp}'s best accuracy (%)",
+        f"{local}'s best accuracy (%)",
+        f"as accurate as {bp}'s best, {local} needs (× its {COSTS[cost].name})",
+        f"{local} is ahead",
+        f"{bp} is ahead",
+    ]
+    rows = {f"{at}, n = {of.n}": [*of.best, of.equal, *reversed(of.ahead)] for at, of in buys.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=answers).rename_axis("network").reset_index()
 
 
 def _sides(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
