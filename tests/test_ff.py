@@ -694,6 +694,10 @@ def test_the_presets_are_the_sources_contested_choices():
     assert [a.relu_gradient for a in (thesis, report, reference)] == 3 * ["full"]
     assert [a.lr_schedule for a in (thesis, reference)] == ["cooldown_thesis", "cooldown"]
     assert (reference.optimiser, reference.predict_by, reference.epochs) == ("sgd", "softmax", 100)
+    of_layers = (reference.lr, reference.momentum, reference.weight_decay, reference.batch_size)
+    assert of_layers == (1e-3, 0.9, 3e-4, 100)
+    [stage] = reference.stages()
+    assert [(group.lr, group.weight_decay) for group in stage.groups] == [(1e-3, 3e-4), (1e-2, 3e-3)]
     assert "softmax" not in thesis.heads
 
 

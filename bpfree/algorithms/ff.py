@@ -73,6 +73,8 @@ class ForwardForward(Algorithm):
         },
         "reference": {  # Loewe's code
             "optimiser": "sgd",
+            "weight_decay": 3e-4,
+            "batch_size": 100,
             "lr_schedule": "cooldown",
             "relu_gradient": "full",
             "predict_by": "softmax",
