@@ -788,9 +788,9 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
     table = memory_or_time(found)
     assert table["algorithm"].tolist() == ["MF, prefix kept", "MF, prefix recomputed"]
     assert table.iloc[0, 2:4].tolist() == ["5.00 (n = 2)", "0.40"]
-    assert table["time (× BP)"].iloc[0] == f"{0.4 * kept['low']:.2f} to {0.4 * kept['high']:.2f}"
+    assert table["both multiplied (× BP)"].iloc[0] == f"{0.4 * kept['low']:.2f} to {0.4 * kept['high']:.2f}"
     few = beside_time(held(), costs, runs[runs["seed"] > 0])
-    assert set(memory_or_time(few)["time (× BP)"]) == {"not known"}
+    assert set(memory_or_time(few)["both multiplied (× BP)"]) == {"not known"}
     assert "both at once: **none** of the 2 of which both" in less_of_both(found)
     assert "(memory: m, n = 2 processes; time: an estimate, from one pass measured on another and," in (
         less_of_both(found)

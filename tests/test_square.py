@@ -252,3 +252,18 @@ def test_the_command_adds_the_store_s_runs_once(measure):
     [row] = added
     assert mine.key[:12] in row
     assert measure() == first
+
+
+def test_what_detaching_saves_depends_on_what_it_is_compared_with():
+    a_pass = {"bp": 9.0, "mf_joint": 10.0, "mf_interleaved": 7.0, "mf_sequential_joint": 8.0, "mf": 2.0}
+    rows = []
+    for seed, epochs in enumerate((3, 5)):  # of which a pass does not depend
+        for name, cost in a_pass.items():
+            whole = {"epochs": epochs, "train_flop": cost * epochs}
+            if name == "mf":  # half of it in its frozen layers
+                whole |= {"train_flop": epochs, "prefix_flop": epochs}
+            place = {"data": "mnist", "architecture": "2x1000", "algorithm": name, "seed": seed}
+            rows += [place | {"metric": metric, "value": value} for metric, value in whole.items()]
+    first, last = square.saved_by_detaching(pd.DataFrame(rows))
+    assert first["mnist", "2x1000"] == pytest.approx(3 / 8)
+    assert last["mnist", "2x1000"] == pytest.approx(6 / 8)

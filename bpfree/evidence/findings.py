@@ -37,20 +37,21 @@ WHAT = (
     "**What does a joule buy?** In this table every run had a number of passes over the data that was fixed "
     "before it began. *Local learning* hands no error from layer to layer: it is Mono-Forward (MF), whose "
     "layers are trained one after the other, interleaved or overlapped. Backpropagation (BP) may have a "
-    "read-out at every layer as well (BP-DS), or layers that freeze. Each stands by the best of its forms, "
-    "and best is what validates best. Behind a ratio its 95 % interval stands in brackets."
+    "read-out at every layer as well (BP-DS), or layers that freeze. Each stands by the best of its forms "
+    "and budgets that were tried, and best is what validates best; the accuracies are those on test data. "
+    "Behind a ratio its 95 % interval stands in brackets."
 )
 #: What the words and the brackets of the list mean.
 LEGEND = (
     "All comparisons are with backpropagation on the same network (2x1000 has two hidden layers of 1000 "
     "units), in pairs of runs with the same seed. <details><summary>What the words mean</summary>"
-    f"*Ahead* is by more than {stats.MARGIN:g} points, and a TFLOP is 10¹² operations, the same on every "
-    "machine. *Higher* and *lower* are differences that are sure. "
+    f"*Ahead* is by more than {stats.MARGIN:g} points in the mean, which is no test; a TFLOP is 10¹² "
+    "operations, the same on every machine. *Higher* and *lower* are differences that are sure. "
     f"*Equivalent* is surely less than {stats.MARGIN:g} points apart, whatever the sign. *Undecided* is what "
     "so few pairs cannot tell. *One run* is a single pair, which decides nothing. Behind *numbers* stand n "
     "(the number of pairs), the 95 % intervals, the settings and the hardware. The intervals are of one "
-    "comparison alone, while the words allow for all comparisons made, so that an interval that leaves out "
-    "zero may still be undecided.</details>"
+    "comparison alone, and so is *equivalent*; *higher* and *lower* allow for all comparisons that were made "
+    "under the same rule, so that an interval that leaves out zero may still be undecided.</details>"
 )
 #: Network -> ratios to BP's: one, or of costs one for each machine.
 Ratios = dict[str, list[Number]]
@@ -224,11 +225,31 @@ def _whose(contrasts: pd.DataFrame) -> str:
     return "settings: " + ", ".join(f"{whose} on {listed(where)}" for whose, where in said.items())
 
 
-def _at_cap(contrasts: pd.DataFrame) -> str:
+def _at_cap(known: Known, algorithm: str) -> str:
     """A sentence on runs that ended at the cap, if any did."""
-    capped = contrasts[contrasts["at_cap"] != ""]
-    where = [f"{row['at_cap']} runs of both on {_network(row)}" for _, row in capped.iterrows()]
-    return f" {listed(where)} ended at the cap on epochs, perhaps too early." if where else ""
+    said = []
+    for network, pair in known.pairs(algorithm).items():
+        mine, theirs = ((runs["stages_at_cap"] > 0).sum() for runs in pair)
+        if mine or theirs:
+            own, base = map(len, pair)
+            said.append(
+                f"on {network} {mine} of {own} of its runs and {theirs} of {base} of backpropagation's"
+            )
+    return (
+        f"{_name(algorithm)}: {listed(said)} ended at the cap on epochs, perhaps too early." if said else ""
+    )
+
+
+def _or_more(known: Known, algorithm: str) -> str:
+    """Behind a ratio of passes what the cap on epochs leaves open, by network."""
+    words = {(True, False): "or more", (False, True): "or less", (True, True): "not known"}
+    where: dict[str, list[str]] = {}
+    for network, pair in known.pairs(algorithm).items():
+        mine, theirs = (bool((runs["stages_at_cap"] > 0).any()) for runs in pair)
+        if mine or theirs:
+            where.setdefault(words[mine, theirs], []).append(network)
+    said = "; ".join(f"{word} on {listed(networks)}" for word, networks in where.items())
+    return f" ({said}, where runs ended at the cap on epochs)" if said else ""
 
 
 def _everywhere(ratios: Ratios) -> str:
@@ -289,11 +310,10 @@ def accuracy_at_convergence(known: Known) -> Finding | None:
         return None
     found = (
         "Mono-Forward's test accuracy, compared with backpropagation's where both train until they stop "
-        f"improving, is {_verdicts(mine)}."
+        f"improving, is {_verdicts(mine)} ({_whose(mine)})."
     )
-    evidence = f"The difference in test accuracy is {_numbers(mine)}.{_at_cap(mine)}"
-    settled = [_whose(mine), known.hardware_of("mf")]
-    return Finding("Accuracy at convergence", found, evidence, settled, ["05"])
+    evidence = f"The difference in test accuracy is {_numbers(mine)}. {_at_cap(known, 'mf')}".strip()
+    return Finding("Accuracy at convergence", found, evidence, [known.hardware_of("mf")], ["05"])
 
 
 def accuracy_at_best(known: Known) -> Finding | None:
@@ -340,8 +360,8 @@ def what_a_joule_buys(known: Known) -> Finding | None:
         return None
     bp, local = (_leads(buys, side) for side in range(len(frontier.SIDES)))
     found = (
-        "Where passes are fixed in advance and as many operations are spent, local learning is ahead "
-        f"{local}, and backpropagation {bp}"
+        "Where passes are fixed in advance, as many operations are spent and both were tried, local learning "
+        f"is ahead {local}, and backpropagation {bp}"
     )
     no_ratio = (tables.MISSED, tables.UNKNOWN)
     reached = [f"{of.equal} on {at}" for at, of in buys.items() if of.equal not in no_ratio]
@@ -371,7 +391,8 @@ def passes_and_time(known: Known) -> Finding | None:
         return None
     found = (
         f"Until it stops improving, Mono-Forward makes {_span(passes)} as many passes over the data as "
-        f"backpropagation, and a pass takes {_span(pace)} as long. The whole training took {_took(whole)}. "
+        f"backpropagation{_or_more(known, 'mf')}, and a pass takes {_span(pace)} as long. The whole training "
+        f"took {_took(whole)}. "
         f"The paper claims {_claimed(known, 'time')}."
     )
     evidence = (
@@ -440,10 +461,9 @@ def forward_forward(known: Known) -> Finding | None:
     costs = {"the operations": _operations(known, "ff"), "the time": alone}
     costs = [f"{_span(ratios)} {what}" for what, ratios in costs.items() if ratios]
     accuracies = (f"{_name(name)} is {_verdicts(rows)}" for name, rows in by_name)
-    ended = _ended_at_cap(known, "ff")
     found = (
         f"A training pass takes {listed(costs)} of backpropagation's, and until it stops improving it makes "
-        f"{_span(passes)} as many passes{', or more' if ended else ''}. "
+        f"{_span(passes)} as many passes{_or_more(known, 'ff')}. "
         f"The accuracy of {', that of '.join(accuracies)}."
     )
     unknown = _not_known(known, "ff")
@@ -451,8 +471,7 @@ def forward_forward(known: Known) -> Finding | None:
     text = [f"{_name(name)}: {_numbers(rows)}." for name, rows in by_name]
     text += [f"Operations of a training pass: {_everywhere(_operations(known, 'ff'))}."]
     text += [f"Time of a training pass alone: {_everywhere(alone)}."] if alone else []
-    text += [f"Or more, because {ended}."] if ended else []
-    text += [_at_cap(mine).strip(), *(_costs(known, name) for name in names)]
+    text += [said for name in names for said in (_at_cap(known, name), _costs(known, name))]
     settled = [_whose(mine), known.hardware_of(*names)]
     return Finding("Forward-Forward", found, " ".join(filter(None, text)), settled, ["01", "05"])
 
@@ -478,16 +497,6 @@ def _operations(known: Known, algorithm: str) -> Ratios:
     return found
 
 
-def _ended_at_cap(known: Known, algorithm: str) -> str:
-    """How many runs of the algorithm ended at the cap on epochs, and of backpropagation, if any did."""
-    return listed(
-        f"{(own['stages_at_cap'] > 0).sum()} of its {len(own)} runs ended at the cap on epochs "
-        f"({(base['stages_at_cap'] > 0).sum()} of {len(base)} of backpropagation's)"
-        for own, base in known.pairs(algorithm).values()
-        if (own["stages_at_cap"] > 0).any()
-    )
-
-
 def cascaded_forward(known: Known) -> Finding | None:
     names = ("cafo_rand", "cafo_dfa")
     mine = known.converged[known.converged["algorithm"].isin(names)]
@@ -498,11 +507,11 @@ def cascaded_forward(known: Known) -> Finding | None:
         unknown, time = _not_known(known, name), known.ratios(name, "total_s")
         found.append(
             f"{_name(name)} makes {_span(known.ratios(name, 'epochs'))} backpropagation's passes"
-            f"{f' and, where measured, trained {_took(time)}' if time else ''}; its accuracy is "
-            f"{_verdicts(rows)}{f'. Its {unknown} are not known' if unknown else ''}."
+            f"{_or_more(known, name)}{f' and, where measured, trained {_took(time)}' if time else ''}; its "
+            f"accuracy is {_verdicts(rows)}{f', and its {unknown} are not known' if unknown else ''}."
         )
         text.append(f"{_name(name)}: {_numbers(rows)}.")
-    text += [_at_cap(mine).strip(), *(_costs(known, name) for name in names)]
+    text += [said for name in names for said in (_at_cap(known, name), _costs(known, name))]
     settled = [_whose(mine), known.hardware_of(*names)]
     text = " ".join(filter(None, text))
     return Finding("Cascaded-Forward", " ".join(found), text, settled, ["02", "05"])
@@ -610,8 +619,9 @@ def _needed(contrasts: pd.DataFrame) -> str:
     if not numbers:
         return ""
     text = (
-        "Were they as they look now, half of the undecided comparisons would be decided, four times in five, "
-        f"with {median(numbers):.0f} seeds or fewer, and the last of them with {numbers[-1]}"
+        f"If the measured differences are the true ones, {median(numbers):.0f} seeds would be enough to "
+        "decide half of the open comparisons (each with 80 % probability), and the hardest needs "
+        f"{numbers[-1]}"
     )
     never = len(needed) - len(numbers)
     return text + (f", but for {never} that {stats.MOST_PAIRS} would not decide." if never else ".")

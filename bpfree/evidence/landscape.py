@@ -163,9 +163,9 @@ def verdict(evidence: pd.DataFrame, losses: pd.DataFrame) -> str:
         where = [f"{network_name(r.data, r.architecture)} (n = {r.n})" for r in losses[which].itertuples()]
         on[word] = " and ".join(where) or "no network"
     return (
-        f"{'On some data it is lower' if lower.any() else 'No'}. Mono-Forward's validation loss, which the "
-        f"claim was about, is **lower on {on['lower']}, higher on {on['higher']}** (95 % intervals that "
-        f"leave out 0), and undecided on {on['undecided']}. On {network_name(*place)} (n = "
+        f"{'On some data it is lower' if lower.any() else 'Not shown'}. Mono-Forward's validation loss, "
+        f"which the claim was about, is **lower on {on['lower']}, higher on {on['higher']}** (95 % intervals "
+        f"that leave out 0), and undecided on {on['undecided']}. On {network_name(*place)} (n = "
         f"{found['n'].max()} seed, GPU, settings tuned here) its minimum is **less favourable by {len(less)} "
         f"of {len(found)} measures** and more favourable by {len(more)} "
         f"({'; '.join(MEASURES[m] for m in more) or 'none'})."

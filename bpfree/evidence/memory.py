@@ -95,7 +95,7 @@ def memory_or_time(beside: pd.DataFrame, device: str = "rss") -> pd.DataFrame:
         a_pass = f"{row['pass']:.2f}" if row["pass"] > 0 else "not measured"
         ratios = memory, a_pass, passes, time
         rows.append((network_name(*place[:2]), _arm(place, beside), *ratios))
-    of = [f"{what} (× BP)" for what in ("memory", "a pass", "passes", "time")]
+    of = [f"{what} (× BP)" for what in ("memory", "a pass", "passes", "both multiplied")]
     return pd.DataFrame(rows, columns=["network", "algorithm", *of])
 
 

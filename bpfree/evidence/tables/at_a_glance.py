@@ -115,11 +115,14 @@ def at_a_glance(buys: dict[str, Buys], cost: str = "flop") -> pd.DataFrame:
     answers = [
         f"{bp}'s best accuracy (%)",
         f"{local}'s best accuracy (%)",
-        f"as accurate as {bp}'s best, {local} needs (× its {COSTS[cost].name})",
+        f"as accurate on validation data as {bp}'s best, {local} needs (× its {COSTS[cost].name})",
+        "both were tried from",
         f"{local} is ahead",
         f"{bp} is ahead",
     ]
-    rows = {f"{at}, n = {of.n}": [*of.best, of.equal, *reversed(of.ahead)] for at, of in buys.items()}
+    rows = {
+        f"{at}, n = {of.n}": [*of.best, of.equal, of.compared, *reversed(of.ahead)] for at, of in buys.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index", columns=answers).rename_axis("network").reset_index()
 
 
