@@ -117,11 +117,6 @@ def short(name: str) -> str:
     return Path(name).stem if name.endswith(".npz") else name
 
 
-def rank(name: str) -> tuple[int, str]:
-    """Where a data set stands in their order: in that of `NAMES`, a user's own last, by name."""
-    return NAMES.index(name) if name in NAMES else len(NAMES), name
-
-
 class DataSource(NamedTuple):
     """What `load` makes data of: which data these are, without holding their arrays; and the data by seed."""
 

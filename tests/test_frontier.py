@@ -374,11 +374,7 @@ def test_a_cost_is_of_runs_that_were_alone_and_of_one_machine():
     assert frontier.to_target(points, "s")["cost"].isna().all()
 
 
-def test_trimmed_mean_and_median_with_misses():
-    assert frontier.trimmed_mean(range(1, 11)) == 5.5
-    assert frontier.trimmed_mean([*range(1, 10), math.inf]) == 5.5
-    assert frontier.trimmed_mean([*range(1, 9), math.inf, math.inf]) == math.inf
-    assert math.isnan(frontier.trimmed_mean([1, 2]))
+def test_a_median_with_misses():
     five = pd.Series([1, 2, 3, 4, 5, *[math.inf] * 5])
     one = pd.Series([1.0] * 10)
     assert frontier.ratio_of_medians(five, one)[0] == math.inf

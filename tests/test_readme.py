@@ -229,3 +229,20 @@ def test_what_was_measured_apart_has_a_command_that_says_what_it_writes():
     for command in (README.parent / "figures/measure").glob("*.py"):
         first = command.read_text(encoding="utf-8").partition("\n")[0]
         assert f"Writes figures/data/{command.stem}.csv." in first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["launches", "pass_cost", "scaling"])
+def test_what_was_measured_apart_can_be_measured_again(name, tmp_path):
+    command = [
+        sys.executable,
+        str(README.parent / f"figures/measure/{name}.py"),
+        "--quick",
+        "--out",
+        "table.csv",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert {"metric", "value", "unit", "machine"} <= set(table)
+    assert (table["value"] > 0).any()

@@ -3,7 +3,6 @@
     flops(algorithm, data)          floating-point operations of a training pass and of a prediction
     saved_bytes(algorithm, (x, y))  bytes that autograd keeps for the backward pass, by stage
     account(algorithm, data)        these and parameters, gradients, optimiser state; cache and copies apart
-    measured(algorithm, data)       the peaks that the machine itself reports
     roofline(device)                how fast this machine multiplies and copies
     place(algorithm, data, roof)    each stage's step against that
     resources(algorithm, data, m)   a training run under a tracing meter, as a tidy frame
@@ -15,10 +14,9 @@ changes the algorithm that it is given.
 """
 
 from .flops import Counts, counts, flops, paper_flops, run_counts
-from .memory import account, measured, saved_bytes
-from .roofline import Roofline, place, roofline, shapes
+from .memory import account, saved_bytes
+from .roofline import Roofline, place, roofline
 from .timing import epoch_seconds, resources, step_seconds
 
-__all__ = ["Counts", "Roofline", "account", "counts", "epoch_seconds", "flops", "measured", "paper_flops"]
-__all__ += ["place", "resources", "roofline", "run_counts", "saved_bytes", "shapes"]
-__all__ += ["step_seconds"]
+__all__ = ["Counts", "Roofline", "account", "counts", "epoch_seconds", "flops", "paper_flops", "place"]
+__all__ += ["resources", "roofline", "run_counts", "saved_bytes", "step_seconds"]

@@ -53,14 +53,12 @@ class Kernels(TorchDispatchMode):
         traffic: bytes read and written by group, every kernel reading its inputs and writing its outputs
             once, as if nothing stayed in a cache between two kernels. (Fused optimisers declare that they
             may write the gradients, too, and are taken at their word.)
-        shapes: (m, k, n) of every matrix product -> how often.
     """
 
     def __init__(self):
         super().__init__()
         self.elementwise = 0
         self.traffic: Counter[str] = Counter()
-        self.shapes: Counter[tuple[int, int, int]] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -74,12 +72,8 @@ class Kernels(TorchDispatchMode):
         self.traffic[group] += sum(map(nbytes, reads)) + sum(map(nbytes, written(func, args, results)))
         if group == "elementwise":
             self.elementwise += max(t.numel() for t in reads + results)
-        elif group == "matrix products":
-            if any(t.ndim == 1 for t in reads):  # a bias
-                self.elementwise += results[0].numel()
-            if name in ("mm", "addmm", "addmm_"):
-                (m, k), n = reads[-2].shape, reads[-1].shape[1]
-                self.shapes[m, k, n] += 1
+        elif group == "matrix products" and any(t.ndim == 1 for t in reads):  # a bias
+            self.elementwise += results[0].numel()
         return out
 
 

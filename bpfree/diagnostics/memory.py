@@ -2,12 +2,11 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -74,53 +73,14 @@ def account(algorithm: nn.Module, data: Data) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
 
 
-@pinned()
-def measured(algorithm: nn.Module, data: Data) -> pd.DataFrame:
-    """Peaks that the machine reports for one step of each stage, in bytes: a row per stage.
-
-    Columns, on CUDA:
-        allocated: torch.cuda.max_memory_allocated above what was there before: the account, and what it
-            does not count.
-        device: all that is in use on the device, as NVML and nvidia-smi report it, and as the papers quote.
-        context: of that, what is not this process's tensors and their allocator's reserve: the CUDA
-            context, and other processes.
-    Elsewhere:
-        rss: the resident memory of this process: Python, its libraries, the data set, and the network.
-    """
-    device = algorithm.stages_finished.device
-    before, rows = 0, {}
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
-        if device.type == "cuda":
-            ready.step(ready.step())  # the second step has the optimiser's state from the beginning
-            torch.cuda.synchronize(device)
-            free, total = torch.cuda.mem_get_info(device)
-            rows[ready.stage.name] = {
-                "allocated": torch.cuda.max_memory_allocated(device) - before,
-                "device": total - free,
-                "context": total - free - torch.cuda.memory_reserved(device),
-            }
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            process, seen = psutil.Process(), []
-            ledger_of(ready, lambda p=process, s=seen: s.append(p.memory_info().rss))
-            rows[ready.stage.name] = {"rss": max(seen)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("stage")
-
-
 class Ledger:
     """Bytes of graph and gradients that are alive during a step, and the most there ever were.
 
-    Args:
-        permanent: tensors that are there anyway and do not count.
-        look: called at every entry.
+    permanent: tensors that are there anyway and do not count.
     """
 
-    def __init__(self, permanent: Iterable[Tensor], look: Callable[[], object] = lambda: None):
+    def __init__(self, permanent: Iterable[Tensor]):
         self.permanent = {pointer(t) for t in permanent}
-        self.look = look
         self.held: Counter[int] = Counter()  # storage -> how many saved tensors lie in it
         self.arrived: set[int] = set()  # parameters that have their gradient
         self.graph = self.gradients = self.state = 0
@@ -159,7 +119,6 @@ class Ledger:
         self.graph_peak = max(self.graph_peak, self.graph)
         self.gradients_peak = max(self.gradients_peak, self.gradients)
         self.peak = max(self.peak, self.graph + self.gradients)
-        self.look()
 
     @contextmanager
     def watching(self, algorithm: nn.Module):
@@ -179,9 +138,9 @@ class Held:
     tensor: Tensor
 
 
-def ledger_of(ready: PreparedStage, look: Callable[[], object] = lambda: None) -> Ledger:
+def ledger_of(ready: PreparedStage) -> Ledger:
     """The ledger of one step of a stage."""
-    ledger = Ledger([*ready.algorithm.parameters(), *ready.algorithm.buffers()], look)
+    ledger = Ledger([*ready.algorithm.parameters(), *ready.algorithm.buffers()])
     if ready.stage.losses is None:
         with Survivors() as sums:
             ready.accumulate()

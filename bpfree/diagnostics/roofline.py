@@ -60,7 +60,7 @@ def roofline(
 ) -> Roofline:
     """Measures the machine: medians over at least `seconds` for each shape and for the copy.
 
-    device: default CUDA, else MPS, else CPU. shapes: (m, k, n) of the matrix products in use; see `shapes`.
+    device: default CUDA, else MPS, else CPU. shapes: (m, k, n) of the matrix products in use.
     """
     device = pick_device(device)
     rows = []
@@ -72,17 +72,6 @@ def roofline(
     took = median_seconds(partial(torch.empty_like(source).copy_, source), device, seconds)
     rates = pd.DataFrame(rows, columns=["m", "k", "n", "flops_per_s"])
     return Roofline(device.type, torch.get_num_threads(), rates, 2 * COPIED / took)
-
-
-@pinned()
-def shapes(algorithm: nn.Module, data: Data) -> list[tuple[int, int, int]]:
-    """(m, k, n) of the matrix products that the algorithm's steps make, forward and backward."""
-    found = set()
-    for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
-        with Kernels() as watch:
-            ready.step()
-        found |= set(watch.shapes)
-    return sorted(found)
 
 
 @pinned(flush=True)

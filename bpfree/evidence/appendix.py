@@ -202,11 +202,6 @@ TABLES += [
         lambda c: tables.at_equal_accuracy(c.table("frontier")),
     ),
     LongTable(
-        "Frontier: not run",
-        "The arms of the study of budgets that have no run yet.",
-        lambda c: tables.not_run(c.table("frontier")),
-    ),
-    LongTable(
         "Tuning: the best trials",
         "Of every search, on validation data of one seed, the best of its trials.",
         partial(best_trials, "tuning"),

@@ -291,13 +291,6 @@ def reaching(points: pd.DataFrame, accuracy: float) -> pd.Series:
     return passes.groupby([points[c] for c in (*PLACE, "seed")]).min()
 
 
-def trimmed_mean(values: Iterable[float]) -> float:
-    """The mean without the smallest and the largest value, MLPerf's "olympic" one: one infinite value does
-    not matter, two make it infinite. NaN of fewer than three."""
-    inner = sorted(values)[1:-1]
-    return sum(inner) / len(inner) if inner else math.nan
-
-
 def ratio_of_medians(own: pd.Series, base: pd.Series) -> tuple[float, float, float]:
     """median(own) / median(base) over the seeds that both have, and its 95 % interval.
 
@@ -323,8 +316,8 @@ def to_target(points: pd.DataFrame, cost: str) -> pd.DataFrame:
     """What every target of `targets` costs every arm, seed by seed the smallest budget that reaches it.
 
     Columns: data, architecture, target, accuracy, algorithm; n (seeds), misses; passes, cost (medians over
-    seeds, a miss being infinite), trimmed (`trimmed_mean` of the cost), and ratio, low, high: of the medians
-    to that of the cheapest `comparable` arm of `BASELINES`, named in `baseline`; see `ratio_of_medians`.
+    seeds, a miss being infinite), and ratio, low, high: of the medians to that of the cheapest `comparable`
+    arm of `BASELINES`, named in `baseline`; see `ratio_of_medians`.
     """
     compared = comparable(points)
     points, price = whole(points), bill(points, cost)
@@ -345,10 +338,10 @@ def to_target(points: pd.DataFrame, cost: str) -> pd.DataFrame:
             ratio = ratio_of_medians(own, spent[cheapest]) if cheapest else (math.nan,) * 3
             count = len(own), int((own == math.inf).sum())
             steps = passes.xs(algorithm, level="algorithm").median()
-            found = (steps, own.median(skipna=False), trimmed_mean(own), *ratio, cheapest)
+            found = (steps, own.median(skipna=False), *ratio, cheapest)
             rows.append((*goal, algorithm, *count, *found))
     columns = [*NETWORK, "target", "accuracy", "algorithm", "n", "misses"]
-    columns += ["passes", "cost", "trimmed", "ratio", "low", "high", "baseline"]
+    columns += ["passes", "cost", "ratio", "low", "high", "baseline"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -119,6 +119,7 @@ GALLERY: dict[str, Exhibit] = {
     "decomposition": Exhibit(_comparison.decomposition, "runs", _everything),
     # what a joule buys
     "frontier": Exhibit(_frontier.accuracy_against_cost, "frontier"),
+    "frontier_time": Exhibit(partial(_frontier.accuracy_against_cost, cost="s"), "frontier"),
     "targets": Exhibit(_frontier.cost_of_targets, "frontier"),
     # of other measurements
     "memory": Exhibit(figures.hardware.memory_lines, "memory"),

@@ -16,7 +16,7 @@ made; `--anew` asks for that, too, as for costs on a machine of your own.
 import argparse
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1]
@@ -52,7 +52,10 @@ def main() -> None:
     solved = [name for name in named if name in study.SOLVED]
     algorithms = [name for name in named if name not in solved]
     trials = {passes: n for passes, n in study.TRIALS.items() if passes <= max(chosen.passes)}
-    in_time = Clock(args.seconds).in_time
+    end = time.monotonic() + args.seconds
+
+    def in_time() -> bool:
+        return time.monotonic() < end
 
     def recorded(name: str):
         path = args.out / "data" / name
@@ -75,19 +78,6 @@ def main() -> None:
     how = {"keep_weights": False, "at_once": args.at_once}
     found = run_many(left, **how, attempt=lambda _, go: go() if in_time() else "not begun")
     print(frontier.keep([record for record in found if record != "not begun"], args.out))
-
-
-@dataclass
-class Clock:
-    """For so many seconds something new may begin."""
-
-    seconds: float
-
-    def __post_init__(self):
-        self.begun = time.monotonic()
-
-    def in_time(self) -> bool:
-        return time.monotonic() - self.begun < self.seconds
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ from bpfree.training.executor import EXECUTORS, Called, make_executor
 from bpfree.training.loop import pick_device
 from bpfree.training.numerics import pinned
 from bpfree.training.prefix import PrefixCache
-from bpfree.training.stage import freeze_all_but, make_optimiser, rates_of
+from bpfree.training.stage import freeze_all_but, make_optimiser
 
 IMAGES = 6400
 PROTOCOL = {"bound": 0.01, "window_s": 5.0, "most_rounds": 20}
@@ -98,8 +98,7 @@ class Passes:
 
     def __call__(self) -> None:
         for ready in self.stages:
-            rates = rates_of(ready.stage, 1, 1, ready.source.batches)
-            ready.begin((0, ready.stage.name, 1), [[0.0] * len(row) for row in rates])
+            ready.begin((0, ready.stage.name, 1), [[0.0] * len(ready.stage.groups)])
             for _ in range(ready.source.batches):
                 ready.step()
             ready.total.item()  # as training reads its loss

@@ -274,7 +274,7 @@ def decomposition(records: pd.DataFrame) -> Figure:
         style.label_plainly(ax.xaxis)
     ends = np.concatenate([table[["passes", "energy"]].to_numpy().ravel() for *_, table in parts])
     axes[-1, 0].set_xlim(0.8 * min(1.0, ends.min()), 1.25 * max(1.0, ends.max()))
-    axes[-1, 0].set_xlabel("ratio to BP (× 1)")
+    axes[-1, 0].set_xlabel("cost (× BP)")
     handles = [
         Patch(fc=style.BLUE, ec="black", lw=0.5, label="passes over the data"),
         Patch(fc=style.ORANGE, ec="black", lw=0.5, label="joules of a pass"),

@@ -179,9 +179,9 @@ def facets(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     parts = parts_of(frame, *keys)
     titles = [[title_of(part) for part in parts]]
     if "machine" in keys:  # the last resort to tell two panels apart
-        for column, word in (("device", ""), ("machine", "machine ")):
-            where = [f", {word}{part[column].iloc[0]}" for part in parts]
-            titles.append([title + more for title, more in zip(titles[0], where, strict=True)])
+        devices = [f"{t}, {part['device'].iloc[0]}" for t, part in zip(titles[0], parts, strict=True)]
+        numbers = [devices[: place + 1].count(name) for place, name in enumerate(devices)]
+        titles += [devices, [f"{at}, machine {n}" for at, n in zip(devices, numbers, strict=True)]]
     return list(zip(told_apart(*titles), parts, strict=True))
 
 
@@ -359,4 +359,6 @@ def energy_of(records: pd.DataFrame) -> tuple[str, str]:
     total = {kind: records[records["metric"] == metric] for kind, metric in TOTALS.items()}
     measured = set(total["measured"]["key"])
     kind = "measured" if measured and measured.issuperset(total["estimated"]["key"]) else "estimated"
-    return kind, ", ".join(sorted(total[kind]["provenance"].dropna().unique()))
+    said = [part for text in total[kind]["provenance"].dropna().unique() for part in text.split("; ")]
+    own = [part for part in said if part.startswith(kind)]  # of a bill beside which stands a model's
+    return kind, ", ".join(sorted(set(own or said)))

@@ -17,7 +17,7 @@ markdown, latex                                 a table as text
 """
 
 from .at_a_glance import MISSED, NOWHERE, UNKNOWN, Buys, at_a_glance, bought, what_a_joule_buys
-from .budgets import at_best, at_equal_accuracy, by_budget, not_run, solved, to_target
+from .budgets import at_best, at_equal_accuracy, by_budget, solved, to_target
 from .claims import claims, claims_by_protocol, claims_in_brief
 from .coverage import NOT_RUN, campaign, coverage, filled, machine_names
 from .paper import (
@@ -44,7 +44,6 @@ __all__ += ["ff_performance", "filled", "gap_to_printed", "latex", "machine_name
 __all__ += [
     "mf_efficiency",
     "mf_performance",
-    "not_run",
     "overview",
     "passes_times_cost",
     "readouts",

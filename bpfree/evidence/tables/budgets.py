@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from ...algorithms.arms import label
-from ...experiments.study import FRONTIER, NETWORKS
 from .. import frontier
 from ..order import NETWORK, PLACE, arm_names, arranged, network_name
 from ..stats import MARGIN
@@ -114,17 +113,6 @@ def to_target(points: pd.DataFrame) -> pd.DataFrame:
             row[f"{of.name} (× {RIVAL})"] = ratio_with_interval(part.ratio, part.low, part.high)
         rows.append(row)
     return _without_blanks(pd.DataFrame(rows))
-
-
-def not_run(points: pd.DataFrame) -> pd.DataFrame:
-    """The arms of the frontier's study that have no point, by network of the paper."""
-    done = set(points[PLACE].itertuples(index=False, name=None))
-    rows = [
-        (network_name(data, network), "; ".join(label(a) for a in FRONTIER if (data, network, a) not in done))
-        for data, networks in NETWORKS["mf"].items()
-        for network in networks
-    ]
-    return pd.DataFrame([row for row in rows if row[1]], columns=["network", "not run"])
 
 
 def at_equal_accuracy(points: pd.DataFrame) -> pd.DataFrame:
