@@ -22,7 +22,7 @@ FRONTIER = ("bp", "bp_ds", "bp_freeze", "mf_interleaved", "mf_overlapped", "mf")
 SOLVED = ("fp", "cafo_rand_mse")
 PASSES = (1, 2, 4, 8, 16, 32, 64)
 #: How many settings are tried of every arm at each budget: those that were best at the one before.
-TRIALS = {1: 12, 2: 12, 4: 12, 8: 6, 16: 4, 32: 3, 64: 3}
+TRIALS = {1: 12, 2: 12, 4: 12, 8: 6, 16: 4, 32: 3, 64: 3, 128: 1}
 
 #: Family -> data set -> the networks of the paper (arXiv 2509.19063), each with the algorithms that train it,
 #: its BP baseline first. On other data a family trains its network for them, by `OTHERWISE`.
