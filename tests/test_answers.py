@@ -169,8 +169,8 @@ def test_searches_are_told_by_their_own_trials():
     values = table.sort_values("trial").groupby(["data", "algorithm"])["value"]
     late = (values.max() - values.apply(lambda trials: trials.iloc[:3].max())).tolist()
     spread = (values.max() - values.min()).tolist()
-    assert f"to the best it is {min(spread):.1f} to {max(spread):.1f} points" in said
-    assert f"the first 3 to the best of all {min(late):.2f} to {max(late):.2f}," in said
+    assert f"and the best lie {min(spread):.1f} to {max(spread):.1f} points" in said
+    assert f"the first 3 and the best of all {min(late):.2f} to {max(late):.2f}," in said
     for data, name in (("fashion_mnist", "Fashion-MNIST"), ("mnist", "MNIST")):
         bp, mf = (
             table[(table["data"] == data) & (table["algorithm"] == a)]["value"].tolist() for a in ("bp", "mf")

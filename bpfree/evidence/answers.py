@@ -290,10 +290,10 @@ def tuning_against_algorithm(few: int = 5) -> str:
         )
     trials, lines = searches.groupby("study").size().iloc[0], "\n".join(said)
     return (
-        f"From the worst of {trials} trials to the best it is {min(spreads):.1f} to {max(spreads):.1f} "
-        f"points, from the best of the first {few} to the best of all {min(late):.2f} to {max(late):.2f}, "
-        f"and from algorithm to algorithm {min(gains):.2f} to {max(gains):.2f}.\n\n{lines}\n\nThese are "
-        "validation images; n = 1 search each, on a CPU, with the same ranges and cap."
+        f"Between the worst of {trials} trials and the best lie {min(spreads):.1f} to {max(spreads):.1f} "
+        f"points of validation accuracy, between the best of the first {few} and the best of all "
+        f"{min(late):.2f} to {max(late):.2f}, and between the algorithms {min(gains):.2f} to "
+        f"{max(gains):.2f}.\n\n{lines}\n\nn = 1 search each, on a CPU, with the same ranges and cap."
     )
 
 
