@@ -401,7 +401,7 @@ def test_the_verdict_counts_measures_and_names_networks():
     said = verdict(rows, losses)
     assert "**lower on MNIST 2x8 (n = 5), higher on no network**" in said
     assert said.startswith("On some data it is lower.")
-    assert verdict(rows, losses[losses["high"] > 0]).startswith("No. ")
+    assert verdict(rows, losses[losses["high"] > 0]).startswith("Not shown. ")
     assert "undecided on CIFAR-10 2x8 (n = 3)" in said
     gap = rows[rows["kind"] == "gap"].set_index(["algorithm", "split"])["loss"]
     assert gap["mf", "val"] > gap["bp", "val"]
