@@ -316,6 +316,8 @@ def test_measured_joules_are_drawn_only_if_all_runs_have_them():
     one = {"algorithm": "bp", "seed": 0, **both, "total_measured_j": 7, "how": "measured: a sensor"}
     all_have = tidy(one, {**one, "algorithm": "mf", "total_measured_j": 8})
     assert figures.energy_of(all_have) == ("measured", "measured: a sensor")
+    with_a_model = all_have.assign(provenance="measured: a sensor; estimated: a model")
+    assert figures.energy_of(with_a_model) == ("measured", "measured: a sensor")
     assert figures.energy_of(tidy(one, {"algorithm": "mf", "seed": 0, **both}))[0] == "estimated"
 
 
