@@ -644,8 +644,8 @@ def test_at_a_glance_stands_what_the_other_tables_say(judged_points):
     assert cells[low] == "0.80 by MF interleaved, for 70.00 % on validation data"
     [short] = tables.at_a_glance(tables.bought(judged_points)).to_numpy().tolist()
     assert short[:4] == [network, "90.00 (BP, 2 passes)", "93.00 (MF, 4 passes)", "0.80 by MF"]
-    assert short[4] == cells["both were tried from"]
-    assert short[5:] == [
+    assert short[4:6] == [cells["to come within 0.25 points of it"], cells["both were tried from"]]
+    assert short[6:] == [
         cells[f"{side} is ahead by more than 0.25 points"] for side in reversed(frontier.SIDES)
     ]
     assert tables.what_a_joule_buys(judged_points, "measured_j").shape[1] == 1  # of which nothing is known

@@ -116,12 +116,14 @@ def at_a_glance(buys: dict[str, Buys], cost: str = "flop") -> pd.DataFrame:
         f"{bp}'s best accuracy (%)",
         f"{local}'s best accuracy (%)",
         f"as accurate on validation data as {bp}'s best, {local} needs (× its {COSTS[cost].name})",
+        f"within {MARGIN:g} points of it, both need",
         "both were tried from",
         f"{local} is ahead",
         f"{bp} is ahead",
     ]
     rows = {
-        f"{at}, n = {of.n}": [*of.best, of.equal, of.compared, *reversed(of.ahead)] for at, of in buys.items()
+        f"{at}, n = {of.n}": [*of.best, of.equal, of.near, of.compared, *reversed(of.ahead)]
+        for at, of in buys.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=answers).rename_axis("network").reset_index()
 
