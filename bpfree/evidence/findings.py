@@ -58,7 +58,7 @@ Ratios = dict[str, list[Number]]
 
 
 class Finding(NamedTuple):
-    """What is found of what, its evidence, what that rests on (settings, hardware), and the chapters that
+    """A topic, what was found, its evidence, what that rests on (settings, hardware), and the chapters that
     show it."""
 
     about: str
