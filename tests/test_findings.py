@@ -334,3 +334,33 @@ def test_the_chapter_that_shows_them_has_no_link_to_itself():
     assert "[chapter 05]" in of_the_committed_records("notebooks/")
     assert "[chapter 05]" not in of_the_committed_records()
     assert " ()" not in of_the_committed_records()
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [
+        (
+            5.0,
+            r"on 1 of 1 networks, by up to [5-9]\.\d\d points of .*, and behind at some on 0\. .*on 1 of 1\.",
+        ),
+        (-9.0, r"on 0 of 1 networks and behind at some on 1\. .*best on 0 of 1\."),
+    ],
+)
+def test_in_short_it_counts_the_networks_on_which_each_side_is_ahead(shift, words, folder):
+    def changed(table):
+        table = table[(table["data"] == "fashion_mnist") & table["algorithm"].isin(["bp", "mf"])]
+        other = table["algorithm"] == "mf"
+        return table.assign(**{c: table[c] + shift * other for c in ("test_accuracy", "val_accuracy")})
+
+    change(folder, "frontier", changed)
+    assert re.search(words, said(folder, "**In short.**"))
+
+
+def test_in_short_the_passes_and_the_energy_are_those_of_the_findings(folder):
+    short = said(folder, "**In short.**")
+    energy = re.search(r"measured energy changes by (.* %), one run each", short)[1]
+    assert f"({energy}, one run each; at the mean" in said(folder, "By the GPU's own counter")
+    passes = re.search(r"makes (.* times) as many passes as backpropagation, and", short)[1]
+    assert f"Mono-Forward makes {passes} as many passes over" in said(folder, "The whole training took")
+    (folder / "data" / "frontier.csv").unlink()
+    assert re.match(r"\*\*In short\.\*\* Where training ends", answers.findings(folder))

@@ -53,6 +53,7 @@ LEGEND = (
     "comparison alone, and so is *equivalent*; *higher* and *lower* allow for all comparisons that were made "
     "under the same rule, so that an interval that leaves out zero may still be undecided.</details>"
 )
+NO_RATIO = (tables.MISSED, tables.UNKNOWN)
 #: Network -> ratios to BP's: one, or of costs one for each machine.
 Ratios = dict[str, list[Number]]
 
@@ -91,7 +92,9 @@ def findings(folder: Path = FOLDER, notebooks: str = "") -> str:
         return "No run on real data has been recorded yet."
     found = filter(None, (finding(known) for finding in FINDINGS))
     numbered = [f"{i}. {f.markdown(notebooks)}" for i, f in enumerate(found, 1)]
-    first = [WHAT, "", tables.markdown(tables.at_a_glance(known.buys)), ""] if known.buys else []
+    short = in_short(known)
+    first = [f"**In short.** {short}", ""] if short else []
+    first += [WHAT, "", tables.markdown(tables.at_a_glance(known.buys)), ""] if known.buys else []
     return "\n".join([*first, *numbered, "", LEGEND])
 
 
@@ -154,6 +157,11 @@ class Known(Committed):
     def costs(self) -> pd.DataFrame:
         """What was printed of energy and time, and found at convergence."""
         return verdicts(self.records, metrics=["total_j", "total_s"], untested=True)
+
+    @cached_property
+    def measured_energy(self) -> pd.DataFrame:
+        """Of `costs` what sensors measured of Mono-Forward's energy."""
+        return self.costs[(self.costs["claim"] == "MF, energy") & (self.costs["ours is"] == "measured")]
 
     def pairs(self, algorithm: str) -> dict[str, list[pd.DataFrame]]:
         """By network the algorithm's runs at convergence and BP's."""
@@ -304,6 +312,30 @@ def _costs(known: Known, algorithm: str) -> str:
 # ---------------------------------------------------------------- the findings
 
 
+def in_short(known: Known) -> str:
+    """The answer in three sentences, of which those are left out that no record speaks of."""
+    said, buys = [], known.buys.values()
+    if buys:
+        bp, local = ([of.most[side] for of in buys if of.most[side]] for side in range(len(frontier.SIDES)))
+        most = f", by up to {max(local):.2f} points of test accuracy," if local else ""
+        reached = [of.equal for of in buys if of.equal not in NO_RATIO]
+        said = [
+            "With passes fixed in advance and the same operations spent, local learning is ahead of "
+            f"backpropagation at some budget on {len(local)} of {len(buys)} networks{most} and behind at "
+            f"some on {len(bp)}.",
+            "With as many passes as were tried it gets as accurate as backpropagation at its best on "
+            f"{len(reached)} of {len(buys)}.",
+        ]
+    passes, measured = known.ratios("mf", "epochs"), known.measured_energy
+    if passes:
+        energy = f", and its measured energy changes by {_changes(measured)}" if len(measured) else ""
+        said.append(
+            f"{'But where' if said else 'Where'} training ends when nothing improves any more, Mono-Forward "
+            f"makes {_span(passes)} as many passes as backpropagation{energy}."
+        )
+    return " ".join(said)
+
+
 def accuracy_at_convergence(known: Known) -> Finding | None:
     mine = known.converged[known.converged["algorithm"] == "mf"]
     if mine.empty:
@@ -363,8 +395,7 @@ def what_a_joule_buys(known: Known) -> Finding | None:
         "Where passes are fixed in advance, as many operations are spent and both were tried, local learning "
         f"is ahead {local}, and backpropagation {bp}"
     )
-    no_ratio = (tables.MISSED, tables.UNKNOWN)
-    reached = [f"{of.equal} on {at}" for at, of in buys.items() if of.equal not in no_ratio]
+    reached = [f"{of.equal} on {at}" for at, of in buys.items() if of.equal not in NO_RATIO]
     missed = listed(at for at, of in buys.items() if of.equal == tables.MISSED)
     costs = [f"costs local learning, as a ratio of operations, {listed(reached)}"] if reached else []
     costs += [f"is not reached by local learning on {missed}"] if missed else []
@@ -411,8 +442,7 @@ def _claimed(known: Known, cost: str) -> str:
 
 
 def energy(known: Known) -> Finding | None:
-    table = known.costs[(known.costs["claim"] == "MF, energy") & (known.costs["ours"] != "")]
-    measured = table[table["ours is"] == "measured"]
+    measured = known.measured_energy
     if measured.empty:
         return None
     said, usual = [], []
@@ -430,19 +460,25 @@ def energy(known: Known) -> Finding | None:
             f"printed were {listed(printed)}"
         )
     effects = measured["ours"].map(float)
-    once = ", one run each" if (measured["ours"].map(lambda cell: cell.n) == 1).all() else ""
     found = (
         f"By the GPU's own counter Mono-Forward takes more energy than backpropagation on "
-        f"{(effects > 0).sum()} of {len(effects)} networks ({_percent(effects)}{once}; at the mean number of "
+        f"{(effects > 0).sum()} of {len(effects)} networks ({_changes(measured)}; at the mean number of "
         f"passes of all pairs, {_percent(usual)})."
     )
-    modelled = table[table["ours is"] == "estimated"]
+    table = known.costs
+    modelled = table[(table["claim"] == "MF, energy") & (table["ours is"] == "estimated")]
     if len(modelled):
         words = listed(f"{row.contrast}, n = {row.ours.n}" for row in modelled.itertuples())
         found += f" On the CPU it is estimated at {_percent(modelled['ours'].map(float))} ({words})."
     found += f" The paper claims {_claimed(known, 'energy')}."
     evidence = f"The difference is {'. It is '.join(said)}."
     return Finding("Energy", found, evidence, [known.hardware_of("mf", device="cuda")], ["05", "06"])
+
+
+def _changes(rows: pd.DataFrame) -> str:
+    """How much a cost differs on the networks of `Known.costs`: "+22 to +127 %, one run each"."""
+    once = ", one run each" if (rows["ours"].map(lambda cell: cell.n) == 1).all() else ""
+    return f"{_percent(rows['ours'].map(float))}{once}"
 
 
 def _percent(effects: Iterable[float]) -> str:
