@@ -18,6 +18,7 @@ from bpfree.data import stand_in
 from bpfree.diagnostics.flops import optimiser_flops
 from bpfree.diagnostics.kernels import Kernels, counter
 from bpfree.diagnostics.memory import Ledger
+from bpfree.diagnostics.one_step import batch_of, prepared_stages
 from bpfree.energy import EnergyMeter
 from bpfree.errors import InvalidInput, UnknownName
 from bpfree.evidence import figures
@@ -401,6 +402,12 @@ def test_a_placed_step_does_what_was_counted(name):
         assert row["flops"] == BATCH * (forward + backward)
         assert row["rate"] == pytest.approx(row["flops"] / row["seconds"])
         assert row["share"] == pytest.approx(row["rate"] / roof.limit(row["flops"] / row["bytes"]))
+    for ready in prepared_stages(algorithm, *batch_of(algorithm, DATA)):
+        if ready.stage.losses is not None:
+            optimiser = ready.step(ready.step())
+            with Kernels() as watch:
+                ready.step(optimiser)  # the third, which makes nothing that the first has made
+            assert placed.loc[ready.stage.name, "bytes"] == sum(watch.traffic.values())
     figure = figures.hardware.roofline_points(roof, placed.reset_index().assign(algorithm=name))
     *_, marks = figure.axes[0].get_lines()
     assert marks.get_ydata().tolist() == pytest.approx((placed["rate"] / 1e9).tolist())

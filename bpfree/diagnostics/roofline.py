@@ -87,8 +87,9 @@ def place(algorithm: nn.Module, data: Data, roof: Roofline, *, seconds: float = 
     for ready in prepared_stages(algorithm, *batch_of(algorithm, data)):
         if ready.stage.losses is None:
             continue
+        optimiser = ready.step()  # the first step also makes the optimiser's state, which is not timed either
         with Kernels() as watch:
-            operations = count(ready.step)
+            operations = count(ready.step, optimiser)
         moved, took = sum(watch.traffic.values()), timed(ready, seconds)
         intensity, rate = operations / moved, operations / took
         limit = roof.limit(intensity)

@@ -45,8 +45,9 @@ WHAT = (
 LEGEND = (
     "All comparisons are with backpropagation on the same network (2x1000 has two hidden layers of 1000 "
     "units), in pairs of runs with the same seed. <details><summary>What the words mean</summary>"
-    f"*Ahead* is by more than {stats.MARGIN:g} points in the mean, which is no test; a TFLOP is 10¹² "
-    "operations, the same on every machine. *Higher* and *lower* are differences that are sure. "
+    f"*Ahead* is by more than {stats.MARGIN:g} points in the mean, which is no test, and gaps in which "
+    "neither is are left in; a TFLOP is 10¹² operations, the same on every machine. *Higher* and *lower* are "
+    "differences that are sure. "
     f"*Equivalent* is surely less than {stats.MARGIN:g} points apart, whatever the sign. *Undecided* is what "
     "so few pairs cannot tell. *One run* is a single pair, which decides nothing. Behind *numbers* stand n "
     "(the number of pairs), the 95 % intervals, the settings and the hardware. The intervals are of one "
@@ -260,6 +261,20 @@ def _or_more(known: Known, algorithm: str) -> str:
     return f" ({said}, where runs ended at the cap on epochs)" if said else ""
 
 
+def _makes(known: Known, algorithm: str, than: str = "") -> str:
+    """How many passes it makes: "makes 1.75 to 2.42 times as many passes (or more on ...)".
+
+    than: words behind "passes". Where runs of both sides ended at the cap their ratio says nothing.
+    """
+    passes = known.ratios(algorithm, "epochs")
+    for network, pair in known.pairs(algorithm).items():
+        if all((runs["stages_at_cap"] > 0).any() for runs in pair):
+            passes.pop(network, None)
+    if not passes:
+        return "makes a number of passes that is not known, because runs of both ended at the cap on epochs"
+    return f"makes {_span(passes)} as many passes{than}{_or_more(known, algorithm)}"
+
+
 def _everywhere(ratios: Ratios) -> str:
     """Ratios by network, those of costs with the kind of device."""
     return "; ".join(
@@ -326,12 +341,12 @@ def in_short(known: Known) -> str:
             "With as many passes as were tried it gets as accurate as backpropagation at its best on "
             f"{len(reached)} of {len(buys)}.",
         ]
-    passes, measured = known.ratios("mf", "epochs"), known.measured_energy
-    if passes:
+    measured = known.measured_energy
+    if known.ratios("mf", "epochs"):
         energy = f", and its measured energy changes by {_changes(measured)}" if len(measured) else ""
         said.append(
             f"{'But where' if said else 'Where'} training ends when nothing improves any more, Mono-Forward "
-            f"makes {_span(passes)} as many passes as backpropagation{energy}."
+            f"{_makes(known, 'mf', ' as backpropagation')}{energy}."
         )
     return " ".join(said)
 
@@ -402,7 +417,7 @@ def what_a_joule_buys(known: Known) -> Finding | None:
     found += f". Backpropagation's best validation accuracy {', and '.join(costs)}." if costs else "."
     evidence = (
         f"Ahead is more than {stats.MARGIN:g} points of mean test accuracy, somewhere on the lines between "
-        "the budgets that were tried."
+        f"the budgets that were tried. Operations are those of {frontier.WHAT_IS_COUNTED}."
     )
     settled = [known.whose_points, known.hardware(known.points)]
     return Finding("What a budget buys", found, evidence, settled, ["09"])
@@ -421,10 +436,9 @@ def passes_and_time(known: Known) -> Finding | None:
     if not passes or not pace:
         return None
     found = (
-        f"Until it stops improving, Mono-Forward makes {_span(passes)} as many passes over the data as "
-        f"backpropagation{_or_more(known, 'mf')}, and a pass takes {_span(pace)} as long. The whole training "
-        f"took {_took(whole)}. "
-        f"The paper claims {_claimed(known, 'time')}."
+        f"Until it stops improving, Mono-Forward {_makes(known, 'mf', ' over the data as backpropagation')}, "
+        f"and a pass takes {_span(pace)} as long. The whole training took {_took(whole)}. The paper claims "
+        f"{_claimed(known, 'time')}."
     )
     evidence = (
         f"Passes: {_everywhere(passes)}. Time of a pass: {_everywhere(pace)}. "
@@ -493,13 +507,13 @@ def forward_forward(known: Known) -> Finding | None:
     if mine.empty:
         return None
     by_name = list(mine.groupby("algorithm", sort=False))
-    passes, alone = known.ratios("ff", "epochs"), _a_pass(known, "ff")
+    alone = _a_pass(known, "ff")
     costs = {"the operations": _operations(known, "ff"), "the time": alone}
     costs = [f"{_span(ratios)} {what}" for what, ratios in costs.items() if ratios]
     accuracies = (f"{_name(name)} is {_verdicts(rows)}" for name, rows in by_name)
     found = (
-        f"A training pass takes {listed(costs)} of backpropagation's, and until it stops improving it makes "
-        f"{_span(passes)} as many passes{_or_more(known, 'ff')}. "
+        f"A training pass takes {listed(costs)} of backpropagation's, and until it stops improving it "
+        f"{_makes(known, 'ff')}. "
         f"The accuracy of {', that of '.join(accuracies)}."
     )
     unknown = _not_known(known, "ff")
@@ -542,8 +556,8 @@ def cascaded_forward(known: Known) -> Finding | None:
     for name, rows in mine.groupby("algorithm", sort=False):
         unknown, time = _not_known(known, name), known.ratios(name, "total_s")
         found.append(
-            f"{_name(name)} makes {_span(known.ratios(name, 'epochs'))} backpropagation's passes"
-            f"{_or_more(known, name)}{f' and, where measured, trained {_took(time)}' if time else ''}; its "
+            f"{_name(name)} {_makes(known, name, ' as backpropagation')}"
+            f"{f' and, where measured, trained {_took(time)}' if time else ''}; its "
             f"accuracy is {_verdicts(rows)}{f', and its {unknown} are not known' if unknown else ''}."
         )
         text.append(f"{_name(name)}: {_numbers(rows)}.")
@@ -639,7 +653,9 @@ def what_is_open(known: Known) -> Finding | None:
     text = [f"Of the algorithms on their networks, {listed(lacking)}."]
     alone = rule[(rule["convergence"] == tables.NOT_RUN) & rule["network"].map(run)]
     places = [f"{row['algorithm']} on {row['network']}" for _, row in alone.iterrows()]
-    text += [f"Until they stop improving, {listed(places)} were not run either."] if places else []
+    if places:
+        own = "Until they stop improving, with settings of their own"
+        text.append(f"{own}, {listed(places)} were not run either.")
     unknown = [name for name in NAMES if known.ratios(name, "epochs") and _not_known(known, name)]
     text += [f"What a whole training by {listed(map(_name, unknown))} costs is not known."] if unknown else []
     if "cuda" not in set(known.table("memory").get("device", ["cuda"])):
@@ -656,7 +672,7 @@ def _needed(contrasts: pd.DataFrame) -> str:
         return ""
     text = (
         f"If the measured differences are the true ones, {median(numbers):.0f} seeds would be enough to "
-        "decide half of the open comparisons (each with 80 % probability), and the hardest needs "
+        "decide half of the undecided comparisons (each with 80 % probability), and the hardest needs "
         f"{numbers[-1]}"
     )
     never = len(needed) - len(numbers)

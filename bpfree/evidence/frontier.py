@@ -40,6 +40,9 @@ COSTS = {
     "measured_j": Cost("energy", "J, measured", 1.0, "energy measured, gross"),
     "estimated_j": Cost("energy", "J, estimated", 1.0, "energy estimated by a model, not measured"),
 }
+#: A layer that is frozen has to compute the validation images, too, which counts as its work; so the cost of
+#: what freezes layers is stated too high by this, and never too low.
+WHAT_IS_COUNTED = "training and the work of frozen layers, without other validation"
 COLUMNS = [*WHO, "settings", *SETTINGS, *SCORES, *COSTS, "device", "machine", "run"]
 
 
@@ -49,9 +52,10 @@ def points(records: Iterable[Record]) -> pd.DataFrame:
     A run that diverged has a row, too, without accuracies: it reached nothing. Columns: data, architecture,
     algorithm, passes (the budget), seed; settings (where they come from; see `protocols.origin`): lr,
     weight_decay and what else is searched; val_accuracy,
-    test_accuracy (%) and that by the sum of the layers where there is one; then the cost of training, its
-    prefixes included and validation left out: flop (operations), s, measured_j and estimated_j, of which a
-    run that shared its machine has operations alone; device, machine, and the first digits of the run's key.
+    test_accuracy (%) and that by the sum of the layers where there is one; then the cost of training, with
+    what frozen layers compute (of the validation images, too) and otherwise without validation: flop
+    (operations), s, measured_j and estimated_j, of which a run that shared its machine has operations alone;
+    device, machine, and the first digits of the run's key.
     """
     rows = []
     for r in records:
@@ -100,7 +104,10 @@ def keep_beside(table: pd.DataFrame, path: Path, by: list[str]) -> Path:
 #: Backpropagation, and its own answers to heads at every layer and to layers that freeze.
 BASELINES = ("bp", "bp_ds", "bp_freeze")
 BEST, ALL = "backpropagation's best", "reached by all"
-EQUAL_DRAWS = 2000  # of the bootstrap at equal accuracy
+ENOUGH = 10  # seeds from which on the bootstraps below hold what they promise
+RESAMPLES = 9999
+EQUAL_DRAWS = 2000  # resamples at equal accuracy
+SEED = 0  # of the bootstraps: the same runs have the same interval
 
 
 def with_budget(points: pd.DataFrame) -> pd.DataFrame:
@@ -130,14 +137,14 @@ def whole(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparable(points: pd.DataFrame) -> pd.DataFrame:
-    """Of `whole` the arms with as many seeds as their network's arm with most has, or with `stats.ENOUGH`.
+    """Of `whole` the arms with as many seeds as their network's arm with most has, or with `ENOUGH`.
 
     Arms are compared on seeds that all of them have; one that has just begun would leave the others few.
     """
     points = whole(points)
     seeds = points.groupby([points[c] for c in PLACE])["seed"].transform("nunique")
     most = seeds.groupby([points[c] for c in NETWORK]).transform("max")
-    return points[seeds >= most.clip(upper=stats.ENOUGH)]
+    return points[seeds >= most.clip(upper=ENOUGH)]
 
 
 def targets(points: pd.DataFrame) -> pd.DataFrame:
@@ -295,7 +302,7 @@ def ratio_of_medians(own: pd.Series, base: pd.Series) -> tuple[float, float, flo
     """median(own) / median(base) over the seeds that both have, and its 95 % interval.
 
     By a seeded bootstrap that draws whole seeds, whose values may be infinite. There is none of fewer than
-    `stats.ENOUGH` seeds, of which a bootstrap's interval is too narrow, nor where in a draw both medians are
+    `ENOUGH` seeds, of which a bootstrap's interval is too narrow, nor where in a draw both medians are
     infinite.
     """
     seeds = own.index.intersection(base.index)
@@ -303,10 +310,10 @@ def ratio_of_medians(own: pd.Series, base: pd.Series) -> tuple[float, float, flo
     with np.errstate(invalid="ignore"):  # ∞ / ∞ says nothing: NaN
         if not len(seeds):
             return math.nan, math.nan, math.nan
-        drawn = np.random.default_rng(stats.SEED).integers(len(seeds), size=(stats.RESAMPLES, len(seeds)))
+        drawn = np.random.default_rng(SEED).integers(len(seeds), size=(RESAMPLES, len(seeds)))
         ratios = np.median(a[drawn], axis=1) / np.median(b[drawn], axis=1)
         middle = float(np.median(a) / np.median(b))
-    if len(seeds) < stats.ENOUGH or np.isnan(ratios).any():
+    if len(seeds) < ENOUGH or np.isnan(ratios).any():
         return middle, math.nan, math.nan
     low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")  # of values that occur
     return middle, float(low), float(high)
@@ -359,7 +366,7 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
     Columns: data, architecture, algorithm, n, baseline, baseline_passes, accuracy (that mean, in %), passes
     (NaN: no budget is enough), test and baseline_test (mean test accuracy of either, in %), ratio of the
     costs (infinite where no budget is enough), low and high: its 95 % interval, by a seeded bootstrap over
-    seeds in which backpropagation's best is found anew each time; none of fewer than `stats.ENOUGH` seeds.
+    seeds in which backpropagation's best is found anew each time; none of fewer than `ENOUGH` seeds.
     NaN where a cost is not known.
     """
     points, price, rows = comparable(points), bill(points, cost), []
@@ -377,7 +384,7 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
         if rivals.empty or val.empty:
             continue
         paid = pd.Series([price.get((*network, *arm), math.nan) for arm in val], val.columns)
-        draws = np.random.default_rng(stats.SEED).integers(len(val), size=(EQUAL_DRAWS, len(val)))
+        draws = np.random.default_rng(SEED).integers(len(val), size=(EQUAL_DRAWS, len(val)))
         means = np.vstack([val.mean(), val.to_numpy()[draws].mean(axis=1)])  # (1 + draws, arms and budgets)
         order = np.argsort(paid.to_numpy(), kind="stable")  # the cheapest first, unknown costs last
         columns, means, paid = val.columns[order], means[:, order], paid.to_numpy()[order]
@@ -390,7 +397,7 @@ def at_equal_accuracy(points: pd.DataFrame, cost: str, margin: float = 0.0) -> p
             first = own[enough.argmax(axis=1)]
             ratios = np.where(enough.any(axis=1), paid[first] / paid[best], math.inf)
             ends = np.quantile(ratios[1:], [0.025, 0.975], method="inverted_cdf")
-            ends = ends if len(val) >= stats.ENOUGH and not np.isnan(ratios).any() else (math.nan,) * 2
+            ends = ends if len(val) >= ENOUGH and not np.isnan(ratios).any() else (math.nan,) * 2
             reached = bool(enough[0].any())
             passes = columns[first[0]][1] if reached else math.nan
             of_test = test[columns[first[0]]] if reached else math.nan

@@ -147,7 +147,7 @@ def on_a_budget(points: pd.DataFrame) -> pd.DataFrame:
 
     points: as `frontier.points` gives them, of one network and budget. Columns: algorithm; detached; one
         layer after the other; test accuracy (%), predicted as the source does; printed (%), of trainings that
-        ended by patience; operations (× BP), of training without validation.
+        ended by patience; operations (× BP), as `frontier.points` counts them.
     """
     printed = published.results(source="gong-abdulla", metric="test_accuracy", protocol="validation-selected")
     rows, bill = [], points.groupby("algorithm")["flop"].mean()

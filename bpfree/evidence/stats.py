@@ -14,7 +14,6 @@ Every table and figure takes its n, interval and word from `infer`; a contrast's
 """
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -31,9 +30,6 @@ ALPHA = 0.05
 POWER = 0.8
 MOST_PAIRS = 1000
 LEVEL = 0.95
-ENOUGH = 10  # values from which on a bootstrap interval holds what it promises
-RESAMPLES = 9999
-SEED = 0  # of the bootstrap: the same values have the same interval
 
 HIGHER, LOWER, EQUIVALENT = "higher", "lower", "equivalent"
 UNDECIDED, ONE_RUN = "undecided", "one run"
@@ -76,39 +72,23 @@ def describe(values: Iterable[float]) -> Description:
 
 
 def interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, float]:
-    """Interval of the mean: Student's, and of ten values or more the bootstrap's.
+    """Student's interval of the mean.
 
-    The bootstrap is bias-corrected and accelerated (Efron 1987), seeded, and does not depend on the order of
-    the values; of a handful of values it would be too narrow (of three it holds the mean three times in four,
-    not nineteen times in twenty), and Student's is not. A single value has none: (NaN, NaN). Values that are
-    all the same have that value at both ends. Where the correction is undefined, the percentile interval.
+    A bootstrap's would be too narrow for as few values as there are seeds: of ten from a normal distribution
+    its 95 % hold the mean in 89 to 90 of a hundred cases. A single value has none: (NaN, NaN). Values that
+    are all the same have that value at both ends.
     """
-    from scipy import special, stats
+    from scipy import special
 
-    values = np.sort(_finite(values))
+    values = np.sort(_finite(values))  # so that their order does not change the last digit
     mean = float(values.mean())
     if len(values) < 2:
         return math.nan, math.nan
     if _constant(values):
         return mean, mean
-    if len(values) < ENOUGH:
-        error = values.std(ddof=1) / math.sqrt(len(values))
-        half = special.stdtrit(len(values) - 1, (1 + level) / 2) * error  # Student's quantile
-        return float(mean - half), float(mean + half)
-    for method in ("BCa", "percentile"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # BCa says that it is degenerate by a warning and by NaN
-            found = stats.bootstrap(
-                (values,),
-                np.mean,
-                confidence_level=level,
-                n_resamples=RESAMPLES,
-                method=method,
-                random_state=np.random.default_rng(SEED),
-            ).confidence_interval
-        if np.isfinite(found).all():
-            break
-    return float(found.low), float(found.high)
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, (1 + level) / 2) * error  # Student's quantile
+    return float(mean - half), float(mean + half)
 
 
 def above_chance(accuracy: float, labels: Iterable[int]) -> float:

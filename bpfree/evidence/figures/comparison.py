@@ -285,7 +285,7 @@ def decomposition(records: pd.DataFrame) -> Figure:
         figure,
         "geometric means over n pairs of runs of one seed that had their machine to themselves, against BP",
         "line: 95 % interval of the energy (Student's), none of one pair",
-        "training and prefix work, without validation",
+        "training and prefix work, without other validation",
         *notes,
     )
     return figure

@@ -70,7 +70,7 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
         "a mark is a budget of passes that was fixed in advance, the rate falling to zero; of what is "
         "solved, one pass for each layer; ↓: far below; mean over n seeds",
         "band: sample standard deviation",
-        f"{obtained}; training and prefix work, without validation",
+        f"{obtained}; {frontier.WHAT_IS_COUNTED}",
     )
     return figure
 
@@ -110,6 +110,6 @@ def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
         "bar: cost of the smallest budget that reaches the target on validation data, median over n seeds, "
         "as a ratio to the cheapest arm of backpropagation",
         "line: its 95 % interval, by a bootstrap over seeds",
-        f"{obtained}; training and prefix work, without validation",
+        f"{obtained}; {frontier.WHAT_IS_COUNTED}",
     )
     return figure

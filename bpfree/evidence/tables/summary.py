@@ -128,9 +128,9 @@ def passes_times_cost(records: pd.DataFrame) -> pd.DataFrame:
     """Why an algorithm takes its time: passes over the data × seconds per pass, as ratios to BP.
 
     Seed by seed, of the runs that have both. A pass is `samples` / the samples of one epoch of BP;
-    the seconds are those of training and prefix work, without validation. The product is the ratio of times.
-    Networks on which BP did not finish are left out. Raises InvalidInput for records of one arm
-    that are of several protocols, settings, caps or machines.
+    the seconds are those of training and of what frozen layers compute, without other validation. The product
+    is the ratio of times. Networks on which BP did not finish are left out. Raises InvalidInput for records
+    of one arm that are of several protocols, settings, caps or machines.
     """
     metrics = ["samples", "train_s", "prefix_s"]
     rows = records[records["metric"].isin(metrics)]
