@@ -7,7 +7,7 @@ The protocol: each is repeated back to back in windows of at least five seconds 
 sensor's update period is a fiftieth of a window; windows come in rounds of A B B A, so that a drift that is
 linear in time falls out; they begin when the temperature has stopped rising; and rounds go on until the
 standard error of the ratio is under a bound, or a cap is reached, which is then said. Because they end when
-the rounds happen to agree, the interval is a little too narrow where rounds differ by several times the bound.
+rounds happen to agree, the interval is a little too narrow where rounds differ by several times the bound.
 """
 
 from __future__ import annotations
