@@ -148,9 +148,10 @@ def _own(name: str) -> DataSource:
             data = data(seed=seed) if "seed" in inspect.signature(data).parameters else data()
         if not isinstance(data, Data) or not data.sha256:
             raise InvalidInput(f"data set {name!r} gives {data!r}: make it by bpfree.Data.from_arrays")
-        if version is None:
-            return data
-        return replace(data, sha256=content_hash({}, content=data.sha256, version=version))
+        # Their arrays' hash does not say which of the images train, nor what was done to them since.
+        now = {key: tensor.numpy(force=True) for key, tensor in vars(data).items() if torch.is_tensor(tensor)}
+        given = {"content": data.sha256, "classes": data.classes, "augment": data.augment, "version": version}
+        return replace(data, sha256=content_hash(now, **given))
 
     return DataSource((name, found, version), data)
 
@@ -168,9 +169,9 @@ def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, 
 
     name: digits (bundled with scikit-learn), mnist, fashion_mnist, cifar10, cifar100; cifar10_plain or
         cifar100_plain, the same images without augmentation; the path of an .npz file with x_train, y_train,
-        x_test, y_test as `Data.from_arrays` takes them; or "module:object" of your own: a `Data`, or a
-        function that gives one, which is called with seed=... if it takes that. Its attribute `version`, if
-        it has one, is part of the data's hash.
+        x_test, y_test, and x_val, y_val or neither, as `Data.from_arrays` takes them; or "module:object" of
+        your own: a `Data`, or a function that gives one, which is called with seed=... if it takes that. Its
+        attribute `version`, if it has one, is part of the data's hash.
     root: folder of the named sets: `<root>/<name>.npz`, else torchvision's own files, unpacked or as they
         are published. Default: the environment variable BPFREE_DATA, else the user's cache directory.
     download: fetch a named set that is not there, or damaged, through torchvision, and keep it as .npz.
@@ -187,7 +188,7 @@ def data_source(name: StrPath, root: StrPath | None = None, *, download: bool = 
     """What `load` makes data of; the arguments and what it raises are those."""
     if isinstance(name, os.PathLike) or str(name).endswith(".npz"):
         path = Path(os.path.expanduser(name))  # as the user wrote it, in messages, too
-        return _checked(path.name, _read_npz(path), path, None)
+        return _checked(path.name, _read_npz(path, "x_val", "y_val"), path, None)
     if is_own(name):
         return _own(name)
     check_name(name)
@@ -374,8 +375,9 @@ def _from_torchvision(name: str, root: str | Path, download: bool) -> dict[str, 
     return arrays
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The four arrays of an npz file; the error names the one that is missing or damaged."""
+def _read_npz(path: Path, *more: str) -> dict[str, np.ndarray]:
+    """The four arrays of an npz file, and `more` if it has them; the error names one that is missing or
+    damaged."""
     needed = ", ".join(KEYS)
     with refusals(path, "give the path of another file", doing="read"):
         is_file = path.is_file()  # and no pipe, which would be waited for
@@ -388,12 +390,12 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     key, arrays = "it", {}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            for key in (k for k in KEYS if k in archive.files):
+            for key in (k for k in (*KEYS, *more) if k in archive.files):
                 arrays[key] = archive[key]
     except Exception as error:  # zipfile, zlib and numpy's header parser each fail in their own way
         why = "it holds pickled objects, which are refused" if "allow_pickle" in str(error) else error
         raise InvalidInput(f"{path}: cannot read {key} ({why}); write {needed} with numpy.savez") from error
-    for key in KEYS:  # a member that numpy did not write comes out as bytes
+    for key in (*KEYS, *arrays):  # a member that numpy did not write comes out as bytes
         if not isinstance(arrays.get(key), np.ndarray):
             raise InvalidInput(f"{path}: no array {key}; needed are {needed}, found {archive.files}")
     return arrays

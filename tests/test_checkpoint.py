@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,8 +45,9 @@ def arm(name: str, **options):
 def trained(name="mf", checkpoint=None, options=None, **how):
     """An arm trained for at most five epochs a stage: its weights and its history."""
     algorithm = arm(name, **(options or {}))
-    how = {**for_epochs(algorithm, 5), "stopping": Stopping(patience=3), "progress": False, **how}
-    history = train(algorithm, toy(n=40, shape=SHAPE), seed=1, checkpoint=checkpoint, **how)
+    how = {**for_epochs(algorithm, 5), "stopping": Stopping(patience=3), "progress": False, "seed": 1, **how}
+    data = how.pop("data", toy(n=40, shape=SHAPE))
+    history = train(algorithm, data, checkpoint=checkpoint, **how)
     return weights(algorithm), history
 
 
@@ -248,6 +250,28 @@ def test_another_runs_is_passed_over_in_one_line_and_replaced(tmp_path, caplog):
     again = Eager(tmp_path / "c", run="another machine")
     assert_same(trained(checkpoint=again), through)
     assert again.resumed == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 2},
+        {"options": {"lr": 0.02}},
+        {"options": {"batch_size": 8}},
+        {"options": {"predict_by": "sum"}},
+        {"max_epochs": 6},
+        {"budget": Budget("passes", 8, exact=True)},
+        {"precision": "bf16"},
+        {"data": replace(toy(n=40, shape=SHAPE), sha256="others")},
+    ],
+    ids=lambda other: str(next(iter(other))),
+)
+def test_another_run_does_not_resume_nor_return_this_one(other, tmp_path, caplog):
+    checkpoint = Eager(tmp_path / "c")
+    trained(checkpoint=checkpoint)
+    with caplog.at_level(logging.WARNING, "bpfree"):
+        assert_same(trained(checkpoint=Eager(tmp_path / "c"), **other), trained(**other))
+    assert "is of another run" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["empty", "torn", "garbage", "no header", "JSON"])

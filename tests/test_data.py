@@ -25,6 +25,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import random_split
 from torchvision.transforms import Normalize
 
+import bpfree
 from bpfree.data import PUBLISHED, load
 from bpfree.errors import (
     BpfreeError,
@@ -632,6 +633,18 @@ BAD = {  # what is done to a good data set of uint8 images, and what the error m
     "huge": (changed(y_test=lambda y: y.astype(int) + 10**6), ["y_test", "1000002", "0 to 65535"]),
     "one class": (changed(y_train=lambda y: y * 0, y_test=lambda y: y * 0), ["at least two classes"]),
 }
+
+
+def test_a_file_may_have_images_of_its_own_that_validate(tmp_path):
+    arrays = arrays_of()
+    arrays |= {"x_val": arrays["x_test"][:4], "y_val": arrays["y_test"][:4]}
+    data = load(write(tmp_path / "own.npz", **arrays))
+    same = bpfree.Data.from_arrays(**arrays)
+    assert torch.equal(data.x_val, same.x_val)
+    assert (len(data.x_train), len(data.x_val), data.sha256) == (40, 4, same.sha256)
+    arrays.pop("y_val")
+    with pytest.raises(InvalidInput, match="x_val and y_val belong together"):
+        load(write(tmp_path / "half.npz", **arrays))
 
 
 @pytest.mark.parametrize("case", BAD)

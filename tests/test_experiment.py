@@ -249,6 +249,38 @@ def test_test_metrics_are_those_of_an_independent_computation(record, digits):
     assert record.metrics["test_accuracy[layer 1]"] != record.metrics["test_accuracy[layer 2]"]
 
 
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        small(),
+        small(options={"predict_by": "sum"}),
+        small("mf_interleaved", options={"predict_by": "sum"}),
+        small("ff"),
+        small("cafo_rand", architecture="cnn-4-4"),
+        small("cafo_rand_mse", architecture="cnn-4-4"),
+        small("asge_like", architecture="cnn-4-4", options={"predict_by": "fusion"}),
+    ],
+    ids=lambda e: f"{e.algorithm} {dict(e.options)}",
+)
+def test_validation_is_by_what_the_algorithm_predicts(experiment, digits, tmp_path):
+    record = run(experiment, Store(tmp_path), progress=False)
+    scores = trained(record, digits).predict(digits.x_val)
+    accuracy = 100 * accuracy_score(digits.y_val, scores.argmax(1))
+    assert record.metrics["val_accuracy"] == pytest.approx(accuracy, rel=1e-12)
+    loss = log_loss(digits.y_val, scores.double().softmax(1), labels=range(10))
+    assert record.metrics["val_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "preset"), [("bp", "gong"), ("mf_interleaved", "gong"), ("ff", "reference")]
+)
+def test_a_budget_is_spent_however_many_epochs_the_preset_has(algorithm, preset, digits):
+    own = ARMS[algorithm].algorithm.presets[preset]["epochs"]
+    given = small(algorithm, preset=preset, protocol="frontier", max_epochs=own + 6)
+    one_batch = replace(digits, **{f"{a}_train": getattr(digits, f"{a}_train")[:128] for a in "xy"})
+    assert module.fit(given, one_batch, progress=False)[1].epochs == own + 6
+
+
 def test_the_stored_weights_are_the_trained_ones(record, digits):
     algorithm = build(record.experiment, digits)
     train(algorithm, digits, seed=0, max_epochs=2, device="cpu", progress=False)

@@ -286,6 +286,16 @@ def test_a_search_goes_on_from_trials_in_a_table(store, tmp_path):
     pd.testing.assert_frame_equal(kept, there)
 
 
+def test_a_trial_that_was_lost_is_made_again(store, tmp_path):
+    arms, trials = [Experiment("bp", **SMALL)], {1: 3}
+    first = tuning.trials(tuning.tune_budgets(arms, trials, tmp_path / "first.log", progress=False))
+    how = {"known": first, "progress": False}
+    assert tuning.tune_budgets(arms, trials, tmp_path / "none.log", **how) == []
+    how["known"] = first.assign(state=first["state"].mask(first["trial"] == 1, "lost"))
+    [again] = tuning.tune_budgets(arms, trials, tmp_path / "again.log", **how)
+    assert tuning.trials(again)["value"].tolist() == first["value"].tolist()
+
+
 def test_the_study_has_every_budget_that_fits():
     chosen = replace(study.profile("quick", seeds=[0, 1]), passes=(1, 2, 4))
     runs = chosen.frontier("bp", "mf")

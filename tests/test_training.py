@@ -225,6 +225,17 @@ def test_a_stage_may_not_pass_over_the_schedule_that_is_asked_for():
         assert train(algorithm, data, **how).stages[0].rows[-1]["lr"] < 1
 
 
+class TwoOfOneName(OwnSchedule):
+    def stages(self):
+        return [replace(stage, name="layer") for stage in [*super().stages()] * 2]
+
+
+def test_two_stages_of_one_name_are_refused():
+    data = toy(n=16, val=VALIDATION, classes=2)
+    with pytest.raises(InvalidInput, match=r"two stages 'layer': give each a name of its own"):
+        train(TwoOfOneName([1] * 4), data, max_epochs=1, progress=False)
+
+
 HAND_MADE = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.0, weight_decay=0.1, fused=True),
     "sgd": lambda p: torch.optim.SGD(p, lr=0.0, weight_decay=0.1, momentum=0.9, fused=True),

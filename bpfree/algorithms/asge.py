@@ -163,6 +163,10 @@ class ASGELike(Algorithm):
 
     # -- prediction
 
+    @property
+    def predicts_as_validated(self) -> bool:
+        return self.predict_by == "last" or self.schedule == "simultaneous"
+
     @staticmethod
     def combine(scores: list[Tensor]) -> dict[str, Tensor]:
         return {"last": scores[-1], "fusion": sum(log_softmax(s, 1) for s in scores)}

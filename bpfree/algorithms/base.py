@@ -178,6 +178,11 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         else:
             value.fill_(0.0 if name.endswith("bias") else 1.0)
 
+    @property
+    def predicts_as_validated(self) -> bool:
+        """Whether `predict` is the read-out by which the last stage is validated, as it is by default."""
+        return True
+
     def finished(self) -> Stage:
         """The deepest finished stage. Raises InvalidInput before the first."""
         if not self.stages_finished:

@@ -229,6 +229,10 @@ class CascadedForward(Algorithm):
 
     # -- prediction
 
+    @property
+    def predicts_as_validated(self) -> bool:
+        return False  # but by all predictors, each of which is validated on its own
+
     def readouts(self, x: Tensor) -> dict[str, Tensor]:
         """Sums of "logits" and of "probabilities", the "last" and each "block i" of the predictors trained so
         far, `predict_by` first; then, of DFA, "head": V, the output that trained the blocks."""

@@ -217,6 +217,10 @@ class MonoForward(Algorithm):
 
     # -- prediction
 
+    @property
+    def predicts_as_validated(self) -> bool:
+        return self.predict_by == "last" or self.schedule == "simultaneous"
+
     def goodnesses(self, x: Tensor, high: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """(i, G_i) layer by layer up to `high`, by default the last; M_0's first if it is there."""
         for i, a in self.model.activities(x, self.lowest, high):

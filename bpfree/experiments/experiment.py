@@ -5,6 +5,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
 from ..algorithms import Algorithm
 from ..algorithms.architectures import (
     STAND_IN,
@@ -158,9 +161,12 @@ class Experiment:
     def resolved_options(self, chosen: Rule) -> dict:
         """The algorithm's keyword options under a protocol's rule, the later source before the earlier."""
         known = arm(self.algorithm)
+        preset = known.algorithm.presets.get(chosen.preset, {})
+        if chosen.budget == OWN:  # all of which is spent, however many epochs the preset's source has
+            preset = {name: value for name, value in preset.items() if name not in LENGTHS}
         return {
             **known.algorithm.options(),
-            **known.algorithm.presets.get(chosen.preset, {}),
+            **preset,
             **known.options,
             **chosen.hyperparameters,
             **self.options,
@@ -223,10 +229,25 @@ def least_passes(algorithm: str, data: str, architecture: str) -> int:
     return len(build(Experiment(algorithm, data, architecture=architecture).resolve(images), images).stages())
 
 
-def validated(history: History) -> dict:
-    """The row of the kept epoch of the last stage that was validated."""
+def validated(algorithm: Algorithm, history: History, data: Data) -> dict[str, float]:
+    """val_accuracy (%) and val_loss of the trained algorithm, by the read-out that it predicts with.
+
+    They are in the history, as those of the last stage's kept epoch, unless that was validated by another
+    read-out, as a single one of CaFo's predictors is, or by none.
+    """
     kept = [stage.rows[stage.restored - 1] for stage in history.stages]
-    return [row for row in kept if not math.isnan(row.get("val_accuracy", math.nan))][-1]
+    kept = [row for row in kept if not math.isnan(row.get("val_accuracy", math.nan))]
+    if kept and algorithm.predicts_as_validated:
+        return {f"val_{name}": kept[-1][f"val_{name}"] for name in ("accuracy", "loss")}
+    accuracy, loss = score(algorithm.predict(data.x_val), data.y_val)
+    return {"val_accuracy": accuracy, "val_loss": loss}
+
+
+def score(scores: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Accuracy (%) and mean cross-entropy of class scores (N, classes)."""
+    labels = labels.to(scores.device)
+    accuracy = 100.0 * (scores.argmax(1) == labels).sum().item() / len(labels)
+    return accuracy, cross_entropy(scores.float(), labels).item()
 
 
 def train_resolved(resolved: Resolved, data: Data, **how) -> tuple[Algorithm, History]:

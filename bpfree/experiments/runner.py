@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from .. import diagnostics
@@ -28,7 +27,7 @@ from ..training.numerics import pinned
 from ..training.progress import shown
 from ..training.stopping import Budget
 from .beside import MOST_AT_ONCE, SideBySide
-from .experiment import Experiment, build, train_resolved, validated
+from .experiment import Experiment, build, score, train_resolved, validated
 from .machine import machine
 from .resolved import Resolved
 from .store import Record, RunLock, Store
@@ -343,12 +342,10 @@ def outcome(algorithm: Algorithm, history: History, data: Data) -> dict[str, flo
     """Test accuracy (%) and loss by every read-out, and how much was trained. Reads the test data."""
     metrics = {}
     for name, scores in algorithm.predict_all(data.x_test).items():
-        labels = data.y_test.to(scores.device)
-        accuracy = 100.0 * (scores.argmax(1) == labels).sum().item() / len(labels)
-        loss = nn.functional.cross_entropy(scores.float(), labels).item()
+        accuracy, loss = score(scores, data.y_test)
         for suffix in (f"[{name}]",) if metrics else ("", f"[{name}]"):
             metrics |= {f"test_accuracy{suffix}": accuracy, f"test_loss{suffix}": loss}
-    metrics |= {name: validated(history)[name] for name in ("val_accuracy", "val_loss")}
+    metrics |= validated(algorithm, history, data)
     samples = sum(row["samples"] for s in history.stages for row in s.rows)
     return {**metrics, "epochs": history.epochs, "samples": samples}
 

@@ -23,7 +23,8 @@ from .stage import Stage
 from .stopping import Stopping, StopRule
 
 log = logging.getLogger("bpfree")
-CHECKPOINT_FORMAT = 3  # of the file; raised whenever its form changes
+PLAIN = (str, bool, int, float, type(None))
+CHECKPOINT_FORMAT = 4  # of the file; raised whenever its form changes
 
 
 class BestWeights:
@@ -65,14 +66,15 @@ class BestWeights:
 class Checkpoint:
     """The file of one run, for `bpfree.train(..., checkpoint=...)`: read at its beginning, written meanwhile.
 
-    A file that is damaged or of another run is passed over with a line in the log, and the run begins anew.
+    A file that is damaged, or of another run, is passed over with a line in the log, and the run begins anew.
+    A run is another one with another seed, option, cap or budget, on other data, or under another `run`.
     It is safetensors; the scalars are JSON in its header, beside a checksum of everything.
 
     It is written at the end of an epoch, `every_s` seconds after the last time, and at the end of a stage;
     but only so often that writing takes no more than `share` of the time.
 
     path: of the file; it and its folder are made when first needed. None: nothing is read or written.
-    run: names the run and what else must be equal to resume it, such as the machine.
+    run: names the run, or says what else must be equal to resume it, such as the machine.
     resumed, begun_s: how often the run was resumed, and the seconds of training that the file then held.
     shared: whether the run, or a part of it that was interrupted, shared its machine; the caller says so.
     """
@@ -86,10 +88,12 @@ class Checkpoint:
         self._stage: dict = {}  # what `resume` puts back
         self._last, self._took = time.monotonic(), 0.01
 
-    def load(self, algorithm: nn.Module, history: History, stopping: StopRule | None = None) -> None:
+    def load(
+        self, algorithm: nn.Module, history: History, stopping: StopRule | None = None, **given: object
+    ) -> None:
         """Puts back weights, buffers and history, if the file has this run's, under the run's stop rule (by
-        default `Stopping()`). To be called before `save`."""
-        self.algorithm, self.history = algorithm, history
+        default `Stopping()`). given: what else the run was given. To be called before `save`."""
+        self.algorithm, self.history, self.given = algorithm, history, given
         saved, tensors = self._read()
         if saved is None:
             return
@@ -172,11 +176,18 @@ class Checkpoint:
                 self.path.unlink(missing_ok=True)
 
     def _of(self) -> dict:
-        """What must be equal for a file to be resumed: its form, the run, and the algorithm's parts."""
+        """What must be equal for a file to be resumed: its form, the run with its seed, options and what else
+        it was given, and the algorithm's parts."""
         names = {id(parameter): name for name, parameter in self.algorithm.named_parameters()}
+        options = {name: getattr(self.algorithm, name, None) for name in type(self.algorithm).options()}
         return {
             "format": CHECKPOINT_FORMAT,
             "run": self.run,
+            "seed": self.history.seed,
+            "options": {name: value for name, value in options.items() if isinstance(value, PLAIN)},
+            "given": {
+                name: value if isinstance(value, PLAIN) else str(value) for name, value in self.given.items()
+            },
             "stages": [
                 [stage.name, stage.optimiser, [names.get(id(p)) for p in stage.moving]]
                 for stage in self.algorithm.stages()

@@ -112,7 +112,8 @@ def train(
         PrefixCache(data, algorithm.batch_size, device, cache, autocast) as prefixes,
         Progress(algorithm.name, len(stages), enabled=progress) as bars,
     ):
-        checkpoint.load(algorithm, history, rule)
+        given = {"data": data.sha256, "max_epochs": max_epochs, "budget": budget, "precision": precision}
+        checkpoint.load(algorithm, history, rule, **given)
         epochs = Epochs(algorithm, seed, clock, DivergenceWatch(algorithm), bars)
         state = {}  # of the optimiser, of parameters that live on from one stage to the next
         for number, stage in enumerate(stages, start=1):

@@ -238,7 +238,10 @@ def life(stages: Sequence["Stage"], place: int, group: "Group | None" = None) ->
 
 def check_lengths(name: str, stages: Sequence["Stage"], budget: Budget | None) -> None:
     """Raises InvalidInput for an exact budget that is too small, and for stages of the algorithm `name` that
-    continue each other under any other."""
+    continue each other under any other, or share a name."""
+    names = [stage.name for stage in stages]
+    if twice := [own for own in names if names.count(own) > 1]:
+        raise InvalidInput(f"{name} has two stages {twice[0]!r}: give each a name of its own")
     if budget is not None and budget.exact:
         budget.lengths(stages)
     elif any(stage.continues for stage in stages):

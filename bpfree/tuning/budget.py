@@ -92,7 +92,7 @@ def tune_budgets(
         for passes in [passes for passes in budgets if passes >= least]:
             n, at = trials[passes], replace(experiment, max_epochs=passes)
             past = known[known["study"] == study_name(at)] if known is not None else ()
-            if len(past) < n:
+            if len(past) == 0 or past["state"].isin(results.DONE).sum() < n:
                 studies.append(tune(at, n, storage, points=points[:n], progress=progress))
                 past = results.trials(studies[-1])
                 if past["value"].notna().any():

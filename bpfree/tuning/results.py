@@ -65,6 +65,10 @@ def _trials(study: Study) -> pd.DataFrame:
     )
 
 
+#: The states of trials that count as tried; the others were lost, or are not over.
+DONE = ("complete", "pruned", "diverged")
+
+
 def state(trial: FrozenTrial) -> str:
     if trial.state == TrialState.FAIL:
         return "diverged" if is_finished(trial) else "lost"

@@ -291,7 +291,8 @@ def train_trial(trial: Trial, experiment: Experiment, data: Data, place: Place) 
 
     with EnergyMeter() as meter:
         try:
-            value = validated(fit(candidate, data, progress=False, on_epoch=report)[1])["val_accuracy"]
+            trained = fit(candidate, data, progress=False, on_epoch=report)
+            value = validated(*trained, data)["val_accuracy"]
         except (TrainingDiverged, optuna.TrialPruned) as error:
             early = error
     spent = ("seconds", "measured_j", "estimated_j", "provenance")
