@@ -17,6 +17,7 @@ from bpfree.errors.program import Parser, run_program, whole
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
+OPTIONS = ("profile", "datasets", "seeds")  # the parameters that have an option of their own
 
 
 def parser() -> Parser:
@@ -198,9 +199,9 @@ def chapter_values(chapters: list, common: dict, extra: list[tuple[str, str]]) -
     """For each chapter the values of the parameters it declares. What none of them declares is an error."""
     declared = list(dict.fromkeys(name for c in chapters for name in c.parameters))
     for name, _ in extra:
-        if name in ("profile", "datasets", "seeds"):
+        if name in OPTIONS:
             raise InvalidInput(f"-p {name} is not for this parameter: use --{name}")
-        choose("parameter", name, declared)
+        choose("parameter", name, [name for name in declared if name not in OPTIONS])
     for name in common.keys() - {"profile", *declared}:
         raise InvalidInput(f"--{name} means nothing to {', '.join(c.name for c in chapters)}: leave it out")
     return [

@@ -161,7 +161,7 @@ def check_name(name: str) -> None:
     if is_own(name):
         _own(name)
     elif not str(name).endswith(".npz"):
-        choose("data set (or path of an .npz file)", name, [*NAMES, *ADDED])
+        choose("data set (or path of an .npz file)", name, [*NAMES, *ADDED, "module:object"])
 
 
 def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, seed: int = 0) -> Data:

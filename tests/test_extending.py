@@ -536,4 +536,7 @@ def test_a_network_that_cannot_be_is_one_line(text):
     with pytest.raises(InvalidInput, match=f"architecture '{text}': it names no subclass of bpfree.Blocks"):
         Experiment("bp", architecture=text)
     with pytest.raises(UnknownName, match="unknown read 'men': did you mean 'mean'"):
-        bpfree.Blocks([], [], 1, 2, read="men")
+        bpfree.Blocks([torch.nn.Identity()], [1], 1, 2, read="men")
+    for blocks, features in (([], []), ([torch.nn.Identity()], [1, 1])):
+        with pytest.raises(InvalidInput, match="give at least one block, and for each"):
+            bpfree.Blocks(blocks, features, 1, 2)

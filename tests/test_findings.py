@@ -341,7 +341,7 @@ def test_the_chapter_that_shows_them_has_no_link_to_itself():
     [
         (
             5.0,
-            r"on 1 of 1 networks, by up to [5-9]\.\d\d points of .*, and behind at some on 0\. .*on 1 of 1\.",
+            r"on 1 of 1 networks, by up to [5-9]\.\d\d points of .*, and behind nowhere\. .*on 1 of 1\.",
         ),
         (-9.0, r"on 0 of 1 networks and behind at some on 1\. .*best on 0 of 1\."),
     ],

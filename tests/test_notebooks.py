@@ -96,6 +96,12 @@ def test_outputs_have_no_errors_and_no_warnings(notebook):
     assert not [o for o in outputs(notebook) if o.output_type == "error" or o.get("name") == "stderr"]
 
 
+def test_no_sentence_has_a_table_in_it(notebook):
+    """As a sentence has whose variable a later cell has given another value."""
+    said = [t for o in outputs(notebook) if "data" in o for t in [o["data"].get("text/markdown", "")]]
+    assert not [text for text in said if "dtype:" in "".join(text)]
+
+
 def test_nothing_is_of_one_machine_only(notebook):
     said = [cell.source for cell in notebook.cells] + [t for o in outputs(notebook) for t in texts(o)]
     for text in said:

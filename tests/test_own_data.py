@@ -184,6 +184,14 @@ def test_a_data_set_of_tensors_and_one_of_vectors():
     assert flat.shape == (1, 1, 60)
 
 
+@pytest.mark.parametrize("wrong", [[(1, 2, 3)], [5], 7, iter([]), [(np.zeros((2, 2)),)]])
+def test_what_is_no_data_set_of_pairs_is_refused_in_one_line(wrong):
+    right = Listed([np.zeros((2, 2), np.uint8)] * 4, [0, 1] * 2)
+    with pytest.raises(InvalidInput, match=r"test is no map-style data set of \(image, class\)") as refused:
+        Data.from_dataset(right, wrong)
+    assert "\n" not in str(refused.value)
+
+
 def test_bits_and_palettes_are_shown_as_pixels():
     grey = [Image.fromarray(np.full((4, 4), 255 * (i % 2), np.uint8)) for i in range(6)]
     bits = Listed([image.convert("1") for image in grey], [0, 1] * 3)

@@ -150,6 +150,16 @@ def test_a_rule_cannot_go_back_to_weights_that_are_gone():
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("epoch", [0, None, 99])
+def test_a_rule_cannot_call_an_epoch_the_best_that_has_not_been(epoch):
+    class Beside(Plateau):
+        def best(self, rows):
+            return epoch
+
+    with pytest.raises(InvalidInput, match=r"after epoch 1 .* let best\(rows\) name the last epoch, 1$"):
+        train(arm("bp"), toy(), stopping=Beside(), progress=False)
+
+
 # ---------------------------------------------------------------- budgets
 
 

@@ -225,6 +225,37 @@ def test_a_stage_may_not_pass_over_the_schedule_that_is_asked_for():
         assert train(algorithm, data, **how).stages[0].rows[-1]["lr"] < 1
 
 
+class NoStages(OwnSchedule):
+    def stages(self):
+        return []
+
+
+def test_an_algorithm_without_stages_is_refused():
+    data = toy(n=16, val=VALIDATION, classes=2)
+    with pytest.raises(InvalidInput, match="has no stages"):
+        train(NoStages([1] * 4), data, max_epochs=1, progress=False)
+    with pytest.raises(NotImplementedError, match="Algorithm says no stages"):
+        Algorithm(MLP([4, 4], classes=2)).stages()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        lambda x: x.numpy(),
+        lambda x: x.double(),
+        lambda x: x.to(torch.uint8),
+        lambda x: x[..., :-1],
+        lambda x: x[0, 0, 0],
+    ],
+)
+def test_what_are_no_images_of_the_network_s_is_refused_in_one_line(images):
+    data, algorithm = toy(n=16, val=VALIDATION, classes=2), arm("mf", [12, 4], classes=2)
+    train(algorithm, data, max_epochs=1, progress=False)
+    with pytest.raises(InvalidInput, match="predicts from normalised images") as refused:
+        algorithm.predict(images(data.x_test))
+    assert "\n" not in str(refused.value)
+
+
 class TwoOfOneName(OwnSchedule):
     def stages(self):
         return [replace(stage, name="layer") for stage in [*super().stages()] * 2]

@@ -121,7 +121,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
 
     def stages(self) -> list[Stage]:
         """The stages, in the order in which they are trained."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} says no stages: give it a method stages(self)")
 
     def stage(
         self, name: str, parameters: Iterable[nn.Parameter], losses, readout, prefix=(), *, layer: int, **own
@@ -203,10 +203,28 @@ class Algorithm(nn.Module, metaclass=MadePinned):
     @torch.no_grad()
     def predict_all(self, x: Tensor) -> dict[str, Tensor]:
         """`predict` by every read-out: {name of the read-out: (N, classes)}."""
+        self.check_images(x)
         self.eval()
         parts = [self.readouts(part.to(self.stages_finished.device)) for part in x.split(PREDICT_BATCH)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def predict(self, x: Tensor) -> Tensor:
-        """Class scores, (N, classes), of normalised images (N, C, H, W); argmax(1) is the class."""
+        """Class scores, (N, classes), of normalised images (N, C, H, W); argmax(1) is the class.
+
+        Raises InvalidInput for anything else, and before training.
+        """
         return next(iter(self.predict_all(x).values()))
+
+    def check_images(self, x: Tensor) -> None:
+        """Raises InvalidInput unless these are images as this network takes them, in numbers as it has."""
+        inputs, dtype = self.model.inputs, next(self.parameters()).dtype
+        if not isinstance(x, Tensor):
+            found = type(x).__name__
+        elif x.dtype != dtype or x.ndim < 2 or x[0].numel() != inputs:
+            found = f"{x.dtype} {tuple(x.shape)}"
+        else:
+            return
+        raise InvalidInput(
+            f"{self.name} predicts from normalised images, such as data.x_test, a tensor (N, ...) of {dtype} "
+            f"with {inputs} numbers each, but was given {found}"
+        )

@@ -266,5 +266,8 @@ def has_batch_norm(block: nn.Module) -> bool:
     """Whether the block ends in BatchNorm. Raises InvalidInput if it has one elsewhere."""
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if norms and not (len(norms) == 1 and isinstance(block, nn.Sequential) and block[-1] is norms[0]):
-        raise InvalidInput("a random block can be calibrated only if its one BatchNorm is its last layer")
+        raise InvalidInput(
+            "a random block can be calibrated only if its one BatchNorm is its last layer: use such a "
+            "network, as 'cnn-32-128', or an MLP"
+        )
     return bool(norms)

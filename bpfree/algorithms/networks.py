@@ -57,6 +57,11 @@ class Blocks(nn.Module, metaclass=MadePinned):
         super().__init__()
         if not isinstance(classes, int) or classes < 2:
             raise InvalidInput(f"classes={classes!r}: a classifier needs an integer of at least 2")
+        if not len(blocks) == len(features) > 0:
+            raise InvalidInput(
+                f"{len(blocks)} blocks and {len(features)} features: give at least one block, and for each "
+                "the number of activations that a head reads"
+            )
         self.blocks, self.features = nn.ModuleList(blocks), list(features)
         self.inputs, self.classes = inputs, classes
         self.read = read if callable(read) else READS[choose("read", read, READS)]
@@ -143,7 +148,7 @@ class Halving(Blocks):
         if min(height, width) >> len(channels) < 1:
             raise InvalidInput(
                 f"{len(channels)} blocks halve a {height}x{width} image to nothing: use images of at least "
-                f"{2 ** len(channels)}x{2 ** len(channels)} pixels or fewer channels"
+                f"{2 ** len(channels)}x{2 ** len(channels)} pixels or fewer blocks"
             )
         inputs = c_in * height * width
         blocks, features, shapes = [], [], []

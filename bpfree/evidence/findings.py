@@ -336,8 +336,8 @@ def in_short(known: Known) -> str:
         reached = [of.equal for of in buys if of.equal not in NO_RATIO]
         said = [
             "With passes fixed in advance and the same operations spent, local learning is ahead of "
-            f"backpropagation at some budget on {len(local)} of {len(buys)} networks{most} and behind at "
-            f"some on {len(bp)}.",
+            f"backpropagation at some budget on {len(local)} of {len(buys)} networks{most} and behind "
+            f"{f'at some on {len(bp)}' if bp else 'nowhere'}.",
             "With as many passes as were tried it gets as accurate as backpropagation at its best on "
             f"{len(reached)} of {len(buys)}.",
         ]

@@ -95,9 +95,9 @@ class Experiment:
             raise InvalidInput(f'stopping={self.stopping!r}: name your own rule, as "module:object"')
         check_positive("max_epochs", self.max_epochs)
         check_seed(self.seed)
-        for given in (self.options, self.hyperparameters):
-            if not isinstance(given, Mapping):
-                raise InvalidInput(f"options {given!r}: use a dictionary, such as {{'lr': 0.001}}")
+        for name in ("options", "hyperparameters"):
+            if not isinstance(given := getattr(self, name), Mapping):
+                raise InvalidInput(f"{name}={given!r}: use a dictionary, such as {{'lr': 0.001}}")
         network = self.resolved_architecture
         own = own_network(network)
         family = "" if own else parse_architecture(network)[0]

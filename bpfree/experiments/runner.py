@@ -87,6 +87,8 @@ def run_many(
     Shows a bar over runs (off with the variable TQDM_DISABLE=1). Raises as `run` does, but for divergence;
     after that, as after Ctrl-C, the same call goes on where this one stopped.
     """
+    if isinstance(experiments, Experiment):
+        raise InvalidInput("one experiment: use bpfree.run, or give a list")
     check_positive("at_once", at_once)
     if at_once > MOST_AT_ONCE:
         raise InvalidInput(f"at_once={at_once}: only {MOST_AT_ONCE} runs can have a stream each; use fewer")

@@ -207,7 +207,13 @@ class Data:
         parts = {"train": train, "test": test} | ({"val": val} if val is not None else {})
         arrays = {}
         for part, dataset in parts.items():
-            pairs = [(_pixels(x), _array(y)) for x, y in (dataset[i] for i in range(len(dataset)))]
+            try:
+                pairs = [(_pixels(x), _array(y)) for x, y in (dataset[i] for i in range(len(dataset)))]
+            except (TypeError, ValueError) as error:  # no length, no index, or items that are no pairs
+                raise InvalidInput(
+                    f"data {name!r}: {part} is no map-style data set of (image, class) ({error}): give one "
+                    "with a length and such a pair for every index below it"
+                ) from error
             for letter, values in (("x", [x for x, _ in pairs]), ("y", [y for _, y in pairs])):
                 shapes = [(value.shape, str(value.dtype)) for value in values]
                 odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)

@@ -43,10 +43,11 @@ class BestWeights:
         """
         if best == last:
             self.keep(last, self.live)
-        elif best != self.epoch:
+        elif best != self.epoch or not self.epoch:
+            before = f", or the one that it named before, {self.epoch}" if self.epoch else ""
             raise InvalidInput(
-                f"after epoch {last} the stop rule calls {best!r} the best, whose weights are gone: let "
-                f"best(rows) name the last epoch, {last}, or the one that it named before, {self.epoch}"
+                f"after epoch {last} the stop rule calls {best!r} the best, whose weights are not there: let "
+                f"best(rows) name the last epoch, {last}{before}"
             )
 
     @torch.no_grad()

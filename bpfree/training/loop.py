@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import InvalidInput, TrainingDiverged, check_positive, check_seed, choose
+from ..errors import InvalidInput, TrainingDiverged, check_flag, check_positive, check_seed, choose
 from .batches import Data
 from .checkpoint import BestWeights, Checkpoint
 from .clock import Clock, Meter
@@ -95,6 +95,7 @@ def train(
     choose("precision", precision, PRECISIONS)
     choose("executor", executor, EXECUTORS)
     check_positive("max_epochs", max_epochs)
+    check_flag("progress", progress)
     rule = stop_rule(stopping)
     device = pick_device(device)
     check_fit(algorithm, data)
@@ -273,9 +274,9 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
     try:
-        found = torch.device(device)
-        if found.type not in DEVICES:
+        if str(device).partition(":")[0] not in DEVICES:
             raise RuntimeError("nothing was tested there")
+        found = torch.device(device)
         torch.empty(0, device=found)
     except Exception as error:  # each back end has its own way to say that it is not there
         reason = str(error).splitlines()[0]

@@ -238,7 +238,9 @@ def life(stages: Sequence["Stage"], place: int, group: "Group | None" = None) ->
 
 def check_lengths(name: str, stages: Sequence["Stage"], budget: Budget | None) -> None:
     """Raises InvalidInput for an exact budget that is too small, and for stages of the algorithm `name` that
-    continue each other under any other, or share a name."""
+    continue each other under any other, share a name, or are none."""
+    if not stages:
+        raise InvalidInput(f"{name} has no stages: let stages() give a list of at least one")
     names = [stage.name for stage in stages]
     if twice := [own for own in names if names.count(own) > 1]:
         raise InvalidInput(f"{name} has two stages {twice[0]!r}: give each a name of its own")

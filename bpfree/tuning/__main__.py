@@ -100,7 +100,7 @@ def chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
     if not any(what in ARMS or ":" in what for what in args.what):
         known = study_names(args.storage)
         for what in args.what:
-            choose("algorithm or study", what, [*ARMS, *known])
+            choose("algorithm or study", what, [*ARMS, "module:object", *known])
         return [], args.what
     own = {name: getattr(args, name) for name in ("data", "seed", "architecture", "protocol", "max_epochs")}
     fixed = {name: published.parse(text) for name, text in args.fix}
