@@ -87,22 +87,9 @@ PUBLISHED |= {
 NAMES = ("digits", *PUBLISHED)
 
 
-#: Data sets of your own by a name without a module; `add_data` puts them here.
-ADDED: "dict[str, Data | Callable[..., Data]]" = {}
-
-
-def add_data(name: str, source: "Data | Callable[..., Data]") -> None:
-    """Make a `Data`, or a function that gives one, known by a name, in this process; see `load`.
-
-    Raises InvalidInput if the name means other data already.
-    """
-    if name in NAMES or ADDED.setdefault(name, source) is not source:
-        raise InvalidInput(f"a data set {name!r} is there already: choose another name")
-
-
 def is_own(name: str) -> bool:
-    """Whether it was added, or is a "module:object"."""
-    return name in ADDED or (":" in str(name) and not str(name).endswith(".npz"))
+    """Whether it is a "module:object"."""
+    return ":" in str(name) and not str(name).endswith(".npz")
 
 
 def dataset(name: str) -> str:
@@ -137,7 +124,7 @@ def _checked(
 def _own(name: str) -> DataSource:
     """A `Data` that somebody's own module has, or a function that gives one, of the seed if it takes that; a
     version, if there is one, is part of its hash. Raises UnknownName or InvalidInput for anything else."""
-    found = ADDED[name] if name in ADDED else named(name, "data set")
+    found = named(name, "data set")
     if not isinstance(found, Data) and not callable(found):
         raise InvalidInput(f"data set {name!r}: it names neither a bpfree.Data nor a function")
     version = getattr(found, "version", None)
@@ -161,7 +148,7 @@ def check_name(name: str) -> None:
     if is_own(name):
         _own(name)
     elif not str(name).endswith(".npz"):
-        choose("data set (or path of an .npz file)", name, [*NAMES, *ADDED, "module:object"])
+        choose("data set (or path of an .npz file)", name, [*NAMES, "module:object"])
 
 
 def load(name: StrPath, root: StrPath | None = None, *, download: bool = False, seed: int = 0) -> Data:

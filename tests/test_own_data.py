@@ -328,26 +328,6 @@ def test_a_job_in_another_process_and_a_search_find_it(here):
     assert study.study_name.startswith("mf-own_clouds_blobs-1x8")
 
 
-def test_data_that_are_added_are_known_by_a_name(here):
-    import own_clouds
-
-    with pytest.raises(UnknownName, match="unknown data set"):
-        Experiment("mf", "clouds")
-    data.add_data("clouds", own_clouds.blobs)
-    try:
-        data.add_data("clouds", own_clouds.blobs)  # as by a module that is imported again
-        assert torch.equal(bpfree.load("clouds").x_train, own_clouds.blobs(0).x_train)
-        assert Experiment("mf", "clouds", **HOW).label == "mf clouds 1x8 seed 0"
-        assert data.dataset("clouds") == "clouds"
-        for name in ("clouds", "mnist"):
-            with pytest.raises(InvalidInput, match=f"a data set '{name}' is there already"):
-                data.add_data(name, own_clouds.fixed)
-        with pytest.raises(UnknownName, match=r"did you mean 'clouds'\?"):
-            bpfree.load("cloud")
-    finally:
-        data.ADDED.clear()
-
-
 @pytest.mark.parametrize(
     ("name", "error", "says"),
     [
