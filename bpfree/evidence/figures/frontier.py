@@ -104,7 +104,7 @@ def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
         ax.set_ylim(-0.6, len(part) - 0.4)
         style.rows_named(ax, part["algorithm"].map(label), fontsize=8)
         accuracy, target = part[["accuracy", "target"]].iloc[0]
-        style.name_panel(ax, style.network_of(part, " "), f"{target}: {accuracy:.2f} % on validation data")
+        style.name_panel(ax, style.network_of(part, " "), f"{target}: {accuracy:.2f} %")
     style.caption(
         figure,
         "bar: cost of the smallest budget that reaches the target on validation data, median over n seeds, "
