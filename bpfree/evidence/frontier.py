@@ -36,7 +36,7 @@ class Cost(NamedTuple):
 
 COSTS = {
     "flop": Cost("operations", "TFLOP", 1e12, "operations counted"),
-    "s": Cost("time", "s", 1.0, "wall clock"),
+    "s": Cost("time", "s", 1.0, "wall clock, median of runs alone on their machine"),
     "measured_j": Cost("energy", "J, measured", 1.0, "energy measured, gross"),
     "estimated_j": Cost("energy", "J, estimated", 1.0, "energy estimated by a model, not measured"),
 }
