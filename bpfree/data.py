@@ -122,8 +122,11 @@ def _checked(
 
 
 def _own(name: str) -> DataSource:
-    """A `Data` that somebody's own module has, or a function that gives one, of the seed if it takes that; a
-    version, if there is one, is part of its hash. Raises UnknownName or InvalidInput for anything else."""
+    """A `Data` that somebody's own module has, or a function that gives one, of the seed if it takes that.
+
+    Its tensors, and its version if there is one, are part of its hash. Raises UnknownName or InvalidInput for
+    anything else.
+    """
     found = named(name, "data set")
     if not isinstance(found, Data) and not callable(found):
         raise InvalidInput(f"data set {name!r}: it names neither a bpfree.Data nor a function")

@@ -159,10 +159,9 @@ class Known(Committed):
         """What was printed of energy and time, and found at convergence."""
         return verdicts(self.records, metrics=["total_j", "total_s"], untested=True)
 
-    @cached_property
-    def measured_energy(self) -> pd.DataFrame:
-        """Of `costs` what sensors measured of Mono-Forward's energy."""
-        return self.costs[(self.costs["claim"] == "MF, energy") & (self.costs["ours is"] == "measured")]
+    def energy(self, obtained: str) -> pd.DataFrame:
+        """Of `costs` Mono-Forward's energy that was "measured", or "estimated"."""
+        return self.costs[(self.costs["claim"] == "MF, energy") & (self.costs["ours is"] == obtained)]
 
     def pairs(self, algorithm: str) -> dict[str, list[pd.DataFrame]]:
         """By network the algorithm's runs at convergence and BP's."""
@@ -341,7 +340,7 @@ def in_short(known: Known) -> str:
             "With as many passes as were tried it gets as accurate as backpropagation at its best on "
             f"{len(reached)} of {len(buys)}.",
         ]
-    measured = known.measured_energy
+    measured = known.energy("measured")
     if known.ratios("mf", "epochs"):
         energy = f", and its measured energy changes by {_changes(measured)}" if len(measured) else ""
         said.append(
@@ -456,7 +455,7 @@ def _claimed(known: Known, cost: str) -> str:
 
 
 def energy(known: Known) -> Finding | None:
-    measured = known.measured_energy
+    measured = known.energy("measured")
     if measured.empty:
         return None
     said, usual = [], []
@@ -479,8 +478,7 @@ def energy(known: Known) -> Finding | None:
         f"{(effects > 0).sum()} of {len(effects)} networks ({_changes(measured)}; at the mean number of "
         f"passes of all pairs, {_percent(usual)})."
     )
-    table = known.costs
-    modelled = table[(table["claim"] == "MF, energy") & (table["ours is"] == "estimated")]
+    modelled = known.energy("estimated")
     if len(modelled):
         words = listed(f"{row.contrast}, n = {row.ours.n}" for row in modelled.itertuples())
         found += f" On the CPU it is estimated at {_percent(modelled['ours'].map(float))} ({words})."

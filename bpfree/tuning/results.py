@@ -90,7 +90,7 @@ def cost(studies: Study | Iterable[Study]) -> pd.DataFrame:
         rows.append(
             {
                 **dict(zip(RUN[:4], key, strict=True)),
-                "trials": int((part["state"] == "complete").sum()) + ended["pruned"] + ended["diverged"],
+                "trials": int(part["state"].isin(DONE).sum()),
                 **ended,
                 "best": part["value"].max(),
                 "seconds": part["seconds"].sum(),
