@@ -135,7 +135,14 @@ def _own(name: str) -> DataSource:
     def data(seed: int) -> Data:
         data = found
         if not isinstance(data, Data):
-            data = data(seed=seed) if "seed" in inspect.signature(data).parameters else data()
+            try:
+                signature = inspect.signature(data)
+                chance = {"seed": seed} if "seed" in signature.parameters else {}
+                signature.bind(**chance)
+            except (TypeError, ValueError) as error:
+                reason = f"{error}: make it a function without arguments, or of seed alone"
+                raise InvalidInput(f"data set {name!r} cannot be called ({reason})") from None
+            data = data(**chance)
         if not isinstance(data, Data) or not data.sha256:
             raise InvalidInput(f"data set {name!r} gives {data!r}: make it by bpfree.Data.from_arrays")
         # Their arrays' hash does not say which of the images train, nor what was done to them since.

@@ -286,6 +286,12 @@ GROUPS: dict[str, dict[str, tuple[Callable, str | tuple[str, ...]]]] = {
         "a name for an experiment": (call(lambda b: bpfree.run("mf", b.folder)), "'mf'"),
         "a name for data": (train(data="digits"), "'digits'"),
         "a name for an algorithm": (train(algorithm="mf"), "'mf'"),
+        "a number for a budget": (train(budget=3), "budget=3"),
+        "no meter": (train(meter=True), "meter=True"),
+        "a path for a checkpoint": (train(checkpoint="run.ckpt"), "checkpoint='run.ckpt'"),
+        "a name for a network": (call(lambda _: MonoForward("2x4")), "model='2x4'"),
+        "data of a function with arguments": (call(lambda _: bpfree.load("os.path:join")), "'os.path:join'"),
+        "data of a built-in class": (call(lambda _: bpfree.load("builtins:dict")), "'builtins:dict'"),
         "untrained": (
             call(lambda _: MonoForward(MLP([4, 4], classes=2)).predict(torch.zeros(1, 1, 2, 2))),
             "mf has not been trained",

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidInput, check_positive, check_range, choose
+from ..errors import InvalidInput, check_made, check_positive, check_range, choose
 from ..training.batches import Data
 from ..training.chance import stream
 from ..training.history import StageHistory
@@ -83,6 +83,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         lr_schedule: str = "constant",
     ):
         super().__init__()
+        check_made("model", model, Blocks, "bpfree.MLP([784, 1000], classes=10)")
         check_range("lr", lr, above=0.0)
         check_range("weight_decay", weight_decay)
         check_range("momentum", momentum, below=1.0)

@@ -144,6 +144,12 @@ def check_positive(name: str, value: int | None) -> None:
         raise InvalidInput(f"{name}={value!r}: use a positive integer")
 
 
+def check_made(name: str, value: object, kind: type | tuple[type, ...], example: str) -> None:
+    """Raises InvalidInput unless value is an object of that kind, of which the example makes one."""
+    if not isinstance(value, kind):
+        raise InvalidInput(f"{name}={value!r}: make one first, as in {example}")
+
+
 def check_flag(name: str, value: bool) -> None:
     """Raises InvalidInput unless it is True or False: "no" would count as true."""
     if not isinstance(value, bool):

@@ -18,7 +18,7 @@ from .. import diagnostics
 from ..algorithms import Algorithm
 from ..data import data_source
 from ..energy import EnergyMeter, measure_idle
-from ..errors import InvalidInput, StorageFailed, TrainingDiverged, check_positive, disk
+from ..errors import InvalidInput, StorageFailed, TrainingDiverged, check_made, check_positive, disk
 from ..training.batches import Data
 from ..training.checkpoint import Checkpoint
 from ..training.history import COST, COST_UNITS, OUTCOME, REGIONS, History
@@ -135,8 +135,7 @@ class _Job:
 
     def __post_init__(self):
         given = self.experiment
-        if not isinstance(given, Experiment):
-            raise InvalidInput(f"experiment={given!r}: make one first, as in bpfree.Experiment('mf')")
+        check_made("experiment", given, Experiment, "bpfree.Experiment('mf')")
         reference = given.reference()
         self.reference = reference and _Job(reference, self.store, self.progress, True, self.beside)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -13,6 +13,7 @@ from .history import COST
 PENDING = 1000  # rows that wait for their joules at a time; of older ones they are what is known by then
 
 
+@runtime_checkable
 class Meter(Protocol):
     """What measures joules, such as a `bpfree.EnergyMeter`."""
 

@@ -12,11 +12,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from types import NoneType
 
 import torch
 from torch import nn
 
-from ..errors import InvalidInput, TrainingDiverged, check_flag, check_positive, check_seed, choose
+from ..errors import (
+    InvalidInput,
+    TrainingDiverged,
+    check_flag,
+    check_made,
+    check_positive,
+    check_seed,
+    choose,
+)
 from .batches import Data
 from .checkpoint import BestWeights, Checkpoint
 from .clock import Clock, Meter
@@ -96,6 +105,9 @@ def train(
     choose("executor", executor, EXECUTORS)
     check_positive("max_epochs", max_epochs)
     check_flag("progress", progress)
+    check_made("budget", budget, (Budget, NoneType), "bpfree.Budget('passes', 10)")
+    check_made("meter", meter, (Meter, NoneType), "bpfree.EnergyMeter()")
+    check_made("checkpoint", checkpoint, (Checkpoint, NoneType), "bpfree.Checkpoint('run.ckpt')")
     rule = stop_rule(stopping)
     device = pick_device(device)
     check_fit(algorithm, data)
@@ -287,10 +299,8 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def check_fit(algorithm, data: Data) -> None:
-    if not isinstance(data, Data):
-        raise InvalidInput(f"data={data!r}: load them first, as in bpfree.load('digits')")
-    if not isinstance(algorithm, nn.Module):
-        raise InvalidInput(f"algorithm={algorithm!r}: make one first, as in bpfree.MonoForward(model)")
+    check_made("data", data, Data, "bpfree.load('digits')")
+    check_made("algorithm", algorithm, nn.Module, "bpfree.MonoForward(model)")
     model, n = algorithm.model, data.features
     if model.inputs != n:
         what = f"the network takes {model.inputs} inputs but an image of {data.name!r} has {n} numbers"
