@@ -201,7 +201,10 @@ def chapter_values(chapters: list, common: dict, extra: list[tuple[str, str]]) -
     for name, _ in extra:
         if name in OPTIONS:
             raise InvalidInput(f"-p {name} is not for this parameter: use --{name}")
-        choose("parameter", name, [name for name in declared if name not in OPTIONS])
+        own = [name for name in declared if name not in OPTIONS]
+        if not own:
+            raise InvalidInput(f"unknown parameter {name!r}: {', '.join(c.name for c in chapters)} has none")
+        choose("parameter", name, own)
     for name in common.keys() - {"profile", *declared}:
         raise InvalidInput(f"--{name} means nothing to {', '.join(c.name for c in chapters)}: leave it out")
     return [

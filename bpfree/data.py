@@ -128,7 +128,7 @@ def _own(name: str) -> DataSource:
     anything else.
     """
     found = named(name, "data set")
-    if not isinstance(found, Data) and not callable(found):
+    if isinstance(found, type) or not (isinstance(found, Data) or callable(found)):
         raise InvalidInput(f"data set {name!r}: it names neither a bpfree.Data nor a function")
     version = getattr(found, "version", None)
 

@@ -260,6 +260,8 @@ def test_another_runs_is_passed_over_in_one_line_and_replaced(tmp_path, caplog):
         {"options": {"batch_size": 8}},
         {"options": {"predict_by": "sum"}},
         {"max_epochs": 6},
+        {"stopping": Stopping(patience=1)},
+        {"stopping": Stopping(patience=3, min_delta=0.5)},
         {"budget": Budget("passes", 8, exact=True)},
         {"precision": "bf16"},
         {"data": replace(toy(n=40, shape=SHAPE), sha256="others")},
@@ -271,6 +273,36 @@ def test_another_run_does_not_resume_nor_return_this_one(other, tmp_path, caplog
     trained(checkpoint=checkpoint)
     with caplog.at_level(logging.WARNING, "bpfree"):
         assert_same(trained(checkpoint=Eager(tmp_path / "c"), **other), trained(**other))
+    assert "is of another run" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "other"),
+    [
+        ("ff", {"threshold": 1.0}, {"threshold": 60.0}),
+        ("cafo_dfa", {"error": "mean"}, {"error": "sum"}),
+    ],
+)  # which the algorithm keeps under other names
+def test_another_option_is_another_run_whatever_becomes_of_it(name, options, other, tmp_path, caplog):
+    killed(tmp_path / "c", 2, name, options=options)
+    with caplog.at_level(logging.WARNING, "bpfree"):
+        again = trained(name, Eager(tmp_path / "c"), other)
+    assert_same(again, trained(name, options=other))
+    assert "is of another run" in caplog.text
+
+
+def test_another_network_with_weights_of_the_same_shapes_is_another_run(tmp_path, caplog):
+    def smooth(checkpoint=None):
+        algorithm = arm("mf")
+        for block in algorithm.model.blocks:
+            block.relu = torch.nn.Tanh()
+        how = {"stopping": Stopping(patience=3), "progress": False, "seed": 1, "checkpoint": checkpoint}
+        history = train(algorithm, toy(n=40, shape=SHAPE), **for_epochs(algorithm, 5), **how)
+        return weights(algorithm), history
+
+    killed(tmp_path / "c", 2)
+    with caplog.at_level(logging.WARNING, "bpfree"):
+        assert_same(smooth(Eager(tmp_path / "c")), smooth())
     assert "is of another run" in caplog.text
 
 

@@ -52,9 +52,14 @@ def test_every_arm_of_the_study_can_be_timed():
 
 
 def test_data_that_are_not_here_are_listed_without_a_time(tmp_path):
-    table = forecast([Experiment("bp", str(tmp_path / "own.npz"))], progress=False)
+    path = str(tmp_path / "own.npz")
+    table = forecast([Experiment("bp", path), Experiment("bp", max_epochs=1)], progress=False)
     assert math.isnan(table["total_s"][0])
-    assert "?" in lines(table)
+    text = lines(table)
+    assert "nan" not in text
+    assert "About ? for 2 runs, at most ?" in text
+    assert text.endswith(f"Not known is how long it takes on {path}, which is not here.")
+    assert "Not known" not in lines(table.iloc[1:])
 
 
 @pytest.mark.parametrize(

@@ -230,11 +230,43 @@ class NoStages(OwnSchedule):
         return []
 
 
+class Wrong(Scripted):
+    """With losses and scores of one's own."""
+
+    def __init__(self, losses=None, scores=None):
+        super().__init__([1] * 4)
+        self.own, self.scores = losses, scores
+
+    def losses(self, x, labels, chance):
+        return self.own(self.weight, x) if self.own else super().losses(x, labels, chance)
+
+    def readout(self, x):
+        return self.scores(x) if self.scores else super().readout(x)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"losses": lambda weight, x: weight.sum()}, "the losses of stage 'scripted' are no generator"),
+        ({"losses": lambda weight, x: [weight.sum()]}, "the losses of stage 'scripted' are no generator"),
+        ({"losses": lambda weight, x: iter(())}, "stage 'scripted' yields no loss"),
+        ({"losses": lambda weight, x: iter([weight * x.new_ones(3)])}, r"has shape \(3,\): yield its mean"),
+        ({"scores": lambda x: torch.zeros(len(x), 3)}, r"gives \(40, 3\): .* all classes, \(40, 2\)"),
+        ({"scores": lambda x: torch.zeros(len(x))}, r"gives \(40,\): .* all classes, \(40, 2\)"),
+    ],
+)
+def test_losses_and_scores_that_are_none_are_refused_in_one_line(wrong, says):
+    data = toy(n=16, val=VALIDATION, classes=2)
+    with pytest.raises(InvalidInput, match=says) as refused:
+        train(Wrong(**wrong), data, max_epochs=1, progress=False)
+    assert "\n" not in str(refused.value)
+
+
 def test_an_algorithm_without_stages_is_refused():
     data = toy(n=16, val=VALIDATION, classes=2)
     with pytest.raises(InvalidInput, match="has no stages"):
         train(NoStages([1] * 4), data, max_epochs=1, progress=False)
-    with pytest.raises(NotImplementedError, match="Algorithm says no stages"):
+    with pytest.raises(InvalidInput, match="Algorithm says no stages"):
         Algorithm(MLP([4, 4], classes=2)).stages()
 
 

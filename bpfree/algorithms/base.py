@@ -57,6 +57,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         name: what bars, histories and errors call it: the class's own, or that of the `Arm` that made it.
         heads: the linear read-outs by the layer they read; one of the same layer starts from the same weights
             in every algorithm.
+        given: the options that it was made with, by name; the rest have their defaults, as `options` says.
         stages_finished: how many stages have been trained; kept with the weights.
 
     Raises InvalidInput for a hyperparameter out of its range.
@@ -69,6 +70,11 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         super().__init_subclass__(**options)
         if "name" not in vars(cls):
             cls.name = cls.__name__
+
+    def __new__(cls, *args, **options):
+        made = super().__new__(cls)
+        made.given = dict(options)
+        return made
 
     def __init__(
         self,
@@ -122,7 +128,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
 
     def stages(self) -> list[Stage]:
         """The stages, in the order in which they are trained."""
-        raise NotImplementedError(f"{type(self).__name__} says no stages: give it a method stages(self)")
+        raise InvalidInput(f"{type(self).__name__} says no stages: give it a method stages(self)")
 
     def stage(
         self, name: str, parameters: Iterable[nn.Parameter], losses, readout, prefix=(), *, layer: int, **own
@@ -221,7 +227,7 @@ class Algorithm(nn.Module, metaclass=MadePinned):
         inputs, dtype = self.model.inputs, next(self.parameters()).dtype
         if not isinstance(x, Tensor):
             found = type(x).__name__
-        elif x.dtype != dtype or x.ndim < 2 or x[0].numel() != inputs:
+        elif x.dtype != dtype or x.ndim < 2 or x.shape[1:].numel() != inputs:
             found = f"{x.dtype} {tuple(x.shape)}"
         else:
             return

@@ -6,6 +6,7 @@ Whatever reads a class from an activation (a head, a projection matrix, a predic
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,7 @@ class MLP(Blocks):
                 f"widths {widths!r} do not make an MLP: give the input size and one positive integer per "
                 "hidden layer, as in MLP([784, 1000, 1000], classes=10)"
             )
+        widths = [int(width) for width in widths]  # numpy's integers are not JSON's
         blocks = [
             block_of(
                 flatten=nn.Flatten(),  # images come in as (N, C, H, W); later layers are flat already
@@ -253,4 +255,5 @@ def block_of(**modules: nn.Module) -> nn.Sequential:
 
 def are_positive(values: object) -> bool:
     """Whether they are a sequence of positive integers."""
-    return isinstance(values, Sequence) and all(type(v) is int and v > 0 for v in values)
+    whole = isinstance(values, Sequence) and all(isinstance(v, Integral) for v in values)
+    return whole and all(v > 0 and not isinstance(v, bool) for v in values)

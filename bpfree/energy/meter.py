@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -144,7 +146,7 @@ class EnergyMeter(Window):
         _sleep: Callable[[float], object] = time.sleep,
         _at_rest: bool = False,
     ) -> None:
-        if not 0 <= hz <= MAX_HZ:
+        if isinstance(hz, bool) or not isinstance(hz, Real) or not 0 <= hz <= MAX_HZ:
             raise ValueError(f"hz={hz!r}: give samples per second from 0 (none) to {MAX_HZ:g}")
         if trace and not hz:
             raise ValueError("trace=True with hz=0: a trace needs samples, give hz above 0")
@@ -411,10 +413,12 @@ def _sorted_out(sources: Sequence[str | Source] | None) -> tuple[list[Source], t
 
 
 def _baseline(idle: float | Mapping[str, float] | Reading | None) -> tuple[float | None, dict[str, float]]:
-    if isinstance(idle, Reading | Mapping):
-        return None, dict(idle.watts if isinstance(idle, Reading) else idle)
-    if idle is not None and not idle >= 0:
-        raise ValueError(
-            f"idle_w={idle!r}: give watts from 0 upwards, a mapping of channel to watts, or a Reading"
-        )
-    return idle, {}
+    if idle is None or isinstance(idle, Reading):
+        return None, dict(idle.watts) if idle is not None else {}
+    by_channel = dict(idle) if isinstance(idle, Mapping) else {}
+    for watts in by_channel.values() if isinstance(idle, Mapping) else [idle]:
+        if isinstance(watts, bool) or not isinstance(watts, Real) or not 0 <= watts < math.inf:
+            raise ValueError(
+                f"idle_w={idle!r}: give watts from 0 upwards, a mapping of channel to watts, or a Reading"
+            )
+    return None if isinstance(idle, Mapping) else idle, by_channel

@@ -73,7 +73,8 @@ class FileSource:
 
     Args:
         path: the file, a log to which lines are added or one that is written anew; a line that does not end
-            yet is left for later.
+            yet is left for later. A comma separates, but in a line with semicolons or tabs it is the decimal
+            mark.
         name, unit, channel, period_s, tolerance_w, max_power_w: as in :class:`Source`.
         scale: joules or watts for each unit of the file's, such as 3.6e6 for kWh.
         stale_s: how old the file may be before its readings count as lost; by default ten periods. ``inf``
@@ -100,8 +101,13 @@ class FileSource:
         if age_s > (10 * self.period_s if self.stale_s is None else self.stale_s):
             raise TimeoutError(f"{self.path} was last written {age_s:.3g} s ago")
         whole = lines[:-1] or lines  # behind the last end of a line something may just be written
-        last = [line for line in whole if line.strip()][-1]
-        return self.scale * float(last.replace(b",", b" ").replace(b";", b" ").split()[-1])
+        last = next((line.decode(errors="replace") for line in reversed(whole) if line.strip()), "")
+        by_comma = not any(separator in last for separator in ";\t")
+        fields = last.replace(",", " " if by_comma else ".").replace(";", " ").split()
+        try:
+            return self.scale * float(fields[-1])
+        except (IndexError, ValueError):
+            raise ValueError(f"{self.path} does not end in a number: its last line is {last!r}") from None
 
 
 def open_source(source: Source, hz: float) -> SensorChannel:

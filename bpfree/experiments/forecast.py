@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 from tabulate import tabulate
@@ -80,18 +81,26 @@ def lines(table: pd.DataFrame) -> str:
     """The table of `forecast` as text for a terminal, with the sum below."""
     shown = table[[*GROUP, "seeds", "runs"]].assign(
         **{
-            "s an epoch": table["epoch_s"].map("{:.2g}".format),
-            "epochs": table["epochs"].map("{:.0f}".format),
+            "s an epoch": table["epoch_s"].map(partial(known, "{:.2g}")),
+            "epochs": table["epochs"].map(partial(known, "{:.0f}")),
             "in all": table["total_s"].map(clock),
             "at most": table["most_s"].map(clock),
         }
     )
-    total, most, runs = table["total_s"].sum(), table["most_s"].sum(), table["runs"].sum()
+    total, most = (table[column].sum(skipna=False) for column in ("total_s", "most_s"))
+    runs = table["runs"].sum()
+    missing = ", ".join(dict.fromkeys(table.loc[table["total_s"].isna(), "data"]))
     return (
         f"{tabulate(shown, headers='keys', showindex=False, disable_numparse=True)}\n\n"
         f"About {clock(total)} for {runs} runs, at most {clock(most)}: estimates from a few steps of each "
         "network and the epochs that the papers report.\nWhat is in the store already is not trained again."
+        + (f"\nNot known is how long it takes on {missing}, which is not here." if missing else "")
     )
+
+
+def known(form: str, number: float) -> str:
+    """The number in this form, "?" if it is NaN."""
+    return "?" if math.isnan(number) else form.format(number)
 
 
 def clock(seconds: float) -> str:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import torch
@@ -23,8 +23,7 @@ from .stage import Stage
 from .stopping import Stopping, StopRule
 
 log = logging.getLogger("bpfree")
-PLAIN = (str, bool, int, float, type(None))
-CHECKPOINT_FORMAT = 4  # of the file; raised whenever its form changes
+CHECKPOINT_FORMAT = 5  # of the file; raised whenever its form changes
 
 
 class BestWeights:
@@ -68,7 +67,8 @@ class Checkpoint:
     """The file of one run, for `bpfree.train(..., checkpoint=...)`: read at its beginning, written meanwhile.
 
     A file that is damaged, or of another run, is passed over with a line in the log, and the run begins anew.
-    A run is another one with another seed, option, cap or budget, on other data, or under another `run`.
+    A run is another one with another seed, option, network, stop rule, cap or budget, on other data, or under
+    another `run`.
     It is safetensors; the scalars are JSON in its header, beside a checksum of everything.
 
     It is written at the end of an epoch, `every_s` seconds after the last time, and at the end of a stage;
@@ -94,12 +94,14 @@ class Checkpoint:
     ) -> None:
         """Puts back weights, buffers and history, if the file has this run's, under the run's stop rule (by
         default `Stopping()`). given: what else the run was given. To be called before `save`."""
-        self.algorithm, self.history, self.given = algorithm, history, given
+        stopping = stopping or Stopping()
+        self.algorithm, self.history = algorithm, history
+        self.given = given | {"stopping": {"rule": type(stopping).__qualname__, **fields_of(stopping)}}
         saved, tensors = self._read()
         if saved is None:
             return
         stages = [StageHistory(**stage) for stage in saved["stages"]]
-        if saved["best"] not in (None, (stopping or Stopping()).best(stages[-1].rows)):
+        if saved["best"] not in (None, stopping.best(stages[-1].rows)):
             self._pass_over("was written under another stop rule")
             return
         algorithm.load_state_dict({name: tensors[f"algorithm.{name}"] for name in algorithm.state_dict()})
@@ -180,15 +182,14 @@ class Checkpoint:
         """What must be equal for a file to be resumed: its form, the run with its seed, options and what else
         it was given, and the algorithm's parts."""
         names = {id(parameter): name for name, parameter in self.algorithm.named_parameters()}
-        options = {name: getattr(self.algorithm, name, None) for name in type(self.algorithm).options()}
+        options = type(self.algorithm).options() | self.algorithm.given
         return {
             "format": CHECKPOINT_FORMAT,
             "run": self.run,
             "seed": self.history.seed,
-            "options": {name: value for name, value in options.items() if isinstance(value, PLAIN)},
-            "given": {
-                name: value if isinstance(value, PLAIN) else str(value) for name, value in self.given.items()
-            },
+            "options": plain(options),
+            "network": repr(self.algorithm.model),
+            "given": plain(self.given),
             "stages": [
                 [stage.name, stage.optimiser, [names.get(id(p)) for p in stage.moving]]
                 for stage in self.algorithm.stages()
@@ -221,6 +222,16 @@ class Checkpoint:
 
     def _pass_over(self, why: str) -> None:
         log.warning("checkpoint %s %s: passed over", self.path, why)
+
+
+def plain(values: Mapping[str, object]) -> dict:
+    """As JSON gives them back; what it does not know is told by its class alone."""
+    return json.loads(json.dumps(dict(values), default=lambda value: type(value).__qualname__))
+
+
+def fields_of(rule: StopRule) -> dict:
+    """What a rule was made with, as far as it keeps that in attributes."""
+    return asdict(rule) if is_dataclass(rule) else dict(getattr(rule, "__dict__", {}))
 
 
 def laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:

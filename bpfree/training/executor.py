@@ -75,9 +75,19 @@ class Called:
         for inputs, labels in batches:
             with self.autocast:
                 scores = self.stage.readout(inputs)
+            check_scores(self.stage, scores, (len(labels), self.algorithm.model.classes))
             loss = loss + nn.functional.cross_entropy(scores.float(), labels, reduction="sum")
             correct = correct + (scores.argmax(1) == labels).sum()
         return loss, correct
+
+
+def check_scores(stage: Stage, scores: Tensor, shape: tuple[int, int]) -> None:
+    """Raises InvalidInput unless a read-out gives a score for every class: more would be counted, too."""
+    if tuple(scores.shape) != shape:
+        raise InvalidInput(
+            f"the read-out of stage {stage.name!r} gives {tuple(scores.shape)}: it has to give the scores of "
+            f"all classes, {shape}"
+        )
 
 
 class Replayed(Called):

@@ -107,6 +107,8 @@ def train(
     check_flag("progress", progress)
     check_made("budget", budget, (Budget, NoneType), "bpfree.Budget('passes', 10)")
     check_made("meter", meter, (Meter, NoneType), "bpfree.EnergyMeter()")
+    if not (on_epoch is None or callable(on_epoch)):
+        raise InvalidInput(f"on_epoch={on_epoch!r}: give a function of the algorithm, the stage and the row")
     check_made("checkpoint", checkpoint, (Checkpoint, NoneType), "bpfree.Checkpoint('run.ckpt')")
     rule = stop_rule(stopping)
     device = pick_device(device)
@@ -125,8 +127,8 @@ def train(
         PrefixCache(data, algorithm.batch_size, device, cache, autocast) as prefixes,
         Progress(algorithm.name, len(stages), enabled=progress) as bars,
     ):
-        given = {"data": data.sha256, "max_epochs": max_epochs, "budget": budget, "precision": precision}
-        checkpoint.load(algorithm, history, rule, **given)
+        given = {"data": data.sha256, "max_epochs": max_epochs, "budget": budget and budget.plain()}
+        checkpoint.load(algorithm, history, rule, precision=precision, **given)
         epochs = Epochs(algorithm, seed, clock, DivergenceWatch(algorithm), bars)
         state = {}  # of the optimiser, of parameters that live on from one stage to the next
         for number, stage in enumerate(stages, start=1):
@@ -300,7 +302,11 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 def check_fit(algorithm, data: Data) -> None:
     check_made("data", data, Data, "bpfree.load('digits')")
-    check_made("algorithm", algorithm, nn.Module, "bpfree.MonoForward(model)")
+    trainable = (
+        isinstance(algorithm, nn.Module) and hasattr(algorithm, "model") and hasattr(algorithm, "stages")
+    )
+    if not trainable:
+        raise InvalidInput(f"algorithm={algorithm!r}: make one first, as in bpfree.MonoForward(model)")
     model, n = algorithm.model, data.features
     if model.inputs != n:
         what = f"the network takes {model.inputs} inputs but an image of {data.name!r} has {n} numbers"

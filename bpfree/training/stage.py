@@ -128,16 +128,23 @@ def step(
     Returns the sum of the losses, detached, on the device (so that nothing waits for it).
     """
     autocast = autocast or nullcontext()
-    losses = stage.losses(inputs, labels, chance)
-    total = None
+    losses, total = stage.losses(inputs, labels, chance), None
+    if not isinstance(losses, Iterator):
+        raise InvalidInput(f"the losses of stage {stage.name!r} are no generator: yield each of them")
     while True:
         with autocast:  # forward only: the backward pass runs outside autocast, as torch advises
             loss = next(losses, None)
         if loss is None:
             break
+        if loss.ndim:
+            raise InvalidInput(
+                f"a loss of stage {stage.name!r} has shape {tuple(loss.shape)}: yield its mean"
+            )
         loss.backward()
         total = loss.detach() if total is None else total + loss.detach()
         del loss  # else this graph would live until the next one is built
+    if total is None:
+        raise InvalidInput(f"stage {stage.name!r} yields no loss: there is nothing to train it by")
     optimiser.step()
     for group in optimiser.param_groups:
         for parameter in group["params"]:

@@ -330,7 +330,14 @@ def test_trace_of_the_process():
         ({"hz": 1e6}, "hz="),
         ({"hz": float("nan")}, "hz=nan"),
         ({"hz": 0, "trace": True}, "trace=True with hz=0"),
+        ({"hz": "5"}, "hz='5'"),
         ({"idle_w": -3.0}, "idle_w=-3.0"),
+        ({"idle_w": "50"}, "idle_w='50'"),
+        ({"idle_w": True}, "idle_w=True"),
+        ({"idle_w": float("inf")}, "idle_w=inf"),
+        ({"idle_w": {"machine": "50"}}, "idle_w={'machine': '50'}"),
+        ({"idle_w": {"machine": float("nan")}}, "idle_w={'machine': nan}"),
+        ({"idle_w": {"machine": -5}}, "idle_w={'machine': -5}"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(options, message):

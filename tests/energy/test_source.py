@@ -317,6 +317,9 @@ def test_it_is_traced_and_listed_by_its_name(clock, tmp_path):
         (b"45.5", 45.5),
         (b"time,watts\n2026-01-01 12:00:00,44\n2026-01-01 12:00:01,45.5\n", 45.5),
         (b"44;1;45.5\n", 45.5),
+        (b"2026-01-01;45,5\n", 45.5),  # as in a locale with decimal commas
+        (b"1,5\t45,5\n", 45.5),
+        (b"1764000000,45\n", 45.0),
         (b"1 45.5\n2 4", 45.5),  # the last line is being written
         (b"1\t45.5\r\n\r\n", 45.5),
         (b"x" * 9999 + b"\n45.5\n", 45.5),
@@ -326,6 +329,14 @@ def test_the_last_number_of_the_last_whole_line_counts(tmp_path, content, watts)
     (tmp_path / "log").write_bytes(content)
     assert FileSource(tmp_path / "log").read() == watts
     assert FileSource(tmp_path / "log", scale=1e-3).read() == pytest.approx(watts / 1000)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"time;12.5 W\n", b"12.5\nwatts\n"])
+def test_a_line_without_a_number_is_quoted(tmp_path, content):
+    (tmp_path / "log").write_bytes(content)
+    with pytest.raises(ValueError, match="does not end in a number: its last line is ") as refused:
+        FileSource(tmp_path / "log").read()
+    assert "\n" not in str(refused.value)
 
 
 def test_a_log_of_watts_and_a_counter_of_kilowatt_hours_give_the_energy_they_show(tmp_path, clock):
@@ -349,7 +360,11 @@ def test_a_log_of_watts_and_a_counter_of_kilowatt_hours_give_the_energy_they_sho
 
 def test_a_file_that_is_gone_empty_or_no_longer_written_is_lost(tmp_path, clock):
     path = tmp_path / "log"
-    for content, says in ((None, "FileNotFoundError"), (b"", "IndexError"), (b"volts\n", "ValueError")):
+    for content, says in (
+        (None, "FileNotFoundError"),
+        (b"", "does not end in a number"),
+        (b"volts\n", "ValueError"),
+    ):
         if content is not None:
             path.write_bytes(content)
         [value] = run(clock, FileSource(path)).reading.values
