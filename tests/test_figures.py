@@ -227,6 +227,9 @@ def test_a_gpu_that_ran_it_is_shown_and_one_that_did_not_is_not():
     assert used.axes[0].get_ylabel().startswith("GPU")
     assert "no GPU" not in texts(used)
     assert "no GPU" in texts(figures.resources.memory_steps(pd.concat(parts)))
+    both = pd.concat([pd.concat(parts).assign(device=d, machine=d) for d in ("cuda", "cpu")])
+    said = texts(figures.resources.memory_steps(both)).replace("\n", " ")
+    assert "in panels without a GPU: resident memory" in said
 
 
 def test_memory_that_begins_where_another_run_ended_is_said_and_warming_up_is_left_out():
@@ -440,6 +443,9 @@ def test_curves_of_runs_without_seconds_are_left_out_or_against_passes():
     ax = figures.curves.against_seconds(pd.DataFrame(shared), ("val_loss",)).axes[0]
     (line,) = lines_of(ax, "bp")
     assert (line.get_ydata().tolist(), ax.get_xlabel()) == ([9.0, 8.0], "passes over the data")
+    said = texts(ax.figure)
+    assert "seconds" not in said
+    assert "wall clock" not in said
     left, right = figures.curves.mean_loss(pd.DataFrame(shared)).axes
     assert lines_of(left, "bp")
     assert not right.get_lines()
@@ -545,9 +551,11 @@ def test_machines_and_presets_are_not_pooled():
     frame = pd.concat([RUNS, RUNS.assign(machine="other", key="other " + RUNS["key"])])
     titles = [title for title, _ in figures.style.facets(frame.assign(machine=frame["machine"].fillna("m")))]
     assert len(set(titles)) == len(titles) == 2
+    assert "numbered" in figures.style.numbered(titles)
     gpu = RUNS[RUNS["seed"] == 0].assign(machine="other", device="cuda", key="other " + RUNS["key"])
     titles = [title for title, _ in figures.style.facets(pd.concat([RUNS.assign(machine="m"), gpu]))]
     assert ["cuda" in title for title in titles].count(True) == 1  # other seeds do not make it another arm
+    assert figures.style.numbered(titles) == ""
     tuned = RUNS.assign(preset="tuned", machine="m")
     titles = [title for title, _ in figures.style.facets(pd.concat([RUNS.assign(machine="m"), tuned]))]
     assert ["tuned" in title for title in titles] == [False, True]
@@ -772,18 +780,17 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
     costs = [("bp", "kept", 10.0), ("mf", "kept", 4.0), ("mf", "recomputed", 6.0)]
     costs = pd.DataFrame([{**cost, "algorithm": a, "prefix": w, "value": v} for a, w, v in costs])
     costs["machine"] = "another, 2 cores"
-    samples_of = {"bp": (100, 100, 100), "mf": (150, 180, 140)}
-    runs = tidy(
-        *(
-            {"algorithm": name, "seed": seed, "samples": samples_of[name][seed]}
-            for name in samples_of
-            for seed in range(3)
-        )
-    )
+    passes_of = {"bp": (100, 100, 100), "mf": (150, 180, 140)}
+    made = [
+        {"algorithm": name, "seed": seed, "epochs": passes_of[name][seed]}
+        for name in passes_of
+        for seed in range(3)
+    ]
+    runs = tidy(*made)
     found = beside_time(held(), costs, runs)
     assert found.index.get_level_values("prefix").tolist() == ["kept", "recomputed"]
     kept = found.iloc[0]
-    ratios = np.divide(samples_of["mf"], samples_of["bp"])
+    ratios = np.divide(passes_of["mf"], passes_of["bp"])
     assert kept["passes"] == pytest.approx(scipy.stats.gmean(ratios))
     assert (kept["pairs"], kept["n"], kept["rss"], kept["pass"]) == (3, 2, 5.0, 0.4)
     assert kept["time_high"] == pytest.approx(0.4 * kept["high"])
@@ -810,8 +817,30 @@ def test_memory_stands_beside_the_time_of_a_pass_and_of_all_passes_with_their_in
     ]
     assert "**0.50 times** backpropagation's memory" in less_of_both(untimed)
     assert "**none** of the 1 of which both" in less_of_both(untimed)
-    with pytest.raises(InvalidInput, match="several values"):
-        beside_time(held(), costs, pd.concat([runs, runs.assign(value=1.0)]))
+    elsewhere = tidy(*made, {**made[0], "epochs": 120, "total_s": 1, "device": "cuda", "machine": "a GPU"})
+    averaged = beside_time(held(), costs, elsewhere).iloc[0]  # seeds are averaged over devices, then paired
+    assert averaged["pairs"] == 3
+    assert averaged["passes"] == pytest.approx(scipy.stats.gmean(ratios / [1.1, 1.0, 1.0]))
+    with pytest.raises(InvalidInput, match="two runs of mf"):
+        beside_time(held(), costs, pd.concat([runs, runs.assign(key=runs["key"] + "again")]))
+
+
+def test_a_prefix_of_augmented_images_has_no_passes_beside_the_memory_that_it_takes():
+    table, costs = (t.assign(data="cifar10") for t in (held(), held().query("quantity == 'account'")))
+    costs = costs.assign(metric="train").drop_duplicates(["algorithm", "prefix"])
+    made = [
+        {"algorithm": a, "seed": s, "epochs": 9 + s, "data": "cifar10"}
+        for a in ("bp", "mf")
+        for s in (0, 1, 2)
+    ]
+    found = beside_time(table, costs, tidy(*made))
+    kept, recomputed = memory_or_time(found).to_numpy()
+    assert kept[1:3].tolist() == ["MF, prefix kept", "5.00 (n = 2)"]
+    assert set(kept[4:]) == {"not possible: images are augmented"}
+    assert recomputed[4] == "1.00 (n = 3)"
+    text = less_of_both(found)
+    assert "5.00" not in text
+    assert "of the 1 of which both" in text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
@@ -22,6 +23,8 @@ from bpfree.evidence.landscape import (
     SURVEY_COLUMNS,
     compared,
     favourable,
+    lowest_in_words,
+    lowest_losses,
     per_run,
     survey,
     verdict,
@@ -392,16 +395,48 @@ def test_measures_are_compared_by_seed_with_an_interval_if_there_are_several():
     assert set(one["p"]) == {""}
 
 
+def curves_of(losses: dict[str, tuple], shifts: dict[int, float], device="cpu") -> pd.DataFrame:
+    """Of every algorithm and seed a first stage that nobody asks for and a last one with these losses; of MF
+    they are lower by the seed's shift."""
+    return pd.DataFrame(
+        {"data": "mnist", "architecture": "2x8", "seed": seed, "algorithm": name, "device": device}
+        | {"stage": stage, "epoch": epoch, "val_loss": value - shift * (name == "mf") - 9 * (stage == 1)}
+        for name, values in losses.items()
+        for seed, shift in shifts.items()
+        for stage in (1, 2)
+        for epoch, value in enumerate(values)
+    )
+
+
+def test_the_lowest_loss_is_that_of_the_last_stage_paired_by_seed():
+    losses = {"bp": (0.5, 0.3, 0.4), "mf": (0.1, 0.2, 0.6)}
+    curves = curves_of(losses, {0: 0.0, 1: 0.02})
+    alone = curves_of({"bp": losses["bp"]}, {2: 0.0})  # a seed that only one side has
+    again = curves_of({"mf": (0.3, 0.5)}, {0: 0.0}, device="cuda")  # a seed on another device, too
+    found = lowest_losses(pd.concat([curves, alone, again]))
+    assert found["bp"].tolist() == pytest.approx([0.3, 0.3])
+    assert found["mf"].tolist() == pytest.approx([(0.1 + 0.3) / 2, 0.08])
+    difference = np.array([-0.2, -0.22])
+    half = scipy.stats.sem(difference) * scipy.stats.t.ppf(0.975, 1)
+    ends = f"{difference.mean() - half:+.3f} to {difference.mean() + half:+.3f}"
+    assert lowest_in_words(curves) == f"lower on MNIST 2x8 (-0.210 nats, n = 2; {ends})"
+    higher = curves_of({"bp": losses["mf"], "mf": losses["bp"]}, {0: 0.0, 1: 0.01})
+    assert lowest_in_words(higher).startswith("higher on MNIST 2x8 (+0.195 nats")
+    assert lowest_in_words(curves_of({"bp": losses["bp"]}, {0: 0.0})) == ""
+
+
 def test_the_verdict_counts_measures_and_names_networks():
     rows = gallery.recorded("landscape")
     losses = pd.DataFrame(
         [("mnist", "2x8", -2.0, -1.0, 5), ("cifar10", "2x8", -1.0, 1.0, 3)],
         columns=["data", "architecture", "low", "high", "n"],
     )
-    said = verdict(rows, losses)
+    curves = curves_of({"bp": (0.5, 0.3, 0.4), "mf": (0.1, 0.2, 0.6)}, {0: 0.0, 1: 0.001, 2: 0.0})
+    said = verdict(rows, losses, curves)
+    assert "at its lowest in the last stage it is lower on MNIST 2x8 (-0.200 nats, n = 3; -0.20" in said
     assert "**lower on MNIST 2x8 (n = 5), higher on no network**" in said
     assert said.startswith("On some data it is lower.")
-    assert verdict(rows, losses[losses["high"] > 0]).startswith("Not shown. ")
+    assert verdict(rows, losses[losses["high"] > 0], curves).startswith("Not shown. ")
     assert "undecided on CIFAR-10 2x8 (n = 3)" in said
     gap = rows[rows["kind"] == "gap"].set_index(["algorithm", "split"])["loss"]
     assert gap["mf", "val"] > gap["bp", "val"]

@@ -5,6 +5,7 @@ change as records are added. What was run once is said to be one run, and what i
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from math import isnan
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..algorithms.arms import label
+from ..experiments.study import NOT_CACHED
+from ..tuning.budget import open_edges
 from . import frontier, gallery, landscape, memory, stats, tables
 from .committed import Committed
 from .evidence import FOLDER
@@ -35,7 +38,8 @@ HERE = "05"  # the chapter that shows the findings, and has no link to itself
 #: In front of the table of what a joule buys.
 WHAT = (
     "**What does a joule buy?** In this table every run had a number of passes over the data that was fixed "
-    "before it began. *Local learning* hands no error from layer to layer: it is Mono-Forward (MF), whose "
+    "before it began. What is spent is counted in operations, which the first finding below turns into "
+    "joules. *Local learning* hands no error from layer to layer: it is Mono-Forward (MF), whose "
     "layers are trained one after the other, interleaved or overlapped. Backpropagation (BP) may have a "
     "read-out at every layer as well (BP-DS), or layers that freeze. Each stands by the best of its forms "
     "and budgets that were tried, and best is what validates best; the accuracies are those on test data. "
@@ -132,6 +136,13 @@ class Known(Committed):
         return tables.bought(self.points)
 
     @cached_property
+    def for_as_many_joules(self) -> pd.DataFrame:
+        """Of Mono-Forward and backpropagation; without rows if no pass of them was measured."""
+        if self.points.empty or self.records.empty:
+            return pd.DataFrame()
+        return tables.for_as_many_joules(self.points, frontier.joules_of_a_pass(self.ours.runs))
+
+    @cached_property
     def whose_points(self) -> str:
         """Where the settings of the points come from that have a budget."""
         return listed(SETTINGS.get(s, s) for s in frontier.with_budget(self.points)["settings"])
@@ -170,14 +181,14 @@ class Known(Committed):
         how = ("convergence",), ("tuned", "")
         return {network_name(*at): list(self.ours.pair((*at, algorithm), *how)) for at in places}
 
-    def ratios(self, algorithm: str, metric: str, having: str = "epochs") -> Ratios:
+    def ratios(self, algorithm: str, metric: str, having: str = "epochs", device: str = "") -> Ratios:
         """A metric's ratios to BP's at convergence, by network: one, or of costs one for each machine.
 
-        having: only of runs in which this was recorded.
+        having, device: only of runs in which this was recorded, and on devices of this kind.
         """
         found = {}
         for network, pair in self.pairs(algorithm).items():
-            pair = [runs[runs[having].notna()] for runs in pair]
+            pair = [runs[runs[having].notna() & (runs["device"].eq(device) | (not device))] for runs in pair]
             numbers = [n for n in self.ours.comparison(metric, "ratio", *pair) if n.n]
             if numbers:
                 found[network] = numbers
@@ -191,7 +202,8 @@ def _sure(n: int, low: float, high: float, style: str = "+.2f") -> str:
     """How sure a number is, in brackets."""
     if n == 1:
         return "(one run)"
-    return f"(n = {n})" if isnan(low) else f"(n = {n}; {low:{style}} to {high:{style}})"
+    # of two runs Student's interval spans half of all numbers
+    return f"(n = {n})" if isnan(low) or n < 3 else f"(n = {n}; {low:{style}} to {high:{style}})"
 
 
 def _verdicts(contrasts: pd.DataFrame, unit: str = "points", places: int = 2) -> str:
@@ -212,7 +224,7 @@ def _numbers(contrasts: pd.DataFrame, unit: str = "points", places: int = 2) -> 
     style, said = f"+.{places}f", []
     for _, row in contrasts.iterrows():
         sure = _sure(row["n"], row["low"], row["high"], style)
-        if row["verdict"] == stats.UNDECIDED and row["low"] * row["high"] > 0:
+        if row["verdict"] == stats.UNDECIDED and row["n"] > 2 and row["low"] * row["high"] > 0:
             sure = f"{sure[:-1]}; p = {row['p_holm']:.2g} after correction)"
         said.append(f"{row['difference']:{style}} {unit} on {_network(row)} {sure}")
     return "; ".join(said)
@@ -260,10 +272,11 @@ def _or_more(known: Known, algorithm: str) -> str:
     return f" ({said}, where runs ended at the cap on epochs)" if said else ""
 
 
-def _makes(known: Known, algorithm: str, than: str = "") -> str:
+def _makes(known: Known, algorithm: str, than: str = "", operations: str = "") -> str:
     """How many passes it makes: "makes 1.75 to 2.42 times as many passes (or more on ...)".
 
-    than: words behind "passes". Where runs of both sides ended at the cap their ratio says nothing.
+    than: words behind "passes". operations: what is said of these before the bracket. Where runs of both
+    sides ended at the cap their ratio says nothing.
     """
     passes = known.ratios(algorithm, "epochs")
     for network, pair in known.pairs(algorithm).items():
@@ -271,7 +284,7 @@ def _makes(known: Known, algorithm: str, than: str = "") -> str:
             passes.pop(network, None)
     if not passes:
         return "makes a number of passes that is not known, because runs of both ended at the cap on epochs"
-    return f"makes {_span(passes)} as many passes{than}{_or_more(known, algorithm)}"
+    return f"makes {_span(passes)} as many passes{than}{operations}{_or_more(known, algorithm)}"
 
 
 def _everywhere(ratios: Ratios) -> str:
@@ -332,20 +345,32 @@ def in_short(known: Known) -> str:
     if buys:
         bp, local = ([of.most[side] for of in buys if of.most[side]] for side in range(len(frontier.SIDES)))
         most = f", by up to {max(local):.2f} points of test accuracy," if local else ""
-        reached = [of.equal for of in buys if of.equal not in NO_RATIO]
+        reached = [of.equal for of in buys if not of.equal.startswith(NO_RATIO)]
+        near = [of.near for of in buys if not of.near.startswith(NO_RATIO)]
         said = [
             "With passes fixed in advance and the same operations spent, local learning is ahead of "
             f"backpropagation at some budget on {len(local)} of {len(buys)} networks{most} and behind "
             f"{f'at some on {len(bp)}' if bp else 'nowhere'}.",
-            "With as many passes as were tried it gets as accurate as backpropagation at its best on "
-            f"{len(reached)} of {len(buys)}.",
+            "With as many passes as were tried its mean accuracy on validation data is as high as "
+            f"backpropagation's best on {len(reached)} of {len(buys)}, and within {stats.MARGIN:g} points of "
+            f"it on {len(near)}.",
         ]
+    priced = known.for_as_many_joules
+    if len(priced):
+        lead, behind = (int((priced[column] > 0).sum()) for column in reversed(tables.LEADS))
+        said.append(
+            "But operations are not joules: at what a pass took by a GPU's own counter, where every "
+            f"operation was launched by itself, Mono-Forward is ahead on {lead} of {len(priced)} networks "
+            f"and behind on {behind}."
+        )
     measured = known.energy("measured")
     if known.ratios("mf", "epochs"):
         energy = f", and its measured energy changes by {_changes(measured)}" if len(measured) else ""
+        counted = known.ratios("mf", "total_flop")
+        operations = f", for {_span(counted)} the operations" if counted else ""
         said.append(
-            f"{'But where' if said else 'Where'} training ends when nothing improves any more, Mono-Forward "
-            f"{_makes(known, 'mf', ' as backpropagation')}{energy}."
+            "Where training ends when nothing improves any more, Mono-Forward "
+            f"{_makes(known, 'mf', ' as backpropagation', operations)}{energy}."
         )
     return " ".join(said)
 
@@ -380,24 +405,39 @@ def accuracy_at_best(known: Known) -> Finding | None:
         ]
         evidence.append(f"{_name(name)}, at its best with {listed(best_with)}: {_numbers(rows)}.")
     most = known.points.groupby(PLACE)["passes"].max()
-    open_ = [
-        f"{_name(place[2])} on {network_name(*place[:2])}"
+    left_out = _by_network(
+        (network_name(*place[:2]), label(place[2]))
         for place, runs in frontier.best(known.points)
         if runs["passes"].iat[0] == most[place]
-    ]
-    if open_:
+    )
+    if left_out:
+        evidence.append(f"Left out, since the most passes that they were tried with were best: {left_out}.")
+    edges = open_edges(known.table("frontier_trials")) if len(known.table("frontier_trials")) else ()
+    if len(edges):
+        where = _by_network(
+            (network_name(e.data, e.architecture), label(e.algorithm)) for e in edges.itertuples()
+        )
         evidence.append(
-            f"Left out, since the most passes that they were tried with were best: {listed(open_)}."
+            "With the most passes, the best rate was the lowest or the highest that was tried, so that a "
+            f"better one may lie beyond: {where}."
         )
     how = f"Settings: {known.whose_points}."
     if known.whose_points == SETTINGS["tuned"]:
-        how = "Settings were searched for each number of passes, with the same trials for all."
+        how = "Settings were searched for each number of passes, by one plan of trials for all."
     found = (
         "Test accuracy, compared with backpropagation's where each has the number of passes that suits it "
         f"best, fixed in advance: {'; '.join(found)}."
     )
     evidence = f"{' '.join(evidence)} {how}"
     return Finding("Accuracy at best", found, evidence, [known.hardware(known.points)], ["09"])
+
+
+def _by_network(arms: Iterable[tuple[str, str]]) -> str:
+    """(network, algorithm) as text: "on A BP and MF; on B MF"."""
+    on: dict[str, list[str]] = {}
+    for network, name in arms:
+        on.setdefault(network, []).append(name)
+    return "; ".join(f"on {network} {listed(names)}" for network, names in on.items())
 
 
 def what_a_joule_buys(known: Known) -> Finding | None:
@@ -414,12 +454,41 @@ def what_a_joule_buys(known: Known) -> Finding | None:
     costs = [f"costs local learning, as a ratio of operations, {listed(reached)}"] if reached else []
     costs += [f"is not reached by local learning on {missed}"] if missed else []
     found += f". Backpropagation's best validation accuracy {', and '.join(costs)}." if costs else "."
+    found += _in_joules(known.for_as_many_joules)
     evidence = (
         f"Ahead is more than {stats.MARGIN:g} points of mean test accuracy, somewhere on the lines between "
         f"the budgets that were tried. Operations are those of {frontier.WHAT_IS_COUNTED}."
     )
     settled = [known.whose_points, known.hardware(known.points)]
     return Finding("What a budget buys", found, evidence, settled, ["09"])
+
+
+def _in_joules(priced: pd.DataFrame) -> str:
+    """Sentences on who is ahead for as many joules; "" if nothing was measured."""
+    if priced.empty:
+        return ""
+    pace = {name: priced[f"{name} of a pass (× BP's)"] for name in ("joules", "operations")}
+    spans = {
+        name: " to ".join(dict.fromkeys(f"{end:.2f}" for end in (of.min(), of.max())))
+        for name, of in pace.items()
+    }
+    runs = (
+        "in one run each" if (priced["runs"] == 1).all() else f"in at least {priced['runs'].min()} runs each"
+    )
+    bp, mf = (
+        listed(
+            f"{row['network']} (by up to {row[column]:.2f} points)"
+            for _, row in priced.iterrows()
+            if row[column]
+        )
+        for column in tables.LEADS
+    )
+    return (
+        f" Operations are not joules: by the counter of a GPU, {runs} and with every operation launched by "
+        f"itself, a pass of Mono-Forward took {spans['joules']} times the joules of backpropagation's, for "
+        f"{spans['operations']} times the operations. At that price Mono-Forward is ahead of plain "
+        f"backpropagation {f'on {mf}' if mf else 'nowhere'}, and behind {f'on {bp}' if bp else 'nowhere'}."
+    )
 
 
 def _leads(buys: dict[str, tables.Buys], side: int) -> str:
@@ -434,17 +503,29 @@ def passes_and_time(known: Known) -> Finding | None:
     passes, pace, whole = (known.ratios("mf", metric) for metric in ("epochs", "s_per_epoch", "total_s"))
     if not passes or not pace:
         return None
+    counted = known.ratios("mf", "total_flop")
+    operations = f", which is {_span(counted)} the operations" if counted else ""
+    makes = _makes(known, "mf", " over the data as backpropagation", operations)
     found = (
-        f"Until it stops improving, Mono-Forward {_makes(known, 'mf', ' over the data as backpropagation')}, "
-        f"and a pass takes {_span(pace)} as long. The whole training took {_took(whole)}. The paper claims "
-        f"{_claimed(known, 'time')}."
+        f"Until it stops improving, Mono-Forward {makes}. A pass takes {_took(pace)}. "
+        f"The whole training took {_took(whole)}; at the mean number of passes of all pairs that would be "
+        f"{_took(_usual(pace, passes))}. The paper claims {_claimed(known, 'time')}."
     )
     evidence = (
-        f"Passes: {_everywhere(passes)}. Time of a pass: {_everywhere(pace)}. "
-        f"Time of the whole training: {_everywhere(whole)}."
+        f"Passes: {_everywhere(passes)}. Operations, validation included: {_everywhere(counted)}. "
+        f"Time of a pass: {_everywhere(pace)}. Time of the whole training: {_everywhere(whole)}."
     )
     settled = [known.hardware_of("mf"), "times of runs that had their machine to themselves"]
     return Finding("Passes and time", found, evidence, settled, ["05", "07"])
+
+
+def _usual(pace: Ratios, passes: Ratios) -> Ratios:
+    """What whole trainings would take that make the mean number of passes; pace: what a pass takes."""
+    return {
+        network: [replace(n, mean=n.mean * passes[network][0].mean, n=0) for n in numbers]
+        for network, numbers in pace.items()
+        if network in passes
+    }
 
 
 def _claimed(known: Known, cost: str) -> str:
@@ -458,7 +539,7 @@ def energy(known: Known) -> Finding | None:
     measured = known.energy("measured")
     if measured.empty:
         return None
-    said, usual = [], []
+    said, usual, pairs = [], [], known.pairs("mf")
     passes = {having: known.ratios("mf", "epochs", having) for having in ("epochs", TOTALS["measured"])}
     for row in measured.to_dict("records"):
         sure = (
@@ -466,9 +547,11 @@ def energy(known: Known) -> Finding | None:
         )
         printed = [f"{row[f'printed, {s}']} ({s})" for s in ("thesis", "2026") if row[f"printed, {s}"]]
         every, mine = (of[row["network"]][0] for of in passes.values())
-        usual.append(100 * ((1 + float(row["ours"]) / 100) * every.mean / mine.mean - 1))
+        usual.append(_at_usual(row["ours"], mine, every))
+        own, base = (runs[TOTALS["measured"]].mean() / 1e3 for runs in pairs[row["network"]])
         said.append(
-            f"{float(row['ours']):+.0f} % on {row['network']} {sure}, for {mine.mean:.2f} times the passes; "
+            f"{float(row['ours']):+.0f} % on {row['network']} {sure}, {own:.3g} kJ beside {base:.3g} kJ, for "
+            f"{mine.mean:.2f} times the passes; "
             f"with {every.mean:.2f} times, the mean of n = {every.n}, it would be {usual[-1]:+.0f} %; "
             f"printed were {listed(printed)}"
         )
@@ -481,10 +564,26 @@ def energy(known: Known) -> Finding | None:
     modelled = known.energy("estimated")
     if len(modelled):
         words = listed(f"{row.contrast}, n = {row.ours.n}" for row in modelled.itertuples())
-        found += f" On the CPU it is estimated at {_percent(modelled['ours'].map(float))} ({words})."
-    found += f" The paper claims {_claimed(known, 'energy')}."
+        own = known.ratios("mf", "epochs", TOTALS["estimated"], "cpu")
+        at_usual = [
+            _at_usual(row.ours, own[row.network][0], passes["epochs"][row.network][0])
+            for row in modelled.itertuples()
+        ]
+        found += (
+            f" On the CPU it is estimated at {_percent(modelled['ours'].map(float))} ({words}; at the mean "
+            f"number of passes, {_percent(at_usual)})."
+        )
+    found += (
+        " On the GPU every operation was launched by itself, so that the ratio is one of training loops as "
+        f"well as of algorithms. The paper claims {_claimed(known, 'energy')}."
+    )
     evidence = f"The difference is {'. It is '.join(said)}."
     return Finding("Energy", found, evidence, [known.hardware_of("mf", device="cuda")], ["05", "06"])
+
+
+def _at_usual(effect, mine: Number, every: Number) -> float:
+    """A change of energy in %, were the passes those of every pair and not those of the pairs it is from."""
+    return 100 * ((1 + float(effect) / 100) * every.mean / mine.mean - 1)
 
 
 def _changes(rows: pd.DataFrame) -> str:
@@ -583,8 +682,9 @@ def held(known: Known) -> Finding | None:
                 holds[way].append(own.loc[way, quantity])
             if set(holds) <= set(own.index):
                 kept, again = own.loc["kept"], own.loc["recomputed"]
+                plain = " with images that are not augmented" if kept["data"] in NOT_CACHED else ""
                 said.append(
-                    f"{kept[quantity]:.2f} and {again[quantity]:.2f} on {_network(ways.iloc[0])} "
+                    f"{kept[quantity]:.2f} and {again[quantity]:.2f} on {_network(ways.iloc[0])}{plain} "
                     f"(n = {kept['n']:.0f} processes; counted in tensors, {kept['with_prefix']:.2f} and "
                     f"{again['with_prefix']:.2f})"
                 )
@@ -597,6 +697,7 @@ def held(known: Known) -> Finding | None:
         f": with them it holds {spans['kept']} times as much as backpropagation" if "kept" in spans else ""
     )
     found += f", without them {spans['recomputed']} times" if "recomputed" in spans else ""
+    found += ". Of images that are augmented they cannot be kept"
     evidence = f"With and without: {'; '.join(said)}." if said else ""
     return Finding("Memory", f"{found}.", evidence, list(dict.fromkeys(where)), ["06"])
 
@@ -608,6 +709,8 @@ def minimum(known: Known) -> Finding | None:
         words = _verdicts(losses, "nats", 3)
         found.append(f"Mono-Forward's validation loss, compared with backpropagation's, is {words}.")
         said.append(f"The difference in validation loss is {_numbers(losses, 'nats', 3)}.")
+        lowest = landscape.lowest_in_words(known.table("mf_mean_loss"))
+        found += [f"At its lowest in the last stage it is {lowest}."] if lowest else []
     table = known.table("landscape")
     for _, own in landscape.per_run(table).groupby(NETWORK, sort=False) if len(table) else ():
         measures = landscape.favourable(own)

@@ -14,11 +14,13 @@ import pandas as pd
 from ..algorithms.arms import ordered
 from ..errors import InvalidInput
 from ..experiments import protocols, store
+from ..experiments.experiment import Experiment
 from ..experiments.store import Record
 from ..experiments.study import SOLVED
 from . import stats
 from .evidence import FOLDER, keep_machines, read_table, stacked, write_table
 from .order import NETWORK, PLACE, arranged
+from .runs import BUDGET_OF
 
 WHO = [*PLACE, "passes", "seed"]
 SETTINGS = ["lr", "weight_decay", "aux_weight", "stage_ratio", "freeze_from"]
@@ -77,11 +79,24 @@ def points(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def keep(records: Iterable[Record], folder: Path = FOLDER) -> Path:
-    """Writes these runs' points beside those in `folder`/data, of the same run the later; and machines."""
+    """Writes these runs' points beside those in `folder`/data, and their machines.
+
+    Of one seed of an arm and budget the later point is kept: an arm has one best setting for a budget.
+    """
     records = list(records)
-    path = keep_beside(points(records), folder / "data" / "frontier.csv", ["run"])
+    path = keep_beside(points(records), folder / "data" / "frontier.csv", WHO)
     keep_machines(records, path.parent)
     return path
+
+
+def has(points: pd.DataFrame, experiment: Experiment) -> bool:
+    """Whether the points have this run: tuned, with the learning rate that it would have today; or solved."""
+    e = experiment
+    own = points[(points[WHO] == [e.data, e.architecture, e.algorithm, e.max_epochs, e.seed]).all(axis=1)]
+    if e.algorithm in SOLVED:
+        return len(own) > 0
+    rates = own.loc[own["settings"] == protocols.TUNED, "lr"]
+    return bool(np.isclose(rates, e.resolved_options(e.rule())["lr"], rtol=1e-5).any())
 
 
 def keep_trials(trials: pd.DataFrame, folder: Path = FOLDER) -> Path:
@@ -97,6 +112,33 @@ def keep_beside(table: pd.DataFrame, path: Path, by: list[str]) -> Path:
     both = stacked(*old, table).drop_duplicates(by, keep="last")
     order = [c for c in (*WHO, "study", "trial") if c in both]
     return write_table(arranged(both, *order), path)
+
+
+# ---------------------------------------------------------------- in joules
+
+
+def joules_of_a_pass(runs: pd.DataFrame) -> pd.DataFrame:
+    """What a pass of each arm takes, measured in runs until convergence that had their machine to themselves.
+
+    Columns: data, architecture, algorithm; joules (of training and of the work of frozen layers, the mean
+    over n runs), n, machine: the one on which the network has most such runs. runs: as `Ours.runs` has them.
+    """
+    joules = runs["train_measured_j"] + runs["prefix_measured_j"].fillna(0.0)
+    known = runs.assign(joules=joules / runs["epochs"])
+    known = known[(known["protocol"] == BUDGET_OF) & known["joules"].notna()]
+    if len(known):
+        known = known[known["machine"] == _usual_machine(known)]
+    return known.groupby([*PLACE, "machine"])["joules"].agg(joules="mean", n="count").reset_index()
+
+
+def in_joules(points: pd.DataFrame, passes: pd.DataFrame) -> pd.DataFrame:
+    """The points of the arms of which a pass was measured, with measured_j: passes × the joules of a pass.
+
+    This is a projection: their accuracy is their own, their joules are those of other runs of the same arm,
+    whose passes do the same work. passes: as `joules_of_a_pass` gives them.
+    """
+    own = with_budget(points).merge(passes[[*PLACE, "joules"]], on=PLACE)
+    return own.assign(measured_j=own["passes"] * own["joules"], machine="projected").drop(columns="joules")
 
 
 # ---------------------------------------------------------------- what a target costs
@@ -176,9 +218,13 @@ def bill(points: pd.DataFrame, cost: str) -> pd.Series:
     """
     known = points.dropna(subset=cost)
     if cost != "flop" and len(known):
-        usual = known.groupby(NETWORK)["machine"].transform(lambda ids: ids.value_counts().index[0])
-        known = known[known["machine"] == usual]
+        known = known[known["machine"] == _usual_machine(known)]
     return known.groupby([*PLACE, "passes"])[cost].median()
+
+
+def _usual_machine(runs: pd.DataFrame) -> pd.Series:
+    """Of each row the machine that its network has most rows of."""
+    return runs.groupby(NETWORK)["machine"].transform(lambda ids: ids.value_counts().index[0])
 
 
 def means(points: pd.DataFrame, cost: str) -> pd.DataFrame:

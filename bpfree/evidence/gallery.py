@@ -348,7 +348,9 @@ def drawn(name: str, folder: Path = FOLDER) -> Figure:
 def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]:
     """Redraws every figure of the gallery, or those named, also as "module:object", from `folder`/data.
 
-    The same tables give the same bytes. Figures without a table are named on stderr. Returns the paths.
+    The same tables give the same bytes. Figures without a table are named on stderr. So are those of which
+    there are only runs on the bundled digits beside a study on other data; named, they are drawn. Returns the
+    paths.
     """
     written = []
     for name in map(_gallery_name, names or list(GALLERY)):
@@ -356,6 +358,9 @@ def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]
             print(f"{name}: not drawn: {path_of(name).name} has not been recorded", file=sys.stderr)
             continue
         shown = recorded(name, folder)
+        if not names and _rehearsed_alone(name, shown, folder):
+            print(f"{name}: not drawn: it has been recorded of the bundled digits alone", file=sys.stderr)
+            continue
         with evidence.as_written(path_of(name, folder)):
             try:
                 figure = GALLERY[name].draw(shown)
@@ -367,3 +372,10 @@ def draw_gallery(folder: Path = FOLDER, names: Sequence[str] = ()) -> list[Path]
         written.append(Path(folder) / f"{name}.svg")
         disk.replace(written[-1], picture.getvalue(), disk.CHECKOUT)
     return written
+
+
+def _rehearsed_alone(name: str, shown: pd.DataFrame, folder: Path) -> bool:
+    """Whether a figure of runs shows the bundled digits alone, while there are runs on other data."""
+    if GALLERY[name].table not in STUDY or set(shown["data"]) != {"digits"}:
+        return False
+    return bool((_committed(path_of("runs", folder))["data"] != "digits").any())

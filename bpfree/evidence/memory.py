@@ -5,12 +5,14 @@ with_prefix    the same and the kept output of the frozen layers below
 rss, reserved  what the process held above its start: on a CPU resident memory, on a GPU the allocator's
 """
 
-import numpy as np
+from math import nan
+
 import pandas as pd
 
 from ..algorithms.arms import label
-from . import stats
-from .order import NETWORK, PLACE, network_name
+from ..experiments.study import NOT_CACHED
+from .order import PLACE, network_name
+from .runs import Ours
 from .tables.text import span
 
 ARM_AND_PREFIX = [*PLACE, "prefix"]
@@ -34,32 +36,36 @@ def _of_bp(table: pd.DataFrame | pd.Series, index: pd.MultiIndex) -> pd.DataFram
 
 
 def beside_time(
-    table: pd.DataFrame, costs: pd.DataFrame, runs: pd.DataFrame, device: str = "rss"
+    table: pd.DataFrame, costs: pd.DataFrame, runs: pd.DataFrame | Ours, device: str = "rss"
 ) -> pd.DataFrame:
     """`bytes_against_bp` and, as ratios to backpropagation, the time of a pass, of the passes and of both.
 
     Args:
         table: as `figures/measure/memory.py` writes it.
         costs: as `figures/measure/pass_cost.py` writes it: a pass, measured once.
-        runs: as `bpfree.records` gives it: the passes under protocol "convergence", paired by seed, of the
-            preset that has most pairs. Raises InvalidInput where a seed ran twice on a device.
+        runs: as `bpfree.records` gives it: the passes under protocol "convergence", paired as all outcomes
+            are (`Ours.pair`): of a seed that ran on several devices its mean. Raises InvalidInput where a
+            seed ran twice on a machine.
         device: the quantity that is what the process held.
 
     Columns beside those of `bytes_against_bp`: pass; passes, low, high: geometric mean of the pairs and its
     interval; pairs: how many; time_low, time_high: that interval times pass, an estimate of the whole;
     held_low, held_high: what its process with least held over backpropagation's with most, and the other way
-    round; held_on, timed_on: the processor. Arms of which neither a pass nor the passes are known are left
-    out.
+    round; held_on, timed_on: the processor; augmented: those runs have augmented images, of which no prefix
+    can be kept, so that this row has no passes. Arms of which neither a pass nor the passes are known are
+    left out.
     """
     found = bytes_against_bp(table).drop("bp", level="algorithm")
     of_pass = costs[costs["metric"] == "train"].set_index(ARM_AND_PREFIX)["value"]
-    samples = runs[(runs["protocol"] == "convergence") & (runs["metric"] == "samples")]
-    rows = []
-    for *network, name, _ in found.index:
-        pairs = _pairs(samples[(samples[NETWORK] == network).all(axis=1)], name)
-        said = stats.describe(pairs) if len(pairs) else None
-        rows.append((len(pairs), *(np.exp([said.mean, said.low, said.high]) if said else [np.nan] * 3)))
+    ours, rows = Ours.of(runs), []
+    for place in found.index:
+        pair = ours.pair(place[:3], ("convergence",), ("tuned", ""))
+        [passes] = ours.comparison("epochs", "ratio", *pair)
+        rows.append((passes.n, passes.mean, passes.low, passes.high))
     time = pd.DataFrame(rows, found.index, ["pairs", "passes", "low", "high"])
+    augmented = [p[0] in NOT_CACHED and p[3] == "kept" and _both_ways(p, found) for p in found.index]
+    time.loc[augmented] = 0, nan, nan, nan
+    time["augmented"] = augmented
     time.insert(0, "pass", of_pass.reindex(found.index) / _of_bp(of_pass, found.index))
     time["time_low"], time["time_high"] = time["pass"] * time["low"], time["pass"] * time["high"]
     processes = table[table["quantity"] == device].groupby(ARM_AND_PREFIX)["value"]
@@ -68,16 +74,6 @@ def beside_time(
     time["held_high"] = most.reindex(found.index) / _of_bp(least, found.index)
     time["held_on"], time["timed_on"] = (t["machine"].iloc[0].partition(",")[0] for t in (table, costs))
     return found.join(time).dropna(subset=["pass", "passes"], how="all")
-
-
-def _pairs(samples: pd.DataFrame, name: str) -> pd.Series:
-    """Logarithms of the ratios of passes by seed, of one preset; a seed on several devices counts once."""
-    found = []
-    for _, rows in samples.groupby("preset", dropna=False):
-        arms = [rows[rows["algorithm"] == arm].set_index(["seed", "device"])["value"] for arm in (name, "bp")]
-        effects = stats.paired(*map(np.log, arms))
-        found.append(effects.groupby("seed").mean())
-    return max(found, key=len, default=pd.Series(dtype=float))
 
 
 def memory_or_time(beside: pd.DataFrame, device: str = "rss") -> pd.DataFrame:
@@ -91,6 +87,8 @@ def memory_or_time(beside: pd.DataFrame, device: str = "rss") -> pd.DataFrame:
         known = row["pairs"] >= 3 and row["pass"] > 0
         time = f"{row['time_low']:.2f} to {row['time_high']:.2f}" if known else "not known"
         passes = f"{row['passes']:.2f} (n = {row['pairs']:.0f})" if row["pairs"] else "not known"
+        if row["augmented"]:
+            passes = time = "not possible: images are augmented"
         memory = f"{row[device]:.2f} (n = {row['n']:.0f})"
         a_pass = f"{row['pass']:.2f}" if row["pass"] > 0 else "not measured"
         ratios = memory, a_pass, passes, time
@@ -100,17 +98,22 @@ def memory_or_time(beside: pd.DataFrame, device: str = "rss") -> pd.DataFrame:
 
 
 def less_of_both(beside: pd.DataFrame, device: str = "rss") -> str:
-    """Markdown: what MF takes and holds either way, and which arms have less of both than BP."""
-    said = []
+    """Markdown: what MF takes and holds either way, and which arms have less of both than BP.
+
+    A prefix that cannot be kept, because images are augmented, is left out.
+    """
+    said, possible = [], beside[~beside["augmented"]]
     for way, doing in {"kept": "kept", "recomputed": "computed again"}.items():
-        rows = beside.xs(("mf", way), level=["algorithm", "prefix"])
+        rows = possible[[place[2:] == ("mf", way) for place in possible.index]]
+        if rows.empty:
+            continue
         said.append(
             f"**{span(rows[[device]])} times** backpropagation's memory and **"
             f"{span(rows[['time_low', 'time_high']])} times** its time with the layers below {doing}"
         )
-    less = beside[(beside["held_high"] < 1) & (beside["time_high"] < 1)]
+    less = possible[(possible["held_high"] < 1) & (possible["time_high"] < 1)]
     which = [f"{_arm(place, beside)} on {network_name(*place[:2])}" for place in less.index]
-    both = beside.dropna(subset=["pass", "passes"])
+    both = possible.dropna(subset=["pass", "passes"])
     mf = both.xs("mf", level="algorithm")
     return (
         f"On a CPU Mono-Forward takes {', or '.join(said)}. Less of both at once: "
@@ -123,5 +126,9 @@ def less_of_both(beside: pd.DataFrame, device: str = "rss") -> str:
 
 def _arm(place: tuple[str, str, str, str], beside: pd.DataFrame) -> str:
     """The algorithm, and how its prefix was served where both ways were measured."""
-    *network, name, way = place
-    return f"{label(name)}, prefix {way}" if len(beside.xs((*network, name))) > 1 else label(name)
+    return f"{label(place[2])}, prefix {place[3]}" if _both_ways(place, beside) else label(place[2])
+
+
+def _both_ways(place: tuple[str, str, str, str], beside: pd.DataFrame) -> bool:
+    """Whether the arm was measured with its prefix kept and with it recomputed."""
+    return len(beside.xs(place[:3])) > 1

@@ -135,6 +135,7 @@ CORNERS = {
     "mf_interleaved": ("yes", "no"),
     "mf": ("yes", "yes"),
 }
+IN_SEQUENCE = {name for name, (_, one_after_the_other) in CORNERS.items() if one_after_the_other == "yes"}
 
 
 #: The columns of what other read-outs reach (%): the last alone, all together, the best on validation images.
@@ -174,15 +175,16 @@ def on_a_budget(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_words(points: pd.DataFrame) -> str:
-    """In Markdown, what each change of the square does on the CNN, what a similarity loss adds to an MLP, and
-    what is reached where goodness is energy.
+    """In Markdown, what each change of the square does on the CNN that is not one of schedule, what a
+    similarity loss adds to an MLP, and what is reached where goodness is energy.
 
     points: as `figures/measure/square.py` writes them; of seeds that both sides of a difference have.
     """
     cnn, energy = points["architecture"].str.startswith("conv"), points["algorithm"] == "asge_like"
     mlp, said = ~cnn & ~energy, []
     for change, (own, other) in CHANGES.items():
-        each = _pairs(points[cnn], own, other)
+        # In sequence a sum of read-outs counts those of layers that rested: it says nothing of the schedule.
+        each = () if {own, other} & IN_SEQUENCE else _pairs(points[cnn], own, other)
         if len(each):
             said.append(f"{change}, **{each.mean():+.2f} points** (n = {len(each)})")
     said = [f"What changes the accuracy there: {'; '.join(said)}."] if said else []

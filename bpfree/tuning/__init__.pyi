@@ -2,6 +2,7 @@
 
 from .budget import equal_budget as equal_budget
 from .budget import keep as keep
+from .budget import open_edges as open_edges
 from .budget import tune_budgets as tune_budgets
 from .plans import PLANS as PLANS
 from .plans import beside_published as beside_published

@@ -67,13 +67,16 @@ def tune_budgets(
     """Tunes each experiment for each of several budgets that are fixed in advance, the small ones first.
 
     At an experiment's smallest budget the first points of a Sobol sequence are tried, with the same rates and
-    decays for all arms; at each further one the best of those that were tried before it. An arm with more
-    stages than a budget has passes is left out there. The best settings are kept, each for its budget, where
-    `preset="tuned"` finds them.
+    decays for all arms; at each further one the best of those that were tried before it. What comes through
+    suits short trainings, and a long one may want a lower rate. So at the largest budget the search does not
+    end at an edge: while the best rate is the lowest or the highest that was tried there, the next point
+    beyond is tried, too. An arm with more stages than a budget has passes is left out there. The best
+    settings are kept, each for its budget, where `preset="tuned"` finds them.
 
     Args:
         experiments: of different algorithms, data or networks, under the protocol "frontier".
-        trials: {passes: trials}; no more trials for a larger budget than for a smaller one.
+        trials: {passes: trials}, those beyond an edge not counted; no more for a larger budget than for a
+            smaller one.
         known: trials of earlier searches, as `results.trials` has them. A budget of which all are there is
             not searched again, nor is anything kept of it; the next goes on from them.
         storage, path, progress: as of `equal_budget`.
@@ -90,30 +93,88 @@ def tune_budgets(
         least = least_passes(*experiment.place)
         points = first_points(space(experiment), trials[budgets[0]])
         for passes in [passes for passes in budgets if passes >= least]:
-            n, at = trials[passes], replace(experiment, max_epochs=passes)
-            past = known[known["study"] == study_name(at)] if known is not None else ()
-            if len(past) == 0 or past["state"].isin(results.DONE).sum() < n:
-                studies.append(tune(at, n, storage, points=points[:n], progress=progress))
-                past = results.trials(studies[-1])
+            at, found = replace(experiment, max_epochs=passes), None
+            past = done(known[known["study"] == study_name(at)]) if known is not None else ()
+            order = points[: trials[passes]]
+            while order:
+                if len(past) < len(order):
+                    found = tune(at, len(order), storage, points=order, progress=progress)
+                    past = done(results.trials(found))
+                further = beyond_the_edge(points, past) if passes == budgets[-1] else None
+                order = [*tried(points, past), further] if further else []
+            if found is not None:
+                studies.append(found)
                 if past["value"].notna().any():
-                    keep(studies[-1], path)
+                    keep(found, path)
                 else:
                     log.warning("%s: every trial diverged: nothing is kept", study_name(at))
             points = best_first(points, past)
     return studies
 
 
-def best_first(points: list[dict[str, float]], trials: pd.DataFrame) -> list[dict[str, float]]:
-    """The points in the order of their trials' values; what diverged, or was not tried, comes last.
+def done(trials: pd.DataFrame) -> pd.DataFrame:
+    """Those that ended: lost ones are made again."""
+    return trials[trials["state"].isin(results.DONE)]
 
-    A table that was read has parameters to six figures only, which tell the points apart all the same.
-    """
+
+def trials_of(point: dict[str, float], trials: pd.DataFrame) -> pd.DataFrame:
+    """Those with a point's parameters: a table that was read has these to six figures only."""
+    return trials[np.isclose(trials[[*point]], [*point.values()], rtol=1e-5, atol=0).all(axis=1)]
+
+
+def tried(points: list[dict[str, float]], trials: pd.DataFrame) -> list[dict[str, float]]:
+    """The points that were tried, in the order of their trials."""
+    first = {i: trials_of(point, trials)["trial"].min() for i, point in enumerate(points)}
+    return [points[i] for i in sorted(first, key=first.get) if not math.isnan(first[i])]
+
+
+def best_first(points: list[dict[str, float]], trials: pd.DataFrame) -> list[dict[str, float]]:
+    """The points in the order of their trials' values; what diverged, or was not tried, comes last."""
 
     def worth(point: dict[str, float]) -> float:
-        own = np.isclose(trials[[*point]], [*point.values()], rtol=1e-5, atol=0).all(axis=1)
-        return trials.loc[own, "value"].fillna(-math.inf).max() if own.any() else -math.inf
+        value = trials_of(point, trials)["value"].max()
+        return -math.inf if math.isnan(value) else value
 
     return sorted(points, key=worth, reverse=True)  # of equals the first stays the first
+
+
+def beyond_the_edge(points: list[dict[str, float]], trials: pd.DataFrame) -> dict[str, float] | None:
+    """The point whose rate is next to the best one, if that is the lowest or the highest that was tried.
+
+    None if it is neither, if no point lies beyond it, if no trial has a value, or if no rate is searched.
+    """
+    if "lr" not in points[0] or not trials["value"].notna().any():
+        return None
+    best, rates = best_first(points, trials)[0], [point["lr"] for point in tried(points, trials)]
+    lower = [point for point in points if point["lr"] < min(rates)]
+    higher = [point for point in points if point["lr"] > max(rates)]
+    if best["lr"] == min(rates) and lower:
+        return max(lower, key=lambda point: point["lr"])
+    if best["lr"] == max(rates) and higher:
+        return min(higher, key=lambda point: point["lr"])
+    return None
+
+
+def open_edges(trials: pd.DataFrame) -> pd.DataFrame:
+    """Where searches of several budgets have ended at an edge, as those did that were cut short or are old.
+
+    These are the arms whose best rate at their largest budget is the lowest or the highest that was tried
+    there, although one beyond it was tried at a smaller budget.
+
+    trials: as `results.trials` gives those of `tune_budgets`. Columns: data, architecture, algorithm; passes
+    (that budget), lr (the best rate there) and beyond (the next one).
+    """
+    rows, arm = [], ["data", "architecture", "algorithm"]
+    ended = done(trials)
+    ended = ended.assign(passes=ended["study"].str.extract(r"-cap(\d+)-", expand=False).astype(int))
+    for place, own in ended.groupby(arm, sort=False):
+        largest = own[own["passes"] == own["passes"].max()]
+        points = [{"lr": rate} for rate in own["lr"].unique()]
+        beyond = beyond_the_edge(points, largest)
+        if beyond is not None:
+            best = largest.loc[largest["value"].idxmax()]
+            rows.append((*place, best["passes"], best["lr"], beyond["lr"]))
+    return pd.DataFrame(rows, columns=[*arm, "passes", "lr", "beyond"])
 
 
 def first_points(ranges: Mapping[str, Range], n: int) -> list[dict[str, float]]:

@@ -9,8 +9,8 @@ Every algorithm is tuned for every budget on seed 0 with the same trials (`bpfre
 see no test image, the smaller budgets first, asked for or not; then the seeds from 1 on are trained, one by
 one, so that whole ones are left by a stop. What is solved in closed form is not tuned, and has one budget
 only. The trials are in frontier_trials.csv beside it. The same command goes on where it stopped: what the
-store (`--store`, else BPFREE_STORE) has is not trained again, nor what the two tables have, wherever it was
-made; `--anew` asks for that, too, as for costs on a machine of your own.
+store (`--store`, else BPFREE_STORE) has is not trained again, nor what the two tables have with the settings
+of today, wherever it was made; `--anew` asks for that, too, as for costs on a machine of your own.
 """
 
 import argparse
@@ -41,7 +41,6 @@ def main() -> None:
     from bpfree.evidence import frontier
     from bpfree.evidence.evidence import read_table
     from bpfree.experiments import study
-    from bpfree.experiments.protocols import TUNED
     from bpfree.experiments.runner import run_many
 
     if unknown := set(args.budgets) - study.TRIALS.keys():
@@ -72,9 +71,7 @@ def main() -> None:
     left += chosen.solved(*solved) if solved else []
     left.sort(key=lambda e: e.seed)
     if (points := recorded("frontier.csv")) is not None:
-        points = points[(points["settings"] == TUNED) | points["algorithm"].isin(study.SOLVED)]
-        there = set(points[frontier.WHO].itertuples(index=False, name=None))
-        left = [e for e in left if (e.data, e.architecture, e.algorithm, e.max_epochs, e.seed) not in there]
+        left = [e for e in left if not frontier.has(points, e)]
     how = {"keep_weights": False, "at_once": args.at_once}
     found = run_many(left, **how, attempt=lambda _, go: go() if in_time() else "not begun")
     print(frontier.keep([record for record in found if record != "not begun"], args.out))

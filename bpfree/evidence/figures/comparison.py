@@ -32,6 +32,7 @@ SIDES = {
     ("mf_joint", "mf_interleaved"): ("-", "every layer with every batch"),
     ("mf_sequential_joint", "mf"): ("--", "one layer after the other"),
 }
+OPEN = {"color": "#555555", "ls": "none", "marker": "o", "ms": 6, "fillstyle": "none"}
 FILLS = ("none", "left", "top")  # of the marks of published sources, in their order
 
 
@@ -99,13 +100,14 @@ def accuracy_against_energy(records: pd.DataFrame, published: pd.DataFrame | Non
         alone = part[part["key"].isin(table.index.get_level_values("key"))]
         counts = style.counted(alone, part, width=105 // columns)
         style.name_panel(ax, textwrap.fill(title, 84 // columns), counts)
-    open_mark = {"color": "#555555", "ls": "none", "marker": "o", "ms": 6}
-    extra = [Line2D([], [], fillstyle=f, label=f"printed: {s}", **open_mark) for s, f in sources.items()]
+    extra = [Line2D([], [], label=f"printed: {s}", **{**OPEN, "fillstyle": f}) for s, f in sources.items()]
     style.legend(figure, pd.concat([part["algorithm"] for _, part in panels]), line=False, extra=extra)
     style.caption(
         figure,
         f"{'filled marks: ' if sources else ''}energy {' and '.join(dict.fromkeys(notes))}",
-        "means and sample standard deviations over the n runs that had their machine to themselves",
+        "means and sample standard deviations over the n runs of each that had their machine to themselves, "
+        "not in pairs",
+        style.numbered(title for title, _ in panels),
         "printed numbers: of the authors' machines, as they measured" if sources else "",
     )
     return figure
@@ -278,7 +280,7 @@ def decomposition(records: pd.DataFrame) -> Figure:
     handles = [
         Patch(fc=style.BLUE, ec="black", lw=0.5, label="passes over the data"),
         Patch(fc=style.ORANGE, ec="black", lw=0.5, label="joules of a pass"),
-        Line2D([], [], color="black", marker="o", ls="none", ms=6, label="energy: their product"),
+        Line2D([], [], label="energy: their product (an algorithm's own mark)", **OPEN),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
     style.caption(
@@ -286,6 +288,7 @@ def decomposition(records: pd.DataFrame) -> Figure:
         "geometric means over n pairs of runs of one seed that had their machine to themselves, against BP",
         "line: 95 % interval of the energy (Student's), none of one pair",
         "training and prefix work, without other validation",
+        style.numbered(title for title, *_ in parts),
         *notes,
     )
     return figure

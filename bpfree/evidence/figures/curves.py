@@ -53,10 +53,11 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
     shared their machine, are left out; where all did, the panel is against passes.
     """
     style.require(epochs, "epochs")
-    rows = style.facets(epochs)
+    rows, clocks = style.facets(epochs), set()
     figure, axes = style.new_figure(columns=len(metrics), rows=len(rows), height=0.75 + 2.1 * len(rows))
     for panels, (title, part) in zip(axes, rows, strict=True):
         clock = "elapsed_s" if part["elapsed_s"].notna().any() else "pass"
+        clocks.add(clock)
         recorded, part = part, part.dropna(subset=clock)
         for ax, metric in zip(panels, metrics, strict=True):
             for name, runs in style.by_algorithm(part.dropna(subset=metric)):
@@ -74,9 +75,9 @@ def against_seconds(epochs: pd.DataFrame, metrics: Sequence[str] = ("val_accurac
     style.caption(
         figure,
         "a line per seed and stage, a marker where a stage's weights were kept",
-        f"seconds of training, validation and prefix work{SHARED}",
+        f"seconds of training, validation and prefix work{SHARED}" if "elapsed_s" in clocks else "",
         own if "train_loss" in metrics and epochs["algorithm"].nunique() > 1 else "",
-        _clock(epochs),
+        _clock(epochs) if "elapsed_s" in clocks else "",
     )
     return figure
 

@@ -87,6 +87,8 @@ def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
     groups = [part for _, part in table.groupby([*NETWORK, "target"], sort=False)][: 2 * MOST]
     figure, axes = style.panel_grid(len(groups), margin=0.9, row=0.75 + 0.24 * max(map(len, groups)))
     figure.get_layout_engine().set(wspace=0.12)
+    known = table[["ratio", "high"]].to_numpy()
+    end = 1.1 * min(3.0, known[np.isfinite(known)].max(initial=1.0))
     for ax, part in zip(axes.flat, groups, strict=False):
         for place, row in enumerate(part.itertuples()):
             text = f"n = {row.n}" + (f", {row.misses} never" if row.misses else "")
@@ -99,17 +101,20 @@ def cost_of_targets(points: pd.DataFrame, cost: str = "flop") -> Figure:
                 text = f"not reached, {text}"
             style.beside(ax, place, text, size=7)
         ax.axvline(1.0, color="black", lw=0.8)
-        known = part[["ratio", "high"]].to_numpy()
-        ax.set_xlim(0, 1.1 * min(3.0, known[np.isfinite(known)].max(initial=1.0)))
+        ax.set_xlim(0, end)
         ax.set_ylim(-0.6, len(part) - 0.4)
         style.rows_named(ax, part["algorithm"].map(label), fontsize=8)
         accuracy, target = part[["accuracy", "target"]].iloc[0]
         style.name_panel(ax, style.network_of(part, " "), f"{target}: {accuracy:.2f} %")
+    for ax in axes.flat[: len(groups)][-axes.shape[1] :]:
+        ax.set_xlabel("cost (× cheapest backpropagation)")
     style.caption(
         figure,
         "bar: cost of the smallest budget that reaches the target on validation data, median over n seeds, "
         "as a ratio to the cheapest arm of backpropagation",
-        "line: its 95 % interval, by a bootstrap over seeds",
+        "line: its 95 % interval, by a bootstrap over seeds; none of fewer than "
+        f"{frontier.ENOUGH}, nor where resampled medians of both are infinite; "
+        "too short to be seen where all resamples have the same ratio",
         f"{obtained}; {frontier.WHAT_IS_COUNTED}",
     )
     return figure

@@ -300,11 +300,11 @@ def sensors(table: pd.DataFrame) -> Figure:
         ax.bar_label(bars, texts, padding=4, fontsize=style.SMALL)
     style.rows_named(ax, wide.index)
     ax.set_xlim(0, 1.2 * (wide.max(axis=1) / seconds).max())
-    ax.set_xlabel("mean power (W); of the counter's energy (%)")
+    ax.set_xlabel("mean power (W)")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     card, driver = table[["card", "driver"]].iloc[0]
     period = table.loc[table["sensor"] == "counter", "update_ms"].median()
     fresh = f"the counter has a new value every {period:.0f} ms" if np.isfinite(period) else ""
     once = f"one window of {seconds.min():.0f} to {seconds.max():.0f} s of each kind of work, none repeated"
-    style.caption(figure, once, f"{card}, driver {driver}", fresh)
+    style.caption(figure, "%: of the energy by the counter", once, f"{card}, driver {driver}", fresh)
     return figure

@@ -78,11 +78,10 @@ def over_time(traces: pd.DataFrame, quantities: Sequence[str], *, stages: bool =
         seeds = " and ".join(f"{seed:g}" for seed in part["seed"].unique())
         style.name_panel(panels[0], f"{name}; one run each, seed {seeds}")
     style.legend(figure, traces["algorithm"], marker=False)
-    data = dict.fromkeys(style.data_name(part["data"].iloc[0]) for part in without)
-    where = f" for {', '.join(data)}" if len(data) < len(parts) else ""
+    where = "in panels without a GPU" if len(without) < len(parts) else "no GPU, in its place"
     style.caption(
         figure,
-        f"no GPU{where}, in its place: {', '.join(missing)}" if missing else "",
+        f"{where}: {', '.join(missing)}" if missing else "",
         f"over before a second sample: {', '.join(dict.fromkeys(short))}" if short else "",
         "dotted: a stage begins" if stages else "",
         "the GPU's warm-up is left out" if (traces["device"] == "cuda").any() else "",

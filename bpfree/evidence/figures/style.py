@@ -185,6 +185,13 @@ def facets(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return list(zip(told_apart(*titles), parts, strict=True))
 
 
+def numbered(titles: Iterable[str]) -> str:
+    """For the caption, what the number of a machine in a title of `facets` means; "" where none has one."""
+    if not any(", machine " in title for title in titles):
+        return ""
+    return "machines of one kind are numbered, and one whose runs have no energy of their own has no panel"
+
+
 def told_apart(*names: Iterable[str]) -> list[str]:
     """Of every panel the first of its names that no other panel has, too, or else the last.
 

@@ -5,6 +5,7 @@ undecided                                       what the runs leave open, and fo
 ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
                                                 the paper's tables, its numbers beside ours
 what_a_joule_buys, at_a_glance, bought          backpropagation against local learning on budgets
+for_as_many_joules                              the same of plain BP and MF, in operations and joules
 by_budget, at_best                              what budgets bought, all of them and each arm's best
 solved                                          what closed forms bought beside it
 to_target, at_equal_accuracy                    what a target costs, and what backpropagation's best does
@@ -16,7 +17,17 @@ claims, claims_in_brief, claims_by_protocol     the papers' claims and what was 
 markdown, latex                                 a table as text
 """
 
-from .at_a_glance import MISSED, NOWHERE, UNKNOWN, Buys, at_a_glance, bought, what_a_joule_buys
+from .at_a_glance import (
+    LEADS,
+    MISSED,
+    NOWHERE,
+    UNKNOWN,
+    Buys,
+    at_a_glance,
+    bought,
+    for_as_many_joules,
+    what_a_joule_buys,
+)
 from .budgets import at_best, at_equal_accuracy, by_budget, solved, to_target
 from .claims import claims, claims_by_protocol, claims_in_brief
 from .coverage import NOT_RUN, campaign, coverage, filled, machine_names
@@ -36,11 +47,27 @@ from .setup import best_hyperparameters, environment
 from .summary import bill_of_run, passes_times_cost, readouts, summary, undecided
 from .text import Quantity, latex, markdown
 
-__all__ = ["MISSED", "NOT_RUN", "NOWHERE", "UNKNOWN", "Buys", "Quantity", "agreement", "at_a_glance"]
-__all__ += ["at_best", "at_equal_accuracy", "best_hyperparameters", "bill_of_run", "bought", "by_budget"]
+__all__ = ["LEADS", "MISSED", "NOT_RUN", "NOWHERE", "UNKNOWN", "Buys", "Quantity", "agreement"]
+__all__ += [
+    "at_a_glance",
+    "at_best",
+    "at_equal_accuracy",
+    "best_hyperparameters",
+    "bill_of_run",
+    "bought",
+    "by_budget",
+]
 __all__ += ["cafo_efficiency", "cafo_performance", "campaign", "claims", "claims_by_protocol"]
 __all__ += ["claims_in_brief", "coverage", "cross_algorithm", "environment", "ff_efficiency"]
-__all__ += ["ff_performance", "filled", "gap_to_printed", "latex", "machine_names", "markdown"]
+__all__ += [
+    "ff_performance",
+    "filled",
+    "for_as_many_joules",
+    "gap_to_printed",
+    "latex",
+    "machine_names",
+    "markdown",
+]
 __all__ += [
     "mf_efficiency",
     "mf_performance",

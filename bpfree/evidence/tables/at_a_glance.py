@@ -17,6 +17,9 @@ from .text import span
 NOWHERE, MISSED, UNKNOWN = "nowhere", "not reached", "not known"
 
 
+LEADS = ("BP ahead by (points)", "MF ahead by (points)")
+
+
 class Buys(NamedTuple):
     """What budgets bought on one network, backpropagation against local learning, in words.
 
@@ -65,7 +68,7 @@ def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
     reached = compared.assign(val_accuracy=compared["val_accuracy"].fillna(-math.inf))  # diverged: nothing
     by_budget = reached.groupby([*PLACE, "passes"])[["val_accuracy", "test_accuracy"]].mean().round(9)
     by_budget = by_budget.reset_index()
-    most, found = by_budget.groupby(PLACE)["passes"].max(), {}
+    largest, found = by_budget.groupby(PLACE)["passes"].max(), {}
     for network, here in means.groupby(NETWORK, sort=False):
         turns = frontier.leads(here)
         if not turns:
@@ -76,9 +79,9 @@ def bought(points: pd.DataFrame, cost: str = "flop") -> dict[str, Buys]:
         )
         found[network_name(*network)] = Buys(
             n=span(here["n"], 0),
-            best=tuple(_at_best(side, most) for side in best),
+            best=tuple(_at_best(side, largest) for side in best),
             ahead=tuple(_ahead(turns, side, cost) or NOWHERE for side in SIDES),
-            most=tuple(max((turn.by for turn in turns if turn.side == side), default=0.0) for side in SIDES),
+            most=tuple(most(turns, side) for side in SIDES),
             compared=f"{_amount(turns[0].start, cost)} to {_amount(turns[-1].end, cost)} {COSTS[cost].unit}",
             tried=tuple(map(_passes, best)),
             equal=_cheapest(equal[1]),
@@ -107,6 +110,49 @@ def what_a_joule_buys(points: pd.DataFrame, cost: str = "flop") -> pd.DataFrame:
         for network, of in buys.items()
     }
     return pd.DataFrame(columns, questions).rename_axis("").reset_index()
+
+
+def for_as_many_joules(points: pd.DataFrame, passes: pd.DataFrame) -> pd.DataFrame:
+    """Mono-Forward in sequence against plain backpropagation, for as many operations and for as many joules.
+
+    A row for each network of which a pass of both was measured; the joules are the projection of
+    `frontier.in_joules`. Columns: network, seeds, runs (of which a pass's joules are the mean); for either
+    cost what Mono-Forward's pass takes as a ratio to backpropagation's, and who is ahead by more than
+    `stats.MARGIN` points, for how much, by how much at most; last, for as many joules, these most as numbers
+    (`LEADS`), 0.0 where that is nowhere.
+    """
+    pair = ["bp", "mf"]
+    points = points[points["algorithm"].isin(pair)]
+    projected = frontier.in_joules(points, passes)
+    projected = projected[projected.groupby(NETWORK)["algorithm"].transform("nunique") == len(pair)]
+    runs, rows = passes[passes["algorithm"].isin(pair)].groupby(NETWORK)["n"].min(), []
+    tables = {
+        ("operations", "TFLOP"): frontier.means(frontier.comparable(points), "flop"),
+        ("joules", "J"): frontier.means(frontier.comparable(projected), "measured_j"),
+    }
+    for network, last in tables["joules", "J"].groupby(NETWORK, sort=False):
+        row = {"network": network_name(*network), "seeds": span(last["n"], 0), "runs": runs[network]}
+        for (name, unit), means in tables.items():
+            own = means[(means[NETWORK] == list(network)).all(axis=1)]
+            turns = frontier.leads(own)
+            a_pass = (own["cost"] / own["passes"]).groupby(own["algorithm"]).median()
+            row[f"{name} of a pass (× BP's)"] = a_pass["mf"] / a_pass["bp"]
+            row[f"ahead for as many {name}"] = _turns_of(turns, unit)
+        rows.append(row | {name: most(turns, side) for name, side in zip(LEADS, SIDES, strict=True)})
+    return pd.DataFrame(rows)
+
+
+def _turns_of(turns: list[Lead], unit: str) -> str:
+    """Who of the two is ahead, from the cheapest on: "MF from 360 to 7300 J (by up to 1.71 points)"."""
+    size = COSTS["flop"].size if unit == COSTS["flop"].unit else 1.0
+    names = dict(zip(SIDES, (label("bp"), label("mf")), strict=True))
+    said = [
+        f"{names[turn.side]} from {_two_figures(turn.start / size)} to {_two_figures(turn.end / size)} "
+        f"{unit} (by up to {turn.by:.2f} points)"
+        for turn in turns
+        if turn.side in names
+    ]
+    return "; ".join(said) or "neither"
 
 
 def at_a_glance(buys: dict[str, Buys], cost: str = "flop") -> pd.DataFrame:
@@ -146,6 +192,11 @@ def _passes(side: pd.DataFrame) -> str:
     return "; ".join(f"{label(name)} {span(budgets, 0)}" for name, budgets in arms)
 
 
+def most(turns: list[Lead], side: str) -> float:
+    """By how many points a side is ahead at most, 0.0 where it is nowhere ahead."""
+    return max((turn.by for turn in turns if turn.side == side), default=0.0)
+
+
 def _ahead(turns: list[Lead], side: str, cost: str) -> str:
     return "; ".join(
         f"{_amount(turn.start, cost)} to {_amount(turn.end, cost)} {COSTS[cost].unit} "
@@ -156,8 +207,12 @@ def _ahead(turns: list[Lead], side: str, cost: str) -> str:
 
 
 def _amount(value: float, cost: str) -> str:
-    """In the cost's unit, to two figures and in no power of ten."""
-    return f"{float(f'{value / COSTS[cost].size:.2g}'):g}"
+    return _two_figures(value / COSTS[cost].size)
+
+
+def _two_figures(value: float) -> str:
+    """In no power of ten."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def _cheapest(side: pd.DataFrame) -> str:
