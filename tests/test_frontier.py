@@ -657,6 +657,28 @@ def test_the_table_of_targets_says_what_was_never_reached(judged_points):
     assert equal["backpropagation at its best (validation)"].unique().tolist() == ["BP, 2 passes: 91.00 %"]
 
 
+def test_beside_patience_stands_what_it_took_and_reached_seed_by_seed(judged_points):
+    arm = {"data": "fashion_mnist", "architecture": "2x1000", "protocol": "convergence", "settings": "tuned"}
+    rows = [  # algorithm, seed, accuracy, operations of training and of the prefix
+        ("mf", 0, 90.0, 3e12, 1e12),
+        ("mf", 0, 92.0, 3e12, 3e12),  # the same seed on another device
+        ("mf", 1, 93.0, 7e12, math.nan),
+        ("bp", 0, 89.0, 9e12, math.nan),
+    ]
+    columns = ["algorithm", "seed", "test_accuracy", "train_flop", "prefix_flop"]
+    runs = pd.DataFrame(rows, columns=columns).assign(**arm)
+    others = [runs.assign(protocol="matched"), runs.iloc[:1].assign(settings="thesis", test_accuracy=1.0)]
+    found = tables.beside_patience(judged_points, pd.concat([runs, *others])).set_index("algorithm")
+    assert list(found.index) == ["BP", "MF"]
+    at_best = tables.at_best(judged_points).set_index("algorithm").loc[["BP", "MF"]]
+    for column in ("test accuracy (%)", "operations (TFLOP)"):
+        assert found[f"{column}, fixed"].map(str).tolist() == at_best[column].map(str).tolist()
+    assert found["passes, fixed"].tolist() == at_best["passes"].tolist()
+    until = found["test accuracy (%), until it stops"]
+    assert (float(until["MF"]), until["MF"].n) == (92.0, 2)  # of 91 and 93
+    assert found["operations (TFLOP), until it stops"].tolist() == ["9", "6"]  # 5 and 7
+
+
 def test_the_papers_claims_are_judged_at_each_arms_best(judged_points):
     found = verdicts(frontier.best_records(judged_points), ["frontier"], metrics=["test_accuracy"])
     [row] = found.query("claim == 'MF, accuracy'").to_dict("records")

@@ -340,7 +340,7 @@ def _costs(known: Known, algorithm: str) -> str:
 
 
 def in_short(known: Known) -> str:
-    """The answer in three sentences, of which those are left out that no record speaks of."""
+    """The answer in a few sentences, of which those are left out that no record speaks of."""
     said, buys = [], known.buys.values()
     if buys:
         bp, local = ([of.most[side] for of in buys if of.most[side]] for side in range(len(frontier.SIDES)))
@@ -455,12 +455,31 @@ def what_a_joule_buys(known: Known) -> Finding | None:
     costs += [f"is not reached by local learning on {missed}"] if missed else []
     found += f". Backpropagation's best validation accuracy {', and '.join(costs)}." if costs else "."
     found += _in_joules(known.for_as_many_joules)
+    found += _beside_patience(known)
     evidence = (
         f"Ahead is more than {stats.MARGIN:g} points of mean test accuracy, somewhere on the lines between "
         f"the budgets that were tried. Operations are those of {frontier.WHAT_IS_COUNTED}."
     )
     settled = [known.whose_points, known.hardware(known.points)]
     return Finding("What a budget buys", found, evidence, settled, ["09"])
+
+
+def _beside_patience(known: Known) -> str:
+    """What budgets bought beside training until nothing improves, in a sentence; "" without such runs."""
+    table = tables.beside_patience(known.points, known.ours.runs) if len(known.records) else pd.DataFrame()
+    if table.empty:
+        return ""
+    fixed, until = (
+        {what: table[f"{what}, {how}"].map(float) for what in ("test accuracy (%)", "operations (TFLOP)")}
+        for how in ("fixed", "until it stops")
+    )
+    better = (fixed["test accuracy (%)"] > until["test accuracy (%)"]).sum()
+    spent = fixed["operations (TFLOP)"] / until["operations (TFLOP)"]
+    return (
+        " Beside training that ends when nothing improves any more, the best budget fixed in advance is more "
+        f"accurate in {better} of {len(table)} cases (an algorithm on a network), for {spent.min():.2f} to "
+        f"{spent.max():.2f} times the operations."
+    )
 
 
 def _in_joules(priced: pd.DataFrame) -> str:

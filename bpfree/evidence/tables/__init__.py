@@ -7,6 +7,7 @@ ff_performance, ff_efficiency, cafo_..., mf_..., cross_algorithm
 what_a_joule_buys, at_a_glance, bought          backpropagation against local learning on budgets
 for_as_many_joules                              the same of plain BP and MF, in operations and joules
 by_budget, at_best                              what budgets bought, all of them and each arm's best
+beside_patience                                 the same arms where training ends by itself
 solved                                          what closed forms bought beside it
 to_target, at_equal_accuracy                    what a target costs, and what backpropagation's best does
 overview, gap_to_printed                        all of it in a row; what sets it apart from what was printed
@@ -28,7 +29,7 @@ from .at_a_glance import (
     for_as_many_joules,
     what_a_joule_buys,
 )
-from .budgets import at_best, at_equal_accuracy, by_budget, solved, to_target
+from .budgets import at_best, at_equal_accuracy, beside_patience, by_budget, solved, to_target
 from .claims import claims, claims_by_protocol, claims_in_brief
 from .coverage import NOT_RUN, campaign, coverage, filled, machine_names
 from .paper import (
@@ -52,6 +53,7 @@ __all__ += [
     "at_a_glance",
     "at_best",
     "at_equal_accuracy",
+    "beside_patience",
     "best_hyperparameters",
     "bill_of_run",
     "bought",

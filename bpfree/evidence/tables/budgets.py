@@ -9,6 +9,7 @@ import pandas as pd
 from ...algorithms.arms import label
 from .. import frontier
 from ..order import NETWORK, PLACE, arm_names, arranged, network_name
+from ..runs import BUDGET_OF
 from ..stats import MARGIN
 from .text import Quantity
 
@@ -38,6 +39,40 @@ def at_best(points: pd.DataFrame) -> pd.DataFrame:
             row[f"{of.name} ({of.unit})"] = _rounded(paid / of.size)
         rows.append(row)
     return _without_blanks(pd.DataFrame(rows))
+
+
+def beside_patience(points: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Every arm at its best budget beside itself trained until it stopped improving, where both were run.
+
+    Columns: network, algorithm; passes, test accuracy (%) and operations (TFLOP, see `frontier.COSTS`) where
+    passes were fixed; settings, test accuracy and operations, counted alike, where training ended by itself.
+
+    runs: as `Ours.runs` has them; of several sets of settings of an arm those that most runs had, and of a
+    seed on several devices the mean.
+    """
+    of, rows = COSTS["flop"], []
+    bill = frontier.bill(points, "flop")
+    runs = runs[runs["protocol"] == BUDGET_OF]
+    for place, fixed in frontier.best(points):
+        own = runs[(runs[PLACE] == list(place)).all(axis=1)]
+        if own.empty:
+            continue
+        own = own[own["settings"] == own["settings"].mode().iat[0]]
+        spent = own["train_flop"] + own["prefix_flop"].fillna(0.0)
+        until = own.assign(spent=spent).groupby("seed")[["test_accuracy", "spent"]].mean()
+        passes = fixed["passes"].iat[0]
+        rows.append(
+            arm_names(*place)
+            | {
+                "passes, fixed": passes,
+                "test accuracy (%), fixed": Quantity.of(fixed["test_accuracy"], 2),
+                f"{of.name} ({of.unit}), fixed": _rounded(bill[(*place, passes)] / of.size),
+                "settings until it stops": own["settings"].iat[0],
+                "test accuracy (%), until it stops": Quantity.of(until["test_accuracy"], 2),
+                f"{of.name} ({of.unit}), until it stops": _rounded(until["spent"].mean() / of.size),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def by_budget(points: pd.DataFrame) -> pd.DataFrame:
