@@ -657,6 +657,27 @@ def test_the_table_of_targets_says_what_was_never_reached(judged_points):
     assert equal["backpropagation at its best (validation)"].unique().tolist() == ["BP, 2 passes: 91.00 %"]
 
 
+def test_runs_are_outdated_once_a_search_has_found_better_settings():
+    points = made({"bp": {1: [80.0], 2: [81.0]}, "mf": {2: [80.0]}}, COST).assign(lr=1e-3)
+    trials = pd.DataFrame(
+        [
+            ("bp", 1, 1e-3, 70.0),
+            ("bp", 1, 1e-2, 60.0),
+            ("bp", 2, 1e-3, 71.0),
+            ("bp", 2, 1e-4, 72.5),
+            ("mf", 2, 1e-3, 70.0),
+            ("mf", 2, 1e-2, math.nan),
+            ("mf", 4, 1e-2, 99.0),
+        ],
+        columns=["algorithm", "passes", "lr", "value"],
+    )
+    names = [f"{t.algorithm}-mnist-2x1000-frontier-cap{t.passes}-seed0" for t in trials.itertuples()]
+    trials = trials.drop(columns="passes").assign(study=names, data="mnist", architecture="2x1000")
+    [found] = frontier.outdated(points, trials).to_dict("records")
+    assert (found["algorithm"], found["passes"], found["then"], found["now"]) == ("bp", 2, 71.0, 72.5)
+    assert frontier.outdated(points.assign(settings="given"), trials).empty  # of which nothing was searched
+
+
 def test_beside_patience_stands_what_it_took_and_reached_seed_by_seed(judged_points):
     arm = {"data": "fashion_mnist", "architecture": "2x1000", "protocol": "convergence", "settings": "tuned"}
     rows = [  # algorithm, seed, accuracy, operations of training and of the prefix

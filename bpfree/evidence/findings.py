@@ -763,6 +763,7 @@ def what_is_open(known: Known) -> Finding | None:
         f"undecided, and {(table['verdict'] == stats.ONE_RUN).sum()} rest on one run"
     ]
     found += ["every measured energy rests on one run"] if len(measured) and (measured == 1).all() else []
+    found += _outdated(known)
     never = listed(run.index[~run])
     found += [f"nothing was trained until it stops improving on {never}"] if never else []
     found += ["no reading of energy has been compared with a wattmeter"]
@@ -782,6 +783,19 @@ def what_is_open(known: Known) -> Finding | None:
         text.append("The memory of a GPU was not measured in a process of its own.")
     text.append(_needed(table))
     return Finding("What is open", f"{'; '.join(found)}.", " ".join(text).strip(), [], ["05"])
+
+
+def _outdated(known: Known) -> list[str]:
+    """What searches have found since the runs were made, if anything."""
+    trials = known.table("frontier_trials")
+    behind = frontier.outdated(known.points, trials) if len(trials) else trials
+    better = listed(
+        f"{label(b.algorithm)} on {network_name(b.data, b.architecture)} with "
+        f"{frontier.in_passes(b.passes)} ({b.now - b.then:+.2f} points)"
+        for b in behind.itertuples()
+    )
+    said = f"searches have found better settings, on validation data, than those of the runs: {better}"
+    return [said] if better else []
 
 
 def _needed(contrasts: pd.DataFrame) -> str:

@@ -114,6 +114,25 @@ def keep_beside(table: pd.DataFrame, path: Path, by: list[str]) -> Path:
     return write_table(arranged(both, *order), path)
 
 
+def outdated(points: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Arms and budgets whose runs are not of the best trial: the search went on after they were made.
+
+    trials: as `keep_trials` keeps them. Columns: data, architecture, algorithm, passes; then (validation
+    accuracy in % of the trial with the runs' rate, on the search's seed) and now (of the best trial).
+    """
+    trials = trials.dropna(subset="value")
+    trials = trials.assign(passes=trials["study"].str.extract(r"-cap(\d+)-", expand=False).astype(int))
+    own = points[points["settings"] == protocols.TUNED].drop_duplicates([*PLACE, "passes"])
+    rows = []
+    for arm in arranged(own, *PLACE, "passes").itertuples():
+        place = [getattr(arm, name) for name in (*PLACE, "passes")]
+        there = trials[(trials[[*PLACE, "passes"]] == place).all(axis=1)]
+        then = there.loc[np.isclose(there["lr"], arm.lr, rtol=1e-5), "value"].max()
+        if there["value"].max() > then:
+            rows.append((*place, then, there["value"].max()))
+    return pd.DataFrame(rows, columns=[*PLACE, "passes", "then", "now"])
+
+
 # ---------------------------------------------------------------- in joules
 
 
