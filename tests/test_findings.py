@@ -15,7 +15,7 @@ from bpfree.evidence import answers
 from bpfree.experiments import published
 
 FIGURES = Path(__file__).parent.parent / "figures"
-TABLES = ("runs", "epochs", "machines", "frontier", "memory", "pass_cost", "landscape")
+TABLES = ("runs", "epochs", "machines", "frontier", "frontier_trials", "memory", "pass_cost", "landscape")
 
 
 @pytest.fixture
@@ -217,6 +217,26 @@ def test_what_a_joule_buys_follows_from_what_a_pass_takes(factor, ahead, behind,
     line = said(folder, "Where passes are fixed")
     assert ("At that price Mono-Forward is ahead of plain backpropagation nowhere" in line) == (not ahead)
     assert ("and behind nowhere" in line) == (not behind)
+
+
+def test_what_a_search_has_found_since_is_said_where_the_runs_are(folder):
+    def found(better):
+        def changed(trials):
+            own = (trials["algorithm"] == "mf") & trials["study"].str.contains(
+                "mf-mnist-2x1000-frontier-cap8-"
+            )
+            own &= trials["value"].eq(trials.loc[own, "value"].min())
+            trials.loc[own, "value"] = 100.0 if better else 0.0
+            return trials
+
+        change(folder, "frontier_trials", changed)
+        return answers.findings(folder)
+
+    words = r"MF on MNIST 2x1000 with 8 passes \(\+\d\.\d\d points on validation data\)"
+    assert not re.search(words, found(better=False))
+    text = found(better=True)
+    assert len(re.findall(rf"Better settings than those of these runs [^:]*{words}", text)) == 1
+    assert len(re.findall(rf"better settings than those of the runs are known of [^;]*{words}", text)) == 1
 
 
 def test_of_two_pairs_no_interval_is_given():

@@ -591,9 +591,13 @@ def test_pictures_say_everything_and_hide_nothing():
         low, high = ax.get_ylim()
         assert ((part["mean"] - part["sd"] >= low) & (part["mean"] + part["sd"] <= high)).all()
         assert ax.get_xlabel() == "time of training (s)"
-        assert [t.get_text() for t in ax.texts] == ["n\u00a0=\u00a03 each"]
+        assert [t.get_text() for t in ax.texts] == ["n\u00a0=\u00a03 each; of time, n\u00a0=\u00a03"]
     fewer = points[(points["algorithm"] == "bp") | (points["seed"] > 0)]
+    fewer = fewer.assign(s=fewer["s"].mask((fewer["seed"] > 1) & (fewer["passes"] < 4)))
     [first, _] = pictures.accuracy_against_cost(fewer, "s").axes
+    [said] = [" ".join(t.get_text().split("\n")) for t in first.texts]
+    assert said == "BP: n\u00a0=\u00a03; MF: n\u00a0=\u00a02; of time, n\u00a0=\u00a01 to 2"
+    [first, _] = pictures.accuracy_against_cost(fewer, "flop").axes  # of which all are the same
     assert [t.get_text() for t in first.texts] == ["BP: n\u00a0=\u00a03; MF: n\u00a0=\u00a02"]
     bars = pictures.cost_of_targets(points, "flop")
     assert (

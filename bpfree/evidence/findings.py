@@ -455,6 +455,12 @@ def what_a_joule_buys(known: Known) -> Finding | None:
     costs += [f"is not reached by local learning on {missed}"] if missed else []
     found += f". Backpropagation's best validation accuracy {', and '.join(costs)}." if costs else "."
     found += _in_joules(known.for_as_many_joules)
+    better = _outdated(known)
+    if better:
+        found += (
+            f" Better settings than those of these runs have been found since, of {better}: there the "
+            "question is open."
+        )
     found += _beside_patience(known)
     evidence = (
         f"Ahead is more than {stats.MARGIN:g} points of mean test accuracy, somewhere on the lines between "
@@ -763,7 +769,8 @@ def what_is_open(known: Known) -> Finding | None:
         f"undecided, and {(table['verdict'] == stats.ONE_RUN).sum()} rest on one run"
     ]
     found += ["every measured energy rests on one run"] if len(measured) and (measured == 1).all() else []
-    found += _outdated(known)
+    better = _outdated(known)
+    found += [f"better settings than those of the runs are known of {better}"] if better else []
     never = listed(run.index[~run])
     found += [f"nothing was trained until it stops improving on {never}"] if never else []
     found += ["no reading of energy has been compared with a wattmeter"]
@@ -785,17 +792,15 @@ def what_is_open(known: Known) -> Finding | None:
     return Finding("What is open", f"{'; '.join(found)}.", " ".join(text).strip(), [], ["05"])
 
 
-def _outdated(known: Known) -> list[str]:
-    """What searches have found since the runs were made, if anything."""
+def _outdated(known: Known) -> str:
+    """Of what searches have found better settings since the runs were made; "" if of nothing."""
     trials = known.table("frontier_trials")
     behind = frontier.outdated(known.points, trials) if len(trials) else trials
-    better = listed(
-        f"{label(b.algorithm)} on {network_name(b.data, b.architecture)} with "
-        f"{frontier.in_passes(b.passes)} ({b.now - b.then:+.2f} points)"
+    return listed(
+        f"{label(b.algorithm)} on {network_name(b.data, b.architecture)} with {frontier.in_passes(b.passes)} "
+        f"({b.now - b.then:+.2f} points on validation data)"
         for b in behind.itertuples()
     )
-    said = f"searches have found better settings, on validation data, than those of the runs: {better}"
-    return [said] if better else []
 
 
 def _needed(contrasts: pd.DataFrame) -> str:

@@ -229,16 +229,18 @@ def targets(points: pd.DataFrame) -> pd.DataFrame:
     return arranged(pd.DataFrame(rows, columns=[*NETWORK, "target", "accuracy"]), *NETWORK)
 
 
-def bill(points: pd.DataFrame, cost: str) -> pd.Series:
+def bill(points: pd.DataFrame, cost: str, how: str = "median") -> pd.Series:
     """What a run of each arm and budget costs, in a column of `COSTS`; by data, network, algorithm, passes.
 
     The median over its runs that had their machine to themselves; of the machine on which the network has
     most of them, since two machines' costs have no mean in common. Operations are the same on all.
+
+    how: "median", or "count" for the number of runs that it is of.
     """
     known = points.dropna(subset=cost)
     if cost != "flop" and len(known):
         known = known[known["machine"] == _usual_machine(known)]
-    return known.groupby([*PLACE, "passes"])[cost].median()
+    return known.groupby([*PLACE, "passes"])[cost].agg(how)
 
 
 def _usual_machine(runs: pd.DataFrame) -> pd.Series:

@@ -29,9 +29,9 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
             its machine to itself (`evidence.frontier.bill`); its accuracy is of all seeds.
     """
     style.require(points, "runs on a budget")
-    name, unit, size, obtained = frontier.COSTS[choose("cost", cost, frontier.COSTS)]
-    axis = f"{name} of training ({unit})"
-    means = frontier.means(points, cost)
+    paid, unit, size, obtained = frontier.COSTS[choose("cost", cost, frontier.COSTS)]
+    axis = f"{paid} of training ({unit})"
+    means, runs = frontier.means(points, cost), frontier.bill(points, cost, "count")
     if means.empty:
         return style.blank(f"no run has a cost of its own in {axis}")
     panels = [part for _, part in means.groupby(NETWORK, sort=False)][:MOST]
@@ -61,6 +61,9 @@ def accuracy_against_cost(points: pd.DataFrame, cost: str = "flop") -> Figure:
         said = "; ".join(f"{look(name).label}: {n}" for name, n in counts.items())
         if len(counts) > 1 and counts.nunique() == 1:
             said = f"{counts.iloc[0]} each"
+        if cost != "flop":
+            priced = part.merge(runs.rename("priced").reset_index())["priced"]
+            said += f"; of {paid}, n\u00a0=\u00a0{span(priced, 0)}"
         counted = textwrap.fill(said, 105 // axes.shape[1])
         style.name_panel(ax, style.network_of(part, " "), counted)
     front = Line2D([], [], label="front: nothing cheaper is better", **FRONT)
