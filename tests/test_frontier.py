@@ -416,10 +416,11 @@ def test_cost_to_target_takes_the_smallest_budget_and_counts_misses_as_infinite(
 
 
 def test_a_cost_is_of_runs_that_were_alone_and_of_one_machine():
-    points = made({"bp": {1: [80, 81, 82, 83]}}, COST)
-    points["s"] = [5.0, 7.0, 100.0, math.nan]
-    points["machine"] = ["a", "a", "b", "a"]
-    assert frontier.bill(points, "s").tolist() == [6.0]
+    points = made({"bp": {1: [80, 81, 82, 83, 84]}}, COST)
+    points["s"] = [5.0, 7.0, 100.0, math.nan, 12.0]
+    points["machine"] = ["a", "a", "b", "a", "a"]
+    assert frontier.bill(points, "s").tolist() == [7.0]  # the median, which one slow run does not move
+    assert frontier.bill(points, "s", "count").tolist() == [3]
     assert frontier.bill(points, "flop").tolist() == [10.0]
     points["s"] = math.nan
     assert frontier.bill(points, "s").empty
