@@ -793,9 +793,11 @@ def what_is_open(known: Known) -> Finding | None:
 
 
 def _outdated(known: Known) -> str:
-    """Of what searches have found better settings since the runs were made; "" if of nothing."""
+    """Of what searches have found better settings since the runs were made, by more than the margin in
+    validation accuracy; "" if of nothing."""
     trials = known.table("frontier_trials")
     behind = frontier.outdated(known.points, trials) if len(trials) else trials
+    behind = behind[behind["now"] - behind["then"] > stats.MARGIN] if len(behind) else behind
     return listed(
         f"{label(b.algorithm)} on {network_name(b.data, b.architecture)} with {frontier.in_passes(b.passes)} "
         f"({b.now - b.then:+.2f} points on validation data)"
