@@ -662,6 +662,20 @@ def test_the_table_of_targets_says_what_was_never_reached(judged_points):
     assert equal["backpropagation at its best (validation)"].unique().tolist() == ["BP, 2 passes: 91.00 %"]
 
 
+def test_a_run_is_there_only_with_the_settings_of_today(store):
+    tuned.write_settings("bp", "digits", "2x16", {"lr": 0.002}, passes=2)
+    how = {"data": "digits", "seed": 1, "architecture": "2x16", "protocol": "frontier"}
+    solved = Experiment("fp", **how, max_epochs=3)
+    tuned_run = Experiment("bp", **how, max_epochs=2, preset="tuned")
+    rows = [("fp", 3, "given", math.nan), ("bp", 2, "tuned", 0.002), ("bp", 2, "given", 0.3)]
+    points = pd.DataFrame(rows, columns=["algorithm", "passes", "settings", "lr"])
+    points = points.assign(data="digits", architecture="2x16", seed=1)
+    assert frontier.has(points, solved)
+    assert frontier.has(points, tuned_run)
+    for other in ({"seed": 2}, {"lr": 0.003}, {"data": "mnist"}, {"settings": "given"}):
+        assert not frontier.has(points.assign(**other), tuned_run)
+
+
 def test_runs_are_outdated_once_a_search_has_found_better_settings():
     points = made({"bp": {1: [80.0], 2: [81.0]}, "mf": {2: [80.0]}}, COST).assign(lr=1e-3)
     trials = pd.DataFrame(

@@ -17,6 +17,7 @@ from ..experiments import protocols, store
 from ..experiments.experiment import Experiment
 from ..experiments.store import Record
 from ..experiments.study import SOLVED
+from ..tuning.budget import with_passes
 from . import stats
 from .evidence import FOLDER, keep_machines, read_table, stacked, write_table
 from .order import NETWORK, PLACE, arranged
@@ -120,8 +121,7 @@ def outdated(points: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     trials: as `keep_trials` keeps them. Columns: data, architecture, algorithm, passes; then (validation
     accuracy in % of the trial with the runs' rate, on the search's seed) and now (of the best trial).
     """
-    trials = trials.dropna(subset="value")
-    trials = trials.assign(passes=trials["study"].str.extract(r"-cap(\d+)-", expand=False).astype(int))
+    trials = with_passes(trials.dropna(subset="value"))
     own = points[points["settings"] == protocols.TUNED].drop_duplicates([*PLACE, "passes"])
     rows = []
     for arm in arranged(own, *PLACE, "passes").itertuples():
@@ -154,7 +154,7 @@ def in_joules(points: pd.DataFrame, passes: pd.DataFrame) -> pd.DataFrame:
     """The points of the arms of which a pass was measured, with measured_j: passes × the joules of a pass.
 
     This is a projection: their accuracy is their own, their joules are those of other runs of the same arm,
-    whose passes do the same work. passes: as `joules_of_a_pass` gives them.
+    which may have divided their passes among the stages otherwise. passes: as `joules_of_a_pass` gives them.
     """
     own = with_budget(points).merge(passes[[*PLACE, "joules"]], on=PLACE)
     return own.assign(measured_j=own["passes"] * own["joules"], machine="projected").drop(columns="joules")

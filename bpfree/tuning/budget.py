@@ -117,6 +117,11 @@ def done(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[trials["state"].isin(results.DONE)]
 
 
+def with_passes(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials with the budget of their study, which its name has, in a column `passes`."""
+    return trials.assign(passes=trials["study"].str.extract(r"-cap(\d+)-", expand=False).astype(int))
+
+
 def trials_of(point: dict[str, float], trials: pd.DataFrame) -> pd.DataFrame:
     """Those with a point's parameters: a table that was read has these to six figures only."""
     return trials[np.isclose(trials[[*point]], [*point.values()], rtol=1e-5, atol=0).all(axis=1)]
@@ -165,8 +170,7 @@ def open_edges(trials: pd.DataFrame) -> pd.DataFrame:
     (that budget), lr (the best rate there) and beyond (the next one).
     """
     rows, arm = [], ["data", "architecture", "algorithm"]
-    ended = done(trials)
-    ended = ended.assign(passes=ended["study"].str.extract(r"-cap(\d+)-", expand=False).astype(int))
+    ended = with_passes(done(trials))
     for place, own in ended.groupby(arm, sort=False):
         largest = own[own["passes"] == own["passes"].max()]
         points = [{"lr": rate} for rate in own["lr"].unique()]
